@@ -1,0 +1,1 @@
+"""YAML text to frozen, typed dataclasses; registries of swappable parts."""

@@ -1,0 +1,28 @@
+"""Boxes, instance masks, and the typed records that travel between data, model and evaluation."""
+
+from maskrcnn.structures.boxes import (
+    box_area,
+    box_iou,
+    clip_boxes,
+    large_enough,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
+from maskrcnn.structures.masks import InstanceMasks
+from maskrcnn.structures.samples import Batch, Detections, ImageInfo, Sample, Targets, collate
+
+__all__ = [
+    "Batch",
+    "Detections",
+    "ImageInfo",
+    "InstanceMasks",
+    "Sample",
+    "Targets",
+    "box_area",
+    "box_iou",
+    "clip_boxes",
+    "collate",
+    "large_enough",
+    "xywh_to_xyxy",
+    "xyxy_to_xywh",
+]

@@ -1,0 +1,55 @@
+"""THE pixel convention, and arithmetic on boxes.
+
+A box is ``(x1, y1, x2, y2)`` in continuous image coordinates: pixel ``i`` covers ``[i, i + 1)``, the
+image covers ``[0, width) x [0, height)``, and a box's width is ``x2 - x1``.  There is no ``+ 1`` anywhere
+except where an operator reproduces an older paper's arithmetic on purpose, and there it says so.
+
+Legend: M, N = numbers of boxes; all tensors are floating point and keep their dtype and device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas, in square pixels.  ``boxes`` [N, 4] xyxy -> [N]; negative sides count as 0."""
+    return (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every pair.  [M, 4] and [N, 4] xyxy -> [M, N] in [0, 1].
+
+    Two boxes of zero area have IoU 0, never NaN.
+    """
+    low = torch.max(a[:, None, :2], b[None, :, :2])
+    high = torch.min(a[:, None, 2:], b[None, :, 2:])
+    sides = (high - low).clamp_(min=0)
+    inter = sides[..., 0] * sides[..., 1]
+    union = box_area(a)[:, None] + box_area(b)[None, :] - inter
+    return torch.where(union > 0, inter / union, torch.zeros_like(inter))
+
+
+def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Cut boxes to the image.  ``boxes`` [..., 4] xyxy in pixels -> the same shape."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack(
+        (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
+    )
+
+
+def large_enough(boxes: Tensor, min_size: float) -> Tensor:
+    """Which boxes have both sides of at least ``min_size`` pixels, and more than 0.  [N, 4] -> bool [N]."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return ((sides >= min_size) & (sides > 0)).all(dim=1)
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """COCO's ``[x, y, width, height]`` -> ``[x1, y1, x2, y2]``.  [N, 4] -> [N, 4]."""
+    return torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """``[x1, y1, x2, y2]`` -> COCO's ``[x, y, width, height]``.  [N, 4] -> [N, 4]."""
+    return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)

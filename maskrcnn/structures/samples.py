@@ -1,0 +1,151 @@
+"""What the data side hands to the model, and what the model hands back.
+
+Two frames occur.  The *original* frame is the image as stored (after EXIF rotation); the *network* frame
+is the image after the transforms, as it enters the model, before padding.  Every tensor below says which.
+
+Legend: G = ground-truth instances of an image, D = detections of an image, C = image channels,
+H, W = network-frame height and width, M = side of a mask head's output (28).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from maskrcnn.structures.masks import InstanceMasks
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Which image this is, and its size in the original frame, in pixels."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The ground truth of one image, in the network frame.
+
+    boxes: float32 [G, 4] xyxy, pixels, inside the image, every side > 0.
+    labels: int64 [G], contiguous class index in [0, K) (no background entry; see ``data.Categories``).
+    masks: G instance masks, or None where the task has none.
+    annotation_ids: int64 [G], the data set's own ids, for messages and reports.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: InstanceMasks | None
+    annotation_ids: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Boxes and labels on ``device``; masks stay where they are (on the CPU)."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+    def select(self, keep: Tensor) -> Targets:
+        """The instances that ``keep`` (bool [G] or int64 indices, on the CPU) names."""
+        index = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        return Targets(
+            self.boxes[index],
+            self.labels[index],
+            None if self.masks is None else self.masks.select(index.tolist()),
+            self.annotation_ids[index],
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image after the transforms.
+
+    image: uint8 (or float32 in [0, 255] where 16-bit data is kept) [C, H, W], RGB order, network frame.
+    """
+
+    image: Tensor
+    info: ImageInfo
+    targets: Targets | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples; images keep their own sizes, the model pads them."""
+
+    images: list[Tensor]
+    infos: list[ImageInfo]
+    targets: list[Targets] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pin_memory(self) -> Batch:
+        return replace(self, images=[image.pin_memory() for image in self.images])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Images, boxes and labels on ``device`` (asynchronously from pinned memory)."""
+        return Batch(
+            [image.to(device, non_blocking=True) for image in self.images],
+            self.infos,
+            None if self.targets is None else [t.to(device) for t in self.targets],
+        )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """A batch of the samples, in their order; targets only where every sample has them."""
+    targets = [s.targets for s in samples if s.targets is not None]
+    return Batch(
+        [s.image for s in samples],
+        [s.info for s in samples],
+        targets if len(targets) == len(samples) else None,
+    )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one image, by falling score.
+
+    boxes: float32 [D, 4] xyxy; frame as the producer says (``predict`` gives the network frame).
+    scores: float32 [D] in [0, 1].
+    labels: int64 [D], contiguous class index in [0, K).
+    mask_probs: float [D, M, M] in [0, 1], each over the extent of its own box, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    mask_probs: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def to(self, device: torch.device | str) -> Detections:
+        return Detections(
+            self.boxes.to(device),
+            self.scores.to(device),
+            self.labels.to(device),
+            None if self.mask_probs is None else self.mask_probs.to(device),
+        )
+
+    def select(self, index: Tensor) -> Detections:
+        """The detections that ``index`` (bool [D] or int64) names."""
+        return Detections(
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            None if self.mask_probs is None else self.mask_probs[index],
+        )
+
+    def rescale(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:
+        """The same detections in a resized frame; sizes are (height, width) in pixels."""
+        sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
+        factor = self.boxes.new_tensor([sx, sy, sx, sy])
+        return replace(self, boxes=self.boxes * factor)
