@@ -1,0 +1,34 @@
+"""Fixtures and settings that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the processes of a parallel run from fighting over the cores."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return a function from a data set's name to its folder; it skips the test where that is absent.
+
+    The folder is ``$MASKRCNN_SHARED_DATA/<name>`` or ``../shared/data/<name>`` beside the checkout.
+    """
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("MASKRCNN_SHARED_DATA") or ROOT.parent / "shared" / "data")
+        path = root / name
+        if not path.exists():
+            pytest.skip(f"the data set '{name}' is not in {root} (set MASKRCNN_SHARED_DATA)")
+        return path
+
+    return find
