@@ -1,0 +1,126 @@
+"""Detections as COCO result records, and result files.
+
+A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` in the original
+frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from maskrcnn.errors import DataError
+from maskrcnn.evaluation.paste import Paste, encode_masks
+from maskrcnn.structures import Detections, ImageInfo, clip_boxes, xyxy_to_xywh
+
+Result = dict[str, Any]
+
+
+class CategoryIds(Protocol):
+    """What is needed of ``data.Categories``: the data set's id of each contiguous class index."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+
+
+def coco_results(
+    info: ImageInfo,
+    detections: Detections,
+    network_size: tuple[int, int],
+    categories: CategoryIds,
+    paste: Paste = "aligned",
+) -> list[Result]:
+    """The COCO records of one image.
+
+    Args:
+        info: the image; its height and width are those of the original frame.
+        detections: D detections in the network frame, labels in [0, K).
+        network_size: (height, width) of the network frame before padding, in pixels.
+        categories: maps class indices back to the data set's category ids.
+        paste: how masks are pasted, see ``evaluation.paste``.
+
+    Returns:
+        D records in the order of the detections, all numbers in full precision.
+    """
+    if not len(detections):
+        return []
+    found = detections.to("cpu").rescale(network_size, (info.height, info.width))
+    boxes = xyxy_to_xywh(clip_boxes(found.boxes.double(), info.height, info.width)).tolist()
+    rles = None
+    if found.mask_probs is not None:
+        rles = encode_masks(found.mask_probs, found.boxes, info.height, info.width, paste)
+    records: list[Result] = []
+    for i, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True)):
+        record: Result = {
+            "image_id": info.image_id,
+            "category_id": categories.ids[label],
+            "bbox": boxes[i],
+            "score": score,
+        }
+        if rles is not None:
+            record["segmentation"] = rles[i]
+        records.append(record)
+    return records
+
+
+def save_results(path: Path | str, results: Sequence[Result]) -> None:
+    """Write a COCO results file; a crash half-way leaves no broken file behind."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(list(results)), encoding="utf-8")
+    part.replace(path)
+
+
+def load_results(path: Path | str) -> list[Result]:
+    """Read a COCO results file.
+
+    Raises:
+        DataError: it is missing, not JSON, or not a list of records with the keys a result needs.
+    """
+    path = Path(path)
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such results file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(records, list):
+        raise DataError(f"{path}: a COCO results file is a list of records, not a {type(records).__name__}")
+    for number, record in enumerate(records):
+        missing = {"image_id", "category_id", "score"} - set(record if isinstance(record, dict) else ())
+        if missing:
+            raise DataError(f"{path}: record {number} lacks {', '.join(sorted(missing))}")
+    return records
+
+
+def merge_results(per_rank: Iterable[Sequence[Result]]) -> list[Result]:
+    """One list from those of several processes; the same whatever the number of processes.
+
+    A sampler that pads the last batches may have given one image to two ranks: the records of the
+    lowest rank that has any are kept.  The order is by image id, within an image as produced.
+    """
+    by_image: dict[int, list[Result]] = {}
+    for records in per_rank:
+        mine: dict[int, list[Result]] = {}
+        for record in records:
+            mine.setdefault(record["image_id"], []).append(record)
+        for image_id, found in mine.items():
+            by_image.setdefault(image_id, found)
+    return [record for image_id in sorted(by_image) for record in by_image[image_id]]
+
+
+def ground_truth_results(dataset: Mapping[str, Any], image_ids: Iterable[int] | None = None) -> list[Result]:
+    """The ground truth as perfect predictions (score 1, no crowds): must score AP 1 in any evaluator.
+
+    ``dataset`` is a COCO annotation file's content; segmentations are passed on as they are written.
+    """
+    wanted = None if image_ids is None else set(image_ids)
+    return [
+        {key: ann[key] for key in ("image_id", "category_id", "bbox", "segmentation") if key in ann}
+        | {"score": 1.0}
+        for ann in dataset["annotations"]
+        if not ann.get("iscrowd", 0) and (wanted is None or ann["image_id"] in wanted)
+    ]
