@@ -1,0 +1,90 @@
+"""Imports run one way, and no module imports itself round a corner."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "maskrcnn"
+
+#: Lower numbers may not import higher ones; a package of the same rank may import itself alone.
+RANK = {
+    "errors": 0,
+    "config": 1,
+    "layers": 2,
+    "structures": 3,
+    "modeling": 4,
+    "data": 5,
+    "evaluation": 5,
+    "engine": 6,
+    "recipe": 7,
+    "run": 8,
+    "diagnostics": 8,
+    "cli": 9,
+    "__main__": 10,
+}
+#: Evaluation reads the data side's plain types (categories), never the other way round.
+ALLOWED = {("evaluation", "data")}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path, *, top_level_only: bool) -> set[str]:
+    """Names of our modules that a file imports (also inside functions unless ``top_level_only``)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name == "maskrcnn" or name.startswith("maskrcnn.")}
+
+
+def layer(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    here = layer(module_name(path))
+    if here == "":
+        return
+    assert here in RANK, f"{here} has no place in the order of imports: add it to RANK"
+    for name in imported(path, top_level_only=False):
+        there = layer(name)
+        if there in ("", here, "__version__") or (here, there) in ALLOWED:
+            continue
+        assert RANK[there] < RANK[here], f"{module_name(path)} imports {name}, which lies above it"
+
+
+def test_no_import_loops() -> None:
+    names = {module_name(path): path for path in MODULES}
+    graph = {
+        name: {n for n in imported(path, top_level_only=True) if n in names and n != name}
+        for name, path in names.items()
+    }
+    # A package's __init__ re-exports its modules; only the modules themselves form the graph.
+    graph = {name: {n for n in to if names[n].name != "__init__.py"} for name, to in graph.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, "import loop: " + " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for after in sorted(graph[name]):
+                visit(after, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert len(done) == len(names) >= 11
