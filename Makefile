@@ -1,0 +1,67 @@
+# Every target works from a fresh clone. PYTHON chooses the interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+
+# One thread a process: pytest-xdist already uses the cores.
+TEST_ENV = OMP_NUM_THREADS=1 MASKRCNN_REQUIRE_OPS=1
+BIN = $(VENV)/bin
+
+.PHONY: help demo test test-all test-compat lint format asan wheel clean
+
+help:
+	@echo "make demo         install into $(VENV), train and evaluate a small model (under 10 minutes)"
+	@echo "make test         the test suite; make test-all adds the slow full-size checks"
+	@echo "make lint         ruff, mypy --strict, clang-format; make format applies the formatters"
+	@echo "make asan         the operator tests under AddressSanitizer"
+	@echo "make wheel        one wheel for every Python >= 3.10 and torch >= 2.10, in dist/"
+	@echo "make test-compat  build against the oldest torch, run the operator tests in newer ones"
+	@echo "make clean        remove what the other targets made"
+
+# A stamp per set of extras; pip runs again only when the package's declaration changes.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[$*]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/maskrcnn demo
+
+test: $(VENV)/.installed-test
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict maskrcnn
+	find csrc -name '*.[ch]*' -o -name '*.cu*' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	find csrc -name '*.[ch]*' -o -name '*.cu*' | xargs $(BIN)/clang-format -i
+
+# AddressSanitizer must be the first library of the process, hence LD_PRELOAD. Python leaks on purpose.
+asan: $(VENV)/.installed-test
+	MASKRCNN_SANITIZE=address MASKRCNN_CACHE=.cache/asan MASKRCNN_REQUIRE_OPS=1 \
+	ASAN_OPTIONS=detect_leaks=0:strict_init_order=1 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(BIN)/python -m pytest tests/layers -m "not slow" -p no:xdist -p no:cacheprovider
+
+wheel: $(VENV)/.installed
+	PYTHON=$(BIN)/python tools/build_wheel.sh
+
+test-compat:
+	PYTHON=$(PYTHON) tools/test_compat.sh
+
+clean:
+	rm -rf $(VENV) build dist .cache *.egg-info maskrcnn/layers/_ops_*
