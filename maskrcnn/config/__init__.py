@@ -1,1 +1,23 @@
-"""YAML text to frozen, typed dataclasses; registries of swappable parts."""
+"""YAML text to frozen, typed dataclasses; registries of swappable parts.
+
+``load(Schema, "file.yaml", ["a.b=1"])`` gives a validated object or raises one
+:class:`maskrcnn.errors.ConfigError` that lists every fault by ``file:line:column``.
+"""
+
+from maskrcnn.config.encode import dump, fingerprint, flatten
+from maskrcnn.config.loader import Loaded, load, load_traced, loads
+from maskrcnn.config.nodes import Origin
+from maskrcnn.config.registry import Registry, did_you_mean
+
+__all__ = [
+    "Loaded",
+    "Origin",
+    "Registry",
+    "did_you_mean",
+    "dump",
+    "fingerprint",
+    "flatten",
+    "load",
+    "load_traced",
+    "loads",
+]
