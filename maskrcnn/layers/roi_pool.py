@@ -1,0 +1,95 @@
+"""RoIPool (Girshick 2015): the maximum over bins whose edges are quantised to whole cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from maskrcnn.layers import ops
+from maskrcnn.layers.arguments import check_choice, prepare
+
+Rounding = Literal["round", "floor", "sppnet"]
+Bins = Literal["overlap", "partition", "truncate"]
+ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "sppnet")
+BINS: tuple[Bins, ...] = ("overlap", "partition", "truncate")
+
+
+def roi_pool(
+    input: Tensor | Sequence[Tensor],
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float | Sequence[float] = 1.0,
+    *,
+    rounding: Rounding = "round",
+    bins: Bins = "overlap",
+    levels: Tensor | None = None,
+) -> Tensor:
+    """Pool each RoI by the maximum over quantised bins; an empty bin gives 0.
+
+    The positional arguments are those of ``torchvision.ops.roi_pool``; the defaults give its numbers to the
+    bit.
+
+    Args:
+        input: features [N, C, H, W] or a list of pyramid levels, as in :func:`maskrcnn.layers.roi_align`.
+        boxes: [K, 5] (batch index, xyxy) or a list of [L, 4], image coordinates.
+        output_size: bins (P, Q), or one integer for both.
+        spatial_scale: feature cells per image pixel; a list of one a level for a list.
+        rounding: of the box to cells.  ``round``: C's round, halves away from zero (Caffe, torchvision);
+            ``floor``; ``sppnet``: left and top floor + 1, right and bottom ceil - 1 (He et al. 2014).
+        bins: ``overlap``: the last cell included (side = end - start + 1, at least 1), edges by floor and
+            ceil so that neighbours share cells (Caffe); ``partition``: side = end - start, edges
+            floor(i side / P): no cell twice, none lost; ``truncate``: bins of floor(side / P) cells, the
+            rest of the side dropped.
+        levels: int64 [K], the level of each RoI; needed with several levels.
+
+    Returns:
+        [K, C, P, Q] in the features' type and the layout of the (first) input.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`maskrcnn.layers.roi_align`.
+    """
+    args = prepare("roi_pool", input, boxes, output_size, spatial_scale, levels)
+    check_choice("roi_pool", "rounding", rounding, ROUNDINGS)
+    check_choice("roi_pool", "bins", bins, BINS)
+    return ops.pooled("roi_pool", args, rounding, bins)
+
+
+class RoIPool(nn.Module):
+    """:func:`roi_pool` with its constants held; the constructor is torchvision's plus keywords."""
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int],
+        spatial_scale: float | Sequence[float],
+        *,
+        rounding: Rounding = "round",
+        bins: Bins = "overlap",
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.rounding: Rounding = rounding
+        self.bins: Bins = bins
+
+    def forward(
+        self, input: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None = None
+    ) -> Tensor:
+        """Features and RoIs as in :func:`roi_pool` -> [K, C, P, Q]."""
+        return roi_pool(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            rounding=self.rounding,
+            bins=self.bins,
+            levels=levels,
+        )
+
+    def extra_repr(self) -> str:
+        """The constants, as torch prints a module."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"rounding={self.rounding}, bins={self.bins}"
+        )
