@@ -1,0 +1,132 @@
+"""The command line: ``maskrcnn <command>``, one module a command.
+
+A command module has ``HELP`` (a sentence), ``add_arguments(parser)`` and ``run(args) -> int``.  It is
+imported only when its command is given, so ``maskrcnn --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, cast
+
+from maskrcnn import __version__
+from maskrcnn.config.registry import did_you_mean
+from maskrcnn.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command and its line in the overview; its module is ``maskrcnn.cli.<name>``."""
+
+    name: str
+    summary: str
+
+
+COMMANDS = (
+    Command("demo", "train and evaluate a small model on generated data, in minutes"),
+    Command("train", "train a model from a config file"),
+    Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
+    Command("predict", "find objects in images: overlays and a results file"),
+    Command("config", "show, check or compare config files"),
+    Command("data", "generate the synthetic data set"),
+    Command("convert", "take over weights from other frameworks"),
+    Command("doctor", "say whether the installation is in order"),
+)
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+EXIT_BROKEN_PIPE = 141
+"""128 + SIGPIPE: the reader of our output (``| head``) went away."""
+
+
+class CommandModule(Protocol):
+    """What a module in ``maskrcnn/cli`` provides."""
+
+    HELP: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status.
+
+    Args:
+        argv: arguments after the program's name; by default those of this process.
+
+    Returns:
+        The command's own status; 2 for a :class:`UserError` (told in a sentence on stderr) or a
+        misused command line; 130 after Ctrl-C.  Anything else that a command raises is a bug and passes.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except UserError as e:
+        _complain(f"error: {e}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
+        print(overview(), file=sys.stderr)
+        return EXIT_USER_ERROR
+    name, *rest = argv
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name in ("-V", "--version"):
+        print(f"maskrcnn {__version__}")
+        return 0
+    names = [command.name for command in COMMANDS]
+    if name not in names:
+        kind = "option" if name.startswith("-") else "command"
+        raise UserError(f"no {kind} {name!r}.{did_you_mean(name, names)}")
+    module = _load(name)
+    parser = argparse.ArgumentParser(prog=f"maskrcnn {name}", description=module.HELP, allow_abbrev=False)
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(rest)
+    except SystemExit as e:  # --help, or a misuse that argparse has already explained
+        return e.code if isinstance(e.code, int) else EXIT_USER_ERROR
+    return module.run(args)
+
+
+def overview() -> str:
+    """What ``maskrcnn --help`` prints."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: maskrcnn <command> [arguments]",
+            "",
+            *lines,
+            "",
+            "maskrcnn <command> --help tells the arguments of one; maskrcnn --version the version.",
+        ]
+    )
+
+
+def _load(name: str) -> CommandModule:
+    module = f"maskrcnn.cli.{name}"
+    try:
+        return cast(CommandModule, importlib.import_module(module))
+    except ModuleNotFoundError as e:
+        if e.name != module:
+            raise
+        raise UserError(f"the command {name!r} is not part of this version ({__version__})") from None
+
+
+def _complain(text: str) -> None:
+    print(f"maskrcnn: {text}", file=sys.stderr)

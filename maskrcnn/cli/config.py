@@ -1,0 +1,85 @@
+"""``maskrcnn config show|check|diff``: look at configs without running them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from maskrcnn.cli.options import add_config_arguments, add_set_argument
+from maskrcnn.config import Loaded, dump, flatten, load_traced
+from maskrcnn.errors import ConfigError
+
+HELP = "show what a config resolves to and where each value was set, check configs, compare two"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the three sub-commands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="show|check|diff")
+
+    show = actions.add_parser("show", help="print the resolved config, with where each value was set")
+    add_config_arguments(show)
+    show.add_argument("--plain", action="store_true", help="values alone: a complete config file")
+
+    check = actions.add_parser("check", help="validate configs; exit status 2 if one is wrong")
+    check.add_argument("configs", metavar="CONFIG", nargs="+", help="the YAML files")
+    add_set_argument(check)
+
+    diff = actions.add_parser("diff", help="print the values that differ; exit status 1 if any does")
+    diff.add_argument("a", metavar="A", help="the first YAML file")
+    diff.add_argument("b", metavar="B", nargs="?", help="the second; left out: A again, changed by --set")
+    add_set_argument(diff)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Dispatch to the sub-command.
+
+    Raises:
+        ConfigError: a config is wrong (``check`` prints it instead).
+    """
+    if args.action == "show":
+        return _show(args.config, args.overrides, args.plain)
+    if args.action == "check":
+        return _check(args.configs, args.overrides)
+    return _diff(args.a, args.b, args.overrides)
+
+
+def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
+    from maskrcnn.recipe import Recipe  # brings torch, which --help need not wait for
+
+    return load_traced(Recipe, path, overrides)
+
+
+def _show(path: str, overrides: list[str], plain: bool) -> int:
+    loaded = _resolve(path, overrides)
+    print(dump(loaded.value) if plain else loaded.render(), end="")
+    return 0
+
+
+def _check(paths: list[str], overrides: list[str]) -> int:
+    status = 0
+    for path in paths:
+        try:
+            _resolve(path, overrides)
+        except ConfigError as e:
+            print(e, file=sys.stderr)
+            status = 2
+        else:
+            print(f"{path}: ok")
+    return status
+
+
+def _diff(first: str, second: str | None, overrides: list[str]) -> int:
+    """``--set`` changes the second config only, so that one file can be compared with its own variant."""
+    a, b = _resolve(first, []), _resolve(first if second is None else second, overrides)
+    old, new = flatten(a.value), flatten(b.value)
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if not differing:
+        return 0
+    print(f"--- {first}")
+    print("+++ " + " ".join([second or first, *(f"--set {item}" for item in overrides)]))
+    for key in differing:
+        for sign, values, loaded in (("-", old, a), ("+", new, b)):
+            if key in values:
+                print(f"{f'{sign} {key}: {values[key]}':<56}  # {loaded.origin(key).short}")
+    return 1
