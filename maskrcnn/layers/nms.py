@@ -19,5 +19,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         int64 indices of the boxes kept, best first.
     """
     # Half-precision coordinates lose whole pixels at 1000 and more once groups are set apart.
-    kept: Tensor = torchvision.ops.batched_nms(boxes.float(), scores.float(), idxs, iou_threshold)
+    if boxes.dtype.itemsize < 4:
+        boxes = boxes.float()
+    kept: Tensor = torchvision.ops.batched_nms(boxes, scores.to(boxes.dtype), idxs, iou_threshold)
     return kept

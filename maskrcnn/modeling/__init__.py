@@ -1,0 +1,6 @@
+"""The model: backbones, neck, RPN, RoI heads.  Importing it registers every built-in part."""
+
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.modeling.registries import BACKBONES, BOX_HEADS, MASK_HEADS, NECKS, ROI_OPS
+
+__all__ = ["BACKBONES", "BOX_HEADS", "MASK_HEADS", "NECKS", "ROI_OPS", "MaskRCNN", "MaskRCNNConfig"]

@@ -1,0 +1,96 @@
+"""Feature Pyramid Network (Lin et al. 2017, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.registries import NECKS, Neck
+
+
+class FPN(Neck):
+    """Top-down pyramid over the backbone's levels; c2..c5 in, p2..p5 out, and p6 if asked for.
+
+    Args:
+        channels: channel count of every input level, finest first.
+        strides: stride of every input level, each twice the one before.
+        out_channels: channels of every output (256 in the paper).
+        norm: normalisation after every convolution, or None (the paper: none, and no non-linearity).
+        top: "max_pool" adds one level, p5 subsampled by 2 (Lin et al. 2017, footnote 2); None adds nothing.
+    """
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        strides: dict[str, int],
+        *,
+        out_channels: int = 256,
+        norm: NormName | None = None,
+        top: Literal["max_pool"] | None = "max_pool",
+    ) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleDict(
+            {n: ConvNorm(c, out_channels, 1, norm=norm) for n, c in channels.items()}
+        )
+        self.output = nn.ModuleDict({n: ConvNorm(out_channels, out_channels, 3, norm=norm) for n in channels})
+        self.strides = {n.replace("c", "p"): s for n, s in strides.items()}
+        self.top: str | None = None
+        if top is not None:
+            last = list(self.strides)[-1]
+            self.top = f"p{int(last[1:]) + 1}"
+            self.strides[self.top] = 2 * self.strides[last]
+        self.channels = dict.fromkeys(self.strides, out_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # "Xavier" of Caffe2, which Detectron's pyramid starts from: uniform, variance 1 / fan-in.
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """name: [N, C, H, W] for c2..c5 -> name: [N, out_channels, H, W] for p2..p5 (and p6)."""
+        names = list(self.lateral)
+        outputs: dict[str, Tensor] = {}
+        merged: Tensor | None = None
+        for name in reversed(names):
+            lateral: Tensor = self.lateral[name](features[name])
+            if merged is not None:
+                lateral = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+            merged = lateral
+            outputs[name.replace("c", "p")] = self.output[name](merged)
+        outputs = {name.replace("c", "p"): outputs[name.replace("c", "p")] for name in names}
+        if self.top is not None:
+            outputs[self.top] = F.max_pool2d(outputs[names[-1].replace("c", "p")], kernel_size=1, stride=2)
+        return outputs
+
+
+@NECKS.register("fpn")
+@dataclass(frozen=True, kw_only=True)
+class FPNConfig:
+    """A feature pyramid; see :class:`FPN`."""
+
+    #: Channels of every level (Lin et al. 2017, section 3: 256).
+    out_channels: int = 256
+    #: Normalisation after each convolution; none in the paper, gn in the GN recipes (Wu & He 2018).
+    norm: NormName | None = None
+    #: p6 for the RPN's largest anchors: p5 subsampled by 2, or none.
+    top: Literal["max_pool"] | None = "max_pool"
+
+    def build(self, channels: dict[str, int], strides: dict[str, int]) -> FPN:
+        """
+        Raises:
+            ConfigError: the backbone's levels are not c<n> at doubling strides.
+        """
+        values = list(strides.values())
+        if any(not n.startswith("c") or not n[1:].isdigit() for n in strides) or any(
+            b != 2 * a for a, b in zip(values, values[1:])
+        ):
+            raise ConfigError(
+                f"neck fpn needs backbone levels c2, c3, ... whose strides double; it got {strides}"
+            )
+        return FPN(channels, strides, out_channels=self.out_channels, norm=self.norm, top=self.top)

@@ -1,0 +1,179 @@
+"""Mask R-CNN (He et al. 2017): the whole model on one screen.
+
+preprocess -> backbone -> neck -> RPN -> RoI heads; ``mask_head: null`` makes it Faster R-CNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.backbones.fpn import FPNConfig
+from maskrcnn.modeling.backbones.resnet import ResNetConfig
+from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
+from maskrcnn.modeling.registries import (
+    BACKBONES,
+    BOX_HEADS,
+    MASK_HEADS,
+    NECKS,
+    ROI_OPS,
+    Backbone,
+    BackboneConfig,
+    BoxHeadConfig,
+    MaskHeadConfig,
+    Neck,
+    NeckConfig,
+    RoIOpConfig,
+)
+from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
+from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
+from maskrcnn.modeling.roi.ops import RoIAlignConfig
+from maskrcnn.modeling.roi.roi_heads import RoIHeads, RoIHeadsConfig
+from maskrcnn.modeling.roi.targets import MaskTarget
+from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
+from maskrcnn.structures import Detections, Targets
+
+
+class MaskRCNN(nn.Module):
+    """A two-stage detector with masks.
+
+    Args:
+        neck: None feeds the backbone's levels to the RPN and the heads directly.
+    """
+
+    def __init__(
+        self, preprocess: Preprocess, backbone: Backbone, neck: Neck | None, rpn: RPN, roi: RoIHeads
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+        self.roi = roi
+
+    @property
+    def num_classes(self) -> int:
+        """K, without background."""
+        return self.roi.num_classes
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Targets] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor] | list[Detections]:
+        """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
+        return self.predict(images) if targets is None else self.losses(images, targets, generator)
+
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Targets],
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms to be minimised, each a scalar (float32, or float64 in a float64 model).
+
+        Args:
+            images: [3, h, w] uint8 or float in 0..255, RGB, each of its own size.
+            targets: ground truth of every image, network frame, on the images' device; may be empty.
+            generator: CPU generator for the sampling of anchors and RoIs; None = torch's global one.
+
+        Returns:
+            loss_rpn_cls, loss_rpn_box, loss_box_cls, loss_box_reg and, with a mask head, loss_mask.
+        """
+        return self.losses_of_batch(self.preprocess(images), targets, generator)
+
+    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detections of every image (as in :meth:`losses`), network frame, in evaluation mode."""
+        return self.predict_batch(self.preprocess(images)) if images else []
+
+    def losses_of_batch(
+        self, batch: ImageBatch, targets: Sequence[Targets], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """:meth:`losses` of an image batch that is already normalised and padded."""
+        features = self.features(batch.tensor)
+        proposals, losses = self.rpn(batch, features, targets, generator)
+        return losses | self.roi.losses(features, proposals, targets, generator)
+
+    @torch.no_grad()
+    def predict_batch(self, batch: ImageBatch) -> list[Detections]:
+        """:meth:`predict` of an image batch that is already normalised and padded."""
+        was_training = self.training
+        self.eval()
+        try:
+            features = self.features(batch.tensor)
+            proposals, _ = self.rpn(batch, features)
+            return self.roi.predict(features, proposals, batch.sizes)
+        finally:
+            self.train(was_training)
+
+    def features(self, tensor: Tensor) -> dict[str, Tensor]:
+        """[N, 3, H, W] normalised -> feature maps by level name."""
+        features: dict[str, Tensor] = self.backbone(tensor)
+        return features if self.neck is None else self.neck(features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig:
+    """The model; defaults are Detectron2's R50-FPN."""
+
+    #: Feature extractor.
+    backbone: Annotated[BackboneConfig, BACKBONES] = field(default_factory=ResNetConfig)
+    #: Pyramid over the backbone, or none.
+    neck: Annotated[NeckConfig, NECKS] | None = field(default_factory=FPNConfig)
+    #: First stage.
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    #: Second stage: sampling, thresholds, losses.
+    roi: RoIHeadsConfig = field(default_factory=RoIHeadsConfig)
+    #: How RoIs are pooled, in both heads.
+    roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=RoIAlignConfig)
+    #: Classes and boxes of RoIs.
+    box_head: Annotated[BoxHeadConfig, BOX_HEADS] = field(default_factory=TwoFCBoxHeadConfig)
+    #: Masks of RoIs; none = Faster R-CNN.
+    mask_head: Annotated[MaskHeadConfig, MASK_HEADS] | None = field(default_factory=FCNMaskHeadConfig)
+    #: Training masks: polygon = rasterised inside the RoI at mask size; bitmask = RoIAlign of the full mask,
+    #: soft, as torchvision; bitmask_hard = the same, aligned and thresholded, as Detectron2 on bitmaps.
+    mask_target: MaskTarget = "polygon"
+    #: Pixel statistics and padding.
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    #: Keep activations in channels_last memory.
+    channels_last: bool = True
+
+    def build(self, num_classes: int) -> MaskRCNN:
+        """The model for ``num_classes`` classes (without background), randomly initialised but the backbone.
+
+        Raises:
+            ConfigError: the parts do not fit together, or a value is out of range.
+            CheckpointError: the backbone's weights cannot be read or do not fit.
+        """
+        if num_classes < 1:
+            raise ConfigError(f"the model needs at least one class, got {num_classes}")
+        backbone = self.backbone.build()
+        channels, strides = backbone.channels, backbone.strides
+        neck = None
+        if self.neck is not None:
+            neck = self.neck.build(channels, strides)
+            channels, strides = neck.channels, neck.strides
+        check_levels("model.roi.levels", self.roi.levels, channels)
+        pooled = channels[self.roi.levels[0]]
+        model = MaskRCNN(
+            self.preprocess.build(self.channels_last),
+            backbone,
+            neck,
+            self.rpn.build(channels, strides),
+            self.roi.build(
+                strides,
+                channels,
+                num_classes,
+                self.roi_op,
+                self.box_head.build(pooled, num_classes),
+                None if self.mask_head is None else self.mask_head.build(pooled, num_classes),
+                self.mask_target,
+            ),
+        )
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model

@@ -1,0 +1,90 @@
+"""Which ground truth belongs to which box, and which boxes to train on.  Pure functions.
+
+Legend: G = ground-truth boxes of an image, M = anchors or proposals of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from maskrcnn.structures import box_iou
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+
+# IoU pairs held at once; bounds memory where many ground truths meet many anchors.
+MAX_PAIRS = 1 << 20
+
+#: ``(labels [M], count, positive_fraction, generator) -> (positive, negative)`` int64 indices into M.
+Sampler = Callable[[Tensor, int, float, "torch.Generator | None"], tuple[Tensor, Tensor]]
+
+
+def match_boxes(
+    truth: Tensor, boxes: Tensor, low: float, high: float, *, low_quality: bool
+) -> tuple[Tensor, Tensor]:
+    """Give every box the ground truth that it overlaps most, and a label.
+
+    POSITIVE where that IoU >= ``high``, NEGATIVE where it is < ``low``, IGNORED between.  With
+    ``low_quality`` a ground truth also makes positive those boxes that overlap it most (Ren et al. 2015,
+    section 3.1.2, condition i), even below ``high``; they keep the ground truth that *they* overlap most.
+    A ground truth that overlaps no box claims none.
+
+    Args:
+        truth: [G, 4] xyxy.  G = 0 makes every box negative.
+        boxes: [M, 4] xyxy.
+
+    Returns:
+        index: int64 [M] into ``truth`` (0 where G = 0; meaningless unless positive).
+        labels: int8 [M].
+    """
+    count = boxes.shape[0]
+    index = torch.zeros(count, dtype=torch.int64, device=boxes.device)
+    labels = torch.zeros(count, dtype=torch.int8, device=boxes.device)
+    if truth.shape[0] == 0 or count == 0:
+        return index, labels
+    step = max(1, MAX_PAIRS // truth.shape[0])
+    chunks = [slice(start, start + step) for start in range(0, count, step)]
+    best = truth.new_zeros(truth.shape[0])
+    iou = truth.new_zeros(0)
+    for chunk in chunks:
+        iou = box_iou(truth, boxes[chunk])
+        value, index[chunk] = iou.max(dim=0)
+        labels[chunk] = (value >= low).to(torch.int8).neg() + 2 * (value >= high).to(torch.int8)
+        if low_quality:
+            best = torch.maximum(best, iou.amax(dim=1))
+    if low_quality:
+        best = torch.where(best > 0, best, torch.full_like(best, 2.0))  # 2: no IoU equals it
+        for chunk in chunks:
+            if len(chunks) > 1:
+                iou = box_iou(truth, boxes[chunk])
+            labels[chunk][(iou == best[:, None]).any(dim=0)] = POSITIVE
+    return index, labels
+
+
+def balanced_sample(
+    labels: Tensor, count: int, positive_fraction: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw up to ``count`` boxes, at most ``positive_fraction`` of them positive, negatives for the rest.
+
+    Args:
+        labels: [M]; > 0 positive, 0 negative, < 0 never drawn.
+        generator: a CPU generator, so that a seed means the same on every device.
+
+    Returns:
+        positive, negative: int64 indices, each in random order.
+    """
+    positive = (labels > 0).nonzero()[:, 0]
+    negative = (labels == 0).nonzero()[:, 0]
+    num_positive = min(positive.numel(), int(count * positive_fraction))
+    num_negative = min(negative.numel(), count - num_positive)
+    return (
+        _draw(positive, num_positive, generator),
+        _draw(negative, num_negative, generator),
+    )
+
+
+def _draw(index: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    order = torch.randperm(index.numel(), generator=generator)[:count]
+    return index[order.to(index.device)]

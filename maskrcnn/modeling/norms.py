@@ -1,0 +1,111 @@
+"""Normalisation layers, and the convolution + normalisation step that all parts share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and a fixed affine: ``y = x * scale + shift`` a channel.
+
+    The state dict has the names of ``nn.BatchNorm2d`` (its ``num_batches_tracked`` is accepted and dropped).
+    Why: batches of 1-2 images a device give useless statistics (He et al. 2017, section 3.1 keeps BN frozen).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def scale_shift(self) -> tuple[Tensor, Tensor]:
+        """``scale`` [C] and ``shift`` [C] of the affine map that this layer is."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape and dtype."""
+        scale, shift = (t.to(x.dtype).view(1, -1, 1, 1) for t in self.scale_shift())
+        return x * scale + shift
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+def make_norm(name: NormName, channels: int) -> nn.Module:
+    """The normalisation layer called ``name`` for ``channels`` channels.
+
+    GN has 32 groups (Wu & He 2018, section 4), fewer where 32 does not divide a small test width.
+    """
+    if name == "frozen_bn":
+        return FrozenBatchNorm2d(channels)
+    if name == "bn":
+        return nn.BatchNorm2d(channels)
+    if name == "sync_bn":
+        return nn.SyncBatchNorm(channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``; a frozen norm is folded into the convolution's weight and bias.
+
+    Folding saves two passes over the activations forward and one backward, and their memory; gradients
+    reach ``conv.weight`` through the product.  It differs from the plain form by rounding alone.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d) or conv.bias is not None:
+        out: Tensor = norm(conv(x))
+        return out
+    scale, shift = norm.scale_shift()
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        raise ValueError("conv_norm folds zero-padded convolutions only")
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, an optional normalisation (then the convolution has no bias), an optional ReLU.
+
+    Entry "0" is the convolution and "1" the normalisation; the ReLU has no entry.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        norm: NormName | None = None,
+        relu: bool = False,
+    ) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=norm is None)
+        super().__init__(conv, *([] if norm is None else [make_norm(norm, out_channels)]))
+        self.relu = relu
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, Cin, H, W] -> [N, Cout, H, W]."""
+        out = self.conv(x) if len(self) == 1 else conv_norm(self.conv, self[1], x)
+        return F.relu_(out) if self.relu else out

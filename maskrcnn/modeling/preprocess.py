@@ -1,0 +1,93 @@
+"""Images of different sizes -> one normalised, padded tensor, made on the images' device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """What the backbone reads.
+
+    tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
+    sizes: (height, width) of every image before padding, pixels: the network frame.
+    """
+
+    tensor: Tensor
+    sizes: list[tuple[int, int]]
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H, W) of the tensor."""
+        return self.tensor.shape[2], self.tensor.shape[3]
+
+
+class Preprocess(nn.Module):
+    """``(pixel - mean) / std`` a channel, then zeros to the right and below.
+
+    Args:
+        mean, std: of every channel, in 0..255, RGB order.
+        size_divisor: the padded sides are multiples of it.
+        channels_last: memory layout of the batch.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], size_divisor: int, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.size_divisor = size_divisor
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # Not weights: they come from the config, so a checkpoint does not carry them.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+        """
+        Args:
+            images: [C, h, w] uint8 or float in 0..255, RGB, each of its own size; at least one.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        d = self.size_divisor
+        height, width = (-(-max(size[axis] for size in sizes) // d) * d for axis in (0, 1))
+        shape = (len(images), self.mean.shape[0], height, width)
+        batch = torch.empty(
+            shape, dtype=self.mean.dtype, device=self.mean.device, memory_format=self.memory_format
+        ).zero_()
+        for image, (h, w), slot in zip(images, sizes, batch, strict=True):
+            area = slot[:, :h, :w]
+            area.copy_(image)
+            area.sub_(self.mean).div_(self.std)
+        return ImageBatch(batch, sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """Pixel statistics and padding."""
+
+    #: Mean of R, G, B in 0..255 (ImageNet, as torchvision's weights were trained: 0.485, 0.456, 0.406 x 255).
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    #: Standard deviation of R, G, B in 0..255 (ibid.: 0.229, 0.224, 0.225 x 255).
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    #: Pad the sides to a multiple of this; a pyramid to stride 32 needs 32 (Detectron2, torchvision: 32).
+    size_divisor: int = 32
+
+    def build(self, channels_last: bool) -> Preprocess:
+        """
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ConfigError("model.preprocess: mean and std need one entry a channel, and std > 0")
+        if self.size_divisor < 1:
+            raise ConfigError(f"model.preprocess.size_divisor is {self.size_divisor}; it must be at least 1")
+        return Preprocess(self.mean, self.std, self.size_divisor, channels_last)

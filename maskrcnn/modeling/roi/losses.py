@@ -1,0 +1,52 @@
+"""The RoI heads' losses.  Pure functions; every one is 0, with a gradient of 0, on empty input.
+
+Legend: R = sampled RoIs of the batch, P = positive ones, K = classes, M = mask side.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskrcnn.modeling.losses import smooth_l1
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean softmax cross-entropy over the RoIs (Girshick 2015, eq. 1).
+
+    Args:
+        logits: [R, K + 1], background last.  labels: int64 [R], K = background.
+    """
+    if labels.numel() == 0:
+        return logits.sum() * 0
+    return F.cross_entropy(wide(logits), labels)
+
+
+def box_loss(deltas: Tensor, targets: Tensor, beta: float, sampled: int) -> Tensor:
+    """Smooth L1 of the positive RoIs' deltas, summed and divided by all sampled RoIs.
+
+    Positive and negative RoIs thus weigh the same whatever their mix (Girshick 2015, eq. 1-3).
+
+    Args:
+        deltas, targets: [P, 4], of each RoI's own class.  beta: 0 = L1.  sampled: R.
+    """
+    return smooth_l1(wide(deltas), targets, beta).sum() / max(sampled, 1)
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all pixels of the positive RoIs.
+
+    The logits are those of the ground-truth class alone: classes do not compete (He et al. 2017, section 3).
+
+    Args:
+        logits: [P, M, M].  targets: [P, M, M] in [0, 1].
+    """
+    if targets.numel() == 0:
+        return logits.sum() * 0
+    logits = wide(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+
+
+def wide(x: Tensor) -> Tensor:
+    """float32 of a half-precision tensor; losses are summed in at least that."""
+    return x if x.dtype.itemsize >= 4 else x.float()

@@ -1,0 +1,98 @@
+"""Mask heads (He et al. 2017, section 3 and figure 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.registries import MASK_HEADS, MaskHead
+from maskrcnn.modeling.roi.decode import own_class
+from maskrcnn.modeling.roi.losses import mask_loss
+
+
+class FCNMaskHead(MaskHead):
+    """3x3 convolutions, a 2x2 deconvolution of stride 2, a 1x1 convolution: one sigmoid mask a class.
+
+    Args:
+        channels: of the pooled features.  num_classes: K.
+        convs: how many 3x3 convolutions.  width: channels of all hidden layers.
+        pool_size: side of the pooled features; the masks are twice as large.
+        norm: normalisation after the 3x3 convolutions, or None.
+        class_agnostic: one mask for all classes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        convs: int = 4,
+        width: int = 256,
+        pool_size: int = 14,
+        norm: NormName | None = None,
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pool_size = pool_size
+        self.mask_size = 2 * pool_size
+        self.convs = nn.Sequential(
+            *(ConvNorm(channels if i == 0 else width, width, 3, norm=norm, relu=True) for i in range(convs))
+        )
+        self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
+        self.logits = nn.Conv2d(width, 1 if class_agnostic else num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        x = F.relu_(self.deconv(self.convs(pooled)))
+        logits: Tensor = self.logits(x)
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        return mask_loss(own_class(logits, labels), targets)
+
+    def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return own_class(logits, labels).to(logits.dtype).sigmoid()
+
+
+@MASK_HEADS.register("fcn")
+@dataclass(frozen=True, kw_only=True)
+class FCNMaskHeadConfig:
+    """Four convolutions and a deconvolution, 14x14 to 28x28 (He et al. 2017, figure 4 right)."""
+
+    #: 3x3 convolutions.
+    convs: int = 4
+    #: Channels of all hidden layers.
+    width: int = 256
+    #: Side of the pooled features; the masks are twice as large.
+    pool_size: int = 14
+    #: Normalisation after the 3x3 convolutions; none in the paper, gn in the GN recipes.
+    norm: NormName | None = None
+    #: One mask for all classes instead of one a class (He et al. 2017, section 4.2).
+    class_agnostic: bool = False
+
+    def build(self, channels: int, num_classes: int) -> FCNMaskHead:
+        """
+        Raises:
+            ConfigError: a size is out of range.
+        """
+        if self.convs < 0 or min(self.width, self.pool_size) < 1:
+            raise ConfigError("model.mask_head: convs must be >= 0, width and pool_size at least 1")
+        return FCNMaskHead(
+            channels,
+            num_classes,
+            convs=self.convs,
+            width=self.width,
+            pool_size=self.pool_size,
+            norm=self.norm,
+            class_agnostic=self.class_agnostic,
+        )

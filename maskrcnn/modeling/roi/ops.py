@@ -1,0 +1,111 @@
+"""The RoI ops that ``model.roi_op`` chooses from, one config an op.
+
+Each pools a whole pyramid in one call of its layer; see :mod:`maskrcnn.layers` for what the options mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from maskrcnn.layers.roi_align import Aggregation, Samples, roi_align
+from maskrcnn.layers.roi_pool import Bins, Rounding, roi_pool
+from maskrcnn.modeling.registries import ROI_OPS, RoIOp
+
+
+class RoIAlignOp(RoIOp):
+    """RoIAlign (He et al. 2017, section 3) at a fixed output size; see :func:`maskrcnn.layers.roi_align`."""
+
+    def __init__(
+        self,
+        output_size: int,
+        *,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        aggregation: Aggregation = "avg",
+        samples: Samples = "grid",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.aggregation: Aggregation = aggregation
+        self.samples: Samples = samples
+        self.seed = seed
+
+    def forward(
+        self, features: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
+    ) -> Tensor:
+        return roi_align(
+            features,
+            rois,
+            self.output_size,
+            scales,
+            self.sampling_ratio,
+            self.aligned,
+            aggregation=self.aggregation,
+            samples=self.samples,
+            seed=self.seed,
+            levels=levels,
+        )
+
+
+class RoIPoolOp(RoIOp):
+    """RoIPool (Girshick 2015, section 2.1) at a fixed output size; see :func:`maskrcnn.layers.roi_pool`."""
+
+    def __init__(self, output_size: int, *, rounding: Rounding = "round", bins: Bins = "overlap") -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.rounding: Rounding = rounding
+        self.bins: Bins = bins
+
+    def forward(
+        self, features: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
+    ) -> Tensor:
+        return roi_pool(
+            features, rois, self.output_size, scales, rounding=self.rounding, bins=self.bins, levels=levels
+        )
+
+
+@ROI_OPS.register("roi_align")
+@dataclass(frozen=True, kw_only=True)
+class RoIAlignConfig:
+    """RoIAlign; defaults are Detectron2's ("ROIAlignV2")."""
+
+    #: Samples a bin along each axis; 0 or less = adaptive, ceil(bin side) (Detectron2: 0, torchvision: 2).
+    sampling_ratio: int = 0
+    #: Subtract half a cell, so that cell centres lie at 0.5 (Detectron2: true, torchvision: false).
+    aligned: bool = True
+    #: Average or maximum of a bin's samples (He et al. 2017, table 2c compares them).
+    aggregation: Aggregation = "avg"
+    #: Sample positions: a regular grid, or drawn at random in each bin.
+    samples: Samples = "grid"
+    #: Where random positions are drawn from, 0 .. 2^32 - 1.
+    seed: int = 0
+
+    def build(self, output_size: int) -> RoIAlignOp:
+        return RoIAlignOp(
+            output_size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            aggregation=self.aggregation,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+
+@ROI_OPS.register("roi_pool")
+@dataclass(frozen=True, kw_only=True)
+class RoIPoolConfig:
+    """RoIPool with the original's rounding: the ablation of He et al. 2017, table 2c."""
+
+    #: Rounding of the box to cells: round (Caffe, torchvision), floor, or sppnet (He et al. 2014).
+    rounding: Rounding = "round"
+    #: Bins: overlap (Caffe, torchvision), partition or truncate; see ``maskrcnn.layers.roi_pool``.
+    bins: Bins = "overlap"
+
+    def build(self, output_size: int) -> RoIPoolOp:
+        return RoIPoolOp(output_size, rounding=self.rounding, bins=self.bins)

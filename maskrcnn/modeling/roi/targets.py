@@ -1,0 +1,102 @@
+"""Which RoIs to train on, and what they should predict (Girshick 2015, section 2.3; He et al. 2017, 3.1).
+
+Legend: G = ground truths of an image, P = its positive RoIs, R = its sampled RoIs, M = mask side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskrcnn.modeling.matching import Sampler, match_boxes
+from maskrcnn.structures import Targets
+
+MaskTarget = Literal["polygon", "bitmask", "bitmask_hard"]
+
+
+@dataclass(frozen=True)
+class RoISample:
+    """The RoIs of one image to train on, the positive ones first.
+
+    boxes: [R, 4] xyxy, network frame.
+    labels: int64 [R] in [0, K]; K is background.
+    truth: int64 [P], the ground truth of each positive RoI.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    truth: Tensor
+
+    @property
+    def num_positive(self) -> int:
+        return self.truth.shape[0]
+
+    @property
+    def positive_boxes(self) -> Tensor:
+        """[P, 4]."""
+        return self.boxes[: self.num_positive]
+
+    @property
+    def positive_labels(self) -> Tensor:
+        """int64 [P] in [0, K)."""
+        return self.labels[: self.num_positive]
+
+
+@torch.no_grad()
+def sample_rois(
+    proposals: Tensor,
+    targets: Targets,
+    sampler: Sampler,
+    *,
+    num_classes: int,
+    low: float,
+    high: float,
+    count: int,
+    positive_fraction: float,
+    generator: torch.Generator | None,
+) -> RoISample:
+    """Join the ground truth to an image's proposals, match, and sample.
+
+    Args:
+        proposals: [P', 4] xyxy, network frame.
+        low, high: IoU below which a RoI is background, from which it is foreground.
+        count, positive_fraction: RoIs to sample, and how many of them at most foreground.
+    """
+    truth = targets.boxes.to(proposals.dtype)
+    boxes = torch.cat((proposals, truth))
+    index, matched = match_boxes(truth, boxes, low, high, low_quality=False)
+    positive, negative = sampler(matched, count, positive_fraction, generator)
+    labels = torch.full((positive.shape[0] + negative.shape[0],), num_classes, device=boxes.device)
+    labels[: positive.shape[0]] = targets.labels[index[positive]]
+    return RoISample(boxes[torch.cat((positive, negative))], labels, index[positive])
+
+
+@torch.no_grad()
+def mask_targets(
+    samples: Sequence[RoISample], targets: Sequence[Targets], size: int, mode: MaskTarget
+) -> Tensor:
+    """The ground-truth mask of every positive RoI inside its box, rasterised on the CPU.
+
+    Returns:
+        float32 [P of all images, M, M] in [0, 1], on the RoIs' device.
+
+    Raises:
+        ValueError: a target carries no masks though it has instances.
+    """
+    device = samples[0].boxes.device
+    crops = []
+    for sample, target in zip(samples, targets, strict=True):
+        if sample.num_positive == 0:
+            continue
+        if target.masks is None:
+            raise ValueError("a mask head needs targets with masks; leave it out with model.mask_head: null")
+        crops.append(
+            target.masks.crop_and_resize(sample.positive_boxes.cpu(), sample.truth.cpu(), size, mode)
+        )
+    if not crops:
+        return torch.zeros(0, size, size, device=device)
+    return torch.cat(crops).to(device, non_blocking=True)

@@ -1,0 +1,156 @@
+"""The RPN's reference boxes (Ren et al. 2015, section 3.1.1; a size a level: Lin et al. 2017, section 4.1).
+
+Legend: A = anchors a cell, Hl, Wl = cells of level l.  All boxes xyxy, pixels of the padded network frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrcnn.errors import ConfigError
+
+
+def base_anchors(
+    sizes: Sequence[float], ratios: Sequence[float], *, rounded: bool = False
+) -> list[list[float]]:
+    """Anchors around (0, 0): for every size, every ratio.  A xyxy quadruples.
+
+    Args:
+        sizes: square roots of the anchors' areas, pixels.
+        ratios: height / width.
+        rounded: round the corners to whole pixels, half to even, as torchvision does.
+    """
+    anchors = []
+    for size in sizes:
+        for ratio in ratios:
+            half_height = size * math.sqrt(ratio) / 2
+            half_width = size / math.sqrt(ratio) / 2
+            box = [-half_width, -half_height, half_width, half_height]
+            anchors.append([float(round(v)) for v in box] if rounded else box)
+    return anchors
+
+
+def grid_anchors(
+    base: Tensor, height: int, width: int, stride: tuple[float, float], offset: float = 0.0
+) -> Tensor:
+    """The base anchors at every cell, row by row, the A anchors of a cell together.
+
+    Args:
+        base: [A, 4] around (0, 0).
+        height, width: cells.
+        stride: pixels a cell, (vertical, horizontal).
+        offset: where in a cell the centre lies: 0 its upper left corner, 0.5 its middle.
+
+    Returns:
+        [height * width * A, 4].
+    """
+    ys = (torch.arange(height, dtype=base.dtype, device=base.device) + offset) * stride[0]
+    xs = (torch.arange(width, dtype=base.dtype, device=base.device) + offset) * stride[1]
+    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+    shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1)
+    return (shifts[:, :, None, :] + base).reshape(-1, 4)
+
+
+class AnchorGenerator:
+    """Anchors for a pyramid.
+
+    Args:
+        sizes: the sizes of every level; the same number of them at each.
+        ratios: height / width, shared by the levels.
+        strides: pixels a cell of every level.
+        offset, rounded: see :func:`grid_anchors`, :func:`base_anchors`.
+        true_stride: False steps by padded image size // cells instead of ``strides``, as torchvision does;
+            the two differ at p6 where 64 does not divide the padded size.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        *,
+        offset: float = 0.0,
+        rounded: bool = False,
+        true_stride: bool = True,
+    ) -> None:
+        self.strides = list(strides)
+        self.base = [
+            torch.tensor(base_anchors(s, ratios, rounded=rounded), dtype=torch.float64) for s in sizes
+        ]
+        self.offset = offset
+        self.true_stride = true_stride
+        self.per_cell = len(sizes[0]) * len(ratios)
+        self._cache: dict[object, list[Tensor]] = {}
+
+    def __call__(
+        self, features: Sequence[Tensor], padded_size: tuple[int, int], dtype: torch.dtype
+    ) -> list[Tensor]:
+        """One [Hl * Wl * A, 4] a level, in ``dtype`` on the features' device.  Do not write into them.
+
+        Args:
+            features: one [N, C, Hl, Wl] a level; only their sizes matter.
+            padded_size: (height, width) of the image tensor.
+        """
+        sizes = tuple((f.shape[2], f.shape[3]) for f in features)
+        key = (sizes, padded_size, dtype, features[0].device)
+        if key not in self._cache:
+            if (
+                len(self._cache) >= 16
+            ):  # multi-scale training: a few sizes at a time, not every size ever seen
+                self._cache.pop(next(iter(self._cache)))
+            levels = []
+            for (height, width), base, stride in zip(sizes, self.base, self.strides, strict=True):
+                step = (stride, stride)
+                if not self.true_stride:
+                    step = (padded_size[0] // height, padded_size[1] // width)
+                base = base.to(features[0].device, dtype)
+                levels.append(grid_anchors(base, height, width, step, self.offset))
+            self._cache[key] = levels
+        return self._cache[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorConfig:
+    """Anchor shapes; the defaults are FPN's (Lin et al. 2017, section 4.1)."""
+
+    #: Sizes (square root of the area, pixels) of each level, finest first.
+    sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    #: Height / width.
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    #: Position of the centre in its cell, 0 to 1 (Detectron2 and torchvision: 0).
+    offset: float = 0.0
+    #: Round corners to whole pixels (torchvision; Detectron2 does not).
+    rounded: bool = False
+    #: Step by the level's stride; false: by padded image size // cells (torchvision).
+    true_stride: bool = True
+
+    def build(self, strides: Sequence[int]) -> AnchorGenerator:
+        """
+        Raises:
+            ConfigError: the sizes do not fit the levels.
+        """
+        if len(self.sizes) != len(strides):
+            raise ConfigError(
+                f"model.rpn.anchors.sizes has {len(self.sizes)} entries for {len(strides)} levels (strides"
+                f" {', '.join(map(str, strides))}); give one list of sizes a level of model.rpn.levels"
+            )
+        if len({len(s) for s in self.sizes}) != 1 or not self.sizes[0] or not self.ratios:
+            raise ConfigError(
+                "model.rpn.anchors: every level needs the same number (at least 1) of sizes, and at least one"
+                " ratio, because the levels share one head"
+            )
+        if min(min(s) for s in self.sizes) <= 0 or min(self.ratios) <= 0:
+            raise ConfigError("model.rpn.anchors: sizes and ratios must be greater than 0")
+        return AnchorGenerator(
+            self.sizes,
+            self.ratios,
+            strides,
+            offset=self.offset,
+            rounded=self.rounded,
+            true_stride=self.true_stride,
+        )

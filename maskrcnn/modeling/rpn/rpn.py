@@ -1,0 +1,170 @@
+"""Region Proposal Network (Ren et al. 2015; over a pyramid: Lin et al. 2017, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.matching import Sampler, balanced_sample
+from maskrcnn.modeling.preprocess import ImageBatch
+from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
+from maskrcnn.modeling.rpn.head import RPNHead
+from maskrcnn.modeling.rpn.losses import box_loss, objectness_loss
+from maskrcnn.modeling.rpn.proposals import select_proposals
+from maskrcnn.modeling.rpn.targets import anchor_targets
+from maskrcnn.structures import Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class RPNConfig:
+    """The region proposal network; defaults are Detectron2's for FPN."""
+
+    #: Feature levels that it reads, finest first.
+    levels: tuple[str, ...] = ("p2", "p3", "p4", "p5", "p6")
+    #: Anchor shapes.
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    #: An anchor is positive from this IoU on (Ren et al. 2015, section 3.1.2).
+    positive_iou: float = 0.7
+    #: An anchor is negative below this IoU (ibid.).
+    negative_iou: float = 0.3
+    #: Anchors sampled an image (ibid., section 3.1.3).
+    samples: int = 256
+    #: At most this part of them positive (ibid.: up to 1:1).
+    positive_fraction: float = 0.5
+    #: Width of the box loss's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision and the original.
+    beta: float = 0.0
+    #: Divide the losses by `samples` x images (Detectron2) or by the anchors really sampled (torchvision).
+    normalize_by: Literal["capacity", "sampled"] = "capacity"
+    #: Proposals of a level that enter NMS, in training (Detectron2: 2000).
+    pre_nms_train: int = 2000
+    #: ... and in evaluation (Detectron2: 1000).
+    pre_nms_test: int = 1000
+    #: Proposals of an image that leave NMS, in training (Detectron2: 1000; torchvision: 2000).
+    post_nms_train: int = 1000
+    #: ... and in evaluation (1000 in both).
+    post_nms_test: int = 1000
+    #: NMS threshold (Ren et al. 2015, section 3.3).
+    nms_threshold: float = 0.7
+    #: Drop proposals with a side below this, pixels (Detectron2: only empty ones; torchvision: 1e-3).
+    min_size: float = 0.0
+    #: Drop proposals of an objectness below this (0 in both).
+    min_score: float = 0.0
+
+    def build(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> RPN:
+        """
+        Args:
+            channels, strides: of the features, by level name.
+
+        Raises:
+            ConfigError: a level does not exist, the levels differ in channels, or a value is out of range.
+        """
+        check_levels("model.rpn.levels", self.levels, channels)
+        for name in ("positive_iou", "negative_iou", "positive_fraction", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"model.rpn.{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if self.negative_iou > self.positive_iou:
+            raise ConfigError("model.rpn.negative_iou must not be greater than model.rpn.positive_iou")
+        anchors = self.anchors.build([strides[level] for level in self.levels])
+        head = RPNHead(channels[self.levels[0]], anchors.per_cell)
+        return RPN(self, anchors, head)
+
+
+def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -> None:
+    """
+    Raises:
+        ConfigError: ``levels`` is empty, names a level that is not in ``channels``, or mixes channel counts.
+    """
+    unknown = [level for level in levels if level not in channels]
+    if unknown or not levels:
+        raise ConfigError(
+            f"{key} is [{', '.join(levels)}], but the backbone and neck give [{', '.join(channels)}];"
+            " name levels from the latter"
+        )
+    if len({channels[level] for level in levels}) > 1:
+        raise ConfigError(
+            f"{key}: the levels [{', '.join(levels)}] have different numbers of channels; use a neck,"
+            " or a single level"
+        )
+
+
+class RPN(nn.Module):
+    """Features -> proposals, and in training the losses.
+
+    Args:
+        config: thresholds and counts.
+        anchors: the anchors of the levels in ``config.levels``.
+        head: the sliding network.
+        sampler: which anchors to train on; replaceable, for tests and experiments.
+    """
+
+    def __init__(
+        self, config: RPNConfig, anchors: AnchorGenerator, head: RPNHead, sampler: Sampler = balanced_sample
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.anchors = anchors
+        self.head = head
+        self.sampler = sampler
+
+    def forward(
+        self,
+        batch: ImageBatch,
+        features: Mapping[str, Tensor],
+        targets: Sequence[Targets] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals of every image ([P, 4] xyxy, network frame), and the losses (empty without targets)."""
+        levels = [features[level] for level in self.config.levels]
+        logits, deltas = self.head(levels)
+        anchors = self.anchors(levels, batch.padded_size, batch.tensor.dtype)
+        training, c = targets is not None, self.config
+        proposals = select_proposals(
+            anchors,
+            [level.detach() for level in logits],
+            [level.detach() for level in deltas],
+            batch.sizes,
+            pre_nms=c.pre_nms_train if training else c.pre_nms_test,
+            post_nms=c.post_nms_train if training else c.post_nms_test,
+            nms_threshold=c.nms_threshold,
+            min_size=c.min_size,
+            min_score=c.min_score,
+        )
+        if targets is None:
+            return proposals, {}
+        return proposals, self.losses(anchors, logits, deltas, targets, generator)
+
+    def losses(
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        targets: Sequence[Targets],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_box``, scalars.  Arguments a level, as the head gives them."""
+        c = self.config
+        wanted = anchor_targets(
+            torch.cat(list(anchors)),
+            [t.boxes for t in targets],
+            self.sampler,
+            low=c.negative_iou,
+            high=c.positive_iou,
+            count=c.samples,
+            positive_fraction=c.positive_fraction,
+            generator=generator,
+        )
+        all_logits = torch.cat(list(logits), dim=1).flatten()
+        all_deltas = torch.cat(list(deltas), dim=1).flatten(0, 1)
+        sampled = torch.cat((wanted.positive, wanted.negative))
+        labels = torch.zeros(sampled.shape[0], dtype=wanted.deltas.dtype, device=sampled.device)
+        labels[: wanted.positive.shape[0]] = 1
+        normalizer = c.samples * len(targets) if c.normalize_by == "capacity" else max(sampled.shape[0], 1)
+        return {
+            "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer),
+            "loss_rpn_box": box_loss(all_deltas[wanted.positive], wanted.deltas, c.beta, normalizer),
+        }
