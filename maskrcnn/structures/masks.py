@@ -1,23 +1,478 @@
 """Ground-truth instance masks of one image, kept small and resampled late.
 
-(Interface; the implementation follows.)
+An instance is polygons or a run-length code (RLE), as stored, plus one affine map from the stored frame
+to the current frame.  Transforms only compose that map, so nothing is resampled before the mask is read
+inside a RoI, and memory grows with the objects and not with the pixels of the image.
+
+Legend: G = instances, R = RoIs, M = side of the mask target.  A polygon vertex is a continuous point
+(x, y) in the convention of :mod:`maskrcnn.structures.boxes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
+
+from maskrcnn.structures import rle
+from torchvision.ops import roi_align
+
+#: How a mask becomes a training target: see :meth:`InstanceMasks.crop_and_resize`.
+MaskTargetMode: TypeAlias = Literal["polygon", "bitmask", "bitmask_hard"]
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+Bitmap: TypeAlias = npt.NDArray[np.uint8]
+#: ``{"size": [height, width], "counts": bytes}``, COCO's compressed run-length code.
+RLE: TypeAlias = dict[str, Any]
+
+_IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+#: Detectron2 (``rasterize_polygons_within_box``) takes no box side for smaller than this, in pixels.
+_MIN_BOX_SIDE = 0.1
 
 
 class InstanceMasks:
-    """G instance masks in one frame (network frame once the transforms have run)."""
+    """G instance masks in one frame of ``height`` x ``width`` pixels; immutable.
+
+    Build it with :meth:`from_coco` or :meth:`from_packed`.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        points: FloatArray,
+        polygon_ends: IntArray,
+        instance_ends: IntArray,
+        rles: Sequence[RLE | None],
+        affines: FloatArray,
+    ) -> None:
+        """Take packed parts as they are (see :meth:`from_packed` for their meaning).
+
+        affines: float64 [G, 2, 3], stored frame -> current frame, each axis-aligned.
+        """
+        self.height = height
+        self.width = width
+        self._points = points
+        self._polygon_ends = polygon_ends
+        self._instance_ends = instance_ends
+        self._rles = tuple(rles)
+        self._affines = affines
+
+    @staticmethod
+    def from_packed(
+        height: int,
+        width: int,
+        points: FloatArray,
+        polygon_ends: IntArray,
+        instance_ends: IntArray,
+        rles: Sequence[RLE | None],
+    ) -> InstanceMasks:
+        """Masks from packed arrays, not copied.
+
+        points: float64 [P, 2], the vertices of all polygons in a row, pixels.
+        polygon_ends: int64 [Q], where in ``points`` each polygon ends.
+        instance_ends: int64 [G], where in ``polygon_ends`` each instance ends; an RLE instance has none.
+        rles: G entries, None for an instance of polygons.
+        """
+        affines = np.broadcast_to(_IDENTITY, (len(instance_ends), 2, 3))
+        return InstanceMasks(height, width, points, polygon_ends, instance_ends, rles, affines)
+
+    @staticmethod
+    def from_coco(segmentations: Sequence[Any], height: int, width: int) -> InstanceMasks:
+        """Masks from COCO ``segmentation`` values.
+
+        segmentations: G entries, each a list of flat polygons ``[x1, y1, x2, y2, ...]`` or an RLE
+            (``counts`` compressed as str or bytes, or a list of run lengths), of an image of
+            ``height`` x ``width`` pixels.
+
+        Raises:
+            ValueError: a polygon has no 3 vertices, or an RLE does not fit the image.
+        """
+        flat: list[FloatArray] = []
+        polygon_ends: list[int] = []
+        instance_ends: list[int] = []
+        rles: list[RLE | None] = []
+        total = 0
+        for segmentation in segmentations:
+            if isinstance(segmentation, dict):
+                rles.append(rle.normalise(segmentation, height, width))
+            else:
+                rles.append(None)
+                for polygon in segmentation:
+                    array = np.asarray(polygon, dtype=np.float64).reshape(-1)
+                    if array.size < 6 or array.size % 2:
+                        raise ValueError(f"a polygon needs at least 3 (x, y) pairs, got {array.size} numbers")
+                    flat.append(array)
+                    total += array.size // 2
+                    polygon_ends.append(total)
+            instance_ends.append(len(polygon_ends))
+        points = np.concatenate(flat).reshape(-1, 2) if flat else np.zeros((0, 2))
+        return InstanceMasks.from_packed(
+            height,
+            width,
+            points,
+            np.asarray(polygon_ends, dtype=np.int64),
+            np.asarray(instance_ends, dtype=np.int64),
+            rles,
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[InstanceMasks]) -> InstanceMasks:
+        """The instances of several sets that share one frame, in order.
+
+        Raises:
+            ValueError: no parts, or frames of different sizes.
+        """
+        if not parts or any((p.height, p.width) != (parts[0].height, parts[0].width) for p in parts):
+            raise ValueError("cat needs at least one set of masks, all of one frame size")
+        points_before = np.cumsum([0] + [len(p._points) for p in parts])
+        polygons_before = np.cumsum([0] + [len(p._polygon_ends) for p in parts])
+        return InstanceMasks(
+            parts[0].height,
+            parts[0].width,
+            np.concatenate([p._points for p in parts]),
+            np.concatenate([p._polygon_ends + n for p, n in zip(parts, points_before, strict=False)]),
+            np.concatenate([p._instance_ends + n for p, n in zip(parts, polygons_before, strict=False)]),
+            [entry for p in parts for entry in p._rles],
+            np.concatenate([p._affines for p in parts]),
+        )
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._instance_ends)
+
+    def __repr__(self) -> str:
+        polygons = sum(entry is None for entry in self._rles)
+        return f"InstanceMasks({self.height}x{self.width}, {polygons} polygon, {len(self) - polygons} RLE)"
+
+    def is_polygon(self, index: int) -> bool:
+        """Whether instance ``index`` is stored as polygons (False: as RLE)."""
+        return self._rles[index] is None
 
     def select(self, indices: Sequence[int]) -> InstanceMasks:
-        raise NotImplementedError
+        """The instances with these indices, in this order."""
+        index = np.asarray(indices, dtype=np.int64).reshape(-1)
+        polygons, instance_ends = _gather_ranges(self._instance_ends, index)
+        points, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
+        return InstanceMasks(
+            self.height,
+            self.width,
+            self._points[points],
+            polygon_ends,
+            instance_ends,
+            [self._rles[i] for i in index.tolist()],
+            self._affines[index],
+        )
 
-    def crop_and_resize(self, boxes: Tensor, indices: Tensor, size: int, mode: str) -> Tensor:
-        raise NotImplementedError
+    # ---- transforms: all exact, none touches a pixel ----------------------------------------------------
+
+    def transform(self, matrix: npt.ArrayLike, height: int, width: int) -> InstanceMasks:
+        """Apply an axis-aligned affine map (scale, flip, quarter turn, shift) and set the new frame.
+
+        matrix: [2, 3]; a point (x, y) of this frame goes to ``matrix @ (x, y, 1)``, in pixels.
+
+        Raises:
+            ValueError: the map shears or turns by other than quarter turns.
+        """
+        m = np.asarray(matrix, dtype=np.float64)
+        if not ((m[0, 1] == 0 and m[1, 0] == 0) or (m[0, 0] == 0 and m[1, 1] == 0)):
+            raise ValueError("instance masks take scales, flips, quarter turns and shifts only")
+        affines = m[:, :2] @ self._affines
+        affines[:, :, 2] += m[:, 2]
+        return InstanceMasks(
+            height, width, self._points, self._polygon_ends, self._instance_ends, self._rles, affines
+        )
+
+    def hflip(self, width: int) -> InstanceMasks:
+        """Mirror left and right in a frame ``width`` pixels wide: x -> width - x."""
+        return self.transform([[-1, 0, width], [0, 1, 0]], self.height, width)
+
+    def vflip(self, height: int) -> InstanceMasks:
+        """Mirror top and bottom in a frame ``height`` pixels high: y -> height - y."""
+        return self.transform([[1, 0, 0], [0, -1, height]], height, self.width)
+
+    def rotate90(self, turns: int) -> InstanceMasks:
+        """Turn counter-clockwise by ``turns`` quarter turns, as ``np.rot90`` turns the image."""
+        masks = self
+        for _ in range(turns % 4):
+            masks = masks.transform([[0, 1, 0], [-1, 0, masks.width]], masks.width, masks.height)
+        return masks
+
+    def resize(self, sx: float, sy: float) -> InstanceMasks:
+        """Scale x by ``sx`` and y by ``sy``; the frame's sides become the nearest integers."""
+        return self.transform(
+            [[sx, 0, 0], [0, sy, 0]], int(self.height * sy + 0.5), int(self.width * sx + 0.5)
+        )
+
+    def translate_crop(self, x0: float, y0: float, w: int, h: int) -> InstanceMasks:
+        """The frame of ``w`` x ``h`` pixels whose corner is (x0, y0) of this one (may reach outside)."""
+        return self.transform([[1, 0, -x0], [0, 1, -y0]], h, w)
+
+    # ---- reading ----------------------------------------------------------------------------------------
+
+    def polygons(self, index: int) -> list[FloatArray]:
+        """The polygons [n, 2] of instance ``index`` in the current frame; empty for an RLE instance."""
+        first = 0 if index == 0 else int(self._instance_ends[index - 1])
+        ends = self._polygon_ends[first : self._instance_ends[index]].tolist()
+        start = 0 if first == 0 else int(self._polygon_ends[first - 1])
+        found = []
+        for end in ends:
+            found.append(_apply(self._affines[index], self._points[start:end]))
+            start = end
+        return found
+
+    def boxes(self) -> Tensor:
+        """The tight boxes of the parts inside the frame: float32 [G, 4] xyxy; zeros where none is."""
+        out = np.zeros((len(self), 4))
+        for i in range(len(self)):
+            if self._rles[i] is None:
+                clipped = [_clip_polygon(p, self.height, self.width) for p in self.polygons(i)]
+                points = np.concatenate(clipped) if clipped else np.zeros((0, 2))
+                if len(points):
+                    out[i, :2], out[i, 2:] = points.min(0), points.max(0)
+                continue
+            bitmap, (sx, sy, tx, ty) = self._oriented(i)
+            rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+            # The pixels of the bitmap that meet the frame; the rest was cropped away.
+            rows = rows[((rows + 1) * sy + ty > 0) & (rows * sy + ty < self.height)]
+            columns = columns[((columns + 1) * sx + tx > 0) & (columns * sx + tx < self.width)]
+            seen = bitmap[rows[:, None], columns] if len(rows) and len(columns) else np.zeros((0, 0))
+            if seen.any():
+                rows, columns = rows[seen.any(1)], columns[seen.any(0)]
+                out[i] = (
+                    columns[0] * sx + tx,
+                    rows[0] * sy + ty,
+                    (columns[-1] + 1) * sx + tx,
+                    (rows[-1] + 1) * sy + ty,
+                )
+        limits = [self.width, self.height, self.width, self.height]
+        return torch.from_numpy(np.clip(out, 0, limits).astype(np.float32))
+
+    def areas(self) -> Tensor:
+        """Areas in square pixels of the current frame, float32 [G]; parts outside the frame count too."""
+        scale = np.abs(np.linalg.det(self._affines[:, :, :2])) if len(self) else np.zeros(0)
+        out = np.zeros(len(self))
+        for i, entry in enumerate(self._rles):
+            if entry is not None:
+                out[i] = rle.area(entry) * scale[i]
+                continue
+            for x, y in (p.T for p in self.polygons(i)):
+                # The shoelace formula.
+                out[i] += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+        return torch.from_numpy(out.astype(np.float32))
+
+    def to_bitmaps(self, height: int | None = None, width: int | None = None) -> Tensor:
+        """Full bitmaps: uint8 0/1 [G, height, width], the frame's size by default.  For small uses."""
+        h, w = self.height if height is None else height, self.width if width is None else width
+        out = np.zeros((len(self), h, w), dtype=np.uint8)
+        for i in range(len(self)):
+            tile, x0, y0 = self._tile(i, h, w)
+            out[i, y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] = tile
+        return torch.from_numpy(out)
+
+    def to_rles(self, height: int | None = None, width: int | None = None) -> list[RLE]:
+        """COCO's compressed RLE of each mask in the current frame (polygons as pycocotools draws them)."""
+        h, w = self.height if height is None else height, self.width if width is None else width
+        found: list[RLE] = []
+        for i, entry in enumerate(self._rles):
+            if entry is None:
+                found.append(rle.from_polygons([p.reshape(-1) for p in self.polygons(i)], h, w))
+            elif np.array_equal(self._affines[i], _IDENTITY) and entry["size"] == [h, w]:
+                found.append(entry)
+            else:
+                full = np.zeros((h, w), dtype=np.uint8, order="F")
+                tile, x0, y0 = self._tile(i, h, w)
+                full[y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] = tile
+                found.append(rle.encode(full))
+        return found
+
+    def crop_and_resize(
+        self, boxes: Tensor, indices: Tensor, size: int, mode: MaskTargetMode = "polygon"
+    ) -> Tensor:
+        """The mask of instance ``indices[r]`` inside ``boxes[r]``, at ``size`` x ``size``.
+
+        boxes: float [R, 4] xyxy, current frame, any device; indices: int64 [R] in [0, G).
+        mode:
+            ``polygon``: polygons are moved and scaled into the box and drawn there at ``size`` x ``size``
+            by pycocotools, hard 0/1, as Detectron2 does; RLE instances fall to ``bitmask_hard``.
+            ``bitmask``: RoIAlign (not aligned, adaptive sampling) of the bitmap, soft in [0, 1], as
+            torchvision's ``project_masks_on_boxes``.
+            ``bitmask_hard``: RoIAlign (aligned, adaptive sampling) of the bitmap >= 0.5, as Detectron2's
+            ``BitMasks.crop_and_resize``.
+        Returns float32 (float64 where ``boxes`` is) [R, size, size] on the device of ``boxes``.
+
+        Bitmaps are read in their stored frame, into which the boxes are mapped; polygons become bitmaps
+        of the current frame first where a bitmap is asked for.
+
+        Raises:
+            ValueError: an unknown mode, or an index out of range.
+        """
+        if mode not in get_args(MaskTargetMode):
+            raise ValueError(f"mask target mode {mode!r}; known: {', '.join(get_args(MaskTargetMode))}")
+        index = indices.detach().cpu().numpy().astype(np.int64)
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
+            raise ValueError(f"mask index out of range: {index.min()}..{index.max()} of {len(self)}")
+        rois = boxes.detach().cpu().double().numpy()
+        dtype = np.float64 if boxes.dtype == torch.float64 else np.float32
+        out = np.zeros((len(index), size, size), dtype=dtype)
+        as_polygon = np.zeros(len(index), dtype=bool)
+        if mode == "polygon":
+            as_polygon = np.array([self._rles[i] is None for i in index.tolist()], dtype=bool)
+            rows = np.flatnonzero(as_polygon)
+            if len(rows):
+                out[rows] = self._draw(rois[rows], index[rows], size)
+        rest = np.flatnonzero(~as_polygon)
+        for i in np.unique(index[rest]).tolist():
+            rows = rest[index[rest] == i]
+            out[rows] = self._align(rois[rows], i, size, mode == "bitmask", dtype)
+        return torch.from_numpy(out).to(boxes.device)
+
+    # ---- inner parts ------------------------------------------------------------------------------------
+
+    def _draw(self, rois: FloatArray, index: IntArray, size: int) -> npt.NDArray[np.uint8]:
+        """Polygons of instance ``index[r]`` drawn inside ``rois[r]``: uint8 [R, size, size]."""
+        polygons, roi_ends = _gather_ranges(self._instance_ends, index)
+        take, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
+        per_roi = np.diff(roi_ends, prepend=0)
+        roi_of_point = np.repeat(np.repeat(np.arange(len(index)), per_roi), np.diff(polygon_ends, prepend=0))
+        points = _apply(self._affines[index][roi_of_point], self._points[take])
+        scale = size / np.maximum(rois[:, 2:] - rois[:, :2], _MIN_BOX_SIDE)
+        points = (points - rois[roi_of_point, :2]) * scale[roi_of_point]
+        drawn = rle.draw_polygons(np.split(points.reshape(-1), 2 * polygon_ends[:-1]), size, size)
+        if (per_roi != 1).any():
+            starts = roi_ends - per_roi
+            drawn = [
+                rle.union(drawn[a:b], size, size)
+                for a, b in zip(starts.tolist(), roi_ends.tolist(), strict=True)
+            ]
+        return rle.decode_many(drawn)
+
+    def _align(
+        self, rois: FloatArray, i: int, size: int, soft: bool, dtype: npt.DTypeLike
+    ) -> npt.NDArray[Any]:
+        """RoIAlign of the bitmap of instance ``i`` in each of ``rois``: ``dtype`` [R, size, size]."""
+        if self._rles[i] is None:
+            bitmap, x0, y0 = self._tile(i, self.height, self.width)
+            scale, shift = np.ones(4), np.array([x0, y0, x0, y0], dtype=np.float64)
+        else:
+            bitmap, (sx, sy, tx, ty) = self._oriented(i)
+            scale, shift = np.array([sx, sy, sx, sy]), np.array([tx, ty, tx, ty])
+        if bitmap.size == 0:
+            return np.zeros((len(rois), size, size), dtype=dtype)
+        # Not aligned, index x stands for the point x + 0.5 of the current frame; keep that point.
+        half = 0.5 if soft else 0.0
+        mapped = (rois + half - shift) / scale - half
+        batched = np.concatenate([np.zeros((len(rois), 1)), mapped], axis=1)
+        values: Tensor = roi_align(
+            torch.from_numpy(np.ascontiguousarray(bitmap, dtype=dtype))[None, None],
+            torch.from_numpy(batched.astype(dtype)),
+            (size, size),
+            1.0,
+            -1,
+            not soft,
+        )[:, 0]
+        result: npt.NDArray[Any] = (values if soft else values >= 0.5).numpy()
+        return result
+
+    def _oriented(self, i: int) -> tuple[Bitmap, tuple[float, float, float, float]]:
+        """RLE instance ``i`` as a bitmap around its box, flipped and turned as the current frame.
+
+        Returns the bitmap and (sx, sy, tx, ty), sx, sy > 0: bitmap point (x, y) lies at
+        (sx x + tx, sy y + ty).  One pixel of background is kept on each side inside the image, so that
+        reading the crop equals reading the whole.
+        """
+        entry = self._rles[i]
+        assert entry is not None
+        bitmap, x0, y0 = rle.decode_crop(entry, margin=1)
+        m = self._affines[i]
+        tx, ty = (m[:, :2] @ np.array([x0, y0], dtype=np.float64) + m[:, 2]).tolist()
+        if m[0, 0] == 0:
+            bitmap = bitmap.T
+            sx, sy = float(m[0, 1]), float(m[1, 0])
+        else:
+            sx, sy = float(m[0, 0]), float(m[1, 1])
+        if sx < 0:
+            bitmap, tx, sx = bitmap[:, ::-1], tx + sx * bitmap.shape[1], -sx
+        if sy < 0:
+            bitmap, ty, sy = bitmap[::-1], ty + sy * bitmap.shape[0], -sy
+        return bitmap, (sx, sy, tx, ty)
+
+    def _tile(self, i: int, height: int, width: int) -> tuple[Bitmap, int, int]:
+        """Instance ``i`` as a bitmap of current-frame pixels around its box, with its corner (x0, y0)."""
+        if self._rles[i] is None:
+            # Drawn in the whole frame: a shifted polygon would round differently at ties.
+            code = rle.from_polygons([p.reshape(-1) for p in self.polygons(i)], height, width)
+            return rle.decode_crop(code, margin=1)
+        source, (sx, sy, tx, ty) = self._oriented(i)
+        x0, y0 = max(int(np.floor(tx)), 0), max(int(np.floor(ty)), 0)
+        x1 = min(int(np.ceil(tx + sx * source.shape[1])), width)
+        y1 = min(int(np.ceil(ty + sy * source.shape[0])), height)
+        if x1 <= x0 or y1 <= y0:
+            return np.zeros((0, 0), dtype=np.uint8), 0, 0
+        # Pixel centres to pixel centres: index u of the tile reads index (u + 0.5 + x0 - tx) / sx - 0.5.
+        back = np.array(
+            [
+                [1 / sx, 0, (0.5 + x0 - tx) / sx - 0.5],
+                [0, 1 / sy, (0.5 + y0 - ty) / sy - 0.5],
+            ]
+        )
+        values = cv2.warpAffine(
+            np.ascontiguousarray(source) * np.uint8(255),
+            back,
+            (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+        )
+        return (values >= 128).astype(np.uint8), x0, y0
+
+
+def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:
+    """``affine`` ([2, 3], or [P, 2, 3] one a point) on ``points`` [P, 2]."""
+    x, y = points[:, 0], points[:, 1]
+    a = affine
+    return np.stack(
+        (
+            a[..., 0, 0] * x + a[..., 0, 1] * y + a[..., 0, 2],
+            a[..., 1, 0] * x + a[..., 1, 1] * y + a[..., 1, 2],
+        ),
+        axis=1,
+    )
+
+
+def _gather_ranges(ends: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:
+    """Expand ranges: range i is [ends[i - 1], ends[i]).
+
+    Returns the members of the ranges ``index`` in a row, and where each of them ends in that row.
+    """
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends])[index]
+    sizes = ends[index] - starts
+    new_ends = np.cumsum(sizes)
+    total = int(new_ends[-1]) if len(new_ends) else 0
+    members = np.arange(total) + np.repeat(starts - (new_ends - sizes), sizes)
+    return members, new_ends
+
+
+def _clip_polygon(points: FloatArray, height: float, width: float) -> FloatArray:
+    """The polygon cut to the frame (Sutherland and Hodgman 1974); right in its bounds for any polygon."""
+    for axis, limit, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
+        if not len(points):
+            break
+        depth = (points[:, axis] - limit) * sign
+        inside = depth >= 0
+        if inside.all():
+            continue
+        following, next_depth = np.roll(points, -1, axis=0), np.roll(depth, -1)
+        crosses = inside != (next_depth >= 0)
+        ratio = np.zeros(len(points))
+        np.divide(depth, depth - next_depth, out=ratio, where=crosses)
+        cut = points + (following - points) * ratio[:, None]
+        cut[:, axis] = np.where(crosses, limit, cut[:, axis])
+        # Each edge gives its inside start, then its crossing.
+        both = np.stack((points, cut), axis=1).reshape(-1, 2)
+        points = both[np.stack((inside, crosses), axis=1).reshape(-1)]
+    return points
