@@ -1,0 +1,38 @@
+"""From detections to masks, COCO results, COCO's figures, and pictures."""
+
+from maskrcnn.evaluation.coco import Backend, IouType, evaluate_coco
+from maskrcnn.evaluation.eval_result import ClassFigures, EvalResult, Matches
+from maskrcnn.evaluation.inference import Precision, Progress, predict_batches, predict_dataset
+from maskrcnn.evaluation.paste import Paste, encode_masks, paste_masks
+from maskrcnn.evaluation.results import (
+    Result,
+    coco_results,
+    ground_truth_results,
+    load_results,
+    merge_results,
+    save_results,
+)
+from maskrcnn.evaluation.rle import RLE
+
+__all__ = [
+    "RLE",
+    "Backend",
+    "ClassFigures",
+    "EvalResult",
+    "IouType",
+    "Matches",
+    "Paste",
+    "Precision",
+    "Progress",
+    "Result",
+    "coco_results",
+    "encode_masks",
+    "evaluate_coco",
+    "ground_truth_results",
+    "load_results",
+    "merge_results",
+    "paste_masks",
+    "predict_batches",
+    "predict_dataset",
+    "save_results",
+]

@@ -1,0 +1,201 @@
+"""What an evaluation found: COCO's figures, per class, and the matches behind them.
+
+Legend: T = IoU thresholds (0.50, 0.55 .. 0.95), D = detections, G = ground-truth instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+#: COCO's twelve figures, in the order in which its evaluator prints them.
+TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+#: Figures repeated at the model's own cap on detections where that is above 100.
+AT_CAP = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+#: Recall levels of COCO's precision-recall curve.
+RECALLS = np.linspace(0.0, 1.00, 101)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: average precisions in [0, 1] (None where the class has no ground truth), and counts."""
+
+    category_id: int
+    name: str
+    figures: dict[str, float | None]
+    ground_truth: int
+    detections: int
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which detection met which ground truth: the raw material of error analysis and intervals.
+
+    Detections (at most ``max_detections`` an image and class), by image and class, falling score:
+    result_index: int64 [D], place in the list of results that was evaluated.
+    image_id, category_id, rank: int64 [D]; rank 0 is the best-scored of its image and class.
+    score: float64 [D].
+    annotation_id: int64 [T, D], the annotation matched at each IoU threshold, -1 for none.
+    ignored: bool [T, D], matched to a crowd, so neither right nor wrong.
+
+    Ground truth: gt_annotation_id, gt_image_id, gt_category_id: int64 [G]; gt_ignored: bool [G] (crowd).
+    """
+
+    iou_thresholds: npt.NDArray[np.float64]
+    result_index: IntArray
+    image_id: IntArray
+    category_id: IntArray
+    rank: IntArray
+    score: npt.NDArray[np.float64]
+    annotation_id: IntArray
+    ignored: npt.NDArray[np.bool_]
+    gt_annotation_id: IntArray
+    gt_image_id: IntArray
+    gt_category_id: IntArray
+    gt_ignored: npt.NDArray[np.bool_]
+
+    def average_precision(
+        self, weights: Mapping[int, int] | None = None, max_detections: int = 100
+    ) -> float | None:
+        """COCO's AP (all sizes), or that of a resampled set of images.
+
+        Args:
+            weights: how often each image id counts; an id not named counts 0 times.  None: once each.
+                Multinomial weights make a bootstrap sample.
+            max_detections: detections counted an image and class.
+
+        Returns:
+            the mean over classes and thresholds, or None where no ground truth is left.
+        """
+        times, gt_times = np.ones(len(self.score), np.int64), np.ones(len(self.gt_image_id), np.int64)
+        if weights is not None:
+            times = np.array([weights.get(i, 0) for i in self.image_id.tolist()], dtype=np.int64)
+            gt_times = np.array([weights.get(i, 0) for i in self.gt_image_id.tolist()], dtype=np.int64)
+        precisions = []
+        for category in np.unique(self.gt_category_id):
+            total = int(gt_times[(self.gt_category_id == category) & ~self.gt_ignored].sum())
+            if not total:
+                continue
+            chosen = np.flatnonzero((self.category_id == category) & (self.rank < max_detections))
+            chosen = chosen[np.argsort(-self.score[chosen], kind="mergesort")]
+            chosen = np.repeat(chosen, times[chosen])
+            precisions.append(
+                _interpolated(self.annotation_id[:, chosen] >= 0, self.ignored[:, chosen], total)
+            )
+        return float(np.mean(precisions)) if precisions else None
+
+
+def _interpolated(
+    matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_], total: int
+) -> npt.NDArray[np.float64]:
+    """Precision [T, 101] at COCO's recall levels, from [T, D] flags by falling score."""
+    right = np.cumsum(matched & ~ignored, axis=1).astype(np.float64)
+    wrong = np.cumsum(~matched & ~ignored, axis=1).astype(np.float64)
+    out = np.zeros((len(matched), len(RECALLS)))
+    for t in range(len(matched)):
+        precision = right[t] / (right[t] + wrong[t] + np.spacing(1))
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.searchsorted(right[t] / total, RECALLS, side="left")
+        reached = at < len(envelope)
+        out[t, reached] = envelope[at[reached]]
+    return out
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """COCO's figures for each kind of evaluation.
+
+    figures: "bbox" / "segm" -> name (see ``TWELVE``; at a cap above 100 also "AP@cap", "AP50@cap" ...)
+        -> value in [0, 1], or None where it is not defined (no ground truth of that kind).
+    per_class: "bbox" / "segm" -> one entry a category, in the order of ids; empty unless asked for.
+    max_detections: the model's cap on detections an image.
+    backend: what computed them, "pycocotools" or "faster".
+    images, ground_truth, detections: counts; ground truth without crowds.
+    notes: what was left out, and what is likely wrong where AP is 0; one sentence each.
+    matches: "bbox" / "segm" -> matches, where asked for.
+    """
+
+    figures: dict[str, dict[str, float | None]]
+    per_class: dict[str, list[ClassFigures]]
+    max_detections: int
+    backend: str
+    images: int
+    ground_truth: int
+    detections: int
+    notes: tuple[str, ...] = ()
+    matches: dict[str, Matches] = field(default_factory=dict)
+
+    def get(self, key: str, default: float = 0.0) -> float:
+        """One figure by a name like ``segm/AP`` or ``bbox/AP@200``; ``default`` where it is undefined.
+
+        Raises:
+            KeyError: there is no such figure; the message lists those there are.
+        """
+        kind, _, name = key.partition("/")
+        if name not in self.figures.get(kind, {}):
+            known = ", ".join(f"{k}/{n}" for k, named in self.figures.items() for n in named)
+            raise KeyError(f"no figure {key!r}; there are {known}")
+        value = self.figures[kind][name]
+        return default if value is None else value
+
+    def scalars(self) -> dict[str, float]:
+        """All defined figures as ``{"segm/AP": 0.31, ...}``, for logs."""
+        return {
+            f"{kind}/{name}": value
+            for kind, named in self.figures.items()
+            for name, value in named.items()
+            if value is not None
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the matches as JSON's types; an undefined figure is null."""
+        out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "matches"}
+        out["notes"] = list(self.notes)
+        out["per_class"] = {k: [asdict(entry) for entry in v] for k, v in self.per_class.items()}
+        return out
+
+    def table(self, per_class: bool = True, digits: int = 3) -> str:
+        """The figures as text for a terminal."""
+        lines = _grid([["", *TWELVE], *self._rows(TWELVE, digits)])
+        extra = [f"{name}@{self.max_detections}" for name in AT_CAP]
+        if any(extra[0] in named for named in self.figures.values()):
+            lines += ["", *_grid([["", *extra], *self._rows(extra, digits)])]
+        entries = next((v for v in self.per_class.values() if v), [])
+        if per_class and len(entries) > 1:
+            columns = [(kind, name) for kind in self.per_class for name in ("AP", "AP50")]
+            head = ["class", "instances", "found", *(f"{kind} {name}" for kind, name in columns)]
+            rows = [
+                [entry.name, str(entry.ground_truth), str(entry.detections)]
+                + [_number(self.per_class[kind][i].figures[name], digits) for kind, name in columns]
+                for i, entry in enumerate(entries)
+            ]
+            lines += ["", *_grid([head, *rows])]
+        counts = (
+            f"{self.images} images, {self.ground_truth} instances, {self.detections} detections"
+            f" (evaluated by {self.backend})"
+        )
+        return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
+
+    def _rows(self, names: Sequence[str], digits: int) -> list[list[str]]:
+        return [
+            [kind, *(_number(named.get(name), digits) for name in names)]
+            for kind, named in self.figures.items()
+        ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
