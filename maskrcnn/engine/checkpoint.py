@@ -1,0 +1,245 @@
+"""Checkpoints: one file that says everything, written whole or not at all, and read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn.errors import CheckpointError
+
+_FORMAT = "maskrcnn-checkpoint"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything needed to go on, or to predict, without another file.
+
+    model: the model's state dict.
+    optimizer, scaler: their state dicts; empty in a file made for predictions alone.
+    step: finished optimizer steps.
+    evaluated: the step whose evaluation is finished, 0 before the first.
+    best: name -> value of the best metric so far, and its step; empty before the first evaluation.
+    config: the resolved recipe, YAML text.
+    category_ids, category_names: the data set's classes, in the order of the head's outputs.
+    versions: of maskrcnn and torch, when it was written.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    evaluated: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    config: str = ""
+    category_ids: tuple[int, ...] = ()
+    category_names: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write ``path`` atomically: it holds the old file or the new one, whole, whatever happens.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the disk is full; nothing is left behind.
+    """
+    content = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
+    content |= {"format": _FORMAT, "format_version": _VERSION}
+    content["category_ids"] = list(checkpoint.category_ids)
+    content["category_names"] = list(checkpoint.category_names)
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's zip writer says RuntimeError when the disk is full
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written ({_first_line(error)}); make room or choose another"
+            " folder with --output; earlier checkpoints are untouched"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, tensors on the CPU.  Never executes anything the file contains.
+
+    Raises:
+        CheckpointError: no such file, cut short, damaged, not ours, or holding more than plain data.
+    """
+    content = _read(path)
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of maskrcnn (no 'format: {_FORMAT}' inside); a bare state dict can"
+            " start a training through the key 'weights', after conversion of its names"
+        )
+    if content.get("format_version") != _VERSION:
+        raise CheckpointError(
+            f"{path}: written in format version {content.get('format_version')!r}, this maskrcnn reads"
+            f" {_VERSION}; use the maskrcnn that wrote it ({content.get('versions')})"
+        )
+    values = {f.name: content.get(f.name) for f in fields(Checkpoint)}
+    missing = [name for name, value in values.items() if value is None]
+    if missing or not isinstance(values["model"], Mapping):
+        raise CheckpointError(f"{path}: incomplete checkpoint, without {', '.join(missing) or 'a model'}")
+    values["category_ids"] = tuple(values["category_ids"] or ())
+    values["category_names"] = tuple(values["category_names"] or ())
+    return Checkpoint(**values)  # type: ignore[arg-type]
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The model's state dict from a checkpoint, or from a file that is one.
+
+    Raises:
+        CheckpointError: as :func:`load`, or neither of the two.
+    """
+    content = _read(path)
+    if isinstance(content, Mapping) and content.get("format") == _FORMAT:
+        return load(path).model
+    if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
+        return dict(content)
+    raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
+
+
+def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        inside = f" ({found.group(1)})" if found else ""
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint; it is damaged, or holds Python objects{inside} and not plain"
+            " tensors alone, and those are never loaded since they could run code"
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
+        raise CheckpointError(
+            f"{path}: damaged or cut short, or no checkpoint at all ({_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+class CheckpointFolder:
+    """A run's checkpoints: ``step_00000300.pt`` ..., with ``last.pt`` and ``best.pt`` naming two of them.
+
+    The names are hard links where the file system has them, so they cost no space; else copies.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """
+        Args:
+            folder: made on the first save.
+            keep: how many of the newest steps stay, >= 1; two, so that one can be lost.
+        """
+        self.folder = folder
+        self._keep = keep
+
+    def steps(self) -> list[tuple[int, Path]]:
+        """(step, file), the newest first."""
+        found = []
+        for path in self.folder.glob("step_*.pt"):
+            digits = path.stem.removeprefix("step_")
+            if digits.isdigit():
+                found.append((int(digits), path))
+        return sorted(found, reverse=True)
+
+    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> Path:
+        """Write the checkpoint of its step, point the names at it, drop the oldest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step_{checkpoint.step:08d}.pt"
+        save(checkpoint, path)
+        self._name(path, "last.pt")
+        if best:
+            self._name(path, "best.pt")
+        for _, old in self.steps()[self._keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> tuple[Checkpoint, Path, list[str]] | None:
+        """The newest readable checkpoint, its file, and a sentence for each newer one that is not.
+
+        Returns:
+            None when there is no checkpoint file at all.
+
+        Raises:
+            CheckpointError: there are files, and none can be read.
+        """
+        complaints: list[str] = []
+        for _, path in self.steps():
+            try:
+                return load(path), path, complaints
+            except CheckpointError as error:
+                complaints.append(str(error))
+        if complaints:
+            raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(complaints)}")
+        return None
+
+    def _name(self, path: Path, name: str) -> None:
+        temporary = self.folder / f".{name}.new"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(self.folder / name)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file for ``path``: itself, or for a run's folder its best, else its last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt"):
+        for folder in (path / "checkpoints", path):
+            if (folder / name).is_file():
+                return folder / name
+    raise CheckpointError(f"{path}: no best.pt or last.pt in this folder or its 'checkpoints'; name a file")

@@ -1,0 +1,126 @@
+"""Several processes as torchrun starts them, or just this one: the same calls serve both.
+
+Tensors travel over the device's own backend (nccl on CUDA, gloo on the CPU); Python objects and barriers
+over a gloo group, so that nothing small has to visit a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from maskrcnn.errors import UserError
+
+T = TypeVar("T")
+
+#: How long a rank waits for the others.  Long, since rank 0 alone computes the COCO figures meanwhile.
+_TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    rank, size: from 0, and how many processes there are over all machines.
+    local_rank: from 0, within this machine.
+    device: where this process computes.
+    group: the gloo group for objects, None when there is one process.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    group: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """``tensor`` summed over the processes, in place."""
+        if self.group is not None:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, item: T) -> list[T]:
+        """On rank 0 every rank's ``item``, by rank; on the others an empty list."""
+        if self.group is None:
+            return [item]
+        found: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(item, found, dst=0, group=self.group)
+        return found or []
+
+    def share(self, item: T) -> T:
+        """Rank 0's ``item``, on every rank."""
+        if self.group is None:
+            return item
+        box = [item]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """``model`` with gradients averaged over the processes; itself when there is one."""
+        if self.group is None:
+            return model
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def choose_device(wish: str, local_rank: int = 0) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device; ``auto`` is a GPU where there is one.
+
+    Raises:
+        UserError: ``cuda`` where PyTorch sees no GPU, or fewer GPUs than processes.
+    """
+    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("device: cuda was asked for, but PyTorch sees no GPU; use device: cpu, or auto")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU of its own ({torch.cuda.device_count()} found);"
+            " start as many processes as GPUs: torchrun --nproc-per-node <GPUs>"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def connect(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started (its environment says so), or be alone.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: see :func:`choose_device`.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = choose_device(device, local_rank)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size == 1 or dist.is_initialized():
+        yield Ranks(0, 1, 0, place)
+        return
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_TIMEOUT)
+    try:
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, place, group)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,140 @@
+"""What is seen of a run while it runs: progress lines, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.metrics_file import MetricsFile
+
+#: Above this share of the time spent waiting for data the user is told once.
+_DATA_BOUND = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The state of training at a log step.
+
+    step: finished optimizer steps; total: how many there will be.
+    losses: name -> mean since the last log, over steps and ranks.
+    lr: learning rate of the last step.
+    steps, images: how many since the last log; images over all ranks.
+    seconds: wall time since the last log; waiting: the part of it this rank waited for data.
+    grad_norm: before clipping, of the last step; None where nothing is clipped.
+    memory: bytes, see ``engine.memory.memory_in_use``.
+    """
+
+    step: int
+    total: int
+    losses: Mapping[str, float]
+    lr: float
+    steps: int
+    images: int
+    seconds: float
+    waiting: float
+    grad_norm: float | None
+    memory: int
+
+
+class Events:
+    """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone."""
+
+    def __init__(
+        self, folder: Path, console: Console, *, start_step: int = 0, tensorboard: bool = True
+    ) -> None:
+        """
+        Args:
+            folder: the run folder; exists.
+            console: where lines go.
+            start_step: the step training goes on from; later records are dropped.
+            tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
+        """
+        self._console = console
+        self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
+        self._board: Any = None
+        self._rate: float | None = None
+        self._told_data_bound = False
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
+            else:
+                writer: Any = SummaryWriter
+                self._board = writer(str(folder / "tensorboard"), purge_step=start_step + 1)
+
+    def progress(self, now: Progress) -> None:
+        """Show and keep one log step."""
+        total_loss = sum(now.losses.values())
+        rate = now.images / max(now.seconds, 1e-9)
+        waiting = now.waiting / max(now.seconds, 1e-9)
+        self._console.line(self._describe(now, total_loss, rate, waiting))
+        values: dict[str, Any] = {
+            "loss": total_loss,
+            **now.losses,
+            "lr": now.lr,
+            "images_per_second": rate,
+            "data_wait": waiting,
+            "memory_bytes": now.memory,
+        }
+        if now.grad_norm is not None:
+            values["grad_norm"] = now.grad_norm
+        self._metrics.write(now.step, "train", values)
+        if self._board is not None:
+            for name, value in values.items():
+                group = "loss" if name.startswith("loss") else "train"
+                self._board.add_scalar(f"{group}/{name.removeprefix('loss_')}", value, now.step)
+        if waiting > _DATA_BOUND and now.step > 20 and not self._told_data_bound:
+            self._told_data_bound = True
+            self._console.warn(
+                f"{waiting:.0%} of the time is spent waiting for data;"
+                " raise data.workers, or use smaller images"
+            )
+
+    def _describe(self, now: Progress, total_loss: float, rate: float, waiting: float) -> str:
+        step_seconds = now.seconds / max(1, now.steps)
+        # Exponential mean for the ETA: one slow step must not double it.
+        self._rate = step_seconds if self._rate is None else 0.7 * self._rate + 0.3 * step_seconds
+        eta = format_seconds(self._rate * (now.total - now.step))
+        parts = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in now.losses.items())
+        clip = "" if now.grad_norm is None else f"  grad {now.grad_norm:.2f}"
+        return (
+            f"step {now.step}/{now.total}  loss {total_loss:.3f} ({parts})  lr {now.lr:.2e}{clip}"
+            f"  {rate:.2f} img/s  data {waiting:.0%}  mem {now.memory / 2**30:.2f} GiB  eta {eta}"
+        )
+
+    def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
+        """Keep the figures of an evaluation."""
+        self._metrics.write(step, "eval", {**metrics, "seconds": seconds})
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(f"eval/{name}", value, step)
+            self._board.flush()
+
+    def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Keep a picture, uint8 [H, W, 3] RGB."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write everything out."""
+        self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """``75`` -> ``1m15s``, ``7500`` -> ``2h05m``, ``200000`` -> ``2d07h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

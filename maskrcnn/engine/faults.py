@@ -1,0 +1,57 @@
+"""Sentences for what goes wrong in the middle of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from maskrcnn.errors import UserError
+from maskrcnn.structures import ImageInfo
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient is NaN or infinite; the weights have not been touched by it."""
+
+
+def name_images(infos: Iterable[ImageInfo], limit: int = 16) -> str:
+    """``image 7 (a.png), image 9 (b.png)``."""
+    infos = list(infos)
+    text = ", ".join(f"image {info.image_id} ({info.file_name})" for info in infos[:limit])
+    return text + (f", and {len(infos) - limit} more" if len(infos) > limit else "")
+
+
+def non_finite_losses(losses: Mapping[str, float]) -> list[str]:
+    """``loss_mask is nan`` for each loss that is not a finite number."""
+    return [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
+
+
+def non_finite_message(step: int, what: Sequence[str], images: str, lr: float, safe: str) -> str:
+    """The sentence of :class:`NonFiniteError`.
+
+    Args:
+        step: the optimizer step that was not made, from 1.
+        what: which quantities, and what they are.
+        images: which images the step saw.
+        lr: the step's learning rate.
+        safe: which checkpoint is kept.
+    """
+    return (
+        f"step {step}: {'; '.join(what)}, on {images}; stopped before the optimizer step, {safe}. "
+        f"Look at these images and their annotations; if they are sound, the learning rate ({lr:.3g}) is"
+        " too high or the warm-up too short: lower solver.optimizer.lr, raise solver.schedule.warmup_steps,"
+        " or set solver.clip_grad_norm"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError)
+
+
+def out_of_memory_message(step: int, images: str, safe: str) -> str:
+    """What to change when a step does not fit into memory."""
+    return (
+        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (same result, less memory),"
+        " set solver.precision to bfloat16, or use smaller images"
+    )

@@ -1,0 +1,180 @@
+"""Optimizers, their parameter groups, and gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.config.registry import Registry
+
+#: Layers whose weight and bias are a normalisation's scale and shift.
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class OptimizerConfig(Protocol):
+    """What fills the slot ``solver.optimizer``."""
+
+    @property
+    def lr(self) -> float:
+        """Base learning rate, at ``solver.reference_batch_size`` images a step."""
+        ...
+
+    def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """The optimizer of ``model``'s trainable parameters at the (already scaled) rate ``lr``."""
+        ...
+
+
+#: The slot ``solver.optimizer``.
+OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer")
+
+
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, weight_decay_norm: float, weight_decay_bias: float
+) -> list[dict[str, object]]:
+    """Trainable parameters by weight decay, each once, in the order of the model.
+
+    Args:
+        model: frozen parameters (``requires_grad`` false) are left out.
+        weight_decay: for weights.
+        weight_decay_norm: for scale and shift of normalisation layers.
+        weight_decay_bias: for biases of all other layers.
+
+    Returns:
+        At most three groups ``{"name", "params", "weight_decay"}``; empty ones are left out.
+    """
+    names = ("weights", "norms", "biases")
+    decays = (weight_decay, weight_decay_norm, weight_decay_bias)
+    params: tuple[list[Tensor], ...] = ([], [], [])
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            kind = 1 if isinstance(module, _NORMS) else 2 if name.endswith("bias") else 0
+            params[kind].append(parameter)
+    groups = zip(names, params, decays, strict=True)
+    return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients down so that their common L2 norm is at most ``max_norm`` (Pascanu et al. 2013).
+
+    Returns:
+        The norm before clipping; non-finite when a gradient is, and then nothing was scaled.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
+    norm = float(torch.nn.utils.get_total_norm(grads))
+    if norm > max_norm and norm != float("inf"):
+        torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+    return norm
+
+
+def _non_negative(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value >= 0.0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+@OPTIMIZERS.register("sgd")
+@dataclass(frozen=True, kw_only=True)
+class SGDConfig:
+    """Stochastic gradient descent with momentum: the published Mask R-CNN recipe."""
+
+    #: Learning rate at ``solver.reference_batch_size``, > 0.  Default 0.02 at 16 images (FPN's release).
+    lr: float = 0.02
+    #: Momentum, in [0, 1).  Default 0.9 (Mask R-CNN, section 3.1).
+    momentum: float = 0.9
+    #: Nesterov's form of the momentum.  Default false.
+    nesterov: bool = False
+    #: L2 penalty on weights, >= 0.  Default 0.0001 (Mask R-CNN, section 3.1).
+    weight_decay: float = 1e-4
+    #: The same for scale and shift of normalisation layers.  Default 0 (Detectron2's WEIGHT_DECAY_NORM).
+    weight_decay_norm: float = 0.0
+    #: The same for biases; null: as ``weight_decay``, Detectron2's WEIGHT_DECAY_BIAS.  Default null.
+    weight_decay_bias: float | None = None
+
+    def __post_init__(self) -> None:
+        _non_negative(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            weight_decay_norm=self.weight_decay_norm,
+            weight_decay_bias=self.weight_decay_bias,
+        )
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov needs a momentum > 0")
+
+    def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """See :class:`OptimizerConfig`."""
+        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
+        return torch.optim.SGD(
+            parameter_groups(
+                model,
+                weight_decay=self.weight_decay,
+                weight_decay_norm=self.weight_decay_norm,
+                weight_decay_bias=bias,
+            ),
+            lr=lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            fused=True,  # one kernel for all parameters, on the CPU and on CUDA
+        )
+
+
+@OPTIMIZERS.register("adamw")
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    #: Learning rate at ``solver.reference_batch_size``, > 0.  Default 0.0001 (Swin, Mask R-CNN recipes).
+    lr: float = 1e-4
+    #: Decay of the means of the gradient and of its square, each in [0, 1).  Default 0.9, 0.999 (Adam).
+    betas: tuple[float, float] = (0.9, 0.999)
+    #: Added to the denominator, > 0.  Default 1e-8 (Adam, algorithm 1).
+    eps: float = 1e-8
+    #: Decoupled decay of weights, >= 0.  Default 0.05 (Swin, Mask R-CNN recipes).
+    weight_decay: float = 0.05
+    #: The same for scale and shift of normalisation layers.  Default 0.
+    weight_decay_norm: float = 0.0
+    #: The same for biases; null: as ``weight_decay``.  Default 0.
+    weight_decay_bias: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        _non_negative(
+            lr=self.lr,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            weight_decay_norm=self.weight_decay_norm,
+            weight_decay_bias=self.weight_decay_bias,
+        )
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {list(self.betas)}")
+
+    def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """See :class:`OptimizerConfig`."""
+        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
+        return torch.optim.AdamW(
+            parameter_groups(
+                model,
+                weight_decay=self.weight_decay,
+                weight_decay_norm=self.weight_decay_norm,
+                weight_decay_bias=bias,
+            ),
+            lr=lr,
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,
+        )
