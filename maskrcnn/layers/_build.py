@@ -144,7 +144,12 @@ def compiler_version(compiler: str) -> str:
     """Return the line of ``compiler --version`` that names the release."""
     try:
         out = subprocess.run(
-            [*compiler.split(), "--version"], capture_output=True, text=True, check=True, timeout=60
+            [*compiler.split(), "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env=_compiler_environment(),
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"`{compiler} --version` fails: {error}") from error
@@ -347,9 +352,16 @@ def build(plan: Plan, destination: Path) -> None:
         stamp.replace(stamp_path(destination))
 
 
+def _compiler_environment() -> dict[str, str]:
+    """Return our environment less LD_PRELOAD: a sanitizer's runtime is meant for us, not for compilers."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _run(command: list[str]) -> None:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=_compiler_environment()
+        )
     except OSError as error:
         raise BuildError(f"`{command[0]}` cannot be run: {error}") from error
     if result.returncode:
