@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def predict_batches(
     evaluation mode while the iterator lives, and restored when it ends or is closed.
     """
     device = torch.device(device)
-    predictor: Predictor = getattr(model, "module", model)  # type: ignore[assignment]
+    predictor = cast(Predictor, getattr(model, "module", model))
     dtype = getattr(torch, precision)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
     with evaluating(model):
