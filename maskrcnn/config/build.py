@@ -23,7 +23,7 @@ from maskrcnn.config.schema import (
     describe,
     fields_of,
 )
-from maskrcnn.config.text import format_plain
+from maskrcnn.config.text import format_plain, is_number, parse_plain
 
 _BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
@@ -68,6 +68,8 @@ def build(spec: Spec, node: Node, path: str, problems: Problems) -> Any:
         case Leaf(kind) if isinstance(node, Scalar):
             return _leaf(kind, node, path, problems)
     hint = ""
+    if isinstance(node, Map) and node.dotted:
+        hint = f" of keys; there is no {next(iter(node.entries))!r} inside"
     if isinstance(spec, ListOf) and isinstance(node, Scalar) and not is_null(node):
         hint = f"; write [{node.text}]"
     if isinstance(spec, (Struct, DictOf)) and is_null(node):
@@ -118,9 +120,12 @@ def _choice(values: tuple[Any, ...], node: Scalar, path: str, problems: Problems
     for value in values:
         if node.value == value and type(node.value) is type(value):
             return value
-    if isinstance(node.value, int) and not isinstance(node.value, bool) and float(node.value) in values:
-        return float(node.value)
-    hint = did_you_mean(node.text, [format_plain(v) for v in values]).replace("Known:", "Allowed:")
+    allowed = ", ".join(map(format_plain, values))
+    if isinstance(node.value, str) and any(parse_plain(node.text) == v for v in values):
+        hint = f" Write it without quotes. Allowed: {allowed}"
+    else:
+        near = did_you_mean(node.text, map(format_plain, values)).partition(" Known:")[0]
+        hint = f"{near} Allowed: {allowed}"
     problems.add(node.where, path, f"{show(node)} is not a choice.{hint}")
     return FAILED
 
@@ -148,8 +153,9 @@ def _leaf_hint(kind: type, node: Scalar) -> str:
         return f"; write {_BOOL_WORDS[value.lower()]}"
     if kind is int and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
-    if kind in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+.\deE_]*\d[-+.\deE_]*", value):
-        return "; write it without quotes, as in 10, 0.5 or 1e-4"
+    if kind in (int, float) and isinstance(value, str) and is_number(value):
+        fits = isinstance(parse_plain(value), (int, float))
+        return "; write it without quotes" if fits else "; it is too large"
     if kind in (str, Path) and value is not None:
         return f'; write "{node.text}" in quotes'
     return ""
@@ -191,7 +197,7 @@ def _path(text: str, where: Origin, path: str, problems: Problems) -> Any:
         return expand(text)
     except KeyError as e:
         name = e.args[0]
-        what = f"environment variable {name!r} is not set; export it, or write ${{{name}:-fallback}}"
+        what = f"environment variable {name!r} is not set or empty; export it, or write ${{{name}:-fallback}}"
         problems.add(where, path, what)
     except ValueError as e:
         problems.add(where, path, str(e))

@@ -109,6 +109,9 @@ class Merger:
             cls = registry.get(kind.node.text)
         except KeyError as e:
             return self._bad(kind.node.where, path, str(e.args[0]))
+        if "type" in fields_of(cls):
+            what = f"{cls.__qualname__} has a field 'type', which chooses between parts; rename the field"
+            return self._bad(kind.node.where, path, what)
         base = defaults_of(cls, path)
         if old is not None:
             before = old.entries["type"].node

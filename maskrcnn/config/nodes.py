@@ -79,6 +79,10 @@ class Bad:
 Node: TypeAlias = "Scalar | Seq | Map | Bad"
 
 
+_SHOWN = 60
+"""Characters of a value that an error message repeats."""
+
+
 def is_null(node: Node) -> bool:
     """Whether the value is YAML's null."""
     return isinstance(node, Scalar) and node.value is None
@@ -93,7 +97,8 @@ def show(node: Node) -> str:
     if isinstance(node, Scalar):
         if node.value is None:
             return "null" if node.text else "nothing (null)"
-        return repr(node.value) if isinstance(node.value, str) else node.text
+        text = repr(node.value) if isinstance(node.value, str) else node.text
+        return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
     return "?"
 
 

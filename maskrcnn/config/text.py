@@ -6,16 +6,17 @@ YAML 1.2's core schema for plain values, where PyYAML has 1.1's: ``1e-4`` is a n
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import yaml
 
-from maskrcnn.config.nodes import Entry, Map, Node, Origin, Plain, Problems, Scalar, Seq, join
+from maskrcnn.config.nodes import Bad, Entry, Map, Node, Origin, Plain, Problems, Scalar, Seq, join
 from maskrcnn.errors import ConfigError
 
 _INT = re.compile(r"[-+]?(0|[1-9](_?[0-9])*)")
-_FLOAT = re.compile(r"[-+]?([0-9](_?[0-9])*(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"(?=.*[.eE])[-+]?([0-9](_?[0-9])*(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Plain] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -23,7 +24,8 @@ _WORDS: dict[str, Plain] = {
     **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-_SAFE = re.compile(r"[A-Za-z0-9_./+-]([A-Za-z0-9_./+=@%-]| (?=[A-Za-z0-9_./]))*")
+_SAFE = re.compile(r"(\.{0,2}/)?[A-Za-z0-9_]([A-Za-z0-9_./+=@%-]| (?=[A-Za-z0-9_./]))*")
+_MAX_DIGITS = 300
 _PLAIN_TAG = "plain"
 _QUOTED_TAG = "quoted"
 _MAX_NODES = 100_000
@@ -39,28 +41,37 @@ class _Loader(yaml.SafeLoader):
         return "collection"
 
 
+_YAML_1_1 = yaml.SafeLoader("")
+
+
 def parse_plain(text: str) -> Plain:
     """The value of an unquoted YAML scalar."""
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > _MAX_DIGITS:
+        return text
     if _INT.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text):
+    if _FLOAT.fullmatch(text) and not math.isinf(float(text)):  # 1e999 is a slip, not infinity
         return float(text)
     return text
 
 
 def format_plain(value: Plain) -> str:
-    """One value as YAML text that :func:`parse_plain` (or a quoted scalar) reads back as the same."""
+    """One value as YAML text that reads back as the same here, and by other people's YAML 1.1 readers."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
+        mantissa, exponent, power = repr(value).replace("inf", ".inf").replace("nan", ".nan").partition("e")
+        return mantissa + (".0" if exponent and "." not in mantissa else "") + exponent + power
     if isinstance(value, int):
         return str(value)
-    if _SAFE.fullmatch(value) and isinstance(parse_plain(value), str) and not value.startswith("--"):
+    is_text = isinstance(parse_plain(value), str) and (
+        _YAML_1_1.resolve(yaml.ScalarNode, value, (True, False)) == _YAML_1_1.DEFAULT_SCALAR_TAG
+    )
+    if is_text and _SAFE.fullmatch(value):
         return value
     return '"' + "".join(_escape(c) for c in value) + '"'
 
@@ -99,8 +110,8 @@ def parse(text: str, name: str, problems: Problems, *, whole: Origin | None = No
         root = _Loader(text).get_single_node()
         return None if root is None else _Converter(at, problems).convert(root, "")
     except yaml.MarkedYAMLError as e:
-        where = at(e.problem_mark or e.context_mark)
-        raise ConfigError(f"{where}: not valid YAML: {_reason(e)}") from None
+        mark, reason = _reason(e)
+        raise ConfigError(f"{at(mark)}: not valid YAML: {reason}") from None
     except yaml.reader.ReaderError as e:
         before = text[: e.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -111,15 +122,35 @@ def parse(text: str, name: str, problems: Problems, *, whole: Origin | None = No
         raise ConfigError(f"{whole or name}: nested too deeply") from None
 
 
-def _reason(e: yaml.MarkedYAMLError) -> str:
-    problem = e.problem or "syntax error"
+def _reason(e: yaml.MarkedYAMLError) -> tuple[Any, str]:
+    """Where to look, and PyYAML's complaint in words for people who do not write parsers."""
+    problem, context = e.problem or "syntax error", e.context or ""
+    mark = e.problem_mark or e.context_mark
+    opened = e.context_mark or mark
     if "'\\t'" in problem:
-        return "a tab; YAML is indented with spaces"
-    if e.context and "expected a single document" in e.context:
-        return "a second document starts here ('---'); one file holds one config"
+        return mark, "a tab; YAML is indented with spaces"
+    if "cannot start any token" in problem:
+        return mark, problem.replace("found character", "character").replace(
+            "any token", "a value; put it in quotes"
+        )
+    if "expected a single document" in context:
+        return mark, "a second document starts here ('---'); one file holds one config"
     if "mapping values are not allowed" in problem:
-        return "a ':' that does not fit here; check the indentation, or put the text in quotes"
-    return f"{e.context}, {problem}" if e.context else problem
+        return mark, "a ':' that does not fit here; check the indentation, or put the text in quotes"
+    if "undefined alias" in problem:
+        return mark, f"{problem}; a text that begins with '*' must be in quotes"
+    if "quoted scalar" in context and "end of stream" in problem:
+        return opened, "the quote that opens here is never closed"
+    if "flow sequence" in context:
+        return opened, "the '[' that opens here is not closed, or a ',' is missing after it"
+    if "flow mapping" in context:
+        return opened, "the '{' that opens here is not closed, or a ',' is missing after it"
+    return mark, f"{context}, {problem}" if context else problem
+
+
+def is_number(text: str) -> bool:
+    """Whether ``text`` is written as a number, even one too large to represent."""
+    return bool(_INT.fullmatch(text) or _FLOAT.fullmatch(text))
 
 
 class _Converter:
@@ -140,6 +171,7 @@ class _Converter:
             raise ConfigError(f"{where}: {path}: an alias (*name) refers to the value that contains it")
         if node.tag not in (_PLAIN_TAG, _QUOTED_TAG, "collection"):
             self._problems.add(where, path, f"tags are not supported here; remove {_show_tag(node.tag)!r}")
+            return Bad(where)
         if isinstance(node, yaml.ScalarNode):
             value = node.value if node.tag != _PLAIN_TAG else parse_plain(node.value)
             return Scalar(value, node.value, where)
