@@ -20,7 +20,7 @@ spec.loader.exec_module(driver)
 torch_dir = driver.find_torch()
 if torch_dir is None:
     sys.exit("echo 'maskrcnn: no torch >= 2.10 in this environment' >&2; exit 1")
-cuda = "1" if driver.torch_cuda(torch_dir) and driver.find_nvcc() else "0"
+cuda = "1" if driver.sources("cuda") and driver.torch_cuda(torch_dir) and driver.find_nvcc() else "0"
 print(f"default_cuda={cuda} default_archs={shlex.quote(driver.DEFAULT_ARCHS)}")
 print(f"echo headers of torch {driver.torch_version(torch_dir)} in {shlex.quote(str(torch_dir))}")
 PY
