@@ -1,0 +1,35 @@
+"""From COCO json and image files to batches: data sets, transforms, loaders, synthetic data."""
+
+from maskrcnn.data.categories import Categories
+from maskrcnn.data.coco import CocoConfig, CocoDataset
+from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
+from maskrcnn.data.registries import (
+    DATASETS,
+    TRANSFORMS,
+    Dataset,
+    DatasetConfig,
+    RawSample,
+    Transform,
+    TransformConfig,
+)
+from maskrcnn.data.report import FaultReport, OnError
+from maskrcnn.data.transforms import apply_transforms
+
+__all__ = [
+    "DATASETS",
+    "TRANSFORMS",
+    "BatchLoader",
+    "Categories",
+    "CocoConfig",
+    "CocoDataset",
+    "Dataset",
+    "DatasetConfig",
+    "FaultReport",
+    "OnError",
+    "RawSample",
+    "Transform",
+    "TransformConfig",
+    "apply_transforms",
+    "eval_loader",
+    "train_loader",
+]

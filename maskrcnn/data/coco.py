@@ -1,0 +1,156 @@
+"""Data sets in COCO's json format."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn.data.annotations import AnnotationIndex, read_annotations
+from maskrcnn.data.categories import Categories
+from maskrcnn.data.images import SixteenBit, read_image
+from maskrcnn.data.registries import DATASETS, RawSample
+from maskrcnn.data.report import FaultReport, OnError
+from maskrcnn.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class CocoDataset:
+    """Images of a folder with the annotations of a COCO json; N images by rising id.
+
+    Args:
+        images: folder that the json's file names are relative to.
+        annotations: the COCO json.
+        training: leave out images without ground truth that trains, where ``filter_empty``.
+        on_error: see :data:`maskrcnn.data.report.OnError`.
+        exif: turn images as their EXIF orientation says.
+        sixteen_bit: what becomes of 16-bit images.
+        masks: read segmentations; False for a data set of boxes alone.
+        filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
+        max_images: keep only so many, those of the smallest ids.
+        categories: the classes that the file must share (those of the training data).
+
+    Raises:
+        DataError: see :func:`maskrcnn.data.annotations.read_annotations`; or no image is left.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path,
+        *,
+        training: bool = False,
+        on_error: OnError = None,
+        exif: bool = True,
+        sixteen_bit: SixteenBit = "scale",
+        masks: bool = True,
+        filter_empty: bool = True,
+        max_images: int | None = None,
+        categories: Categories | None = None,
+    ) -> None:
+        self.images = Path(images)
+        self.annotation_file = Path(annotations)
+        self.on_error = on_error
+        self.exif = exif
+        self.sixteen_bit = sixteen_bit
+        self.report = FaultReport(str(self.annotation_file), on_error)
+        if max_images is not None and max_images < 1:
+            raise DataError(f"max_images is {max_images}; it must be at least 1")
+        if not self.images.is_dir():
+            raise DataError(f"{self.images}: there is no such folder of images")
+        self.index: AnnotationIndex = read_annotations(
+            self.annotation_file, self.report, masks=masks, categories=categories
+        )
+        self.categories = self.index.categories
+        keep = np.arange(len(self.index))[:max_images]
+        if training and filter_empty:
+            keep = keep[self.index.counts()[keep] > 0]
+        if not len(keep):
+            what = "no image with a usable annotation" if len(self.index) else "no images"
+            raise DataError(f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip())
+        self.kept = keep
+        self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
+        self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
+        if len(self.report):
+            logger.warning("%s", self.report.summary())
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __repr__(self) -> str:
+        return (
+            f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
+            f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
+        )
+
+    def load(self, index: int) -> RawSample:
+        """Image ``index`` in [0, N) with its ground truth, original frame.
+
+        Raises:
+            DataError: the file is missing, damaged, or of another size than the json says.
+        """
+        info = self.index.info(int(self.kept[index]))
+        path = self.images / info.file_name
+        try:
+            image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit)
+        except DataError as error:
+            raise DataError(f"image {info.image_id}: {error}") from None
+        if image.shape[:2] != (info.height, info.width):
+            found = f"{image.shape[1]}x{image.shape[0]}"
+            hint = "correct the json, or restore the image"
+            if image.shape[:2] == (info.width, info.height):
+                hint = (
+                    "if the annotations were made on the image as stored, set exif: false"
+                    if self.exif
+                    else "if the annotations were made on the upright image, set exif: true"
+                )
+            raise DataError(
+                f"image {info.image_id}: {path} is {found} pixels,"
+                f" {self.annotation_file.name} says {info.width}x{info.height}; {hint}"
+            )
+        return RawSample(image, info, self.index.targets(int(self.kept[index])))
+
+
+@DATASETS.register("coco")
+@dataclass(frozen=True, kw_only=True)
+class CocoConfig:
+    """A data set in COCO's json format."""
+
+    #: Folder that the file names in the json are relative to.
+    images: Path
+    #: The COCO json: polygons, RLE, crowd regions.
+    annotations: Path
+    #: raise: any faulty annotation or image stops.  skip: both are passed over, counted and named.
+    #: Unset: as ``data.on_error`` says; else annotations are skipped and images raise.
+    on_error: OnError = None
+    #: Turn images as their EXIF orientation says; false where annotations were made on the stored pixels.
+    exif: bool = True
+    #: 16-bit images: scale to 8 bits, or keep the precision (float32 in [0, 255]).
+    sixteen_bit: SixteenBit = "scale"
+    #: Read masks; false for a data set of boxes alone.
+    masks: bool = True
+    #: In training, drop images without an instance that trains.  Never applied in evaluation.
+    filter_empty: bool = True
+    #: Use only so many images, those of the smallest ids (to try things out).
+    max_images: int | None = None
+
+    def build(
+        self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
+    ) -> CocoDataset:
+        """Read the json; see :class:`CocoDataset`."""
+        return CocoDataset(
+            self.images,
+            self.annotations,
+            training=training,
+            on_error=self.on_error or on_error,
+            exif=self.exif,
+            sixteen_bit=self.sixteen_bit,
+            masks=self.masks,
+            filter_empty=self.filter_empty,
+            max_images=self.max_images,
+            categories=categories,
+        )

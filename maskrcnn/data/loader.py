@@ -1,0 +1,205 @@
+"""Batches for training and evaluation, made by worker processes, without any state of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from maskrcnn.data.registries import Dataset, Transform
+from maskrcnn.data.schedule import Draw, TrainSchedule
+from maskrcnn.data.transforms import apply_transforms
+from maskrcnn.errors import DataError, UserError
+from maskrcnn.structures import Batch, Sample, collate
+
+#: How many unreadable images in a row are passed over before training stops.
+MAX_REPLACEMENTS = 100
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker sends for one batch: samples, images passed over, or the error that ended it."""
+
+    batch: Batch
+    passed_over: tuple[tuple[int, str], ...] = ()
+    error: UserError | None = None
+
+    def pin_memory(self) -> _Loaded:
+        return _Loaded(self.batch.pin_memory(), self.passed_over, self.error)
+
+
+class _Images(TorchDataset[_Loaded]):
+    """Loads whole batches in a worker.  Fetched by a list of draws, so that one item is one batch."""
+
+    def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int, replace: bool) -> None:
+        self.dataset, self.transforms, self.seed, self.replace = dataset, tuple(transforms), seed, replace
+
+    def __getitem__(self, draws: Any) -> _Loaded:
+        samples: list[Sample] = []
+        passed_over: list[tuple[int, str]] = []
+        try:
+            for draw in draws:
+                sample = self._sample(draw, passed_over)
+                if sample is not None:
+                    samples.append(sample)
+        except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
+            return _Loaded(collate([]), error=error)
+        return _Loaded(collate(samples), tuple(passed_over))
+
+    def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
+        """One image, transformed; in training the next readable one takes an unreadable one's place."""
+        count = len(self.dataset)
+        for offset in range(min(count, MAX_REPLACEMENTS)):
+            index = (draw.index + offset) % count
+            try:
+                raw = self.dataset.load(index)
+            except DataError as error:
+                if self.dataset.on_error != "skip":
+                    raise
+                passed_over.append((int(self.dataset.image_ids[index]), str(error)))
+                if not self.replace:
+                    return None
+                continue
+            rng = np.random.Generator(np.random.PCG64([self.seed, draw.epoch, draw.position]))
+            return apply_transforms(self.transforms, raw, rng).to_sample()
+        raise DataError(f"{len(passed_over)} images in a row cannot be read; the last: {passed_over[-1][1]}")
+
+
+class _Batches(Sequence[list[Draw]]):
+    """The training batches of one rank from one micro-step to another, drawn when asked for."""
+
+    def __init__(self, schedule: TrainSchedule, rank: int, first: int, last: int) -> None:
+        self.schedule, self.rank, self.first, self.last = schedule, rank, first, last
+
+    def __len__(self) -> int:
+        return max(self.last - self.first, 0)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.schedule.batch(range(self.first, self.last)[i], self.rank)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return (self.schedule.batch(step, self.rank) for step in range(self.first, self.last))
+
+
+class BatchLoader:
+    """Iterates over batches; ``len`` of it is their number (at most, where unreadable images are skipped).
+
+    Every iteration starts anew.  Images that the workers passed over go to ``dataset.report``.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transforms: Sequence[Transform],
+        batches: Sequence[list[Draw]],
+        *,
+        seed: int,
+        replace: bool,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self.dataset = dataset
+        self._batches = batches
+        options: dict[str, Any] = {}
+        if workers and sys.platform.startswith("linux"):
+            # A forked worker shares the data set's arrays; any other start copies them.
+            options["multiprocessing_context"] = "fork"
+        self._loader: DataLoader[Any] = DataLoader(
+            _Images(dataset, transforms, seed, replace),
+            sampler=batches,  # type: ignore[arg-type]  # an item is a batch: its key a list of draws
+            batch_size=None,
+            collate_fn=_as_is,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            **options,
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for loaded in self._loader:
+            for image_id, sentence in loaded.passed_over:
+                self.dataset.report.image(image_id, sentence)
+            if loaded.error is not None:
+                raise loaded.error
+            if len(loaded.batch):
+                yield loaded.batch
+
+
+def train_loader(
+    dataset: Dataset,
+    transforms: Sequence[Transform],
+    *,
+    images_per_rank: int,
+    accumulate: int = 1,
+    start_step: int = 0,
+    total_steps: int,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    group: bool = True,
+) -> BatchLoader:
+    """The training batches of one rank, ``accumulate`` for each optimizer step.
+
+    The batches of step t are a pure function of (seed, t, rank, world size), whatever ``start_step`` and
+    ``workers`` are; see :class:`maskrcnn.data.schedule.TrainSchedule`.
+
+    images_per_rank: images of one micro-step on one rank.
+    start_step, total_steps: optimizer steps [start_step, total_steps) are made.
+    group: keep wide and tall images in batches of their own.
+
+    Raises (while iterating):
+        DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then the next
+            readable image takes its place, which is counted and logged.
+    """
+    schedule = TrainSchedule(
+        np.asarray(dataset.sizes), images_per_rank=images_per_rank, world_size=world_size, seed=seed, group=group
+    )
+    batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
+    return BatchLoader(
+        dataset, transforms, batches, seed=seed, replace=True, workers=workers, pin_memory=pin_memory
+    )
+
+
+def eval_loader(
+    dataset: Dataset,
+    transforms: Sequence[Transform],
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """All images once over all ranks, in the data set's order: rank r takes images r, r + world size, ...
+
+    Raises (while iterating):
+        DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then it is left
+            out, counted and logged.
+    """
+    mine = [Draw(0, i, i) for i in range(rank, len(dataset), world_size)]
+    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    return BatchLoader(
+        dataset, transforms, batches, seed=0, replace=False, workers=workers, pin_memory=pin_memory
+    )
+
+
+def _as_is(item: _Loaded) -> _Loaded:
+    return item
+
+
+def _start_worker(_: int) -> None:
+    """One core a worker: more threads only fight each other."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
