@@ -16,7 +16,8 @@ from maskrcnn.config.nodes import Bad, Entry, Map, Node, Origin, Plain, Problems
 from maskrcnn.errors import ConfigError
 
 _INT = re.compile(r"[-+]?(0|[1-9](_?[0-9])*)")
-_FLOAT = re.compile(r"(?=.*[.eE])[-+]?([0-9](_?[0-9])*(\.([0-9](_?[0-9])*)?)?|\.[0-9](_?[0-9])*)([eE][-+]?[0-9]+)?")
+_DIGITS = r"[0-9](_?[0-9])*"
+_FLOAT = re.compile(rf"(?=.*[.eE])[-+]?({_DIGITS}(\.({_DIGITS})?)?|\.{_DIGITS})([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Plain] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
