@@ -1,0 +1,73 @@
+"""``maskrcnn demo``: a small training on generated data, from nothing to figures and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from maskrcnn.cli.options import add_set_argument
+from maskrcnn.errors import UserError
+
+HELP = "train and evaluate a small model on generated data, in minutes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: configs/demo.yaml")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="run folder; default runs/demo, runs/demo-2 ..."
+    )
+    add_set_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate, say what to look at; the last line is ``RESULT bbox_AP=... segm_AP=...``."""
+    from maskrcnn.engine.interrupt import Interrupted
+    from maskrcnn.recipe import load_recipe
+    from maskrcnn.run import train
+
+    config = args.config or find_demo_config()
+    recipe = load_recipe(config, args.overrides)
+    output = args.output or free_folder(Path("runs") / config.stem)
+    try:
+        result = train(recipe, output, resume_hint=f"maskrcnn train --resume {output}")
+    except Interrupted as stop:
+        print(f"maskrcnn: {stop}", file=sys.stderr)
+        return stop.exit_status
+    folder = result.folder
+    print(
+        f"\nrun folder   {folder.path}\n"
+        f"pictures     {folder.pictures}/*.png: predictions beside the truth\n"
+        f"curves       tensorboard --logdir {folder.path}\n"
+        f"evaluate     maskrcnn eval --checkpoint {folder.path}\n"
+        f"predict      maskrcnn predict --checkpoint {folder.path} IMAGE..."
+    )
+    parts = [f"{kind}_AP={result.metrics.get(f'{kind}/AP', 0.0):.3f}" for kind in ("bbox", "segm")]
+    print("RESULT " + " ".join(parts), flush=True)
+    return 0
+
+
+def find_demo_config() -> Path:
+    """``configs/demo.yaml`` of the checkout, or of the working folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    import maskrcnn
+
+    for root in (Path(maskrcnn.__file__).parent.parent, Path()):
+        path = root / "configs" / "demo.yaml"
+        if path.is_file():
+            return path
+    raise UserError("configs/demo.yaml is not here; run from a checkout, or name a file with --config")
+
+
+def free_folder(path: Path) -> Path:
+    """``path``, or ``path-2``, ``path-3`` ... where it is taken: a demo never refuses to start."""
+    number = 2
+    candidate = path
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate

@@ -1,0 +1,44 @@
+"""``maskrcnn eval``: COCO's figures of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.cli.options import add_set_argument
+
+HELP = "evaluate a checkpoint: COCO's figures for boxes and masks, per class"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="the YAML file; default: the config kept in the checkpoint",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="C",
+        help="a checkpoint file, or a run folder (its best)",
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="also write the detections, a COCO results file"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="also write images with true and predicted masks"
+    )
+    add_set_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the tables."""
+    from maskrcnn.recipe import load_recipe
+    from maskrcnn.run import evaluate
+
+    recipe = None if args.config is None else load_recipe(args.config, args.overrides)
+    evaluate(args.checkpoint, recipe, overrides=args.overrides, results=args.results, pictures=args.pictures)
+    return 0

@@ -1,0 +1,68 @@
+"""``maskrcnn train``: train a recipe, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from maskrcnn.cli.options import add_set_argument
+from maskrcnn.errors import UserError
+
+HELP = "train a model from a config file, with evaluations, checkpoints and logs in a run folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="the YAML file; with --resume RUN that run's own by default",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on from the newest checkpoint of RUN, by default of the config's run folder;"
+        " starts at step 0 where there is none yet",
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, help="run folder; default runs/<config name>")
+    add_set_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; exit status 0, or 130 / 143 after Ctrl-C / SIGTERM once the checkpoint is written."""
+    from maskrcnn.engine.interrupt import Interrupted
+    from maskrcnn.recipe import load_recipe
+    from maskrcnn.run import train
+
+    config, output = _places(args)
+    recipe = load_recipe(config, args.overrides)
+    output = output or recipe.output or Path("runs") / Path(config).stem
+    settings = [part for item in args.overrides for part in ("--set", item)]
+    hint = shlex.join(["maskrcnn", "train", str(config), *settings, "--resume", str(output)])
+    try:
+        train(recipe, output, resume=args.resume is not None, resume_hint=hint)
+    except Interrupted as stop:
+        print(f"maskrcnn: {stop}", file=sys.stderr)
+        return stop.exit_status
+    return 0
+
+
+def _places(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The config file and, where the command line says it, the run folder."""
+    resumed = Path(args.resume) if args.resume else None
+    if resumed is not None and args.output is not None and resumed != args.output:
+        raise UserError("--resume RUN and --output DIR name two run folders; give one of them")
+    if resumed is not None and not resumed.is_dir():
+        raise UserError(f"--resume {resumed}: there is no such run folder")
+    if args.config is not None:
+        return Path(args.config), resumed or args.output
+    if resumed is None:
+        raise UserError("name a config file, or a run to go on with: maskrcnn train --resume RUN")
+    if not (resumed / "config.yaml").is_file():
+        raise UserError(f"--resume {resumed}: no config.yaml in it; name the config file as well")
+    return resumed / "config.yaml", resumed

@@ -1,0 +1,51 @@
+"""Where a run's figures come from: code, versions, machine, command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import maskrcnn
+
+
+def versions() -> dict[str, str]:
+    """Of maskrcnn, torch and Python."""
+    return {
+        "maskrcnn": maskrcnn.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def code_fingerprint() -> str:
+    """Twelve hex digits over the package's Python and C++ sources: equal for equal code."""
+    package = Path(maskrcnn.__file__).parent
+    digest = hashlib.sha256()
+    for folder in (package, package.parent / "csrc"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".cpp", ".h", ".cu"):
+                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def describe_run(device: torch.device, world_size: int) -> dict[str, Any]:
+    """What goes into ``run.json`` beside the recipe's own facts."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "versions": versions(),
+        "code": code_fingerprint(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "world_size": world_size,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+    }

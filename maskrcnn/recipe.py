@@ -1,0 +1,255 @@
+"""The schema of one YAML file: model + data + solver + train + eval.
+
+Every key has its default, unit and source beside it; ``maskrcnn config show FILE`` prints them resolved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from maskrcnn.config import load, loads
+from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
+from maskrcnn.data.transforms import HorizontalFlipConfig, ResizeShortestEdgeConfig
+from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
+from maskrcnn.engine.precision import PrecisionName
+from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
+from maskrcnn.errors import DataError
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+
+
+def _positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained and evaluated on, and how images become samples."""
+
+    #: Training set.
+    train: Annotated[DatasetConfig, DATASETS]
+    #: Evaluation set, of the same categories; null: no evaluation.  Default null.
+    val: Annotated[DatasetConfig, DATASETS] | None = None
+    #: Augmentations of training images, in order.  Default: a short side drawn from 640..800 px (at most
+    #: 1333 px long) and a horizontal flip at 0.5 (Detectron2's INPUT defaults).
+    train_transforms: tuple[Annotated[TransformConfig, TRANSFORMS], ...] = (
+        ResizeShortestEdgeConfig(min_sizes=(640, 672, 704, 736, 768, 800), max_size=1333),
+        HorizontalFlipConfig(p=0.5),
+    )
+    #: The same for evaluation and prediction.  Default: short side 800 px, at most 1333 px long.
+    eval_transforms: tuple[Annotated[TransformConfig, TRANSFORMS], ...] = (
+        ResizeShortestEdgeConfig(min_sizes=(800,), max_size=1333),
+    )
+    #: Faulty files and annotations: raise, or skip and count; null: each data set's own choice, by default
+    #: skip faulty annotations and raise for unreadable files.  Default null.
+    on_error: Literal["raise", "skip"] | None = None
+    #: Processes a rank that load images, >= 0; 0 loads in the training process.  null: as many as cores
+    #: are left over by this machine's ranks, at most 8, and 0 where training itself uses the cores (CPU).
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must be >= 0, got {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverConfig:
+    """How the weights are found."""
+
+    #: Optimizer, with its base learning rate.  Default: SGD.
+    optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=SGDConfig)
+    #: Learning rate over the steps.  Default: steps with warm-up.
+    schedule: Annotated[ScheduleConfig, SCHEDULES] = field(
+        default_factory=lambda: MultiStepConfig(milestones=(60_000, 80_000))
+    )
+    #: Optimizer steps, > 0.  Default 90000 (the "1x" schedule: 12 epochs of COCO at 16 images a step).
+    steps: int = 90_000
+    #: Images an optimizer step, over all ranks and accumulated passes, > 0.  Default 16 (FPN's release).
+    batch_size: int = 16
+    #: Batch size that ``optimizer.lr`` is meant for; at another the rate is scaled in proportion (Goyal et
+    #: al. 2017, section 2.1).  null: as ``batch_size``, so nothing is scaled.  Default null.
+    reference_batch_size: int | None = None
+    #: Forward passes an optimizer step, > 0: the batch is cut into as many parts, so that it needs less
+    #: memory.  Default 1.
+    accumulate: int = 1
+    #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
+    clip_grad_norm: float | None = None
+    #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
+    precision: PrecisionName = "float32"
+    #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
+    compile: bool = False
+    #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
+    #: without it.  Default false.
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            reference_batch_size=self.reference_batch_size,
+            accumulate=self.accumulate,
+            clip_grad_norm=self.clip_grad_norm,
+        )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
+            )
+
+    @property
+    def learning_rate(self) -> float:
+        """The base learning rate at ``batch_size``."""
+        return self.optimizer.lr * self.batch_size / (self.reference_batch_size or self.batch_size)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of optimizer step ``step``, from 0."""
+        return self.learning_rate * self.schedule.factor(step, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What happens between the steps.  The last step always logs, saves and evaluates."""
+
+    #: Steps between progress lines, > 0.  Default 20 (Detectron2).
+    log_every: int = 20
+    #: Steps between checkpoints, > 0; null: at evaluations and at the end only.  Default 5000 (Detectron2).
+    checkpoint_every: int | None = 5000
+    #: Steps between evaluations, > 0; null: at the end only.  Default null (as Detectron2).
+    eval_every: int | None = None
+    #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
+    keep: int = 2
+    #: Also write TensorBoard files.  Default true.
+    tensorboard: bool = True
+    #: Evaluation images drawn with true and predicted masks at each evaluation, >= 0.  Default 4.
+    pictures: int = 4
+
+    def __post_init__(self) -> None:
+        _positive(
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            eval_every=self.eval_every,
+            keep=self.keep,
+        )
+        if self.pictures < 0:
+            raise ValueError(f"pictures must be >= 0, got {self.pictures}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How a model is judged."""
+
+    #: Images a forward pass and rank, > 0.  Default 1 (so that padding never touches a result).
+    batch_size: int = 1
+    #: What is compared: boxes, masks.  Default both; masks are left out where the model has none.
+    iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
+    #: Metric whose highest value marks best.pt; null: segm/AP, or bbox/AP without masks.  Default null.
+    best_metric: str | None = None
+    #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), or as torchvision does.
+    paste: Literal["aligned", "torchvision"] = "aligned"
+    #: What computes the figures; auto: faster-coco-eval where installed, else pycocotools (equal figures).
+    backend: Literal["auto", "pycocotools", "faster"] = "auto"
+    #: As solver.precision, for evaluation.  Default float32.
+    precision: PrecisionName = "float32"
+
+    def __post_init__(self) -> None:
+        _positive(batch_size=self.batch_size)
+        if not self.iou_types:
+            raise ValueError("iou_types must name bbox, segm or both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """A published figure that this recipe should reach."""
+
+    #: Which metric, as ``segm/AP``.
+    metric: str
+    #: Its value, in [0, 1].
+    value: float
+    #: Who reports it, and where.
+    source: str = ""
+    #: How far a run may lie below, in [0, 1].  Default 0.005.
+    tolerance: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a training run."""
+
+    #: Python modules to import first; they register parts of one's own.
+    plugins: tuple[str, ...] = ()
+    #: Decides initial weights, order of images, augmentation and sampling.  Default 0.
+    seed: int = 0
+    #: Run folder; null: runs/<name of the config file>.  Default null.
+    output: Path | None = None
+    #: auto (a GPU where there is one), cpu or cuda.  Default auto.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: Checkpoint or state dict to start from (not to resume: that is --resume); output layers of another
+    #: number of classes start fresh.  Default null.
+    weights: Path | None = None
+    #: The network.
+    model: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
+    #: The data.
+    data: DataConfig
+    #: The optimisation.
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    #: Logs, checkpoints, evaluations.
+    train: TrainConfig = field(default_factory=TrainConfig)
+    #: Evaluation.
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    #: Published figures, shown beside the run's own.
+    expect: tuple[Expectation, ...] = ()
+
+
+#: Keys that do not change what a run computes: two runs that differ in these alone are the same run.
+NEUTRAL_KEYS = (
+    "output",
+    "expect",
+    "data.workers",
+    "train.log_every",
+    "train.keep",
+    "train.tensorboard",
+    "train.pictures",
+)
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are ``key.path=value``.
+
+    Raises:
+        ConfigError: anything is wrong, by file:line:column.
+    """
+    return load(Recipe, path, overrides)
+
+
+def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from the text that a checkpoint or a run folder keeps; see :func:`load_recipe`."""
+    return loads(Recipe, text, name, overrides)
+
+
+def check_same_categories(train: Categories, other: Categories, where: str) -> None:
+    """Evaluation can only judge a model on the categories it was trained for.
+
+    Raises:
+        DataError: ids or names differ; names the differences.
+    """
+    mine = dict(zip(train.ids, train.names, strict=True))
+    theirs = dict(zip(other.ids, other.names, strict=True))
+    if mine == theirs and train.ids == other.ids:
+        return
+    parts = []
+    for title, a, b in (("missing there", mine, theirs), ("only there", theirs, mine)):
+        found = [f"{i} ({name})" for i, name in a.items() if i not in b]
+        if found:
+            parts.append(f"{title}: {', '.join(found[:5])}" + (", ..." if len(found) > 5 else ""))
+    renamed = [
+        f"{i} is {mine[i]!r}, there {theirs[i]!r}" for i in mine if i in theirs and mine[i] != theirs[i]
+    ]
+    parts += renamed[:5]
+    raise DataError(
+        f"{where}: its categories differ from the training set's ({'; '.join(parts) or 'another order'});"
+        " both files need the same 'categories', ids and names"
+    )

@@ -1,0 +1,236 @@
+"""Evaluate a model: predictions sharded over the ranks, figures and pictures on rank 0."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from torch import nn
+
+from maskrcnn.data import Categories, Dataset, eval_loader
+from maskrcnn.engine import checkpoint as checkpoints
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks, connect
+from maskrcnn.engine.events import format_seconds
+from maskrcnn.engine.memory import keep_freed_memory
+from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.evaluation import (
+    EvalResult,
+    IouType,
+    Progress,
+    Result,
+    evaluate_coco,
+    merge_results,
+    predict_dataset,
+    save_results,
+)
+from maskrcnn.evaluation.labels import Image
+from maskrcnn.evaluation.panels import side_by_side
+from maskrcnn.evaluation.visualize import draw_detections, draw_instances
+from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.run.setup import (
+    build_data,
+    build_transforms,
+    checkpoint_categories,
+    load_model,
+    new_console,
+    worker_count,
+)
+from maskrcnn.structures import Batch
+
+#: Seconds between two progress lines of an evaluation.
+_PROGRESS_SECONDS = 15.0
+#: Detections below this score are not drawn.
+_DRAWN_SCORE = 0.5
+
+
+class BrokenOff(Exception):  # noqa: N818 - it is no error
+    """The evaluation was told to stop half-way."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures, and the COCO records they come from."""
+
+    result: EvalResult
+    records: list[Result]
+
+
+def run_evaluation(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    ranks: Ranks,
+    console: Console,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Predict every image once over all ranks and compute the figures.
+
+    Args:
+        stopping: asked before each batch.
+
+    Returns:
+        the evaluation on rank 0, None on the others.
+
+    Raises:
+        BrokenOff: ``stopping`` said so.
+    """
+    loader = eval_loader(
+        dataset,
+        build_transforms(recipe, training=False),
+        batch_size=recipe.eval.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+    )
+    last_line = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= _PROGRESS_SECONDS:
+            last_line = time.monotonic()
+            eta = "" if progress.eta is None else f"  eta {format_seconds(progress.eta)}"
+            console.line(f"evaluating {progress.done}/{progress.total}  {progress.rate:.2f} img/s{eta}")
+
+    records = predict_dataset(
+        model,
+        _until(loader, stopping),
+        ranks.device,
+        dataset.categories,
+        precision=recipe.eval.precision,
+        paste=recipe.eval.paste,
+        progress=tell,
+        total=-(-len(dataset) // ranks.size),
+    )
+    gathered = ranks.gather(records)
+    if not ranks.is_main:
+        return None
+    merged = merge_results(gathered)
+    result = evaluate_coco(
+        dataset.annotation_file,
+        merged,
+        iou_types=iou_types(recipe),
+        max_detections=recipe.model.roi.max_detections,
+        image_ids=[int(i) for i in dataset.image_ids],
+        backend=recipe.eval.backend,
+    )
+    return Evaluation(result, merged)
+
+
+def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
+    """What is compared: ``eval.iou_types``, without masks where the model has none.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    kinds = tuple(k for k in recipe.eval.iou_types if k == "bbox" or recipe.model.mask_head is not None)
+    if not kinds:
+        raise UserError("eval.iou_types asks for segm alone, but the model has no mask head; use [bbox]")
+    return kinds
+
+
+def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Batch]:
+    for batch in loader:
+        if stopping():
+            raise BrokenOff
+        yield batch
+
+
+def draw_pictures(
+    dataset: Dataset, records: Sequence[Result], limit: int, categories: Categories
+) -> Iterator[tuple[str, Image]]:
+    """The first ``limit`` images with true and predicted masks side by side, by file name."""
+    for index in range(min(limit, len(dataset))):
+        sample = dataset.load(index)
+        found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
+        boxes = None
+        masks = [r["segmentation"] for r in found] if all("segmentation" in r for r in found) else None
+        if masks is None:
+            boxes = torch.tensor([r["bbox"] for r in found])
+            boxes[:, 2:] += boxes[:, :2]
+        predicted = draw_instances(
+            sample.image,
+            boxes,
+            masks,
+            [categories.index_of(r["category_id"]) for r in found],
+            categories.names,
+            [r["score"] for r in found],
+        )
+        truth = draw_detections(sample.image, sample.targets, categories.names)
+        yield Path(sample.info.file_name).stem, side_by_side(predicted, truth)
+
+
+def write_picture(path: Path, image: Image) -> None:
+    """Write uint8 [H, W, 3] RGB as a PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{path}: the picture cannot be written")
+
+
+def write_figures(path: Path, result: EvalResult, step: int) -> None:
+    """Write an evaluation's figures as JSON."""
+    path.write_text(json.dumps({"step": step, **result.as_json()}, indent=1) + "\n", encoding="utf-8")
+
+
+def evaluate(
+    checkpoint: Path,
+    recipe: Recipe | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    results: Path | None = None,
+    pictures: Path | None = None,
+    console: Console | None = None,
+) -> Evaluation | None:
+    """Evaluate a checkpoint and print the tables.
+
+    Args:
+        checkpoint: a checkpoint file, or a run's folder (its best).
+        recipe: how; None: as the checkpoint says.
+        overrides: ``key.path=value`` on the checkpoint's recipe, where ``recipe`` is None.
+        results: also write the detections there, as a COCO results file.
+        pictures: also write ``train.pictures`` images with true and predicted masks into this folder.
+
+    Returns:
+        the evaluation on rank 0, None on the others.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable or belongs to another model.
+        DataError: the data are wrong, or of other categories than the checkpoint's.
+    """
+    keep_freed_memory()
+    path = checkpoints.find_checkpoint(checkpoint)
+    state = checkpoints.load(path)
+    if recipe is None:
+        if not state.config:
+            raise CheckpointError(f"{path}: holds no recipe; name the config file")
+        recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+    with connect(recipe.device) as ranks:
+        console = console or new_console(ranks)
+        with closing(console):
+            data = build_data(recipe, ranks, training=False)
+            assert data.val is not None
+            known = checkpoint_categories(state)
+            check_same_categories(known, data.val.categories, f"data.val ({data.val.annotation_file})")
+            model = load_model(recipe, state, path, ranks.device)
+            console.line(f"{path}: step {state.step}, {len(data.val)} images of {data.val.annotation_file}")
+            found = run_evaluation(model, data.val, recipe, ranks, console)
+            if found is not None:
+                console.line(found.result.table())
+                if results is not None:
+                    save_results(results, found.records)
+                    console.line(f"results written to {results}")
+                if pictures is not None:
+                    limit = recipe.train.pictures
+                    for name, image in draw_pictures(data.val, found.records, limit, known):
+                        write_picture(pictures / f"{name}.png", image)
+            return found

@@ -1,0 +1,150 @@
+"""A trained model as a function from an image to instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from maskrcnn.data import Categories, RawSample
+from maskrcnn.data.images import read_image
+from maskrcnn.engine.checkpoint import find_checkpoint, load
+from maskrcnn.engine.distributed import choose_device
+from maskrcnn.engine.precision import Precision, PrecisionName
+from maskrcnn.errors import CheckpointError, DataError
+from maskrcnn.evaluation import Result, coco_results
+from maskrcnn.evaluation.labels import Image
+from maskrcnn.evaluation.rle import decode
+from maskrcnn.evaluation.visualize import draw_instances
+from maskrcnn.recipe import Recipe, parse_recipe
+from maskrcnn.run.setup import build_transforms, checkpoint_categories, load_model
+from maskrcnn.structures import ImageInfo, InstanceMasks, Targets
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The instances found in one image, by falling score.
+
+    image: uint8 [H, W, 3] RGB, original frame.
+    boxes: float64 [D, 4] xyxy, original frame, pixels.
+    scores: float64 [D] in [0, 1].
+    labels: int64 [D], contiguous class indices; ``names[label]`` is the class.
+    records: D COCO records with category ids and RLE masks.
+    names: of all classes.
+    """
+
+    image: Image
+    boxes: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    records: list[Result]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def masks(self) -> npt.NDArray[np.bool_] | None:
+        """bool [D, H, W], made when asked for; None where the model has no masks."""
+        if any("segmentation" not in r for r in self.records):
+            return None
+        out = np.zeros((len(self), *self.image.shape[:2]), dtype=np.bool_)
+        for i, record in enumerate(self.records):
+            out[i] = decode(record["segmentation"])
+        return out
+
+    def draw(self) -> Image:
+        """The image with its instances drawn over it, uint8 RGB, enlarged where it is small."""
+        with_masks = all("segmentation" in r for r in self.records)
+        rles = [r["segmentation"] for r in self.records] if with_masks else None
+        boxes = None if with_masks else self.boxes
+        return draw_instances(self.image, boxes, rles, self.labels.tolist(), self.names, self.scores.tolist())
+
+
+class Predictor:
+    """``Predictor("runs/x")(image)``: the model of a checkpoint, ready to use."""
+
+    def __init__(
+        self,
+        checkpoint: Path | str,
+        *,
+        device: str = "auto",
+        score: float = 0.5,
+        precision: PrecisionName = "float32",
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            checkpoint: a file, or a run's folder (its best).
+            device: auto, cpu or cuda.
+            score: instances below it are left out, in [0, 1].
+            precision: as ``solver.precision``.
+            overrides: ``key.path=value`` on the checkpoint's recipe, as ``model.roi.max_detections=200``.
+
+        Raises:
+            CheckpointError: it cannot be read, or holds no recipe.
+        """
+        path = find_checkpoint(Path(checkpoint))
+        state = load(path)
+        if not state.config:
+            raise CheckpointError(f"{path}: holds no recipe, so the model cannot be built")
+        self.recipe: Recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+        self.categories: Categories = checkpoint_categories(state)
+        self.device = choose_device(device)
+        self.score = score
+        self.model = load_model(self.recipe, state, path, self.device).eval()
+        self._transforms = build_transforms(self.recipe, training=False)
+        self._precision = Precision(precision, self.device)
+
+    def __call__(self, image: npt.NDArray[Any] | Path | str) -> Prediction:
+        """Find the instances in an image file, or in uint8 [H, W, 3] RGB (or [H, W] gray).
+
+        Raises:
+            DataError: the file cannot be read, or the array has another shape or type.
+        """
+        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else _as_rgb(image)
+        height, width = pixels.shape[:2]
+        info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
+        sample = RawSample(pixels, info, _no_targets(height, width))
+        rng = np.random.default_rng(0)
+        for transform in self._transforms:
+            sample = transform(sample, rng)
+        tensor = sample.to_sample().image.to(self.device)
+        with torch.inference_mode(), self._precision.autocast():
+            found = self.model.predict([tensor])[0]
+        found = found.to("cpu")
+        found = found.select(found.scores >= self.score)
+        size = (tensor.shape[-2], tensor.shape[-1])
+        records = coco_results(info, found, size, self.categories, self.recipe.eval.paste)
+        boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return Prediction(
+            image=np.clip(np.rint(pixels), 0, 255).astype(np.uint8),
+            boxes=boxes,
+            scores=found.scores.double().numpy(),
+            labels=found.labels.numpy(),
+            records=records,
+            names=self.categories.names,
+        )
+
+
+def _as_rgb(image: npt.NDArray[Any]) -> Image:
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise DataError(f"an image is uint8 [H, W, 3] RGB or [H, W] gray, got {image.dtype} {image.shape}")
+    return np.ascontiguousarray(image)
+
+
+def _no_targets(height: int, width: int) -> Targets:
+    return Targets(
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        InstanceMasks.from_coco([], height, width),
+        torch.zeros(0, dtype=torch.int64),
+    )

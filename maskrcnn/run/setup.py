@@ -1,0 +1,149 @@
+"""From a recipe to the objects that training and evaluation work on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from maskrcnn.data import Categories, Dataset, Transform
+from maskrcnn.engine.checkpoint import Checkpoint
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.restore import restore_model
+from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.recipe import Recipe, check_same_categories
+
+T = TypeVar("T")
+
+#: More loading processes than this help nobody; the image decoder itself is fast.
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a recipe, built; ``train`` is None where only evaluation was asked for."""
+
+    train: Dataset | None
+    val: Dataset | None
+    categories: Categories
+
+
+def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
+    """Read the data sets; one process a machine goes first, since a synthetic one writes its files.
+
+    Args:
+        training: also build the training set.  For evaluation its classes come from ``val`` alone.
+
+    Raises:
+        DataError: a file is wrong, or ``val`` has other categories than ``train``.
+        UserError: evaluation without ``data.val``.
+    """
+    if not training and recipe.data.val is None:
+        raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
+
+    def read() -> Data:
+        on_error = recipe.data.on_error
+        train = recipe.data.train.build(True, on_error=on_error) if training else None
+        val = None if recipe.data.val is None else recipe.data.val.build(False, on_error=on_error)
+        if train is not None and val is not None:
+            check_same_categories(train.categories, val.categories, f"data.val ({val.annotation_file})")
+        known = train or val
+        assert known is not None
+        return Data(train, val, known.categories)
+
+    return one_first(ranks, read)
+
+
+def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
+    """``work`` on the first process of each machine, then on the others.
+
+    Raises:
+        UserError: what ``work`` raised, on every rank, so that none waits for ever.
+    """
+    value: T | None = None
+    problem: str | None = None
+    if ranks.local_rank == 0:
+        try:
+            value = work()
+        except UserError as error:
+            if ranks.size == 1:
+                raise
+            problem = str(error)
+    problems = ranks.share([p for p in ranks.gather(problem) if p])
+    if problems:
+        raise DataError(problems[0])
+    if ranks.local_rank != 0:
+        value = work()
+    assert value is not None
+    return value
+
+
+def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
+    """The recipe's transforms, built."""
+    configs = recipe.data.train_transforms if training else recipe.data.eval_transforms
+    return [config.build() for config in configs]
+
+
+def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
+    """The recipe's model on ``device``, in its memory format, compiled where asked."""
+    model = recipe.model.build(num_classes).to(device)
+    if recipe.solver.compile:
+        model.backbone.compile()
+        if model.neck is not None:
+            model.neck.compile()
+    return model
+
+
+def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
+    """The recipe's model with a checkpoint's weights.
+
+    Raises:
+        CheckpointError: they do not fit, or the checkpoint does not know its classes.
+    """
+    if not checkpoint.category_ids:
+        raise CheckpointError(f"{source}: does not say which classes it was trained for")
+    model = place_model(recipe, len(checkpoint.category_ids), device)
+    restore_model(model, checkpoint.model, source)
+    return model
+
+
+def checkpoint_categories(checkpoint: Checkpoint) -> Categories:
+    """The classes a checkpoint was trained for."""
+    return Categories(checkpoint.category_ids, checkpoint.category_names)
+
+
+def worker_count(recipe: Recipe, ranks: Ranks) -> int:
+    """``data.workers``, or a choice by the machine: see :class:`maskrcnn.recipe.DataConfig`."""
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    if ranks.device.type == "cpu":
+        return 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // here - 1))
+
+
+def images_per_pass(recipe: Recipe, ranks: Ranks) -> int:
+    """Images a rank sees in one forward pass.
+
+    Raises:
+        UserError: the batch cannot be dealt out evenly.
+    """
+    solver = recipe.solver
+    parts = ranks.size * solver.accumulate
+    if solver.batch_size % parts:
+        raise UserError(
+            f"solver.batch_size {solver.batch_size} cannot be dealt evenly to {ranks.size} processes x"
+            f" {solver.accumulate} passes (solver.accumulate); make it a multiple of {parts}"
+        )
+    return solver.batch_size // parts
+
+
+def new_console(ranks: Ranks) -> Console:
+    """A console that prints on rank 0 and names the rank in the warnings of others."""
+    return Console(quiet=not ranks.is_main, prefix="" if ranks.is_main else f"rank {ranks.rank}: ")

@@ -1,0 +1,264 @@
+"""Train a recipe in a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maskrcnn.config import dump
+from maskrcnn.data import train_loader
+from maskrcnn.engine.checkpoint import Checkpoint, load_weights
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks, connect
+from maskrcnn.engine.events import Events, format_seconds
+from maskrcnn.engine.memory import keep_freed_memory
+from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.engine.precision import Precision
+from maskrcnn.engine.provenance import describe_run, versions
+from maskrcnn.engine.restore import initialize_model, restore_model
+from maskrcnn.engine.seed import seed_everything
+from maskrcnn.engine.trainer import Trainer
+from maskrcnn.errors import UserError
+from maskrcnn.evaluation import save_results
+from maskrcnn.recipe import Recipe, check_same_categories
+from maskrcnn.run import setup
+from maskrcnn.run.evaluate import BrokenOff, draw_pictures, run_evaluation, write_figures, write_picture
+from maskrcnn.run.folder import RunFolder, changed_keys
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    folder: everything it wrote.
+    step: finished steps.
+    metrics: of its last evaluation, name -> value; empty without evaluation (and on ranks other than 0).
+    best: name and value of the best metric, and its step.
+    seconds: wall time of this call.
+    """
+
+    folder: RunFolder
+    step: int
+    metrics: dict[str, float]
+    best: dict[str, float]
+    seconds: float
+
+
+def train(
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    resume_hint: str = "train again with --resume",
+    console: Console | None = None,
+) -> TrainResult:
+    """Train to the recipe's last step, with evaluations and checkpoints.
+
+    Args:
+        recipe: all that decides the run.
+        output: run folder; must be new or empty unless ``resume``.
+        resume: go on from the folder's newest readable checkpoint; from the start where there is none.
+        resume_hint: how to go on, for messages.
+        console: where lines go; by default a new one.
+
+    Raises:
+        UserError: and its kinds, see :class:`maskrcnn.engine.trainer.Trainer`, ``run.setup``.
+        Interrupted: Ctrl-C or SIGTERM, once the checkpoint is written.
+    """
+    began = time.monotonic()
+    kept = keep_freed_memory()
+    with connect(recipe.device) as ranks:
+        console = console or setup.new_console(ranks)
+        with closing(console):
+            folder = RunFolder(output)
+            if not resume:
+                setup.one_first(ranks, folder.refuse_if_used)
+            run = _Run(recipe, folder, ranks, console, resume_hint)
+            run.begin(resume)
+            console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
+            metrics = run.fit()
+            seconds = time.monotonic() - began
+            state = run.trainer.state
+            console.line(f"finished {state.step} steps in {format_seconds(seconds)}: {output}")
+            return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
+
+
+class _Run:
+    """The objects of one training run on one rank."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, resume_hint: str
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.ranks = ranks
+        self.console = console
+        self.metrics: dict[str, float] = {}
+        self._resume_hint = resume_hint
+        self._per_pass = setup.images_per_pass(recipe, ranks)
+        seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
+        self.data = setup.build_data(recipe, ranks, training=True)
+        self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
+        self.events: Events | None = None
+        self.trainer: Trainer
+
+    def begin(self, resume: bool) -> None:
+        """Take up the newest checkpoint or start afresh, and open the run's files."""
+        recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
+        found = folder.checkpoints(recipe.train.keep).latest() if resume else None
+        start = None if found is None else found[0]
+        if found is not None:
+            self._check_resumed(*found)
+        elif recipe.weights is not None:
+            fresh = initialize_model(self.model, load_weights(recipe.weights), recipe.weights)
+            console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
+        ranks.barrier()
+        if ranks.is_main:
+            facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
+            folder.begin(recipe, facts)
+            console.open(folder.log)
+            self.events = Events(
+                folder.path,
+                console,
+                start_step=start.step if start else 0,
+                tensorboard=recipe.train.tensorboard,
+            )
+        self._describe(start, resume)
+        self.trainer = self._trainer()
+        if start is not None:
+            self.trainer.resume(start)
+
+    def _check_resumed(self, checkpoint: Checkpoint, path: Path, complaints: list[str]) -> None:
+        for complaint in complaints:
+            self.console.warn(f"{complaint}; going on from {path} instead")
+        known = setup.checkpoint_categories(checkpoint)
+        check_same_categories(known, self.data.categories, "data.train")
+        if checkpoint.step > self.recipe.solver.steps:
+            raise UserError(
+                f"{path}: already at step {checkpoint.step}, past solver.steps {self.recipe.solver.steps}"
+            )
+        changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
+        if changed:
+            self.console.warn(
+                f"resuming with other values than the run began with ({'; '.join(changed[:5])}"
+                f"{'; ...' if len(changed) > 5 else ''}); the result is not that of one run"
+            )
+        restore_model(self.model, checkpoint.model, path)
+
+    def _describe(self, start: Checkpoint | None, resume: bool) -> None:
+        recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
+        line = self.console.line
+        assert self.data.train is not None
+        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
+        line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
+        line(f"training images {len(self.data.train)}, classes {len(self.data.categories)}, evaluation {val}")
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        line(
+            f"{sum(p.numel() for p in parameters) / 1e6:.2f} M trainable parameters, {solver.precision},"
+            f" {torch.get_num_threads()} threads"
+        )
+        reference = solver.reference_batch_size or solver.batch_size
+        line(
+            f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
+            f" / {reference} images (batch_size / reference_batch_size)"
+        )
+        if start is not None:
+            line(f"going on after step {start.step} of {solver.steps}")
+        elif resume:
+            line("no checkpoint in the run folder yet: starting at step 0")
+
+    def _trainer(self) -> Trainer:
+        recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
+        return Trainer(
+            self.model,
+            solver.optimizer.build(self.model, solver.learning_rate),
+            solver.rate_at,
+            ranks=self.ranks,
+            console=self.console,
+            seed=recipe.seed,
+            total_steps=solver.steps,
+            precision=Precision(solver.precision, self.ranks.device),
+            accumulate=solver.accumulate,
+            clip_grad_norm=solver.clip_grad_norm,
+            log_every=train.log_every,
+            checkpoint_every=train.checkpoint_every,
+            eval_every=train.eval_every,
+            evaluate=None if self.data.val is None else self._evaluate,
+            best_metric=recipe.eval.best_metric,
+            checkpoints=self.folder.checkpoints(train.keep),
+            template=Checkpoint(
+                model={},
+                config=dump(recipe),
+                category_ids=self.data.categories.ids,
+                category_names=self.data.categories.names,
+                versions=versions(),
+            ),
+            events=self.events,
+            resume_hint=self._resume_hint,
+        )
+
+    def fit(self) -> Mapping[str, float]:
+        """Train; the last evaluation's metrics, which a run that was finished before has on file."""
+        recipe, ranks = self.recipe, self.ranks
+        assert self.data.train is not None
+        batches = train_loader(
+            self.data.train,
+            setup.build_transforms(recipe, training=True),
+            images_per_rank=self._per_pass,
+            accumulate=recipe.solver.accumulate,
+            start_step=self.trainer.state.step,
+            total_steps=recipe.solver.steps,
+            seed=recipe.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            workers=setup.worker_count(recipe, ranks),
+            pin_memory=ranks.device.type == "cuda",
+        )
+        try:
+            self.trainer.fit(batches)
+        finally:
+            if self.events is not None:
+                self.events.close()
+        ranks.barrier()
+        return self.metrics or self._metrics_on_file()
+
+    def _metrics_on_file(self) -> dict[str, float]:
+        records = [r for r in read_metrics(self.folder.path / "metrics.jsonl") if r.get("kind") == "eval"]
+        last = records[-1] if records else {}
+        return {k: v for k, v in last.items() if "/" in k}
+
+    def _evaluate(self, step: int, stopping: Callable[[], bool]) -> Mapping[str, float]:
+        assert self.data.val is not None
+        self.console.line(f"evaluating after step {step} on {len(self.data.val)} images")
+        try:
+            found = run_evaluation(self.model, self.data.val, self.recipe, self.ranks, self.console, stopping)
+        except BrokenOff:
+            return {}
+        if found is None:
+            return {}
+        self.console.line(found.result.table())
+        save_results(self.folder.results, found.records)
+        write_figures(self.folder.figures, found.result, step)
+        limit = self.recipe.train.pictures
+        for name, image in draw_pictures(self.data.val, found.records, limit, self.data.categories):
+            write_picture(self.folder.pictures / f"{name}.png", image)
+            if self.events is not None:
+                self.events.picture(step, f"eval/{name}", image)
+        self._compare(found.result.scalars())
+        self.metrics = found.result.scalars()
+        return self.metrics
+
+    def _compare(self, metrics: Mapping[str, float]) -> None:
+        """Published figures beside the run's own."""
+        for item in self.recipe.expect:
+            if item.metric in metrics:
+                own = metrics[item.metric]
+                word = "reached" if own >= item.value - item.tolerance else "below"
+                self.console.line(
+                    f"expected {item.metric} {item.value:.3f} ({item.source}): {word}, {own:.3f}"
+                )

@@ -1,0 +1,11 @@
+"""Train from a checkout: the same as ``maskrcnn train`` (see ``--help``)."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from maskrcnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
