@@ -132,7 +132,7 @@ def _stale(kind: _build.Kind, library: Path) -> str | None:
         return ""
     stamp = _build.read_stamp(library)
     if stamp is None or stamp.source_key != _build.source_key(kind):
-        return f"{library} is older than the sources"
+        return f"{library} was built from other sources or flags"
     if kind == "cuda" and stamp.archs != _build.DEFAULT_ARCHS:
         missing = [cap for cap in _build.gpu_capabilities() if not _build.covers(stamp.archs, cap)]
         if missing:
