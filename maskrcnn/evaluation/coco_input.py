@@ -190,9 +190,7 @@ def _categories(content: Mapping[str, Any], records: Sequence[Record], name: str
     if not listed:
         ids = sorted({_integer(r.get("category_id"), f"{name}: an annotation's category") for r in records})
         return {i: str(i) for i in ids}
-    named = {
-        _integer(c.get("id"), f"{name}: category {n} of the list"): c for n, c in enumerate(listed)
-    }
+    named = {_integer(c.get("id"), f"{name}: category {n} of the list"): c for n, c in enumerate(listed)}
     return {i: str(named[i].get("name", i)) for i in sorted(named)}
 
 

@@ -1,4 +1,4 @@
-"""Why AP is exactly 0: the likely reason in one sentence, from the data alone.
+"""Why AP is 0: the likely reason in one sentence, from the data alone.
 
 AP of 0 beside a falling loss is one of the most repeated questions about detection frameworks; nearly
 always ids, units or frames disagree, and the results themselves show which.
@@ -20,6 +20,8 @@ Record = Mapping[str, Any]
 Boxes = npt.NDArray[np.float64]
 #: Ids listed in a message before it says "and n more".
 NAMED = 8
+#: AP without classes above which places count as found (chance gives a few thousandths).
+BLIND = 0.02
 
 
 def why_zero(
@@ -38,7 +40,7 @@ def why_zero(
         blind_ap: AP in [0, 1] when categories are not compared.
     """
     reason = _reason(annotations, detections, iou_type, truth, blind_ap)
-    return [f"{iou_type} AP is exactly 0 although there are {len(detections)} detections: {reason}"]
+    return [f"{iou_type} AP is 0 although there are {len(detections)} detections: {reason}"]
 
 
 def _reason(
@@ -55,7 +57,7 @@ def _reason(
             f"they use category ids {_some(found)}, {truth.source} lists {_some(truth.categories)};"
             " class indices must be mapped back to the file's category ids"
         )
-    if blind_ap > 0:
+    if blind_ap > BLIND:
         return (
             f"with classes ignored AP is {blind_ap:.3f}, so places are found but classes are not"
             f" (detections use category ids {_some(found)}, the annotations {_some(used)}); check the"
@@ -89,7 +91,7 @@ def _misplaced(
     sizes = np.array([[i.get("width") or np.inf, i.get("height") or np.inf] for i in images])
     if float(boxes.max(initial=0)) <= 1.0:
         return "all boxes lie within 1 pixel of the origin; are they normalised to [0, 1]?"
-    if bool(np.all((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1).all()):
+    if bool(np.any((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1).all()):
         return "all boxes lie outside their images; are they in the original frame?"
     guesses: dict[str, Callable[[Boxes], Boxes]] = {
         "are they [x1, y1, x2, y2] where [x, y, width, height] belongs?": lambda b: np.concatenate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from maskrcnn.evaluation.palette import Colour, ink
 Image = npt.NDArray[np.uint8]
 Rect = tuple[int, int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-#: Share of the picture that labels may cover before those larger than their own box are left out.
+#: More labels than MANY that would cover more than this share of the picture are a crowd.
 CROWDED = 0.08
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Label:
 
 def font_scale(height: int, width: int) -> float:
     """Size of the letters that suits a picture of this size: 0.45 up to 700 px, growing slowly above."""
-    return 0.45 * max(1.0, float(max(height, width) / 700) ** 0.6)
+    return 0.45 * max(1.0, math.pow(max(height, width) / 700, 0.6))
 
 
 def weight(scale: float) -> int:
@@ -57,17 +59,17 @@ def place_labels(labels: Sequence[Label], height: int, width: int, scale: float)
     """Where each label goes, the first ones first.
 
     Tried in turn: above the box, inside its top, below it, inside its bottom; each pushed into the picture.
-    A label that would cover another everywhere gets None; where all together would cover more than
-    ``CROWDED`` of the picture, so does one larger than its own box: the objects are what one looks at.
+    A label that would cover another everywhere gets None; in a crowd (see ``CROWDED``) so does one
+    larger than half its box: the objects are what one looks at.
     """
     areas = [w * h for w, h, _ in (text_box(label.text, scale) for label in labels)]
-    crowded = sum(areas) > CROWDED * height * width
+    crowded = len(labels) > MANY and sum(areas) > CROWDED * height * width
     taken: list[Rect] = []
     out: list[Rect | None] = []
     for label, area in zip(labels, areas, strict=True):
         w, h, _ = text_box(label.text, scale)
         x1, y1, x2, y2 = label.box
-        if crowded and area > (x2 - x1) * (y2 - y1):
+        if crowded and 2 * area > (x2 - x1) * (y2 - y1):
             out.append(None)
             continue
         chosen: Rect | None = None

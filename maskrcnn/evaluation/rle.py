@@ -42,11 +42,13 @@ def odd_positions(positions: IntArray) -> IntArray:
 def encode_changes(changes: Sequence[IntArray], height: int, width: int) -> list[RLE]:
     """RLEs of D masks from the flat column-major positions [P] at which each toggles, ascending.
 
-    A position of ``height * width`` (the end) may be listed or left out.
+    A position of ``height * width`` (the end) may be listed or left out; runs of nothing are not written.
     """
     total = height * width
     raw = []
     for places in changes:
+        if len(places) and places[-1] == total:
+            places = places[:-1]
         counts = np.diff(places, prepend=0, append=total)
         raw.append({"size": [height, width], "counts": counts})
     if not raw:

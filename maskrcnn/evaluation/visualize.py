@@ -82,7 +82,7 @@ def draw_instances(
             _draw_mask(canvas, window, x, y, factor, colours[i], alpha, thickness)
         if outlined:
             x1, y1, x2, y2 = frames[i]
-            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness, cv2.LINE_AA)
+            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness)
     if show_labels:
         order = range(len(frames))
         first = sorted(order, key=lambda i: -area[i] if confidence is None else -confidence[i])
