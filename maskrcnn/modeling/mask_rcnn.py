@@ -81,12 +81,13 @@ class MaskRCNN(nn.Module):
         Args:
             images: [3, h, w] uint8 or float in 0..255, RGB, each of its own size.
             targets: ground truth of every image, network frame, on the images' device; may be empty.
-            generator: CPU generator for the sampling of anchors and RoIs; None = torch's global one.
+            generator: a CPU generator for the sampling of anchors and RoIs; None = torch's global one.
 
         Returns:
             loss_rpn_cls, loss_rpn_box, loss_box_cls, loss_box_reg and, with a mask head, loss_mask.
         """
-        return self.losses_of_batch(self.preprocess(images), targets, generator)
+        batch: ImageBatch = self.preprocess(images)
+        return self.losses_of_batch(batch, targets, generator)
 
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detections of every image (as in :meth:`losses`), network frame, in evaluation mode."""
@@ -97,25 +98,30 @@ class MaskRCNN(nn.Module):
     ) -> dict[str, Tensor]:
         """:meth:`losses` of an image batch that is already normalised and padded."""
         features = self.features(batch.tensor)
+        losses: dict[str, Tensor]
         proposals, losses = self.rpn(batch, features, targets, generator)
         return losses | self.roi.losses(features, proposals, targets, generator)
 
     @torch.no_grad()
     def predict_batch(self, batch: ImageBatch) -> list[Detections]:
         """:meth:`predict` of an image batch that is already normalised and padded."""
-        was_training = self.training
-        self.eval()
-        try:
-            features = self.features(batch.tensor)
-            proposals, _ = self.rpn(batch, features)
-            return self.roi.predict(features, proposals, batch.sizes)
-        finally:
-            self.train(was_training)
+        if self.training:
+            self.eval()
+            try:
+                return self.predict_batch(batch)
+            finally:
+                self.train()
+        features = self.features(batch.tensor)
+        proposals, _ = self.rpn(batch, features)
+        return self.roi.predict(features, proposals, batch.sizes)
 
     def features(self, tensor: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] normalised -> feature maps by level name."""
         features: dict[str, Tensor] = self.backbone(tensor)
-        return features if self.neck is None else self.neck(features)
+        if self.neck is not None:
+            pyramid: dict[str, Tensor] = self.neck(features)
+            return pyramid
+        return features
 
 
 @dataclass(frozen=True, kw_only=True)

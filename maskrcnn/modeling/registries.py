@@ -89,7 +89,7 @@ class MaskHead(nn.Module):
         raise NotImplementedError
 
     def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of logits [R, K or 1, M, M] against labels int64 [R] and targets [R, M, M] in [0, 1]."""
+        """Scalar loss: logits [R, K or 1, M, M], labels int64 [R], targets [R, M, M] in [0, 1]."""
         raise NotImplementedError
 
     def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class FPNConfig:
         """
         values = list(strides.values())
         if any(not n.startswith("c") or not n[1:].isdigit() for n in strides) or any(
-            b != 2 * a for a, b in zip(values, values[1:])
+            b != 2 * a for a, b in pairwise(values)
         ):
             raise ConfigError(
                 f"neck fpn needs backbone levels c2, c3, ... whose strides double; it got {strides}"

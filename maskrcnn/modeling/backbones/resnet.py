@@ -187,7 +187,7 @@ class ResNet(Backbone):
         """[N, 3, H, W] -> the levels in ``outputs``."""
         x = F.relu_(conv_norm(self.conv1, self.bn1, x))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        features = {}
+        features: dict[str, Tensor] = {}
         for i, level in enumerate(self.stages):
             x = self.get_submodule(f"layer{i + 1}")(x)
             if level in self.outputs:

@@ -15,7 +15,7 @@ from maskrcnn.structures import Detections, clip_boxes
 
 
 def own_class(values: Tensor, labels: Tensor) -> Tensor:
-    """Every row's entry for its own class: [R, K, ...] and int64 [R] -> [R, ...].  K = 1 serves all classes."""
+    """Every row's entry for its own class: [R, K, ...], int64 [R] -> [R, ...].  K = 1 serves all classes."""
     if values.shape[1] == 1:
         return values[:, 0]
     return values[torch.arange(labels.shape[0], device=labels.device), labels]

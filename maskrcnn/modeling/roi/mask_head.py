@@ -11,7 +11,7 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.registries import MASK_HEADS, MaskHead
 from maskrcnn.modeling.roi.decode import own_class
-from maskrcnn.modeling.roi.losses import mask_loss
+from maskrcnn.modeling.roi.losses import mask_loss, wide
 
 
 class FCNMaskHead(MaskHead):
@@ -61,7 +61,7 @@ class FCNMaskHead(MaskHead):
         return mask_loss(own_class(logits, labels), targets)
 
     def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return own_class(logits, labels).to(logits.dtype).sigmoid()
+        return wide(own_class(logits, labels)).sigmoid()
 
 
 @MASK_HEADS.register("fcn")

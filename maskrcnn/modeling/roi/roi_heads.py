@@ -179,7 +179,7 @@ class RoIHeads(nn.Module):
         head: MaskHead,
     ) -> Tensor:
         assert self.mask_pooler is not None
-        # Without a positive RoI the head runs on 0 of them: the loss is 0 and all parameters stay in the graph.
+        # Without a positive RoI the head runs on none: the loss is 0, all parameters stay in the graph.
         logits = head(self.mask_pooler(features, [s.positive_boxes for s in samples]))
         labels = torch.cat([s.positive_labels for s in samples])
         wanted = mask_targets(samples, targets, head.mask_size, self.mask_target)

@@ -99,9 +99,7 @@ class AnchorGenerator:
         sizes = tuple((f.shape[2], f.shape[3]) for f in features)
         key = (sizes, padded_size, dtype, features[0].device)
         if key not in self._cache:
-            if (
-                len(self._cache) >= 16
-            ):  # multi-scale training: a few sizes at a time, not every size ever seen
+            if len(self._cache) >= 16:  # bounded: multi-scale training sees many sizes
                 self._cache.pop(next(iter(self._cache)))
             levels = []
             for (height, width), base, stride in zip(sizes, self.base, self.strides, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from maskrcnn.layers import batched_nms
 from maskrcnn.modeling.box_coder import decode_boxes
 from maskrcnn.structures import clip_boxes, large_enough
+
+RankBy = Literal["logit", "probability"]
 
 
 @torch.no_grad()
@@ -24,6 +27,7 @@ def select_proposals(
     nms_threshold: float,
     min_size: float = 0.0,
     min_score: float = 0.0,
+    rank_by: RankBy = "logit",
 ) -> list[Tensor]:
     """The best proposals of every image: top-k and NMS a level, then top-k over the image.
 
@@ -34,6 +38,7 @@ def select_proposals(
         pre_nms: how many of a level enter NMS.  post_nms: how many of an image leave.
         min_size: drop proposals with a side below this, in pixels; empty ones always go.
         min_score: drop proposals whose objectness (sigmoid) is below this.
+        rank_by: what NMS sorts by.  The order is the same but where the probability rounds to 0 or 1.
 
     Returns:
         One [P, 4] an image, xyxy pixels, by falling objectness, in the anchors' dtype.
@@ -51,8 +56,11 @@ def select_proposals(
     for box, score, (height, width) in zip(all_boxes, all_scores, image_sizes, strict=True):
         box = clip_boxes(box, height, width)
         valid = large_enough(box, min_size) & torch.isfinite(score)
+        probability = score.sigmoid()
         if min_score > 0:
-            valid &= score.sigmoid() >= min_score
+            valid &= probability >= min_score
+        if rank_by == "probability":
+            score = probability
         box, score, level_of = box[valid], score[valid], all_levels[valid]
         keep = batched_nms(box, score, level_of, nms_threshold)[:post_nms]
         proposals.append(box[keep])

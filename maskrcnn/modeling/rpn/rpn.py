@@ -15,7 +15,7 @@ from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.head import RPNHead
 from maskrcnn.modeling.rpn.losses import box_loss, objectness_loss
-from maskrcnn.modeling.rpn.proposals import select_proposals
+from maskrcnn.modeling.rpn.proposals import RankBy, select_proposals
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
 
@@ -54,6 +54,8 @@ class RPNConfig:
     min_size: float = 0.0
     #: Drop proposals of an objectness below this (0 in both).
     min_score: float = 0.0
+    #: NMS sorts by logit (Detectron2) or by probability (torchvision), whose float32 saturates beyond 17.
+    rank_by: RankBy = "logit"
 
     def build(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> RPN:
         """
@@ -133,6 +135,7 @@ class RPN(nn.Module):
             nms_threshold=c.nms_threshold,
             min_size=c.min_size,
             min_score=c.min_score,
+            rank_by=c.rank_by,
         )
         if targets is None:
             return proposals, {}

@@ -1,0 +1,365 @@
+"""Is our Mask R-CNN the same function as torchvision's?  Seeded random weights, real images, stage by stage.
+
+    python benchmarks/parity/torchvision.py --depth 50 --images ../shared/data/coco/val2017 --limit 2
+
+prints the worst difference of every stage: in float64 end to end, in float32 with each stage fed
+torchvision's input, and of losses and gradients in float64 with the same anchors and RoIs sampled.
+Exit status 1 where a bound of BOUNDS is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # this file's own folder, first on the path, would hide the real torchvision
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.image_list import ImageList
+
+from maskrcnn.config import loads
+from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
+from maskrcnn.modeling.convert.torchvision import convert_torchvision
+from maskrcnn.modeling.preprocess import ImageBatch
+from maskrcnn.modeling.roi.decode import own_class, select_detections
+from maskrcnn.modeling.rpn.proposals import select_proposals
+from maskrcnn.structures import InstanceMasks, Targets
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/coco/mask_rcnn_r50_fpn_torchvision.yaml"
+
+#: Largest differences allowed: absolute in float64, in parts of the maximum in float32.
+BOUNDS = {"float64": 1e-6, "float32": 1e-4, "losses": 1e-9, "gradients": 1e-7}
+
+
+def model_config(depth: int, overrides: Sequence[str] = ()) -> MaskRCNNConfig:
+    """The ``model:`` section of the torchvision config, for another depth; ``overrides`` as for --set."""
+    import yaml
+
+    section = yaml.safe_load(CONFIG.read_text())["model"]
+    section["backbone"] = {"type": "resnet", "depth": depth}
+    config: MaskRCNNConfig = loads(MaskRCNNConfig, yaml.safe_dump(section), overrides=overrides)
+    return config
+
+
+def their_model(depth: int, labels: int, tensor: Tensor, seed: int, **arguments: Any) -> Any:
+    """torchvision's model with random weights that give sensible features and many detections.
+
+    One pass in training mode sets the batch statistics; the output layers are scaled up so that objectness,
+    scores and boxes spread.
+
+    Args:
+        labels: classes, background included.
+        tensor: [N, 3, H, W], what sets the statistics.
+        arguments: further ones of torchvision's MaskRCNN.
+    """
+    torch.manual_seed(seed)
+    backbone = resnet_fpn_backbone(
+        backbone_name=f"resnet{depth}", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=3
+    )
+    model = TheirMaskRCNN(backbone, num_classes=labels, **arguments)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, std=0.1)
+    with torch.no_grad():
+        model.backbone.train()
+        model.backbone(tensor.float())
+        for layer, factor in (
+            (model.rpn.head.cls_logits, 30.0),
+            (model.rpn.head.bbox_pred, 10.0),
+            (model.roi_heads.box_predictor.cls_score, 20.0),
+            (model.roi_heads.box_predictor.bbox_pred, 3.0),
+            (model.roi_heads.mask_predictor.mask_fcn_logits, 3.0),
+        ):
+            layer.weight.mul_(factor)
+            nn.init.normal_(layer.bias, std=0.1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)  # theirs train here, ours are frozen
+    return model.eval()
+
+
+def our_model(theirs: Any, depth: int, overrides: Sequence[str] = ()) -> MaskRCNN:
+    """Ours with their weights, by the converter."""
+    result = convert_torchvision(theirs.state_dict())
+    model = model_config(depth, overrides).build(result.num_classes)
+    model.load_state_dict(result.state)
+    return model.eval()
+
+
+def image_batch(images: Sequence[Tensor]) -> ImageBatch:
+    """Images [3, h, w] in 0..255 through our preprocessing; both models get its result."""
+    batch: ImageBatch = MaskRCNNConfig().preprocess.build(False)(images)
+    return batch
+
+
+def worst(ours: Sequence[Tensor], theirs: Sequence[Tensor], *, relative: bool = False) -> float:
+    """Largest difference over pairs of tensors (in parts of the maximum); inf where shapes differ."""
+    difference, largest = 0.0, 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if b.numel():
+            difference = max(difference, (a.double() - b.double()).abs().max().item())
+            largest = max(largest, b.double().abs().max().item())
+    return difference / largest if relative and largest else difference
+
+
+@torch.no_grad()
+def compare_float64(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str, float]:
+    """Both models from the same tensor to the end, in float64; worst absolute differences and counts."""
+    ours, theirs = ours.double().eval(), theirs.double().eval()
+    batch = ImageBatch(batch.tensor.double(), batch.sizes)
+    features = theirs.backbone(batch.tensor)
+    proposals, _ = theirs.rpn(ImageList(batch.tensor, batch.sizes), features)
+    detections, _ = theirs.roi_heads(features, proposals, batch.sizes)
+    own_features = ours.features(batch.tensor)
+    own_proposals, _ = ours.rpn(batch, own_features)
+    own = ours.predict_batch(batch)
+    return {
+        "features": worst(list(own_features.values()), list(features.values())),
+        "proposals": worst(own_proposals, proposals),
+        "boxes": worst([d.boxes for d in own], [d["boxes"] for d in detections]),
+        "scores": worst([d.scores for d in own], [d["scores"] for d in detections]),
+        "labels": worst([d.labels for d in own], [d["labels"] - 1 for d in detections]),
+        "masks": worst(
+            [d.mask_probs for d in own if d.mask_probs is not None], [d["masks"][:, 0] for d in detections]
+        ),
+        "detections an image": sum(len(d) for d in own) / len(own),
+        "proposals an image": sum(len(p) for p in own_proposals) / len(own),
+    }
+
+
+@torch.no_grad()
+def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str, float]:
+    """Each stage of ours in float32 on torchvision's input to it; differences in parts of the maximum."""
+    ours, theirs = ours.float().eval(), theirs.float().eval()
+    tensor, sizes, found = batch.tensor, batch.sizes, {}
+
+    def stage(name: str, own: Sequence[Tensor], their: Sequence[Tensor]) -> None:
+        found[name] = worst(own, their, relative=True)
+
+    body = theirs.backbone.body(tensor)
+    stage("backbone", list(ours.backbone(tensor).values()), list(body.values()))
+    features = theirs.backbone.fpn(body)
+    assert ours.neck is not None
+    stage(
+        "fpn",
+        list(ours.neck(dict(zip(("c2", "c3", "c4", "c5"), body.values(), strict=True))).values()),
+        list(features.values()),
+    )
+    named = dict(zip(ours.neck.strides, features.values(), strict=True))
+    levels = list(named.values())
+    logits, deltas = theirs.rpn.head(levels)
+    logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
+    deltas = [x.permute(0, 2, 3, 1).reshape(len(x), -1, 4) for x in deltas]
+    own_logits, own_deltas = ours.rpn.head(levels)
+    stage("rpn objectness", own_logits, logits)
+    stage("rpn deltas", own_deltas, deltas)
+    images = ImageList(tensor, sizes)
+    anchors = ours.rpn.anchors(levels, batch.padded_size, tensor.dtype)
+    stage("anchors", [torch.cat(anchors)], [theirs.rpn.anchor_generator(images, levels)[0]])
+    proposals, _ = theirs.rpn(images, features)
+    c = ours.rpn.config
+    chosen = select_proposals(
+        anchors, logits, deltas, sizes,
+        pre_nms=c.pre_nms_test, post_nms=c.post_nms_test, nms_threshold=c.nms_threshold, min_size=c.min_size,
+        rank_by=c.rank_by,
+    )  # fmt: skip
+    stage("proposals", chosen, proposals)
+    pooled = theirs.roi_heads.box_roi_pool(features, proposals, sizes)
+    stage("box pooler", [ours.roi.box_pooler(named, proposals)], [pooled])
+    class_logits, box_deltas = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(pooled))
+    head_logits, head_deltas = ours.roi.box_head(pooled)
+    background_last = torch.cat((class_logits[:, 1:], class_logits[:, :1]), dim=1)
+    stage("class logits", [head_logits], [background_last])
+    stage("box deltas", [head_deltas], [box_deltas[:, 4:]])
+    counts = [len(p) for p in proposals]
+    boxes, scores, labels = theirs.roi_heads.postprocess_detections(
+        class_logits, box_deltas, proposals, sizes
+    )
+    r = ours.roi.config
+    detections = [
+        select_detections(
+            *parts, weights=r.box_weights, score_threshold=r.score_threshold, nms_threshold=r.nms_threshold,
+            max_detections=r.max_detections, min_size=r.min_size,
+        )
+        for parts in zip(
+            background_last.split(counts), box_deltas[:, 4:].split(counts), proposals, sizes, strict=True
+        )
+    ]  # fmt: skip
+    stage("boxes", [d.boxes for d in detections], boxes)
+    stage("scores", [d.scores for d in detections], scores)
+    stage("labels", [d.labels for d in detections], [x - 1 for x in labels])
+    pooled = theirs.roi_heads.mask_roi_pool(features, boxes, sizes)
+    assert ours.roi.mask_pooler is not None
+    assert ours.roi.mask_head is not None
+    stage("mask pooler", [ours.roi.mask_pooler(named, boxes)], [pooled])
+    mask_logits = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(pooled))
+    stage("mask logits", [ours.roi.mask_head(pooled)], [mask_logits[:, 1:]])
+    all_labels = torch.cat(labels)
+    stage(
+        "masks",
+        [ours.roi.mask_head.probabilities(mask_logits[:, 1:], all_labels - 1)],
+        [own_class(mask_logits, all_labels).sigmoid()],
+    )
+    return found
+
+
+def random_truth(sizes: Sequence[tuple[int, int]], classes: int, seed: int) -> list[Targets]:
+    """A few rectangles with polygon masks in every image, corners at whole pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = []
+    for height, width in sizes:
+        low = torch.rand(5, 2, generator=generator) * torch.tensor([width, height]) * 0.5
+        side = 24 + torch.rand(5, 2, generator=generator) * torch.tensor([width, height]) * 0.3
+        limit = torch.tensor([width, height, width, height])
+        boxes = torch.minimum(torch.cat((low, low + side), dim=1).round(), limit).float()
+        polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+        labels = torch.randint(0, classes, (5,), generator=generator)
+        masks = InstanceMasks.from_coco(polygons, height, width)
+        targets.append(Targets(boxes, labels, masks, torch.arange(5)))
+    return targets
+
+
+def first_sampler(
+    labels: Tensor, count: int, fraction: float, generator: Any = None
+) -> tuple[Tensor, Tensor]:
+    """A sampler without chance: the first positives and the first negatives."""
+    positive, negative = (labels > 0).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
+    positive = positive[: int(count * fraction)]
+    return positive, negative[: count - len(positive)]
+
+
+class _FirstSampler:
+    """:func:`first_sampler` in the shape torchvision calls: labels of every image -> two lists of masks."""
+
+    def __init__(self, count: int, fraction: float) -> None:
+        self.count, self.fraction = count, fraction
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        masks: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for image in labels:
+            for index, out in zip(first_sampler(image, self.count, self.fraction), masks, strict=True):
+                mask = torch.zeros_like(image, dtype=torch.uint8)
+                mask[index] = 1
+                out.append(mask)
+        return masks
+
+
+LOSSES = {
+    "loss_rpn_cls": "loss_objectness",
+    "loss_rpn_box": "loss_rpn_box_reg",
+    "loss_box_cls": "loss_classifier",
+    "loss_box_reg": "loss_box_reg",
+    "loss_mask": "loss_mask",
+}
+
+
+def compare_training(ours: MaskRCNN, theirs: Any, batch: ImageBatch, seed: int) -> dict[str, float]:
+    """Losses and gradients in float64, the samplers of both replaced by one without chance.
+
+    Gradients: norm of the difference over norm, of each parameter as our names have it; the worst of them.
+    """
+    ours, theirs = ours.double().train(), theirs.double().train()
+    theirs.backbone.eval()
+    batch = ImageBatch(batch.tensor.double(), batch.sizes)
+    targets = random_truth(batch.sizes, ours.num_classes, seed)
+    ours.rpn.sampler = ours.roi.sampler = first_sampler
+    rpn, roi = ours.rpn.config, ours.roi.config
+    theirs.rpn.fg_bg_sampler = _FirstSampler(rpn.samples, rpn.positive_fraction)
+    theirs.roi_heads.fg_bg_sampler = _FirstSampler(roi.samples, roi.positive_fraction)
+    assign = type(theirs.rpn).assign_targets_to_anchors
+
+    def assign_double(
+        anchors: list[Tensor], truth: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = assign(theirs.rpn, anchors, truth)
+        return [x.double() for x in labels], boxes  # theirs are float32, and so then is their whole loss
+
+    theirs.rpn.assign_targets_to_anchors = assign_double
+    their_targets = [
+        {
+            "boxes": t.boxes.double(),
+            "labels": t.labels + 1,
+            "masks": torch.as_tensor(t.masks.to_bitmaps(*size)),
+        }
+        for t, size in zip(targets, batch.sizes, strict=True)
+        if t.masks is not None
+    ]
+    features = theirs.backbone(batch.tensor)
+    proposals, losses = theirs.rpn(ImageList(batch.tensor, batch.sizes), features, their_targets)
+    losses = losses | theirs.roi_heads(features, proposals, batch.sizes, their_targets)[1]
+    own = ours.losses_of_batch(batch, targets)
+    found = {name: abs(own[name].item() - losses[their].item()) for name, their in LOSSES.items()}
+    for model, terms in ((theirs, losses), (ours, own)):
+        model.zero_grad()
+        sum(terms.values(), torch.zeros((), dtype=torch.float64)).backward()
+    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters()}
+    expected = convert_torchvision(theirs.state_dict() | gradients).state
+    compared = {n: p.grad for n, p in ours.named_parameters() if p.requires_grad}
+    found["gradients"] = max(
+        float("inf") if g is None else ((g - expected[n]).norm() / expected[n].norm()).item()
+        for n, g in compared.items()
+    )
+    found["parameters compared"] = len(compared)
+    return found
+
+
+def load_images(folder: Path, limit: int, size: int) -> list[Tensor]:
+    """The first ``limit`` images as RGB [3, h, w] in 0..255, shorter side ``size``."""
+    images = []
+    for path in sorted(folder.glob("*.jpg"))[:limit]:
+        image = torchvision.io.read_image(str(path), torchvision.io.ImageReadMode.RGB).float()
+        scale = size / min(image.shape[1:])
+        shape = [round(side * scale) for side in image.shape[1:]]
+        images.append(nn.functional.interpolate(image[None], shape, mode="bilinear", antialias=True)[0])
+    return images
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/coco/val2017")
+    parser.add_argument("--limit", type=int, default=2)
+    parser.add_argument("--size", type=int, default=800, help="shorter side, pixels")
+    parser.add_argument("--labels", type=int, default=91, help="classes, background included")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    images = load_images(args.images, args.limit, args.size)
+    if not images:
+        print(f"no images in {args.images}: nothing was compared")
+        return 0
+    batch = image_batch(images)
+    theirs = their_model(args.depth, args.labels, batch.tensor, args.seed)
+    ours = our_model(theirs, args.depth)
+    print(f"ResNet-{args.depth}-FPN, {len(images)} images padded to {batch.padded_size}, seed {args.seed}")
+    broken = []
+    steps: list[tuple[str, Callable[[], dict[str, float]]]] = [
+        ("float32", lambda: compare_float32(ours, theirs, batch)),
+        ("float64", lambda: compare_float64(ours, theirs, batch)),
+        ("losses", lambda: compare_training(ours, theirs, batch, args.seed)),
+    ]
+    for kind, compare in steps:
+        print(kind)
+        for name, value in compare().items():
+            informative = " " in name and name.split()[-1] in ("image", "compared")
+            bound = BOUNDS["gradients" if name == "gradients" else kind]
+            broken += [name] if value > bound and not informative else []
+            print(f"  {name:20s} {value:.3g}" + ("" if informative else f"  (bound {bound:g})"))
+    print("the same function" if not broken else f"DIFFERENT: {', '.join(broken)}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
