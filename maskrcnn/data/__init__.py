@@ -13,6 +13,7 @@ from maskrcnn.data.registries import (
     TransformConfig,
 )
 from maskrcnn.data.report import FaultReport, OnError
+from maskrcnn.data.synthetic import SyntheticConfig, synthetic_dataset
 from maskrcnn.data.transforms import apply_transforms
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "FaultReport",
     "OnError",
     "RawSample",
+    "SyntheticConfig",
     "Transform",
     "TransformConfig",
     "apply_transforms",
     "eval_loader",
+    "synthetic_dataset",
     "train_loader",
 ]

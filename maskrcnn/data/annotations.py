@@ -9,6 +9,7 @@ Legend: N = images, A = annotations that train (crowd regions and faulty ones ar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from array import array
@@ -176,10 +177,9 @@ def _compact(record: dict[str, Any]) -> dict[str, Any]:
     """Polygons as arrays while the json is still being read: a tenth of the memory of lists of floats."""
     segmentation = record.get("segmentation")
     if type(segmentation) is list:
-        try:
+        # Where not all are numbers, the check of the annotation says so.
+        with contextlib.suppress(TypeError, OverflowError):
             record["segmentation"] = [array("d", p) if type(p) is list else p for p in segmentation]
-        except (TypeError, OverflowError):
-            pass  # not all numbers: the check of the annotation says so
     return record
 
 
@@ -244,7 +244,7 @@ class _Images:
         self.name_ends = np.cumsum([len(n) for n in names], dtype=np.int64)
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """An annotation cannot be used: kind for counting, reason for the sentence."""
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -279,26 +279,26 @@ class _Packer:
             where = f"{self.path}: annotation {record['id']} (image {record.get('image_id')})"
         try:
             self._add(record)
-        except _Fault as fault:
+        except _FaultError as fault:
             self.report.annotation(fault.kind, f"{where}: {fault}")
 
     def _add(self, record: Any) -> None:
         if not isinstance(record, dict):
-            raise _Fault("no record", f"it is a {_type(record)}, not an object")
+            raise _FaultError("no record", f"it is a {_type(record)}, not an object")
         for key in ("id", "image_id", "category_id"):
             if key not in record:
-                raise _Fault("missing key", f"it has no {key!r}")
+                raise _FaultError("missing key", f"it has no {key!r}")
             if type(record[key]) is not int:
-                raise _Fault("wrong type", f"its {key!r} is {record[key]!r}, not an integer")
+                raise _FaultError("wrong type", f"its {key!r} is {record[key]!r}, not an integer")
         if record["id"] in self.seen:
-            raise _Fault("repeated id", "another annotation has the same id")
+            raise _FaultError("repeated id", "another annotation has the same id")
         self.seen.add(record["id"])
         if record["image_id"] not in self.images.index:
-            raise _Fault("unknown image", f"there is no image with the id {record['image_id']}")
+            raise _FaultError("unknown image", f"there is no image with the id {record['image_id']}")
         if record["category_id"] not in self.categories:
-            raise _Fault("unknown category", f"there is no category with the id {record['category_id']}")
+            raise _FaultError("unknown category", f"there is no category with the id {record['category_id']}")
         if record.get("iscrowd", 0) not in (0, 1):
-            raise _Fault("wrong type", f"its 'iscrowd' is {record['iscrowd']!r}, not 0 or 1")
+            raise _FaultError("wrong type", f"its 'iscrowd' is {record['iscrowd']!r}, not 0 or 1")
         image = self.images.index[record["image_id"]]
         height, width = self.images.sizes[image].tolist()
         box = _check_box(record, height, width)
@@ -319,22 +319,26 @@ class _Packer:
         if not self.masks:
             return [], None
         if not segmentation:
-            raise _Fault("no mask", "it has no 'segmentation' (a data set of boxes alone: set masks: false)")
+            raise _FaultError(
+                "no mask", "it has no 'segmentation' (a data set of boxes alone: set masks: false)"
+            )
         if isinstance(segmentation, dict):
             try:
                 text: bytes = rle.normalise(segmentation, height, width)["counts"]
             except ValueError as error:
-                raise _Fault("broken RLE", str(error)) from None
+                raise _FaultError("broken RLE", str(error)) from None
             return [], text
         if not isinstance(segmentation, list):
-            raise _Fault("wrong type", f"its 'segmentation' is a {_type(segmentation)}")
+            raise _FaultError("wrong type", f"its 'segmentation' is a {_type(segmentation)}")
         for polygon in segmentation:
             if not isinstance(polygon, array) or not all(map(math.isfinite, polygon)):
-                raise _Fault("wrong type", "a polygon in its 'segmentation' is not a list of finite numbers")
+                raise _FaultError(
+                    "wrong type", "a polygon in its 'segmentation' is not a list of finite numbers"
+                )
             if len(polygon) % 2:
-                raise _Fault("broken polygon", f"a polygon has {len(polygon)} numbers, not (x, y) pairs")
+                raise _FaultError("broken polygon", f"a polygon has {len(polygon)} numbers, not (x, y) pairs")
             if len(polygon) < 6:
-                raise _Fault(
+                raise _FaultError(
                     "polygon of fewer than 3 points",
                     f"a polygon has only {len(polygon) // 2} points, at least 3 are needed",
                 )
@@ -395,19 +399,21 @@ def _check_box(record: dict[str, Any], height: int, width: int) -> tuple[float, 
     """The annotation's box as xyxy, clipped to the image."""
     box = record.get("bbox")
     if box is None:
-        raise _Fault("missing key", "it has no 'bbox'")
+        raise _FaultError("missing key", "it has no 'bbox'")
     if not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) for v in box):
-        raise _Fault("wrong type", f"its 'bbox' is {box!r}, not four numbers [x, y, width, height]")
+        raise _FaultError("wrong type", f"its 'bbox' is {box!r}, not four numbers [x, y, width, height]")
     if not all(map(math.isfinite, box)):
-        raise _Fault("wrong type", f"its 'bbox' {box} holds a number that is not finite")
+        raise _FaultError("wrong type", f"its 'bbox' {box} holds a number that is not finite")
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        raise _Fault("zero-area box", f"its box {box} [x, y, width, height] has no area")
+        raise _FaultError("zero-area box", f"its box {box} [x, y, width, height] has no area")
     if max(-x, -y, x + w - width, y + h - height) > OVERHANG:
-        raise _Fault(
+        raise _FaultError(
             "box outside the image", f"its box {box} [x, y, width, height] leaves the {width}x{height} image"
         )
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if not (np.float32(x2) > np.float32(x1) and np.float32(y2) > np.float32(y1)):
-        raise _Fault("box outside the image", f"nothing of its box {box} lies in the {width}x{height} image")
+        raise _FaultError(
+            "box outside the image", f"nothing of its box {box} lies in the {width}x{height} image"
+        )
     return x1, y1, x2, y2

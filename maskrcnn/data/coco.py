@@ -71,7 +71,9 @@ class CocoDataset:
             keep = keep[self.index.counts()[keep] > 0]
         if not len(keep):
             what = "no image with a usable annotation" if len(self.index) else "no images"
-            raise DataError(f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip())
+            raise DataError(
+                f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
+            )
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]

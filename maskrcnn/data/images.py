@@ -59,15 +59,17 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
         raise DataError(f"the image cannot be decoded: {error.err}") from None
     if image is None:
         raise DataError("the image is damaged, truncated, or of a format that OpenCV does not read")
-    rgb: Image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    rgb: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if rgb.dtype == np.uint8:
         return rgb
     if rgb.dtype != np.uint16:
         raise DataError(f"the image holds {rgb.dtype} values; store it with 8 or 16 bits a channel")
     if sixteen_bit == "keep":
-        return rgb.astype(np.float32) / np.float32(257)
+        kept: Image = rgb.astype(np.float32) / np.float32(257)
+        return kept
     # 65535 = 257 * 255; adding half of 257 rounds.
-    return ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    scaled: Image = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return scaled
 
 
 def _is_truncated(data: bytes) -> bool:

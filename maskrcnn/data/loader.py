@@ -57,7 +57,7 @@ class _Images(TorchDataset[_Loaded]):
         """One image, transformed; in training the next readable one takes an unreadable one's place."""
         count = len(self.dataset)
         for offset in range(min(count, MAX_REPLACEMENTS)):
-            index = (draw.index + offset) % count
+            index = (draw.image + offset) % count
             try:
                 raw = self.dataset.load(index)
             except DataError as error:
@@ -113,7 +113,7 @@ class BatchLoader:
             options["multiprocessing_context"] = "fork"
         self._loader: DataLoader[Any] = DataLoader(
             _Images(dataset, transforms, seed, replace),
-            sampler=batches,  # type: ignore[arg-type]  # an item is a batch: its key a list of draws
+            sampler=batches,  # an item is a batch, its key a list of draws
             batch_size=None,
             collate_fn=_as_is,
             num_workers=workers,
@@ -164,7 +164,11 @@ def train_loader(
             readable image takes its place, which is counted and logged.
     """
     schedule = TrainSchedule(
-        np.asarray(dataset.sizes), images_per_rank=images_per_rank, world_size=world_size, seed=seed, group=group
+        np.asarray(dataset.sizes),
+        images_per_rank=images_per_rank,
+        world_size=world_size,
+        seed=seed,
+        group=group,
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
     return BatchLoader(
@@ -195,7 +199,7 @@ def eval_loader(
     )
 
 
-def _as_is(item: _Loaded) -> _Loaded:
+def _as_is(item: Any) -> Any:
     return item
 
 

@@ -15,12 +15,12 @@ class Draw(NamedTuple):
     """One image of a batch.
 
     epoch, position: its place in the epoch's permutation, which seeds its augmentation.
-    index: the image's index in the data set.
+    image: the image's index in the data set.
     """
 
     epoch: int
     position: int
-    index: int
+    image: int
 
 
 class TrainSchedule:

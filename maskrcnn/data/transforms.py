@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from maskrcnn.data.images import Image
@@ -64,7 +65,7 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
     return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
 
 
-def _move(sample: RawSample, image: Image, matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> RawSample:
+def _move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
     """``image`` in place of the old one, boxes and masks through ``matrix`` [2, 3]."""
     targets = sample.targets
     m = torch.from_numpy(matrix)
@@ -79,7 +80,7 @@ def _round(value: float) -> int:
     return max(int(value + 0.5), 1)
 
 
-# ---- sizes --------------------------------------------------------------------------------------------------
+# ---- sizes ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskrcnn.layers import roi_align
 from maskrcnn.structures import rle
-from torchvision.ops import roi_align
 
 #: How a mask becomes a training target: see :meth:`InstanceMasks.crop_and_resize`.
 MaskTargetMode: TypeAlias = Literal["polygon", "bitmask", "bitmask_hard"]

@@ -1,0 +1,48 @@
+"""``maskrcnn data``: make data sets."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.errors import DataError
+
+HELP = "Generate the synthetic data set: shapes of six classes in COCO format."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``synthetic`` is the only kind so far."""
+    parser.add_argument("kind", choices=["synthetic"], help="what to make")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, with train/ and val/ in it")
+    parser.add_argument("--level", choices=["easy", "medium", "hard"], default="medium")
+    parser.add_argument("--train", type=int, default=800, metavar="N", help="training images (default 800)")
+    parser.add_argument("--val", type=int, default=200, metavar="N", help="held-out images (default 200)")
+    parser.add_argument("--size", type=int, default=128, metavar="PX", help="longer side (default 128)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write ``OUT/{train,val}/{images/,annotations.json}`` and say where they are.
+
+    Raises:
+        DataError: a number makes no sense, or the folder cannot be written or holds a data set already.
+    """
+    from maskrcnn.data.synthetic import Split, write_synthetic
+
+    if args.size < 32 or args.train < 0 or args.val < 0 or args.seed < 0:
+        raise DataError("--size must be at least 32, --train, --val and --seed at least 0")
+    counts: dict[Split, int] = {"train": args.train, "val": args.val}
+    wanted = [(split, count) for split, count in counts.items() if count]
+    for split, _ in wanted:
+        if (args.out / split / "annotations.json").exists():
+            raise DataError(f"{args.out / split} holds a data set already; name another folder or remove it")
+    for split, count in wanted:
+        folder = args.out / split
+        try:
+            write_synthetic(
+                folder, level=args.level, split=split, num_images=count, size=args.size, seed=args.seed
+            )
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+        print(f"{split}: {count} images, {folder / 'annotations.json'}")
+    return 0

@@ -1,0 +1,377 @@
+"""Synthetic pictures of shapes, with the exact mask of what is seen of each.
+
+Outlines lie at sub-pixel positions and are drawn with ``_FINE`` x ``_FINE`` sub-pixels a pixel, so edges are
+anti-aliased; later shapes cover earlier ones.  Random numbers come from PCG64 alone and pictures are
+computed with integers, so a seed gives the same data everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn.data.shapes import SHAPES, Ring, make_shape
+from maskrcnn.structures import rle
+
+#: Sub-pixels along a pixel's side.
+_FINE = 4
+#: Fixed-point bits of vertices given to OpenCV.
+_SHIFT = 8
+#: A crowd region is recorded as this class's pixels in one mask.
+_CROWD_SPREAD = 0.16
+
+Pixels = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard the pictures are; lengths are for a picture of 128 pixels and grow with it.
+
+    instances: fewest and most shapes a picture.
+    diameters: smallest and largest diameter, pixels; drawn evenly in the logarithm.
+    contrast: least and most difference of a shape's gray level to the background behind it, of 255.
+    clutter: lines and blobs in the background.
+    noise: amplitude of the pixel noise, gray levels.
+    min_visible: a shape may not be covered so far that less than this fraction of it is seen.
+    crowd, empty: probability of a crowd region, and of a picture without shapes.
+    """
+
+    instances: tuple[int, int]
+    diameters: tuple[float, float]
+    contrast: tuple[int, int]
+    clutter: int
+    noise: int
+    min_visible: float
+    crowd: float
+    empty: float
+
+
+LEVELS = {
+    "easy": Level((1, 3), (20, 64), (70, 120), 3, 5, 0.8, 0.04, 0.04),
+    "medium": Level((1, 6), (12, 64), (50, 110), 8, 9, 0.45, 0.08, 0.05),
+    "hard": Level((8, 22), (8, 30), (32, 90), 14, 12, 0.3, 0.15, 0.04),
+}
+#: Instances of which less than this is seen are not recorded.
+_HIDDEN = 0.2
+#: No recorded instance has fewer pixels.
+_MIN_AREA = 12
+
+
+@dataclass
+class Scene:
+    """A picture, uint8 [H, W, 3] RGB, and COCO annotation fields of each recorded shape."""
+
+    image: Pixels
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Shape:
+    category: int
+    full: int = 0  # sub-pixels of the whole shape, seen or not
+    seen: int = 0  # sub-pixels that no later shape covers
+    window: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels x0, y0, x1, y1 around all that was painted
+    rings: list[Ring] = field(default_factory=list)
+    inside: bool = False  # wholly in the picture
+    crowd: bool = False
+
+
+class _Canvas:
+    """The picture, and for every sub-pixel which shape is seen there (0 = background)."""
+
+    def __init__(self, image: Ints) -> None:
+        self.image = image
+        height, width = image.shape[:2]
+        self.owner = np.zeros((height * _FINE, width * _FINE), dtype=np.int16)
+        self.shapes: list[_Shape] = []
+
+    def stencil(self, rings: list[Ring]) -> tuple[Pixels, int, int] | None:
+        """The sub-pixels inside ``rings``, on whole pixels around them, and the corner pixel (x0, y0)."""
+        height, width = self.image.shape[:2]
+        low = np.floor(np.min([r.min(0) for r in rings], axis=0)).astype(int) - 1
+        high = np.ceil(np.max([r.max(0) for r in rings], axis=0)).astype(int) + 1
+        x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height)
+        if x1 <= x0 or y1 <= y0:
+            return None
+        mask = np.zeros(((y1 - y0) * _FINE, (x1 - x0) * _FINE), dtype=np.uint8)
+        # OpenCV's coordinate i is the centre of pixel i.
+        points = [
+            np.rint(((ring - (x0, y0)) * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for ring in rings
+        ]
+        cv2.fillPoly(mask, points, 1, lineType=cv2.LINE_8, shift=_SHIFT)
+        return mask, x0, y0
+
+    def hides(self, mask: Pixels, x0: int, y0: int, min_visible: float) -> bool:
+        """Whether painting ``mask`` would leave too little to be seen of a shape already there."""
+        window = self._window(mask, x0, y0)
+        covered = np.bincount(window[mask > 0], minlength=len(self.shapes) + 1)
+        for i in np.flatnonzero(covered[1:]).tolist():
+            shape = self.shapes[i]
+            if shape.crowd or shape.seen - int(covered[i + 1]) < min_visible * shape.full:
+                return True
+        return False
+
+    def paint(self, mask: Pixels, x0: int, y0: int, colour: Ints) -> None:
+        """Blend ``colour`` (int [h, w, 3] over the mask's pixels) and own the sub-pixels."""
+        cover = _coverage(mask)[:, :, None]
+        h, w = cover.shape[:2]
+        below = self.image[y0 : y0 + h, x0 : x0 + w]
+        whole = _FINE * _FINE
+        below[:] = (below * (whole - cover) + colour * cover + whole // 2) // whole
+        if not self.shapes:
+            return  # the background owns itself
+        owners = self._window(mask, x0, y0)
+        inside = mask > 0
+        for i, covered in enumerate(np.bincount(owners[inside]).tolist()):
+            if i:
+                self.shapes[i - 1].seen -= covered
+        owners[inside] = len(self.shapes)
+        top = self.shapes[-1]
+        top.seen += int(inside.sum())
+        a = top.window
+        top.window = (
+            (x0, y0, x0 + w, y0 + h)
+            if a == (0, 0, 0, 0)
+            else (min(a[0], x0), min(a[1], y0), max(a[2], x0 + w), max(a[3], y0 + h))
+        )
+
+    def _window(self, mask: Pixels, x0: int, y0: int) -> npt.NDArray[np.int16]:
+        h, w = mask.shape
+        return self.owner[y0 * _FINE : y0 * _FINE + h, x0 * _FINE : x0 * _FINE + w]
+
+
+def _coverage(mask: Pixels) -> Ints:
+    """How many sub-pixels of each pixel the mask holds: int32 [h, w] in 0..16."""
+    h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
+    cover: Ints = mask.reshape(h, _FINE, w, _FINE).sum((1, 3), dtype=np.int32)
+    return cover
+
+
+def make_scene(level: Level, size: int, rng: np.random.Generator) -> Scene:
+    """One picture whose longer side has ``size`` pixels."""
+    height, width = ((size, size), (size, size * 3 // 4), (size * 3 // 4, size))[int(rng.integers(3))]
+    scale = size / 128
+    canvas = _Canvas(_background(level, height, width, rng))
+    if rng.random() >= level.empty:
+        if rng.random() < level.crowd:
+            _add_crowd(canvas, level, scale, rng)
+        for _ in range(int(rng.integers(level.instances[0], level.instances[1] + 1))):
+            _add_shape(canvas, level, scale, rng)
+    image = canvas.image + rng.integers(-level.noise, level.noise + 1, canvas.image.shape, dtype=np.int32)
+    scene = Scene(np.clip(image, 0, 255).astype(np.uint8))
+    for number, shape in enumerate(canvas.shapes, start=1):
+        annotation = _annotate(canvas, shape, number)
+        if annotation is not None:
+            scene.annotations.append(annotation)
+    return scene
+
+
+def _add_shape(canvas: _Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+    """Put a shape where it hides no other too much; after some tries, none."""
+    height, width = canvas.image.shape[:2]
+    category = int(rng.integers(len(SHAPES)))
+    outline = make_shape(SHAPES[category], rng)
+    smallest, largest = level.diameters
+    diameter = smallest * (largest / smallest) ** rng.random()
+    radius = max(diameter * scale, 8.0) / 2
+    for _ in range(12):
+        # The centre lies inside; a shape may be cut by the picture's edge.
+        centre = rng.random(2) * (width, height)
+        rings = [np.rint((ring * radius + centre) * 100) / 100 for ring in outline]
+        stencil = canvas.stencil(rings)
+        if stencil is None:
+            continue
+        mask, x0, y0 = stencil
+        if canvas.hides(mask, x0, y0, level.min_visible):
+            continue
+        points = np.concatenate(rings)
+        inside = bool((points >= 0).all() and (points <= (width, height)).all())
+        # Of a shape cut by the edge the whole still counts, so nearly all of it outside is "hidden".
+        full = int(mask.sum()) if inside else int(abs(_area(rings)) * _FINE * _FINE)
+        canvas.shapes.append(_Shape(category, full, rings=rings, inside=inside))
+        canvas.paint(mask, x0, y0, _surface(canvas, mask, x0, y0, level, rng))
+        return
+
+
+def _add_crowd(canvas: _Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+    """A cluster of many tiny shapes of one class, recorded as one crowd region."""
+    height, width = canvas.image.shape[:2]
+    category = int(rng.integers(len(SHAPES)))
+    spread = _CROWD_SPREAD * max(height, width)
+    centre = (0.2 + 0.6 * rng.random(2)) * (width, height)
+    canvas.shapes.append(_Shape(category, crowd=True))
+    for _ in range(int(rng.integers(12, 30))):
+        # The sum of uniform numbers is near enough to a bell.
+        offset = (rng.random((3, 2)).sum(0) - 1.5) * spread
+        radius = max((2.2 + 1.6 * rng.random()) * scale, 2.2)
+        stencil = canvas.stencil([r * radius + centre + offset for r in make_shape(SHAPES[category], rng)])
+        if stencil is not None:
+            canvas.paint(*stencil, _surface(canvas, *stencil, level, rng))
+
+
+def _surface(canvas: _Canvas, mask: Pixels, x0: int, y0: int, level: Level, rng: np.random.Generator) -> Ints:
+    """Colours for a shape: unlike what lies behind it, plain, shaded, striped or speckled."""
+    h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
+    behind = canvas.image[y0 : y0 + h, x0 : x0 + w].reshape(-1, 3).mean(0).astype(np.int32)
+    step = int(rng.integers(level.contrast[0], level.contrast[1] + 1))
+    gray = int(behind.sum()) // 3
+    up = gray < 128 if abs(gray - 128) > 40 else bool(rng.random() < 0.5)
+    tint = rng.integers(-45, 46, 3, dtype=np.int32)
+    tint -= tint.sum() // 3
+    colour = np.empty((h, w, 3), dtype=np.int32)
+    colour[:] = behind + (step if up else -step) + tint
+    texture = int(rng.integers(4))
+    y, x = np.mgrid[0:h, 0:w].astype(np.int32)
+    if texture == 1:  # shaded
+        a, b = rng.integers(-24, 25, 2).tolist()
+        colour += ((x * a) // max(w, 1) + (y * b) // max(h, 1))[:, :, None]
+    elif texture == 2:  # striped
+        a, b = rng.integers(-3, 4, 2).tolist()
+        period, depth = int(rng.integers(6, 13)), int(rng.integers(10, 26))
+        colour += np.where((x * a + y * b) // 2 % period < period // 2, depth, -depth)[:, :, None]
+    elif texture == 3:  # speckled
+        colour += rng.integers(-22, 23, (h, w, 1), dtype=np.int32)
+    return np.clip(colour, 0, 255)
+
+
+def _background(level: Level, height: int, width: int, rng: np.random.Generator) -> Ints:
+    """Soft patches of colour, with lines and blobs on them."""
+    base = rng.integers(40, 216, 3, dtype=np.int32)
+    base = (base + base.sum() // 3) // 2
+    grid = base + rng.integers(-28, 29, (5, 5, 3), dtype=np.int32)
+    image = _enlarge(grid, height, width)
+    canvas = _Canvas(image)
+    for _ in range(int(rng.integers(level.clutter // 2, level.clutter + 1))):
+        depth = rng.integers(-26, 27, 3, dtype=np.int32)
+        if rng.random() < 0.5:  # a line across
+            a, b = rng.random((2, 2)) * (width, height)
+            along = (b - a) / max(math.hypot(*(b - a).tolist()), 1.0)
+            side = np.array([-along[1], along[0]]) * (0.4 + 1.2 * rng.random())
+            ring = np.stack([a - side, b - side, b + side, a + side])
+        else:  # a blob
+            angles = np.arange(9) * (2 * math.pi / 9)
+            radii = (0.3 + 0.7 * rng.random(9)) * (0.04 + 0.12 * rng.random()) * max(height, width)
+            ring = np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
+            ring += rng.random(2) * (width, height)
+        stencil = canvas.stencil([np.rint(ring * 100) / 100])
+        if stencil is not None:
+            mask, x0, y0 = stencil
+            h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
+            canvas.paint(mask, x0, y0, image[y0 : y0 + h, x0 : x0 + w] + depth)
+    return np.clip(image, 0, 255)
+
+
+def _enlarge(grid: Ints, height: int, width: int) -> Ints:
+    """Bilinear enlargement in integers: int32 [n, n, 3] -> [height, width, 3]."""
+    out: Ints = grid
+    for axis, length in ((0, height), (1, width)):
+        cells = out.shape[axis] - 1
+        at = np.arange(length) * cells
+        low = np.minimum(at // max(length - 1, 1), cells - 1)
+        part = (at - low * (length - 1)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        a, b = np.take(out, low, axis), np.take(out, low + 1, axis)
+        out = ((a * (length - 1 - part) + b * part) // max(length - 1, 1)).astype(np.int32)
+    return out
+
+
+# ---- annotations ------------------------------------------------------------------------------------------
+
+
+def _annotate(canvas: _Canvas, shape: _Shape, number: int) -> dict[str, Any] | None:
+    """COCO fields of what is seen of a shape; None where that is next to nothing."""
+    height, width = canvas.image.shape[:2]
+    x0, y0, x1, y1 = shape.window
+    seen = (canvas.owner[y0 * _FINE : y1 * _FINE, x0 * _FINE : x1 * _FINE] == number).astype(np.uint8)
+    fields: dict[str, Any] = {"category_id": category_id(shape.category), "iscrowd": int(shape.crowd)}
+    visible = shape.seen
+    if shape.crowd:
+        kernel = np.ones((2 * _FINE + 1, 2 * _FINE + 1), dtype=np.uint8)
+        closed = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, kernel).astype(np.uint8)
+        near = (_coverage(closed) > 0).astype(np.uint8)
+        return _from_bitmap(fields, near, x0, y0, height, width)
+    if visible < _HIDDEN * shape.full or visible < _MIN_AREA * _FINE * _FINE:
+        return None
+    polygons: list[list[float]] | None = None
+    if shape.inside and visible == shape.full and len(shape.rings) == 1:
+        polygons = [shape.rings[0].reshape(-1).tolist()]
+    else:
+        polygons = _outline(seen, x0, y0)
+    if polygons is None:
+        half = (_coverage(seen) * 2 >= _FINE * _FINE).astype(np.uint8)
+        return _from_bitmap(fields, half, x0, y0, height, width)
+    code = rle.from_polygons([np.asarray(p) for p in polygons], height, width)
+    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in polygons])
+    low, high = points.min(0), points.max(0)
+    fields["segmentation"] = polygons
+    fields["area"] = rle.area(code)
+    fields["bbox"] = [round(float(v), 2) for v in (*low, *(high - low))]
+    return fields if fields["area"] > 0 else None
+
+
+def _from_bitmap(
+    fields: dict[str, Any], part: Pixels, x0: int, y0: int, height: int, width: int
+) -> dict[str, Any] | None:
+    """Mask as RLE: uncompressed for crowds, as COCO's own files have it, else compressed.
+
+    part: the bitmap of the picture from pixel (x0, y0) on; None is returned where it is empty.
+    """
+    if not part.any():
+        return None
+    bitmap = np.zeros((height, width), dtype=np.uint8)
+    bitmap[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+    code = rle.encode(bitmap)
+    size = [int(v) for v in bitmap.shape]
+    rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+    counts = rle.runs(code["counts"]).tolist() if fields["iscrowd"] else code["counts"].decode()
+    return {
+        **fields,
+        "segmentation": {"size": size, "counts": counts},
+        "area": int(bitmap.sum()),
+        "bbox": [
+            int(columns[0]),
+            int(rows[0]),
+            int(columns[-1] - columns[0] + 1),
+            int(rows[-1] - rows[0] + 1),
+        ],
+    }
+
+
+def _outline(seen: Pixels, x0: int, y0: int) -> list[list[float]] | None:
+    """Polygons around the seen sub-pixels, in pixels; None where they have holes that polygons lack.
+
+    seen: the sub-pixels from pixel (x0, y0) on.
+    """
+    contours, hierarchy = cv2.findContours(seen, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    polygons: list[list[float]] = []
+    for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
+        area = cv2.contourArea(contour)
+        if parent >= 0:
+            if area >= 2 * _FINE * _FINE:
+                return None
+            continue
+        corners = cv2.approxPolyDP(contour, 0.8, closed=True).reshape(-1, 2)
+        if area < 2 * _FINE * _FINE or len(corners) < 3:
+            continue  # a crumb
+        points = (corners.astype(np.float64) + 0.5) / _FINE + (x0, y0)
+        polygons.append((np.rint(points * 100) / 100).reshape(-1).tolist())
+    return polygons or None
+
+
+def category_id(index: int) -> int:
+    """The category id of class ``index``; with gaps, as COCO's own ids have."""
+    return (1, 2, 4, 5, 8, 11)[index]
+
+
+def _area(rings: list[Ring]) -> float:
+    """Area inside the first ring and outside the others (shoelace formula)."""
+    areas = []
+    for ring in rings:
+        x, y = ring.T
+        areas.append(0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))))
+    return areas[0] - sum(areas[1:])
