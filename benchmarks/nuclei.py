@@ -1,0 +1,170 @@
+"""Ours and torchvision's Mask R-CNN on the nuclei images: the same backbone, schedule, batches and evaluator.
+
+    python benchmarks/nuclei.py                    # every run that is not there yet, then the tables
+    python benchmarks/nuclei.py --report           # the tables of the runs that are there
+
+Each run is a process of its own under ``--out`` (default ``runs/nuclei_benchmark``): ours with RoIAlign,
+ours with RoIPool, torchvision's, each with ``--seeds``.  A run that has finished is not repeated and one that
+was interrupted resumes (ours from its checkpoint; torchvision's starts again, having none).
+
+What is the same for all: the training images and their order (our loader's batch of step t is a function of
+the seed alone), augmentation, image size, backbone (ResNet-18-FPN with group norm, from scratch), anchors,
+sampling, heads' widths, optimizer, learning rate at every step, detections an image, and the evaluator.
+What differs is the framework.  Both keep freed memory in the allocator (``engine.memory``), which helps
+torchvision more than us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "nuclei" / "mask_rcnn_r18_fpn_gn.yaml"
+VARIANTS = ("roi_align", "roi_pool", "torchvision")
+
+
+def torchvision_model(recipe: Any, num_classes: int) -> Any:
+    """torchvision's Mask R-CNN with the sizes, thresholds and widths of our recipe; its own losses and ops."""
+    from torch import nn
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.models.resnet import resnet18
+
+    model = recipe.model
+    width = model.neck.out_channels
+    backbone = BackboneWithFPN(
+        resnet18(norm_layer=lambda channels: nn.GroupNorm(32, channels), zero_init_residual=True),
+        {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)},
+        [64, 128, 256, 512],
+        width,
+    )
+    anchors = model.rpn.anchors
+    resize = recipe.data.eval_transforms[0]
+    return MaskRCNN(
+        backbone,
+        min_size=resize.min_sizes[0],
+        max_size=resize.max_size,
+        rpn_anchor_generator=AnchorGenerator(anchors.sizes, (anchors.ratios,) * len(anchors.sizes)),
+        rpn_pre_nms_top_n_train=model.rpn.pre_nms_train,
+        rpn_pre_nms_top_n_test=model.rpn.pre_nms_test,
+        rpn_post_nms_top_n_train=model.rpn.post_nms_train,
+        rpn_post_nms_top_n_test=model.rpn.post_nms_test,
+        box_batch_size_per_image=model.roi.samples,
+        box_detections_per_img=model.roi.max_detections,
+        box_head=TwoMLPHead(width * model.box_head.pool_size**2, model.box_head.hidden),
+        box_predictor=FastRCNNPredictor(model.box_head.hidden, num_classes + 1),
+        mask_head=MaskRCNNHeads(width, (model.mask_head.width,) * model.mask_head.convs, 1),
+        mask_predictor=MaskRCNNPredictor(model.mask_head.width, model.mask_head.width, num_classes + 1),
+    )
+
+
+def torchvision_batch(batch: Any) -> tuple[list[Any], list[dict[str, Any]] | None]:
+    """Our batch as torchvision takes it: float images in 0..1, labels from 1, dense masks."""
+    images = [image.float() / 255 for image in batch.images]
+    if batch.targets is None:
+        return images, None
+    targets = [
+        {"boxes": t.boxes, "labels": t.labels + 1, "masks": t.masks.to_bitmaps(*image.shape[-2:])}
+        for t, image in zip(batch.targets, images, strict=True)
+    ]
+    return images, targets
+
+
+def train_torchvision(seed: int, folder: Path, overrides: list[str]) -> None:
+    """Train and evaluate torchvision's model; write ``result.json`` and ``metrics.jsonl`` into ``folder``."""
+    import numpy as np
+    import torch
+    from pycocotools import mask as mask_api
+
+    from maskrcnn.data import eval_loader, train_loader
+    from maskrcnn.engine.memory import keep_freed_memory
+    from maskrcnn.evaluation.coco import evaluate_coco
+    from maskrcnn.evaluation.results import save_results
+    from maskrcnn.recipe import load_recipe
+
+    keep_freed_memory()
+    recipe = load_recipe(CONFIG, overrides)
+    solver = recipe.solver
+    torch.manual_seed(seed)
+    train = recipe.data.train.build(True)
+    val = recipe.data.val.build(False)
+    model = torchvision_model(recipe, len(train.categories)).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=solver.learning_rate,
+        momentum=solver.optimizer.momentum,
+        weight_decay=solver.optimizer.weight_decay,
+        fused=True,
+    )
+    loader = train_loader(
+        train,
+        [t.build() for t in recipe.data.train_transforms],
+        images_per_rank=solver.batch_size,
+        total_steps=solver.steps,
+        seed=seed,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
+        for step, batch in enumerate(loader):
+            for group in optimizer.param_groups:
+                group["lr"] = solver.rate_at(step)
+            losses = model(*torchvision_batch(batch))
+            loss = sum(losses.values())
+            if not torch.isfinite(loss):
+                raise SystemExit(f"torchvision's loss is {loss.item()} at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), solver.clip_grad_norm or float("inf"))
+            optimizer.step()
+            record = {k: round(float(v.detach()), 5) for k, v in losses.items()}
+            record |= {"step": step + 1, "seconds": round(time.perf_counter() - start, 2)}
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            if (step + 1) % 20 == 0:
+                print(f"torchvision, seed {seed}: {record}", flush=True)
+    train_seconds = time.perf_counter() - start
+
+    start = time.perf_counter()
+    model.eval()
+    results: list[dict[str, Any]] = []
+    for batch in eval_loader(val, []):
+        info = batch.infos[0]
+        with torch.inference_mode():
+            found = model(torchvision_batch(batch)[0])[0]
+        x1, y1, x2, y2 = found["boxes"].double().unbind(1)
+        boxes = torch.stack((x1, y1, x2 - x1, y2 - y1), dim=1).tolist()
+        for i, score in enumerate(found["scores"].tolist()):
+            bitmap = (found["masks"][i, 0] > 0.5).numpy().astype(np.uint8)
+            code = mask_api.encode(np.asfortranarray(bitmap))
+            results.append(
+                {
+                    "image_id": info.image_id,
+                    "category_id": val.categories.ids[int(found["labels"][i]) - 1],
+                    "bbox": boxes[i],
+                    "score": score,
+                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                }
+            )
+    save_results(folder / "results.json", results)
+    evaluated = evaluate_coco(
+        val.annotation_file, results, max_detections=recipe.model.roi.max_detections, backend="pycocotools"
+    )
+    write_result(folder, evaluated.scalars(), train_seconds, time.perf_counter() - start)
+
+
+def write_result(folder: Path, figures: dict[str, float], train_seconds: float, eval_seconds: float) -> None:
+    result = {"figures": figures, "train_seconds": train_seconds, "eval_seconds": eval_seconds}
+    partial = folder / "result.json.partial"
+    partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    partial.replace(folder / "result.json")
