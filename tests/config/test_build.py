@@ -118,6 +118,11 @@ def test_a_missing_required_key(schema):
     assert str(e.value) == "f:1:1: images: missing required key (a path)"
 
 
+def test_a_set_into_a_mapping_does_not_move_it(fault):
+    message = fault("expect:\n  a: {source: x}\n", "expect.a.source=y")
+    assert message == "c.yaml:2:6: expect.a.ap: missing required key (a number)"
+
+
 def test_all_faults_are_told_together_in_file_order(fault):
     message = fault(
         "sede: 1\nsolver:\n  lr: fast\n  max_iter: 9e4\nmodel: {backbone: resnt}\ndeterministic: on\n"
@@ -253,10 +258,20 @@ def test_plugins_are_imported_from_beside_the_file_and_add_up(folder, schema, mo
     Path("sub/plugin_one_of_test.py").write_text(PLUGIN.format(module=schema.__module__, name="tiny1"))
     Path("plugin_two_of_test.py").write_text(PLUGIN.format(module=schema.__module__, name="tiny2"))
     Path("sub/a.yaml").write_text("images: x\nplugins: [plugin_one_of_test]\nmodel: {backbone: tiny1}")
-    Path("c.yaml").write_text("base: sub/a.yaml\nplugins: [plugin_two_of_test]\nmodel: {neck: {type: tiny2}}")
+    Path("c.yaml").write_text(
+        "base: sub/a.yaml\nplugins: [plugin_two_of_test, plugin_one_of_test]\nmodel: {neck: {type: tiny2}}"
+    )
     c = load(schema, "c.yaml", ["model.neck.width=9"])
     assert (c.model.backbone.width, c.model.neck.width) == (4, 9)
     assert c.plugins == ("plugin_one_of_test", "plugin_two_of_test")
+
+
+def test_plugins_are_imported_from_the_working_folder(folder, schema, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    Path("sub").mkdir()
+    Path("plugin_three_of_test.py").write_text("")
+    Path("sub/c.yaml").write_text("images: x\nplugins: [plugin_three_of_test]")
+    assert load(schema, "sub/c.yaml").plugins == ("plugin_three_of_test",)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,11 @@ def test_fingerprint_is_the_same_in_another_process(resolve):
     assert run.stdout.strip() == "88540bacd3a8"
 
 
+def test_an_integer_in_a_number_field_is_that_number(resolve):
+    c = resolve("solver: {lr: 1}")
+    assert fingerprint(replace(c, solver=replace(c.solver, lr=1))) == fingerprint(c)
+
+
 def test_flatten_names_every_value(resolve):
     flat = flatten(resolve("model: {roi_op: roi_pool}\ntransforms: []"))
     assert flat["model.roi_op.type"] == "roi_pool"
@@ -214,5 +219,7 @@ def test_an_object_that_breaks_its_annotations_is_refused(resolve):
     c = resolve("")
     with pytest.raises(TypeError, match="seed: expected an integer, got 'x'"):
         dump(replace(c, seed="x"))
+    with pytest.raises(TypeError, match=r"inner\.choice: expected one of on, 1, 1, True, got 1\.0"):
+        dump(Outer(inner=Inner(choice=1.0)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"model\.roi_op: .* is not a registered RoI op"):
         dump(replace(c, model=replace(c.model, roi_op=c.solver)))

@@ -153,16 +153,15 @@ expect: {segm: {ap: 37.0, source: "a: b"}}
 @given(
     st.integers(0, len(GOOD)),
     st.integers(0, 12),
-    st.sampled_from(
-        list("\t:-[]{}&*!|>'\"%@`,?#~ \n\0\x85") + ["<<: ", "null", "type", "*m", "1e", "- ", "é"]
-    ),
+    st.sampled_from([*"\t:-[]{}&*!|>'\"%@`,?#~ \n\0\x85", "<<: ", "null", "type", "*m", "1e", "- ", "é"]),
 )
 def test_a_config_with_a_piece_replaced_loads_or_is_told_why(schema, start, length, piece):
     text = GOOD[:start] + piece + GOOD[start + length :]
     try:
-        assert isinstance(loads(schema, text, "f"), schema)
+        told = "f:" if isinstance(loads(schema, text, "f"), schema) else "no recipe"
     except ConfigError as e:
-        assert str(e).startswith(("f:", "2 problems", "3 problems", "4 problems"))
+        told = str(e)
+    assert told.startswith(("f:", "2 problems", "3 problems", "4 problems"))
 
 
 def test_tags_run_nothing(fault, folder):
