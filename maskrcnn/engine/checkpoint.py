@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -123,6 +124,11 @@ def _read(path: Path) -> Any:
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
     try:
+        if zipfile.is_zipfile(path):  # torch does not compare the sums that it writes
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                raise ValueError(f"wrong checksum of {bad}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint file") from None

@@ -20,6 +20,7 @@ import torch
 # malloc.h, parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 _INT_MAX = 2**31 - 1
 
@@ -27,10 +28,10 @@ _INT_MAX = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next step; call once, before large tensors are made.
 
-    ``M_MMAP_MAX`` 0 takes large blocks from the heap instead of fresh mappings (``M_MMAP_THRESHOLD`` alone
-    cannot: it stops at 32 MiB), ``M_TRIM_THRESHOLD`` at its largest (2 GiB) never gives the top of the heap
-    back below that, and ``M_TOP_PAD`` grows the heap 64 MiB at a time.  The price is that the process keeps
-    its peak.  ``MASKRCNN_KEEP_MEMORY=0`` turns it off.
+    ``M_MMAP_THRESHOLD`` takes blocks of up to 1 GiB from the heap instead of fresh mappings (before glibc
+    2.35 it stops at 32 MiB, and ``M_MMAP_MAX`` 0 does it for all blocks), ``M_TRIM_THRESHOLD`` at its largest
+    (2 GiB) does not give the top of the heap back below that, and ``M_TOP_PAD`` grows the heap 64 MiB at a
+    time.  The price is that the process keeps about its peak.  ``MASKRCNN_KEEP_MEMORY=0`` turns it off.
 
     Returns:
         Whether it was done: False on anything but Linux with glibc, or where the variable says no.
@@ -45,8 +46,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
     mallopt.restype = ctypes.c_int
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _INT_MAX), (_M_TOP_PAD, 64 * 2**20))
-    return all(mallopt(key, value) == 1 for key, value in settings)
+    if mallopt(_M_MMAP_THRESHOLD, 2**30) != 1 and mallopt(_M_MMAP_MAX, 0) != 1:
+        return False
+    return mallopt(_M_TRIM_THRESHOLD, _INT_MAX) == 1 and mallopt(_M_TOP_PAD, 64 * 2**20) == 1
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -41,7 +41,7 @@ def describe_run(device: torch.device, world_size: int) -> dict[str, Any]:
     return {
         "versions": versions(),
         "code": code_fingerprint(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "device": str(device),
         "device_name": name or platform.machine(),
         "world_size": world_size,
@@ -49,3 +49,9 @@ def describe_run(device: torch.device, world_size: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "platform": platform.platform(),
     }
+
+
+def _command() -> str:
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "maskrcnn"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from maskrcnn.engine import memory
+
+SCRIPT = """
+import resource, sys, torch
+from maskrcnn.engine.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def step():
+    held = [torch.ones(n * 2**18) for n in (1, 8, 40)]
+for _ in range(2): step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str) -> int:
+    out = subprocess.run([sys.executable, "-c", SCRIPT, mode], check=True, capture_output=True, text=True)
+    return int(out.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_kept_memory_is_not_faulted_in_again() -> None:
+    assert faults("keep") * 10 < faults("return")
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_KEEP_MEMORY", "0")
+    assert not memory.keep_freed_memory()
+
+
+def test_memory_in_use_grows_with_what_is_held() -> None:
+    before = memory.memory_in_use(torch.device("cpu"))
+    held = torch.ones(2**25)
+    assert memory.memory_in_use(torch.device("cpu")) - before > 0.9 * held.nbytes
