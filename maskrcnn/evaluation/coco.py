@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def evaluate_coco(
     found_matches: dict[str, Matches] = {}
     notes = list(truth.notes)
     counted = 0
+    wanted = set(images)
     for iou_type in iou_types:
         case = Case(truth, detection_records(results, iou_type, truth, images), iou_type, images)
         counted = len(case.detections)
@@ -89,7 +91,7 @@ def evaluate_coco(
         max_detections=max_detections,
         backend=chosen,
         images=len(images),
-        ground_truth=sum(1 for a in truth.annotations if not a["iscrowd"] and a["image_id"] in set(images)),
+        ground_truth=sum(1 for a in truth.annotations if not a["iscrowd"] and a["image_id"] in wanted),
         detections=counted,
         notes=tuple(dict.fromkeys(notes)),
         matches=found_matches,
@@ -191,16 +193,15 @@ def _figures(found: Mapping[str, Any], caps: Sequence[int]) -> dict[str, float |
 
 def _class_figures(found: Mapping[str, Any], caps: Sequence[int], case: Case) -> list[ClassFigures]:
     precision = np.asarray(found["precision"])
-    truths = [a["category_id"] for a in case.annotations if not a["iscrowd"]]
-    hits = [d["category_id"] for d in case.detections]
+    truths = Counter(a["category_id"] for a in case.annotations if not a["iscrowd"])
+    hits = Counter(d["category_id"] for d in case.detections)
     out = []
     for k, (category_id, name) in enumerate(case.truth.categories.items()):
         one = precision[:, :, k : k + 1]
         named = _precisions(one, 2)
         if len(caps) > len(MAX_DETECTIONS):
             named.update({f"{n}@{caps[3]}": v for n, v in _precisions(one, 3).items()})
-        counts = truths.count(category_id), hits.count(category_id)
-        out.append(ClassFigures(category_id, name, named, *counts))
+        out.append(ClassFigures(category_id, name, named, truths[category_id], hits[category_id]))
     return out
 
 

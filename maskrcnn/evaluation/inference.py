@@ -89,6 +89,7 @@ def predict_dataset(
     paste: Paste = "aligned",
     progress: Callable[[Progress], None] | None = None,
     total: int | None = None,
+    overlap: bool | None = None,
 ) -> list[Result]:
     """COCO result records of every image the loader gives, each image once.
 
@@ -101,6 +102,7 @@ def predict_dataset(
         paste: how masks are pasted, see ``evaluation.paste``.
         progress: called after each batch.
         total: number of images, for the time left.
+        overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to
@@ -111,7 +113,7 @@ def predict_dataset(
     done = 0
     results: list[Result] = []
     pending: deque[Future[list[Result]]] = deque()
-    device = torch.device(device)
+    overlap = torch.device(device).type != "cpu" if overlap is None else overlap
 
     def encode(found: list[tuple[ImageInfo, Detections, tuple[int, int]]]) -> list[Result]:
         return [r for info, dets, size in found for r in coco_results(info, dets, size, categories, paste)]
@@ -123,12 +125,12 @@ def predict_dataset(
                 if info.image_id not in seen:  # a padding sampler repeats images
                     seen.add(info.image_id)
                     fresh.append((info, found.to("cpu"), (image.shape[-2], image.shape[-1])))
-            if device.type == "cpu":
-                results += encode(fresh)
-            else:
+            if overlap:
                 pending.append(pool.submit(encode, fresh))
                 while len(pending) > 2:  # bounds the probabilities held
                     results += pending.popleft().result()
+            else:
+                results += encode(fresh)
             done += len(batch)
             if progress is not None:
                 rate = done / max(time.perf_counter() - start, 1e-9)

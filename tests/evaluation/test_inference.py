@@ -110,5 +110,24 @@ def test_progress_is_told_after_each_batch() -> None:
     assert (told[2].total, told[2].eta) == (None, None)
 
 
+def test_encoding_beside_the_model_gives_the_same_results() -> None:
+    batches = [batch(i, i + 1) for i in range(0, 20, 2)]
+    alone, beside = (
+        predict_dataset(Stub(), batches, "cpu", Ids(), overlap=overlap) for overlap in (False, True)
+    )
+    assert alone == beside
+    assert len(alone) == 19
+
+
+def test_a_fault_while_encoding_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr("maskrcnn.evaluation.inference.coco_results", broken)
+    for overlap in (False, True):
+        with pytest.raises(ValueError, match="no room"):
+            predict_dataset(Stub(), [batch(2)], "cpu", Ids(), overlap=overlap)
+
+
 def test_an_empty_loader() -> None:
     assert predict_dataset(Stub(), [], "cpu", Ids()) == []
