@@ -231,3 +231,13 @@ def test_contact_sheet() -> None:
         assert (out == 40 * (i + 1)).all(axis=2).sum() > 1000
     assert contact_sheet([], cell=50).shape == (66, 66, 3)
     assert contact_sheet(pictures, titles=["a", "b", "c"], cell=100).shape[1] == 2 * 108 + 8
+
+
+def test_small_instances_lie_on_top_of_large_ones() -> None:
+    masks = [disc(40, 30, 4), disc(40, 30, 25)]
+    for order in ([0, 1], [1, 0]):
+        out = draw_instances(
+            GRAY, None, [masks[i] for i in order], order, ["a", "b"], show_labels=False, smallest=0, alpha=1.0
+        )
+        assert tuple(out[30, 40]) == class_colour(0)
+        assert tuple(out[30, 55]) == class_colour(1)
