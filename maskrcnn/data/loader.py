@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from maskrcnn.data.geometry import apply_transforms
 from maskrcnn.data.registries import Dataset, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
-from maskrcnn.data.transforms import apply_transforms
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import Batch, Sample, collate
 

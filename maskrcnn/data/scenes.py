@@ -1,6 +1,6 @@
 """Synthetic pictures of shapes, with the exact mask of what is seen of each.
 
-Outlines lie at sub-pixel positions and are drawn with ``_FINE`` x ``_FINE`` sub-pixels a pixel, so edges are
+Outlines lie at sub-pixel positions and are drawn with ``FINE`` x ``FINE`` sub-pixels a pixel, so edges are
 anti-aliased; later shapes cover earlier ones.  Random numbers come from PCG64 alone and pictures are
 computed with integers, so a seed gives the same data everywhere.
 """
@@ -13,20 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from maskrcnn.data.canvas import FINE, Canvas, Ints, Pixels, Shape, coverage
 from maskrcnn.data.shapes import SHAPES, Ring, make_shape
 from maskrcnn.structures import rle
 
-#: Sub-pixels along a pixel's side.
-_FINE = 4
-#: Fixed-point bits of vertices given to OpenCV.
-_SHIFT = 8
 #: A crowd region is recorded as this class's pixels in one mask.
 _CROWD_SPREAD = 0.16
-
-Pixels = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -71,93 +64,11 @@ class Scene:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass
-class _Shape:
-    category: int
-    full: int = 0  # sub-pixels of the whole shape, seen or not
-    seen: int = 0  # sub-pixels that no later shape covers
-    window: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels x0, y0, x1, y1 around all that was painted
-    rings: list[Ring] = field(default_factory=list)
-    inside: bool = False  # wholly in the picture
-    crowd: bool = False
-
-
-class _Canvas:
-    """The picture, and for every sub-pixel which shape is seen there (0 = background)."""
-
-    def __init__(self, image: Ints) -> None:
-        self.image = image
-        height, width = image.shape[:2]
-        self.owner = np.zeros((height * _FINE, width * _FINE), dtype=np.int16)
-        self.shapes: list[_Shape] = []
-
-    def stencil(self, rings: list[Ring]) -> tuple[Pixels, int, int] | None:
-        """The sub-pixels inside ``rings``, on whole pixels around them, and the corner pixel (x0, y0)."""
-        height, width = self.image.shape[:2]
-        low = np.floor(np.min([r.min(0) for r in rings], axis=0)).astype(int) - 1
-        high = np.ceil(np.max([r.max(0) for r in rings], axis=0)).astype(int) + 1
-        x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height)
-        if x1 <= x0 or y1 <= y0:
-            return None
-        mask = np.zeros(((y1 - y0) * _FINE, (x1 - x0) * _FINE), dtype=np.uint8)
-        # OpenCV's coordinate i is the centre of pixel i.
-        points = [
-            np.rint(((ring - (x0, y0)) * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for ring in rings
-        ]
-        cv2.fillPoly(mask, points, 1, lineType=cv2.LINE_8, shift=_SHIFT)
-        return mask, x0, y0
-
-    def hides(self, mask: Pixels, x0: int, y0: int, min_visible: float) -> bool:
-        """Whether painting ``mask`` would leave too little to be seen of a shape already there."""
-        window = self._window(mask, x0, y0)
-        covered = np.bincount(window[mask > 0], minlength=len(self.shapes) + 1)
-        for i in np.flatnonzero(covered[1:]).tolist():
-            shape = self.shapes[i]
-            if shape.crowd or shape.seen - int(covered[i + 1]) < min_visible * shape.full:
-                return True
-        return False
-
-    def paint(self, mask: Pixels, x0: int, y0: int, colour: Ints) -> None:
-        """Blend ``colour`` (int [h, w, 3] over the mask's pixels) and own the sub-pixels."""
-        cover = _coverage(mask)[:, :, None]
-        h, w = cover.shape[:2]
-        below = self.image[y0 : y0 + h, x0 : x0 + w]
-        whole = _FINE * _FINE
-        below[:] = (below * (whole - cover) + colour * cover + whole // 2) // whole
-        if not self.shapes:
-            return  # the background owns itself
-        owners = self._window(mask, x0, y0)
-        inside = mask > 0
-        for i, covered in enumerate(np.bincount(owners[inside]).tolist()):
-            if i:
-                self.shapes[i - 1].seen -= covered
-        owners[inside] = len(self.shapes)
-        top = self.shapes[-1]
-        top.seen += int(inside.sum())
-        a = top.window
-        top.window = (
-            (x0, y0, x0 + w, y0 + h)
-            if a == (0, 0, 0, 0)
-            else (min(a[0], x0), min(a[1], y0), max(a[2], x0 + w), max(a[3], y0 + h))
-        )
-
-    def _window(self, mask: Pixels, x0: int, y0: int) -> npt.NDArray[np.int16]:
-        h, w = mask.shape
-        return self.owner[y0 * _FINE : y0 * _FINE + h, x0 * _FINE : x0 * _FINE + w]
-
-
-def _coverage(mask: Pixels) -> Ints:
-    """How many sub-pixels of each pixel the mask holds: int32 [h, w] in 0..16."""
-    h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
-    cover: Ints = mask.reshape(h, _FINE, w, _FINE).sum((1, 3), dtype=np.int32)
-    return cover
-
-
 def make_scene(level: Level, size: int, rng: np.random.Generator) -> Scene:
     """One picture whose longer side has ``size`` pixels."""
     height, width = ((size, size), (size, size * 3 // 4), (size * 3 // 4, size))[int(rng.integers(3))]
     scale = size / 128
-    canvas = _Canvas(_background(level, height, width, rng))
+    canvas = Canvas(_background(level, height, width, rng))
     if rng.random() >= level.empty:
         if rng.random() < level.crowd:
             _add_crowd(canvas, level, scale, rng)
@@ -172,7 +83,7 @@ def make_scene(level: Level, size: int, rng: np.random.Generator) -> Scene:
     return scene
 
 
-def _add_shape(canvas: _Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+def _add_shape(canvas: Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
     """Put a shape where it hides no other too much; after some tries, none."""
     height, width = canvas.image.shape[:2]
     category = int(rng.integers(len(SHAPES)))
@@ -193,19 +104,19 @@ def _add_shape(canvas: _Canvas, level: Level, scale: float, rng: np.random.Gener
         points = np.concatenate(rings)
         inside = bool((points >= 0).all() and (points <= (width, height)).all())
         # Of a shape cut by the edge the whole still counts, so nearly all of it outside is "hidden".
-        full = int(mask.sum()) if inside else int(abs(_area(rings)) * _FINE * _FINE)
-        canvas.shapes.append(_Shape(category, full, rings=rings, inside=inside))
+        full = int(mask.sum()) if inside else int(abs(_area(rings)) * FINE * FINE)
+        canvas.shapes.append(Shape(category, full, rings=rings, inside=inside))
         canvas.paint(mask, x0, y0, _surface(canvas, mask, x0, y0, level, rng))
         return
 
 
-def _add_crowd(canvas: _Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+def _add_crowd(canvas: Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
     """A cluster of many tiny shapes of one class, recorded as one crowd region."""
     height, width = canvas.image.shape[:2]
     category = int(rng.integers(len(SHAPES)))
     spread = _CROWD_SPREAD * max(height, width)
     centre = (0.2 + 0.6 * rng.random(2)) * (width, height)
-    canvas.shapes.append(_Shape(category, crowd=True))
+    canvas.shapes.append(Shape(category, crowd=True))
     for _ in range(int(rng.integers(12, 30))):
         # The sum of uniform numbers is near enough to a bell.
         offset = (rng.random((3, 2)).sum(0) - 1.5) * spread
@@ -215,9 +126,9 @@ def _add_crowd(canvas: _Canvas, level: Level, scale: float, rng: np.random.Gener
             canvas.paint(*stencil, _surface(canvas, *stencil, level, rng))
 
 
-def _surface(canvas: _Canvas, mask: Pixels, x0: int, y0: int, level: Level, rng: np.random.Generator) -> Ints:
+def _surface(canvas: Canvas, mask: Pixels, x0: int, y0: int, level: Level, rng: np.random.Generator) -> Ints:
     """Colours for a shape: unlike what lies behind it, plain, shaded, striped or speckled."""
-    h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
+    h, w = mask.shape[0] // FINE, mask.shape[1] // FINE
     behind = canvas.image[y0 : y0 + h, x0 : x0 + w].reshape(-1, 3).mean(0).astype(np.int32)
     step = int(rng.integers(level.contrast[0], level.contrast[1] + 1))
     gray = int(behind.sum()) // 3
@@ -246,7 +157,7 @@ def _background(level: Level, height: int, width: int, rng: np.random.Generator)
     base = (base + base.sum() // 3) // 2
     grid = base + rng.integers(-28, 29, (5, 5, 3), dtype=np.int32)
     image = _enlarge(grid, height, width)
-    canvas = _Canvas(image)
+    canvas = Canvas(image)
     for _ in range(int(rng.integers(level.clutter // 2, level.clutter + 1))):
         depth = rng.integers(-26, 27, 3, dtype=np.int32)
         if rng.random() < 0.5:  # a line across
@@ -262,7 +173,7 @@ def _background(level: Level, height: int, width: int, rng: np.random.Generator)
         stencil = canvas.stencil([np.rint(ring * 100) / 100])
         if stencil is not None:
             mask, x0, y0 = stencil
-            h, w = mask.shape[0] // _FINE, mask.shape[1] // _FINE
+            h, w = mask.shape[0] // FINE, mask.shape[1] // FINE
             canvas.paint(mask, x0, y0, image[y0 : y0 + h, x0 : x0 + w] + depth)
     return np.clip(image, 0, 255)
 
@@ -283,19 +194,19 @@ def _enlarge(grid: Ints, height: int, width: int) -> Ints:
 # ---- annotations ------------------------------------------------------------------------------------------
 
 
-def _annotate(canvas: _Canvas, shape: _Shape, number: int) -> dict[str, Any] | None:
+def _annotate(canvas: Canvas, shape: Shape, number: int) -> dict[str, Any] | None:
     """COCO fields of what is seen of a shape; None where that is next to nothing."""
     height, width = canvas.image.shape[:2]
     x0, y0, x1, y1 = shape.window
-    seen = (canvas.owner[y0 * _FINE : y1 * _FINE, x0 * _FINE : x1 * _FINE] == number).astype(np.uint8)
+    seen = (canvas.owner[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE] == number).astype(np.uint8)
     fields: dict[str, Any] = {"category_id": category_id(shape.category), "iscrowd": int(shape.crowd)}
     visible = shape.seen
     if shape.crowd:
-        kernel = np.ones((2 * _FINE + 1, 2 * _FINE + 1), dtype=np.uint8)
+        kernel = np.ones((2 * FINE + 1, 2 * FINE + 1), dtype=np.uint8)
         closed = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, kernel).astype(np.uint8)
-        near = (_coverage(closed) > 0).astype(np.uint8)
+        near = (coverage(closed) > 0).astype(np.uint8)
         return _from_bitmap(fields, near, x0, y0, height, width)
-    if visible < _HIDDEN * shape.full or visible < _MIN_AREA * _FINE * _FINE:
+    if visible < _HIDDEN * shape.full or visible < _MIN_AREA * FINE * FINE:
         return None
     polygons: list[list[float]] | None = None
     if shape.inside and visible == shape.full and len(shape.rings) == 1:
@@ -303,7 +214,7 @@ def _annotate(canvas: _Canvas, shape: _Shape, number: int) -> dict[str, Any] | N
     else:
         polygons = _outline(seen, x0, y0)
     if polygons is None:
-        half = (_coverage(seen) * 2 >= _FINE * _FINE).astype(np.uint8)
+        half = (coverage(seen) * 2 >= FINE * FINE).astype(np.uint8)
         return _from_bitmap(fields, half, x0, y0, height, width)
     code = rle.from_polygons([np.asarray(p) for p in polygons], height, width)
     points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in polygons])
@@ -352,13 +263,13 @@ def _outline(seen: Pixels, x0: int, y0: int) -> list[list[float]] | None:
     for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
         area = cv2.contourArea(contour)
         if parent >= 0:
-            if area >= 2 * _FINE * _FINE:
+            if area >= 2 * FINE * FINE:
                 return None
             continue
         corners = cv2.approxPolyDP(contour, 0.8, closed=True).reshape(-1, 2)
-        if area < 2 * _FINE * _FINE or len(corners) < 3:
+        if area < 2 * FINE * FINE or len(corners) < 3:
             continue  # a crumb
-        points = (corners.astype(np.float64) + 0.5) / _FINE + (x0, y0)
+        points = (corners.astype(np.float64) + 0.5) / FINE + (x0, y0)
         polygons.append((np.rint(points * 100) / 100).reshape(-1).tolist())
     return polygons or None
 

@@ -1,0 +1,131 @@
+"""Reading a COCO json: its text, its classes and its image records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn.data.categories import Categories
+from maskrcnn.errors import DataError
+
+
+def load_coco(path: Path) -> dict[str, Any]:
+    """The content of a COCO json: its three lists are there, their entries are not checked yet.
+
+    Raises:
+        DataError: the file is missing, unreadable, broken, or no COCO json.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such annotation file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    try:
+        content = json.loads(text, object_hook=_compact)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}:{error.colno}: the json is broken: {error.msg}; is the file complete?"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{path}: the json is nested too deeply to be a COCO file") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a COCO file is a json object, this is a {kind_of(content)}")
+    for key in ("images", "annotations", "categories"):
+        if key not in content:
+            raise DataError(f"{path}: a COCO file needs the key {key!r}; it has {sorted(content)}")
+        if not isinstance(content[key], list):
+            raise DataError(f"{path}: {key!r} must be a list, it is a {kind_of(content[key])}")
+    return content
+
+
+def _compact(record: dict[str, Any]) -> dict[str, Any]:
+    """Polygons as arrays while the json is still being read: a tenth of the memory of lists of floats."""
+    segmentation = record.get("segmentation")
+    if type(segmentation) is list:
+        # Where not all are numbers, the check of the annotation says so.
+        with contextlib.suppress(TypeError, OverflowError):
+            record["segmentation"] = [array("d", p) if type(p) is list else p for p in segmentation]
+    return record
+
+
+def kind_of(value: object) -> str:
+    """What json calls the value."""
+    names = {dict: "object", list: "list", str: "text", bool: "true/false", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def read_categories(records: list[Any], path: Path) -> Categories:
+    """The classes, by rising id.
+
+    Raises:
+        DataError: a record is faulty, an id repeats, or there are none.
+    """
+    found: dict[int, str] = {}
+    for number, record in enumerate(records):
+        where = f"{path}: category {number} of the list"
+        if not isinstance(record, dict) or type(record.get("id")) is not int:
+            raise DataError(f"{where}: it needs an 'id' that is an integer")
+        if type(record.get("name")) is not str:
+            raise DataError(f"{where} (id {record['id']}): it needs a 'name' that is a text")
+        if record["id"] in found:
+            raise DataError(
+                f"{where}: the id {record['id']} is taken by {found[record['id']]!r};"
+                f" give {record['name']!r} another"
+            )
+        found[record["id"]] = record["name"]
+    if not found:
+        raise DataError(f"{path}: it has no categories")
+    ids = tuple(sorted(found))
+    return Categories(ids, tuple(found[i] for i in ids))
+
+
+def difference(own: Categories, wanted: Categories) -> str:
+    """In words, where two sets of classes differ."""
+    a, b = dict(zip(own.ids, own.names, strict=True)), dict(zip(wanted.ids, wanted.names, strict=True))
+    unlike = [
+        f"id {i} is {a.get(i, 'missing')!r} here and {b.get(i, 'missing')!r} there"
+        for i in sorted(a.keys() | b.keys())
+        if a.get(i) != b.get(i)
+    ]
+    return "; ".join(unlike[:5]) + (f"; and {len(unlike) - 5} more" if len(unlike) > 5 else "")
+
+
+class ImageRecords:
+    """The image records, checked, by rising id.
+
+    index: place by image id.  ids: int64 [N].  sizes: int32 [N, 2] (height, width), pixels.
+    names, name_ends: the file names in UTF-8 in a row, uint8, and where each ends, int64 [N].
+
+    Raises:
+        DataError: a record is faulty, or an id repeats.
+    """
+
+    def __init__(self, records: list[Any], path: Path) -> None:
+        seen: dict[int, tuple[str, int, int]] = {}
+        for number, record in enumerate(records):
+            if not isinstance(record, dict) or type(record.get("id")) is not int:
+                raise DataError(f"{path}: image {number} of the list needs an 'id' that is an integer")
+            where = f"{path}: image {record['id']}"
+            if type(record.get("file_name")) is not str or not record["file_name"]:
+                raise DataError(f"{where}: it needs a 'file_name' that is a text")
+            for key in ("height", "width"):
+                if type(record.get(key)) is not int or not 0 < record[key] < 2**31:
+                    raise DataError(f"{where}: it needs a {key!r} that is an integer > 0")
+            if record["id"] in seen:
+                raise DataError(f"{where}: the id stands for two images, give each its own")
+            seen[record["id"]] = (record["file_name"], record["height"], record["width"])
+        order = sorted(seen)
+        self.index = {image_id: i for i, image_id in enumerate(order)}
+        self.ids = np.asarray(order, dtype=np.int64)
+        self.sizes = np.asarray([seen[i][1:] for i in order], dtype=np.int32).reshape(-1, 2)
+        names = [seen[i][0].encode() for i in order]
+        self.names = np.frombuffer(b"".join(names), dtype=np.uint8)
+        self.name_ends = np.cumsum([len(n) for n in names], dtype=np.int64)

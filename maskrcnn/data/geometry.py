@@ -1,0 +1,78 @@
+"""Moving an image with its boxes and masks, exactly.
+
+Frame convention: an image of W pixels covers [0, W); scaling by W2 / W maps x to x W2 / W, mirroring maps
+x to W - x, so a box and the pixels under it never part (no half-pixel drift).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from maskrcnn.data.images import Image
+from maskrcnn.data.registries import RawSample, Transform
+from maskrcnn.structures import clip_boxes
+
+#: ``linear`` reads the 4 nearest pixels (fast; aliases below half size), ``area`` averages when shrinking.
+Interpolation: TypeAlias = Literal["linear", "area"]
+
+
+def apply_transforms(
+    transforms: Sequence[Transform], sample: RawSample, rng: np.random.Generator
+) -> RawSample:
+    """One after the other."""
+    for transform in transforms:
+        sample = transform(sample, rng)
+    return sample
+
+
+def resize_to(sample: RawSample, height: int, width: int, interpolation: Interpolation) -> RawSample:
+    """The sample at ``height`` x ``width`` pixels; each axis by its own exact ratio."""
+    h, w = sample.size
+    if (h, w) == (height, width):
+        return sample
+    shrinks = height < h and width < w
+    mode = cv2.INTER_AREA if interpolation == "area" and shrinks else cv2.INTER_LINEAR
+    image = cv2.resize(sample.image, (width, height), interpolation=mode)
+    return move(sample, image, np.array([[width / w, 0, 0], [0, height / h, 0]]))
+
+
+def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_side: float) -> RawSample:
+    """The window of ``width`` x ``height`` pixels at (x0, y0), which must lie inside the image.
+
+    Boxes that the window cuts become the tight box of what is left of their mask (of the box, where there
+    are no masks); instances with a side below ``min_side`` pixels are dropped.
+    """
+    image = sample.image[y0 : y0 + height, x0 : x0 + width]
+    moved = move(sample, image, np.array([[1, 0, -x0], [0, 1, -y0]], dtype=np.float64))
+    targets = moved.targets
+    boxes = clip_boxes(targets.boxes, height, width)
+    cut = (boxes != targets.boxes).any(1)
+    if targets.masks is not None and cut.any():
+        rows = cut.nonzero()[:, 0]
+        boxes[rows] = targets.masks.select(rows.tolist()).boxes()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = ~cut | ((sides >= min_side) & (sides > 0)).all(1)
+    return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
+
+
+def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
+    """``image`` in place of the old one, boxes and masks through ``matrix`` [2, 3]."""
+    targets = sample.targets
+    m = torch.from_numpy(matrix)
+    corners = targets.boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
+    boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
+    height, width = image.shape[:2]
+    masks = None if targets.masks is None else targets.masks.transform(matrix, height, width)
+    return replace(sample, image=image, targets=replace(targets, boxes=boxes, masks=masks))
+
+
+def round_side(value: float) -> int:
+    """A side in pixels, rounded half up, at least 1."""
+    return max(int(value + 0.5), 1)

@@ -1,0 +1,182 @@
+"""Transforms that scale the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from maskrcnn.data.geometry import Interpolation, resize_to, round_side
+from maskrcnn.data.registries import TRANSFORMS, RawSample
+from maskrcnn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ResizeShortestEdge:
+    """Scale so that the shorter side has a length drawn from ``min_sizes``, the longer at most ``max_size``.
+
+    The rounding is Detectron2's (``ResizeShortestEdge.get_output_shape``): the scale is applied in floating
+    point, capped by the longer side, and both sides are rounded half up; with ``rounding="floor"`` they are
+    cut off, as torchvision's detection models do.
+    """
+
+    min_sizes: tuple[int, ...]
+    max_size: int
+    sample_range: bool = False
+    interpolation: Interpolation = "linear"
+    rounding: Literal["nearest", "floor"] = "nearest"
+
+    def output_size(self, height: int, width: int, shortest: int) -> tuple[int, int]:
+        """(height, width) after scaling to ``shortest``, in pixels."""
+        if self.rounding == "floor":
+            scale = min(shortest / min(height, width), self.max_size / max(height, width))
+            return max(int(height * scale), 1), max(int(width * scale), 1)
+        scale = shortest / min(height, width)
+        h, w = (float(shortest), scale * width) if height < width else (scale * height, float(shortest))
+        if max(h, w) > self.max_size:
+            scale = self.max_size / max(h, w)
+            h, w = h * scale, w * scale
+        return round_side(h), round_side(w)
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        if self.sample_range:
+            shortest = int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
+        else:
+            shortest = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
+        return resize_to(sample, *self.output_size(*sample.size, shortest), self.interpolation)
+
+
+@TRANSFORMS.register("resize_shortest_edge")
+@dataclass(frozen=True, kw_only=True)
+class ResizeShortestEdgeConfig:
+    """Scale the shorter side to one of several lengths (multi-scale training), the longer up to a cap."""
+
+    #: Lengths to draw from, pixels; a range [first, last] with ``sample: range``.  FPN's: 800.
+    min_sizes: tuple[int, ...] = (800,)
+    #: The longer side never exceeds this, pixels.  FPN's: 1333.
+    max_size: int = 1333
+    #: choice: one of min_sizes; range: any integer from the first to the last.
+    sample: Literal["choice", "range"] = "choice"
+    #: linear, or area when shrinking.
+    interpolation: Interpolation = "linear"
+    #: nearest as Detectron2, floor as torchvision.
+    rounding: Literal["nearest", "floor"] = "nearest"
+
+    def __post_init__(self) -> None:
+        if not self.min_sizes or min(self.min_sizes) < 1 or self.max_size < 1:
+            raise ConfigError("resize_shortest_edge needs at least one min_sizes, and all lengths >= 1")
+        if self.sample == "range" and (len(self.min_sizes) != 2 or self.min_sizes[0] > self.min_sizes[1]):
+            raise ConfigError("resize_shortest_edge with sample: range needs min_sizes: [smallest, largest]")
+
+    def build(self) -> ResizeShortestEdge:
+        return ResizeShortestEdge(
+            self.min_sizes, self.max_size, self.sample == "range", self.interpolation, self.rounding
+        )
+
+
+@dataclass(frozen=True)
+class ResizeLongest:
+    """Scale so that the longer side has ``size`` pixels."""
+
+    size: int
+    interpolation: Interpolation = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        h, w = sample.size
+        scale = self.size / max(h, w)
+        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.interpolation)
+
+
+@TRANSFORMS.register("resize_longest")
+@dataclass(frozen=True, kw_only=True)
+class ResizeLongestConfig:
+    """Scale the longer side to a length."""
+
+    #: Length of the longer side, pixels.
+    size: int
+    #: linear, or area when shrinking.
+    interpolation: Interpolation = "linear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"resize_longest: size is {self.size}, it must be at least 1")
+
+    def build(self) -> ResizeLongest:
+        return ResizeLongest(self.size, self.interpolation)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scale to ``height`` x ``width`` pixels whatever the aspect ratio."""
+
+    height: int
+    width: int
+    interpolation: Interpolation = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        return resize_to(sample, self.height, self.width, self.interpolation)
+
+
+@TRANSFORMS.register("resize")
+@dataclass(frozen=True, kw_only=True)
+class ResizeConfig:
+    """Scale to one size whatever the aspect ratio."""
+
+    #: Pixels.
+    height: int
+    #: Pixels.
+    width: int
+    #: linear, or area when shrinking.
+    interpolation: Interpolation = "linear"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ConfigError(f"resize: {self.height}x{self.width} has no pixels")
+
+    def build(self) -> Resize:
+        return Resize(self.height, self.width, self.interpolation)
+
+
+@dataclass(frozen=True)
+class ScaleJitter:
+    """Scale to fit ``height`` x ``width``, times a factor drawn evenly from [min_scale, max_scale].
+
+    With a :class:`RandomCrop` of the same size behind it: large-scale jitter (Ghiasi et al. 2021, 0.1-2.0).
+    """
+
+    height: int
+    width: int
+    min_scale: float
+    max_scale: float
+    interpolation: Interpolation = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        h, w = sample.size
+        factor = self.min_scale + (self.max_scale - self.min_scale) * rng.random()
+        scale = factor * min(self.height / h, self.width / w)
+        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.interpolation)
+
+
+@TRANSFORMS.register("scale_jitter")
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitterConfig:
+    """Scale to fit a size, times a random factor; with random_crop behind it, large-scale jitter."""
+
+    #: Pixels (Ghiasi et al. 2021: 1024).
+    height: int = 1024
+    #: Pixels.
+    width: int = 1024
+    #: Smallest factor (Ghiasi et al. 2021: 0.1).
+    min_scale: float = 0.1
+    #: Largest factor (Ghiasi et al. 2021: 2.0).
+    max_scale: float = 2.0
+    #: linear, or area when shrinking.
+    interpolation: Interpolation = "linear"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or not 0 < self.min_scale <= self.max_scale:
+            raise ConfigError("scale_jitter needs height, width >= 1 and 0 < min_scale <= max_scale")
+
+    def build(self) -> ScaleJitter:
+        return ScaleJitter(self.height, self.width, self.min_scale, self.max_scale, self.interpolation)
