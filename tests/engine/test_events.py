@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.events import Events, Progress, format_seconds
+
+
+def progress(step: int = 40, waiting: float = 0.5) -> Progress:
+    return Progress(
+        step=step,
+        total=100,
+        losses={"loss_mask": 0.5, "loss_box_cls": 0.25},
+        lr=0.02,
+        steps=10,
+        images=20,
+        seconds=5.0,
+        waiting=waiting,
+        grad_norm=1.5,
+        memory=2**30,
+    )
+
+
+def test_a_progress_line_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = Events(tmp_path, Console(), tensorboard=False)
+    events.progress(progress())
+    line = capsys.readouterr().out
+    for part in (
+        "step 40/100",
+        "loss 0.750 (mask 0.500 box_cls 0.250)",
+        "lr 2.00e-02",
+        "grad 1.50",
+        "4.00 img/s",
+        "data 10%",
+        "mem 1.00 GiB",
+        "eta 30s",
+    ):
+        assert part in line
+
+
+def test_waiting_for_data_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = Events(tmp_path, Console(), tensorboard=False)
+    for step in (40, 50, 60):
+        events.progress(progress(step, waiting=3.0))
+    assert capsys.readouterr().err.count("60% of the time is spent waiting for data") == 1
+
+
+def test_tensorboard_has_losses_figures_and_pictures_and_no_step_twice(tmp_path: Path) -> None:
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start in (0, 40):  # killed after step 50, resumed from 40
+        events = Events(tmp_path, Console(quiet=True), start_step=start)
+        for step in (40, 50):
+            if step > start:
+                events.progress(progress(step))
+        events.evaluation(50, {"segm/AP": 0.25}, 1.0)
+        events.picture(50, "eval/a", np.zeros((4, 5, 3), dtype=np.uint8))
+        events.close()
+    board = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("loss/mask")] == [(40, 0.5), (50, 0.5)]
+    assert [e.value for e in board.Scalars("eval/segm/AP")] == [0.25]
+    assert board.Scalars("train/lr")[0].value == pytest.approx(0.02)
+    picture = board.Images("eval/a")[-1]
+    assert (picture.width, picture.height) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (75, "1m15s"), (3599.6, "1h00m"), (7500, "2h05m"), (200_000, "2d07h")]
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_the_console_keeps_a_log_and_ranks_are_silent_but_for_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console()
+    console.open(tmp_path / "log.txt")
+    console.line("one\ntwo")
+    console.warn("three")
+    console.close()
+    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "one",
+        "two",
+        "warning: three",
+    ]
+    other = Console(quiet=True, prefix="rank 1: ")
+    other.line("four")
+    other.warn("five")
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\n"
+    assert err == "warning: three\nrank 1: warning: five\n"

@@ -1,0 +1,176 @@
+"""A run that was stopped and went on is the run that never stopped, to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskrcnn.cli import main
+from maskrcnn.engine.checkpoint import Checkpoint, load
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.interrupt import Interrupted
+from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.run import train
+from tests.engine.tiny import write_data, write_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a.equal(b)) if hasattr(a, "equal") else a == b
+
+
+def assert_same_state(a: Checkpoint, b: Checkpoint) -> None:
+    for field in dataclasses.fields(Checkpoint):
+        if field.name != "config":  # says the number of workers
+            assert equal(getattr(a, field.name), getattr(b, field.name)), field.name
+
+
+class StopAfter(Console):
+    """Presses Ctrl-C when the log says that a step is done."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(quiet=True)
+        self.mark = f"step {step}/"
+
+    def line(self, text: str = "") -> None:
+        if text.startswith(self.mark):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def straight(recipe_file: Path) -> Path:
+    """A run of six steps without a stop."""
+    folder = recipe_file.parent / "straight"
+    result = train(load_recipe(recipe_file), folder, console=Console(quiet=True))
+    assert result.step == 6
+    assert set(result.metrics) >= {"bbox/AP", "segm/AP50"}
+    return folder
+
+
+def last(folder: Path) -> Checkpoint:
+    return load(folder / "checkpoints" / "last.pt")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stop_and_go_on_equals_one_run(
+    recipe_file: Path, straight: Path, tmp_path: Path, workers: int
+) -> None:
+    recipe = load_recipe(recipe_file, [f"data.workers={workers}"])
+    with pytest.raises(Interrupted, match="after step 3 of 6"):
+        train(recipe, tmp_path / "run", console=StopAfter(2))
+    assert last(tmp_path / "run").step == 3
+    train(recipe, tmp_path / "run", resume=True, console=Console(quiet=True))
+    assert_same_state(last(straight), last(tmp_path / "run"))
+
+    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (straight, tmp_path / "run"))
+    assert [r["step"] for r in two] == [1, 2, 3, 4, 5, 6, 6]
+    for key in ("loss", "loss_mask", "lr", "grad_norm", "segm/AP"):
+        assert [r.get(key) for r in one] == [r.get(key) for r in two]
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())) == 2
+
+
+def test_another_seed_is_another_run(recipe_file: Path, straight: Path, tmp_path: Path) -> None:
+    train(
+        load_recipe(recipe_file, ["seed=1", "solver.steps=1"]), tmp_path / "run", console=Console(quiet=True)
+    )
+    losses = [read_metrics(f / "metrics.jsonl")[0]["loss"] for f in (straight, tmp_path / "run")]
+    assert losses[0] != losses[1]
+
+
+def test_a_killed_run_goes_on_from_its_last_readable_checkpoint(
+    recipe_file: Path, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(recipe_file, ["train.checkpoint_every=1"])
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", console=StopAfter(3))
+    newest = tmp_path / "run" / "checkpoints" / "step_00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(recipe, tmp_path / "run", resume=True, console=Console(quiet=True))
+    text = capsys.readouterr().err
+    assert "step_00000004.pt: damaged or cut short" in text
+    assert "going on from" in text
+    assert "step_00000003.pt instead" in text
+    assert_same_state(last(straight), last(tmp_path / "run"))
+
+
+def test_ctrl_c_on_the_command_line_saves_and_says_how_to_go_on(
+    recipe_file: Path, straight: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "maskrcnn", "train", str(recipe_file), "--output", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--set", "data.workers=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 2/6"):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    assert process.stderr is not None
+    complaint = process.stderr.read()
+    assert process.wait() == 130
+    assert "checkpoint written; to go on: maskrcnn train" in complaint
+    assert f"--resume {tmp_path / 'run'}" in complaint
+    assert "Traceback" not in complaint
+    assert last(tmp_path / "run").step in (3, 4)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert last(tmp_path / "run").step == 6
+
+
+def test_a_finished_run_resumed_does_nothing_and_knows_its_figures(recipe_file: Path, straight: Path) -> None:
+    before = (straight / "checkpoints" / "last.pt").read_bytes()
+    result = train(load_recipe(recipe_file), straight, resume=True, console=Console(quiet=True))
+    assert result.step == 6
+    assert "segm/AP" in result.metrics
+    assert (straight / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def resume(recipe: Recipe, folder: Path) -> None:
+    train(recipe, folder, resume=True, console=Console(quiet=True))
+
+
+def test_resuming_with_other_values_is_told(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume(load_recipe(recipe_file, ["solver.steps=1"]), tmp_path / "run")
+    assert "other values" not in capsys.readouterr().err
+    resume(load_recipe(recipe_file, ["solver.steps=2"]), tmp_path / "run")
+    assert "solver.steps: 1 -> 2" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"already at step 2, past solver\.steps 1"):
+        resume(load_recipe(recipe_file, ["solver.steps=1"]), tmp_path / "run")
+    with pytest.raises(
+        CheckpointError, match=r"does not fit this model.*another architecture|number of classes"
+    ):
+        resume(load_recipe(recipe_file, ["model.neck.out_channels=8"]), tmp_path / "run")
+
+
+def test_resuming_on_other_classes_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    resume(load_recipe(path, ["solver.steps=1", "data.val=null"]), tmp_path / "run")
+    write_data(tmp_path / "images", names=("box", "ring"))
+    with pytest.raises(DataError, match="5 is 'disc', there 'ring'"):
+        resume(load_recipe(path, ["solver.steps=2", "data.val=null"]), tmp_path / "run")
