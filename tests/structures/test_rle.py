@@ -1,0 +1,89 @@
+"""Our reader of run-length codes against pycocotools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from maskrcnn.structures import rle
+
+
+def random_bitmap(seed: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    low = rng.random((height // 3 + 2, width // 3 + 2)) < rng.random()
+    return np.kron(low, np.ones((3, 3)))[:height, :width].astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2))
+def test_decode_crop_is_the_crop_of_the_whole(seed: int, height: int, width: int, margin: int) -> None:
+    bitmap = random_bitmap(seed, height, width)
+    crop, x0, y0 = rle.decode_crop(rle.encode(bitmap), margin)
+    pasted = np.zeros_like(bitmap)
+    pasted[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = crop
+    assert (pasted == bitmap).all()
+    if bitmap.any():
+        rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+        y1, x1 = min(rows[-1] + 1 + margin, height), min(columns[-1] + 1 + margin, width)
+        assert (y0, x0) == (max(rows[0] - margin, 0), max(columns[0] - margin, 0))
+        assert crop.shape == (y1 - y0, x1 - x0)
+    else:
+        assert crop.size == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 300), st.integers(1, 300))
+def test_runs_and_area(seed: int, height: int, width: int) -> None:
+    bitmap = random_bitmap(seed, height, width)
+    flat = bitmap.reshape(-1, order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff(np.concatenate([[0], edges, [flat.size]]))
+    if flat[0] == 1:
+        lengths = np.concatenate([[0], lengths])
+    code = rle.encode(bitmap)
+    assert rle.runs(code["counts"]).tolist() == lengths.tolist()
+    assert rle.area(code) == bitmap.sum()
+
+
+def test_normalise_takes_every_form_of_coco() -> None:
+    bitmap = random_bitmap(3, 20, 30)
+    code = rle.encode(bitmap)
+    runs = rle.runs(code["counts"]).tolist()
+    for counts in (code["counts"], code["counts"].decode(), runs):
+        found = rle.normalise({"size": [20, 30], "counts": counts}, 20, 30)
+        assert (coco_mask.decode(found) == bitmap).all()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"size": [20, 30]}, "needs the keys"),
+        ({"size": [30, 20], "counts": [600]}, r"size \[30, 20\], the image \[20, 30\]"),
+        ({"size": "20x30", "counts": [600]}, "size 20x30"),
+        ({"size": [20, 30], "counts": [10, 20]}, "covers 30 pixels, the image has 600"),
+        ({"size": [20, 30], "counts": [-10, 610]}, "not all integers >= 0"),
+        ({"size": [20, 30], "counts": [300.0, 300.0]}, "not all integers >= 0"),
+        ({"size": [20, 30], "counts": "\u00fc"}, "characters"),
+        ({"size": [20, 30], "counts": "~~~"}, "characters"),
+        ({"size": [20, 30], "counts": "P"}, "cut short"),
+        ({"size": [20, 30], "counts": "11"}, "damaged: it covers 2 of 600"),
+        ({"size": [20, 30], "counts": ""}, "covers 0 of 600"),
+        ({"size": [20, 30], "counts": "o" * 20 + "0"}, "too large"),
+        ({"size": [20, 30], "counts": 600}, "are a int"),
+    ],
+)
+def test_normalise_names_the_fault(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rle.normalise(entry, 20, 30)
+
+
+def test_union_of_none_is_empty() -> None:
+    assert rle.decode(rle.union([], 4, 5)).tolist() == np.zeros((4, 5)).tolist()
+
+
+def test_a_polygon_of_four_numbers_is_not_taken_for_a_box() -> None:
+    # frPyObjects would read [x, y, w, h] there.
+    assert rle.area(rle.from_polygons([np.array([1.0, 1, 5, 5])], 10, 10)) < 10

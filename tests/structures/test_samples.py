@@ -1,0 +1,43 @@
+"""The records between data, model and evaluation."""
+
+from __future__ import annotations
+
+import torch
+
+from maskrcnn.structures import Detections, ImageInfo, InstanceMasks, Sample, Targets, collate
+
+
+def targets(count: int) -> Targets:
+    squares = [[[i, i, i + 4, i, i + 4, i + 4, i, i + 4]] for i in range(count)]
+    masks = InstanceMasks.from_coco(squares, 20, 20)
+    return Targets(masks.boxes(), torch.arange(count), masks, torch.arange(count) + 100)
+
+
+def test_select_keeps_all_parts_together() -> None:
+    for keep in (torch.tensor([False, True, False, True]), torch.tensor([1, 3])):
+        some = targets(4).select(keep)
+        assert some.labels.tolist() == [1, 3]
+        assert some.annotation_ids.tolist() == [101, 103]
+        assert some.masks is not None
+        assert torch.equal(some.masks.boxes(), some.boxes)
+    assert len(targets(4).select(torch.zeros(4, dtype=torch.bool))) == 0
+
+
+def test_collate_keeps_sizes_and_order() -> None:
+    samples = [
+        Sample(torch.zeros((3, h, 7), dtype=torch.uint8), ImageInfo(h, f"{h}.png", h, 7), targets(h))
+        for h in (5, 2)
+    ]
+    batch = collate(samples)
+    assert [i.shape[1] for i in batch.images] == [5, 2]
+    assert [i.image_id for i in batch.infos] == [5, 2]
+    assert batch.targets is not None
+    assert [len(t) for t in batch.targets] == [5, 2]
+    assert len(batch) == 2
+    without = Sample(samples[0].image, samples[0].info, None)
+    assert collate([samples[0], without]).targets is None
+
+
+def test_detections_rescale_each_axis() -> None:
+    found = Detections(torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    assert found.rescale((10, 20), (30, 100)).boxes.tolist() == [[5, 6, 15, 12]]
