@@ -19,7 +19,7 @@ from maskrcnn.errors import UserError
 
 
 class Command(NamedTuple):
-    """A command and its line in the overview; its module is ``maskrcnn.cli.<name>``."""
+    """A command and its line in the overview; its module is ``maskrcnn.cli.<name>``, - as _."""
 
     name: str
     summary: str
@@ -33,6 +33,7 @@ COMMANDS = (
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
     Command("convert", "take over weights from other frameworks"),
+    Command("explain-roi", "draw what RoIPool, RoIAlign and the others read for a box, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
 )
 
@@ -119,7 +120,7 @@ def overview() -> str:
 
 
 def _load(name: str) -> CommandModule:
-    module = f"maskrcnn.cli.{name}"
+    module = f"maskrcnn.cli.{name.replace('-', '_')}"
     try:
         return cast(CommandModule, importlib.import_module(module))
     except ModuleNotFoundError as e:

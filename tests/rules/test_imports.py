@@ -19,6 +19,7 @@ RANK = {
     "data": 5,
     "evaluation": 5,
     "engine": 6,
+    "explain": 6,
     "recipe": 7,
     "run": 8,
     "diagnostics": 8,

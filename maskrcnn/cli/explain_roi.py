@@ -1,0 +1,202 @@
+"""``maskrcnn explain-roi``: what an RoI operator reads for a box, and how far off it is on a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from maskrcnn.explain.data import Boxes
+    from maskrcnn.explain.ops import ExplainedOp
+    from maskrcnn.explain.statistics import Stride
+
+HELP = (
+    "draw what RoI operators read for a box, beside what they should (by default the worked example: a box "
+    "of 665 x 665 px, stride 32); or, with --data, measure how far off they are on the boxes of a data set"
+)
+_PICTURE_OPS = ("roi_pool:rounding=floor,bins=truncate", "roi_pool", "roi_align")
+_DATA_OPS = ("roi_pool", "roi_warp", "roi_align", "roi_align_legacy", "prroi_pool")
+_DATA_STRIDES = ("4", "8", "16", "32", "fpn")
+#: FPN's (Lin et al. 2017, section 5.1) with the longer side capped, as in every peer.
+_MIN_SIZE, _MAX_SIZE = 800, 1333
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of both forms."""
+    both = parser.add_argument_group("both forms")
+    both.add_argument(
+        "--ops",
+        nargs="+",
+        metavar="OP",
+        help="operators, with options as in roi_pool:rounding=floor,bins=truncate; there are "
+        + ", ".join(_DATA_OPS),
+    )
+    both.add_argument("--output-size", type=int, metavar="N", help="bins a side (default 7)")
+    both.add_argument(
+        "--cells",
+        choices=("centre", "corner"),
+        default="centre",
+        help="where a cell's value sits in its patch of pixels: its centre (2x2 pooling, RoIAlign aligned; "
+        "default) or its corner (padded odd kernels, as in a ResNet)",
+    )
+    both.add_argument(
+        "--out", type=Path, metavar="FILE", help="the picture: .png, .svg, .pdf (default explain_roi.png)"
+    )
+    both.add_argument("--dpi", type=int, default=110, help="dots an inch of a .png (default 110)")
+
+    box = parser.add_argument_group("a box in an image")
+    box.add_argument("--image", type=Path, metavar="FILE", help="the image (default: a drawn one)")
+    box.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the box, pixels")
+    box.add_argument("--stride", type=int, metavar="S", help="pixels a feature cell (default 32)")
+
+    data = parser.add_argument_group("a data set")
+    data.add_argument(
+        "--data", metavar="CONFIG|JSON", help="a config file or COCO annotations: measure on its boxes"
+    )
+    data.add_argument(
+        "--strides",
+        nargs="+",
+        metavar="S",
+        help="strides; fpn: each box's own (default: 4 8 16 32 fpn)",
+    )
+    data.add_argument("--split", choices=("train", "val"), help="which set of a config (default train)")
+    data.add_argument("--min-size", type=int, metavar="PX", help="shorter side at network scale; 0: as it is")
+    data.add_argument("--max-size", type=int, metavar="PX", help="longest side at network scale")
+    data.add_argument("--table", type=Path, metavar="FILE", help="write all figures: .md or .csv")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw one or the other.
+
+    Raises:
+        UserError: arguments that do not go together, or a file that cannot be read or written.
+    """
+    from maskrcnn.explain.figure import check_out
+    from maskrcnn.explain.ops import parse_op
+
+    of_box = ("image", "box", "stride")
+    of_data = ("strides", "split", "min_size", "max_size", "table")
+    for name in of_data if args.data is None else of_box:
+        if getattr(args, name) is not None:
+            needs = "needs --data" if args.data is None else "does not go with --data"
+            raise UserError(f"--{name.replace('_', '-')} {needs}")
+    if args.output_size is not None and not 1 <= args.output_size <= 64:
+        raise UserError(f"--output-size {args.output_size}: it must be from 1 to 64")
+    if not 30 <= args.dpi <= 600:
+        raise UserError(f"--dpi {args.dpi}: it must be from 30 to 600")
+    args.out = args.out or Path("explain_roi.png")
+    check_out(args.out)
+    texts = args.ops or (_PICTURE_OPS if args.data is None else _DATA_OPS)
+    ops = list(dict.fromkeys(parse_op(text) for text in texts))
+    return _box(args, ops) if args.data is None else _data(args, ops)
+
+
+def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+    from maskrcnn.data.images import read_image
+    from maskrcnn.explain import example
+    from maskrcnn.explain.facts import facts
+    from maskrcnn.explain.figure import save
+    from maskrcnn.explain.picture import draw
+    from maskrcnn.explain.region import BoxOnMap, Region
+
+    if args.image is not None and args.box is None:
+        raise UserError("--image needs --box X1 Y1 X2 Y2: which box to explain")
+    box = tuple(args.box) if args.box else example.BOX
+    if args.image is not None:
+        image = read_image(args.image)
+        size = image.shape[0], image.shape[1]
+    else:
+        size = example.size_for(box)
+    where = BoxOnMap(
+        box,
+        size,
+        example.STRIDE if args.stride is None else args.stride,
+        (args.output_size or example.OUTPUT_SIZE,) * 2,
+        args.cells,
+    )
+    if args.image is None:
+        image = example.example_image(box, size)
+    regions = [Region(op, where) for op in ops]
+    save(draw(image, regions), args.out, args.dpi)
+    for region in regions:
+        print(region.op.label)
+        for line in facts(region):
+            print(f"  {line}")
+    print(f"drawn to {args.out}")
+    return 0
+
+
+def _data(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+    from maskrcnn.explain.chart import draw_chart
+    from maskrcnn.explain.figure import new_figure, save
+    from maskrcnn.explain.statistics import measure
+    from maskrcnn.explain.table import check_table, sentence, terminal, write_table
+
+    strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
+    if args.table is not None:
+        check_table(args.table)
+    new_figure(1, 1)  # is matplotlib there?
+    boxes = _boxes(args)
+    rows = measure(boxes, ops, list(dict.fromkeys(strides)), args.output_size or 7, args.cells)
+    print(f"{boxes.name}: {len(boxes)} boxes of {boxes.images} images, at network scale; offsets in pixels\n")
+    print(terminal(rows))
+    print(f"\n{sentence(rows)}")
+    save(draw_chart(rows, boxes), args.out, args.dpi)
+    written = str(args.out)
+    if args.table is not None:
+        write_table(rows, args.table)
+        written += f", {args.table}"
+    print(f"written to {written}")
+    return 0
+
+
+def _stride(text: str) -> Stride:
+    if text == "fpn":
+        return "fpn"
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise UserError(f"--strides {text}: a stride is a whole number from 1 to 1024, or fpn")
+    return int(text)
+
+
+def _boxes(args: argparse.Namespace) -> Boxes:
+    from maskrcnn.data.transforms import ResizeShortestEdge
+    from maskrcnn.explain.data import Resize, load_boxes, resize_of
+
+    fixed: Resize | None = None
+    for name in ("min_size", "max_size"):
+        value = getattr(args, name)
+        if value is not None and value < (0 if name == "min_size" else 1):
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be positive")
+    if args.min_size == 0:
+        if args.max_size is not None:
+            raise UserError("--max-size does not go with --min-size 0, which leaves images as they are")
+        fixed = _unchanged
+    elif args.min_size is not None or args.max_size is not None or args.data.endswith(".json"):
+        shortest = args.min_size or _MIN_SIZE
+        resizer = ResizeShortestEdge((shortest,), args.max_size or max(_MAX_SIZE, shortest))
+
+        def fixed(height: int, width: int) -> tuple[int, int]:
+            return resizer.output_size(height, width, shortest)
+
+    if args.data.endswith(".json"):
+        if args.split is not None:
+            raise UserError("--split needs a config file; a .json is one set")
+        assert fixed is not None
+        return load_boxes(Path(args.data), fixed)
+    from maskrcnn.recipe import load_recipe
+
+    recipe = load_recipe(args.data)
+    config = recipe.data.val if args.split == "val" else recipe.data.train
+    if config is None:
+        raise UserError(f"{args.data}: data.val is not set, so there is no --split val")
+    dataset = config.build(training=args.split != "val")
+    transforms = [transform.build() for transform in recipe.data.eval_transforms]
+    resize = fixed or resize_of(transforms, f"{args.data}: data.eval_transforms")
+    return load_boxes(dataset.annotation_file, resize, image_ids=list(dataset.image_ids))
+
+
+def _unchanged(height: int, width: int) -> tuple[int, int]:
+    return height, width
