@@ -1,0 +1,414 @@
+"""Reading COCO files: what is right comes through exactly, what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from maskrcnn.data import Categories, CocoConfig, CocoDataset
+from maskrcnn.errors import DataError
+from tests.data.files import SIZE, changed, coco, square, with_exif, write_coco
+
+
+def test_category_ids_with_gaps_map_both_ways(tmp_path: Path) -> None:
+    dataset = CocoDataset(*write_coco(tmp_path))
+    categories = dataset.categories
+    assert categories == Categories((1, 7, 90), ("person", "train", "toothbrush"))
+    assert [categories.id_of(categories.index_of(i)) for i in (1, 7, 90)] == [1, 7, 90]
+    assert dataset.load(0).targets.labels.tolist() == [2, 1]
+    with pytest.raises(DataError, match="unknown category id 8; known: 1, 7, 90"):
+        categories.index_of(8)
+    for index in (3, -1):
+        with pytest.raises(DataError, match="outside 0..2"):
+            categories.id_of(index)
+
+
+def test_a_sample_has_everything(tmp_path: Path) -> None:
+    dataset = CocoDataset(*write_coco(tmp_path))
+    sample = dataset.load(2)
+    assert (sample.info.image_id, sample.info.file_name) == (30, "2.png")
+    assert (sample.info.height, sample.info.width) == sample.size == SIZE
+    assert sample.image[0, 0].tolist() == [0, 0, 255]  # RGB
+    assert sample.image[1, 1].tolist() == [20, 20, 20]
+    targets = sample.targets
+    assert targets.boxes.dtype == torch.float32
+    assert targets.boxes.tolist() == [[5, 4, 25, 24], [30, 4, 50, 24]]
+    assert targets.labels.dtype == torch.int64
+    assert targets.annotation_ids.tolist() == [300, 301]
+    assert targets.masks is not None
+    assert torch.equal(targets.masks.boxes(), targets.boxes)
+    tensor = sample.to_sample().image
+    assert tensor.shape == (3, *SIZE)
+    assert tensor.dtype == torch.uint8
+    assert tensor[:, 0, 0].tolist() == [0, 0, 255]
+
+
+def test_images_come_by_rising_id_and_annotations_find_them(tmp_path: Path) -> None:
+    content = coco()
+    content["images"].reverse()
+    content["annotations"] = content["annotations"][::-3]
+    dataset = CocoDataset(*write_coco(tmp_path, content))
+    assert dataset.image_ids.tolist() == [10, 20, 30, 40]
+    for i in range(4):
+        ids = dataset.load(i).targets.annotation_ids.tolist()
+        assert ids == [a["id"] for a in content["annotations"] if a["image_id"] == 10 * (i + 1)]
+
+
+def test_polygons_and_rles_of_one_image(tmp_path: Path) -> None:
+    content = coco(1)
+    odd = [3.123456789, 2.5, 20.1, 3.000001, 11, 30.7]  # hundredths do not hold these
+    bitmap = np.zeros(SIZE, dtype=np.uint8)
+    bitmap[10:20, 30:45] = 1
+    flat = bitmap.reshape(-1, order="F")
+    edges = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
+    uncompressed = {"size": list(SIZE), "counts": np.diff(edges).tolist()}
+    for k, segmentation in enumerate(([odd], uncompressed, [square(1.25, 2.01, 7), square(20, 20, 5.5)])):
+        content["annotations"].append(
+            {
+                "id": k,
+                "image_id": 10,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [1, 1, 30, 30],
+                "segmentation": segmentation,
+            }
+        )
+    paths = write_coco(tmp_path, content)
+    dataset = CocoDataset(*paths)
+    targets = dataset.load(0).targets
+    assert targets.masks is not None
+    reference = COCO(str(paths[1]))
+    for annotation_id, mask in zip(targets.annotation_ids.tolist(), targets.masks.to_bitmaps(), strict=True):
+        assert (mask.numpy() == reference.annToMask(reference.anns[annotation_id])).all()
+    assert targets.masks.polygons(2)[0].reshape(-1).tolist() == odd  # to the last bit
+    assert len(targets.masks.polygons(4)) == 2
+    assert len(targets.masks.polygons(3)) == 0
+
+
+def test_crowds_never_train_and_empty_images_are_kept_for_evaluation(tmp_path: Path) -> None:
+    content = coco(3)
+    crowd = {"size": list(SIZE), "counts": [100, 50, SIZE[0] * SIZE[1] - 150]}
+    for a in content["annotations"][:2]:
+        a.update(iscrowd=1, segmentation=crowd)
+    content["annotations"] = content["annotations"][:4]  # the first image all crowd, the last without any
+    paths = write_coco(tmp_path, content)
+    training = CocoDataset(*paths, training=True)
+    assert training.image_ids.tolist() == [20]
+    assert CocoDataset(*paths, training=True, filter_empty=False).image_ids.tolist() == [10, 20, 30]
+    evaluation = CocoDataset(*paths)
+    assert evaluation.image_ids.tolist() == [10, 20, 30]
+    assert evaluation.sizes.tolist() == [list(SIZE)] * 3
+    for i in (0, 2):
+        targets = evaluation.load(i).targets
+        assert targets.boxes.shape == (0, 4)
+        assert targets.masks is not None
+        assert len(targets.masks) == 0
+    assert len(evaluation.report) == 0  # a crowd is no fault
+
+
+def test_overhang_of_a_pixel_is_clipped_in_silence(tmp_path: Path) -> None:
+    content = changed(["annotations", 0, "bbox"], [-1, -0.5, SIZE[1] + 2, 10])
+    dataset = CocoDataset(*write_coco(tmp_path, content))
+    assert dataset.load(0).targets.boxes[0].tolist() == [0, 0, SIZE[1], 9.5]
+    assert len(dataset.report) == 0
+
+
+FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
+    "two points": (["segmentation"], [[1, 2, 3, 4]], "polygon of fewer than 3 points", "only 2 points"),
+    "one good, one bad polygon": (
+        ["segmentation"],
+        [square(1, 1, 5), [1, 2]],
+        "polygon of fewer than 3 points",
+        "only 1 points",
+    ),
+    "odd": (["segmentation"], [[1, 2, 3, 4, 5, 6, 7]], "broken polygon", "has 7 numbers"),
+    "text in a polygon": (["segmentation"], [[1, 2, "3", 4, 5, 6]], "wrong type", "not a list of finite"),
+    "flat polygon": (["segmentation"], [1, 2, 3, 4, 5, 6], "wrong type", "not a list of finite numbers"),
+    "nan": (["segmentation"], [[1, 2, float("nan"), 4, 5, 6]], "wrong type", "not a list of finite numbers"),
+    "no segmentation": (["segmentation"], ..., "no mask", "masks: false"),
+    "empty segmentation": (["segmentation"], [], "no mask", "no 'segmentation'"),
+    "segmentation a text": (["segmentation"], "x", "wrong type", "is a text"),
+    "rle of another size": (
+        ["segmentation"],
+        {"size": [60, 40], "counts": [2400]},
+        "broken RLE",
+        r"\[60, 40\]",
+    ),
+    "rle too short": (["segmentation"], {"size": [40, 60], "counts": [24]}, "broken RLE", "covers 24 pixels"),
+    "damaged rle": (["segmentation"], {"size": [40, 60], "counts": "1k"}, "broken RLE", "cut short"),
+    "outside": (["bbox"], [58.5, 4, 3, 20], "box outside the image", r"\[58.5, 4, 3, 20\].*60x40 image"),
+    "far outside": (["bbox"], [-50, 4, 20, 20], "box outside the image", "leaves the 60x40 image"),
+    "in the margin alone": (["bbox"], [60, 4, 1, 20], "box outside the image", "nothing of its box"),
+    "no width": (["bbox"], [5, 4, 0, 20], "zero-area box", "no area"),
+    "negative height": (["bbox"], [5, 4, 3, -2], "zero-area box", "no area"),
+    "infinite": (["bbox"], [5, 4, float("inf"), 2], "wrong type", "not finite"),
+    "three numbers": (["bbox"], [5, 4, 3], "wrong type", "not four numbers"),
+    "no box": (["bbox"], ..., "missing key", "no 'bbox'"),
+    "unknown category": (["category_id"], 8, "unknown category", "no category with the id 8"),
+    "unknown image": (["image_id"], 15, "unknown image", "no image with the id 15"),
+    "image id a text": (["image_id"], "10", "wrong type", "'image_id' is '10', not an integer"),
+    "no category": (["category_id"], ..., "missing key", "no 'category_id'"),
+    "repeated id": (["id"], 100, "repeated id", "another annotation has the same id"),
+    "iscrowd": (["iscrowd"], 2, "wrong type", "'iscrowd' is 2"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_annotation_is_left_out_counted_and_named(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, value, kind, sentence = FAULTS[name]
+    content = changed(["annotations", 1, *keys], value)
+    paths = write_coco(tmp_path, content)
+    with caplog.at_level(logging.WARNING):
+        dataset = CocoDataset(*paths, training=True)
+    assert dataset.load(0).targets.annotation_ids.tolist() == [100]
+    assert len(dataset.report) == 1
+    assert dict(dataset.report.annotations) == {kind: 1}
+    named = dataset.report.named[0]
+    assert named.startswith(f"{paths[1]}: annotation {content['annotations'][1]['id']} (image ")
+    assert re.search(sentence, named)
+    assert len(caplog.records) == 1
+    assert named in caplog.text
+    with pytest.raises(DataError, match=sentence):
+        CocoDataset(*paths, on_error="raise")
+    assert len(CocoDataset(*paths, on_error="skip").report) == 1
+
+
+def test_records_that_have_no_id_are_named_by_their_place(tmp_path: Path) -> None:
+    content = coco()
+    content["annotations"][3] = 17
+    del content["annotations"][4]["id"]
+    report = CocoDataset(*write_coco(tmp_path, content)).report
+    assert "annotation 3 of the list: it is a number, not an object" in report.named[0]
+    assert "annotation 4 of the list: it has no 'id'" in report.named[1]
+
+
+def test_only_the_first_five_are_named(tmp_path: Path) -> None:
+    content = coco(5)
+    for a in content["annotations"][:6]:
+        a["bbox"] = [0, 0, 0, 0]
+    content["annotations"][7]["category_id"] = 3
+    report = CocoDataset(*write_coco(tmp_path, content)).report
+    assert len(report) == 7
+    assert len(report.named) == 5
+    assert "7 faulty annotations left out (6 zero-area box, 1 unknown category)" in report.summary()
+
+
+def test_without_masks_segmentations_are_not_looked_at(tmp_path: Path) -> None:
+    content = coco()
+    for a in content["annotations"]:
+        a["segmentation"] = None
+    dataset = CocoDataset(*write_coco(tmp_path, content), masks=False)
+    assert len(dataset.report) == 0
+    assert dataset.load(0).targets.masks is None
+    assert len(dataset.load(0).targets) == 2
+
+
+STRUCTURE: dict[str, tuple[list[Any], Any, str]] = {
+    "no images": (["images"], ..., "needs the key 'images'"),
+    "annotations an object": (["annotations"], {}, "'annotations' must be a list, it is a object"),
+    "image without id": (["images", 1, "id"], ..., "image 1 of the list needs an 'id'"),
+    "image id a text": (["images", 1, "id"], "20", "image 1 of the list needs an 'id' that is an integer"),
+    "no file name": (["images", 1, "file_name"], ..., "image 20: it needs a 'file_name'"),
+    "height 0": (["images", 1, "height"], 0, "image 20: it needs a 'height' that is an integer > 0"),
+    "width a float": (["images", 1, "width"], 60.5, "image 20: it needs a 'width'"),
+    "same image id": (["images", 1, "id"], 10, "image 10: the id stands for two images"),
+    "category without a name": (["categories", 1, "name"], ..., r"category 1 of the list \(id 1\)"),
+    "category id": (["categories", 1, "id"], None, "category 1 of the list: it needs an 'id'"),
+    "same category id": (["categories", 1, "id"], 90, "the id 90 is taken by 'toothbrush'"),
+    "no categories": (["categories"], [], "no categories"),
+    "nothing at all": (["images"], [], "no images"),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+@pytest.mark.parametrize("on_error", [None, "skip"])
+def test_a_faulty_structure_always_raises(tmp_path: Path, name: str, on_error: Any) -> None:
+    keys, value, sentence = STRUCTURE[name]
+    paths = write_coco(tmp_path, changed(keys, value))
+    with pytest.raises(DataError, match=sentence) as caught:
+        CocoDataset(*paths, on_error=on_error)
+    assert str(caught.value).startswith(str(paths[1]))
+
+
+def test_broken_json_is_named_by_line_and_column(tmp_path: Path) -> None:
+    images, path = write_coco(tmp_path)
+    path.write_text('{"images": [],\n "annotations": [1,\n  2 3]}')
+    with pytest.raises(DataError, match=re.escape(f"{path}:3:5: the json is broken")):
+        CocoDataset(images, path)
+    path.write_text(json.dumps(coco())[:-20])
+    with pytest.raises(DataError, match=r"is the file complete\?"):
+        CocoDataset(images, path)
+    path.write_text("[1]")
+    with pytest.raises(DataError, match="this is a list"):
+        CocoDataset(images, path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not UTF-8"):
+        CocoDataset(images, path)
+    path.write_text("\ufeff" + json.dumps(coco()))  # with the mark that Windows editors put first
+    assert len(CocoDataset(images, path)) == 4
+    with pytest.raises(DataError, match="no such annotation file"):
+        CocoDataset(images, tmp_path / "none.json")
+    with pytest.raises(DataError, match="no such folder"):
+        CocoDataset(tmp_path / "none", path)
+
+
+def test_training_on_nothing_is_told(tmp_path: Path) -> None:
+    content = coco()
+    for a in content["annotations"]:
+        a["category_id"] = 4
+    with pytest.raises(DataError, match="no image with a usable annotation") as caught:
+        CocoDataset(*write_coco(tmp_path, content), training=True)
+    assert "8 unknown category" in str(caught.value)
+
+
+def test_unreadable_images_raise_with_the_image_id(tmp_path: Path) -> None:
+    images, path = write_coco(tmp_path)
+    (images / "1.png").unlink()
+    data = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(data[:-20])
+    cv2.imwrite(str(images / "3.png"), np.zeros((40, 59, 3), dtype=np.uint8))
+    dataset = CocoDataset(images, path)
+    with pytest.raises(DataError, match=r"image 20: .*1\.png: there is no such image file"):
+        dataset.load(1)
+    with pytest.raises(DataError, match=r"image 30: .*2\.png: .*truncated"):
+        dataset.load(2)
+    with pytest.raises(DataError, match=r"image 40: .*is 59x40 pixels, annotations.json says 60x40"):
+        dataset.load(3)
+
+
+def test_exif_against_the_size_in_the_json(tmp_path: Path) -> None:
+    content = coco(2)
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace("png", "jpg")
+    content["images"][1].update(height=SIZE[1], width=SIZE[0])
+    content["annotations"] = content["annotations"][:3]
+    content["annotations"][2]["bbox"] = [1, 1, 9, 9]
+    images, path = write_coco(tmp_path, content)
+    for k in range(2):
+        stored = (images / f"{k}.jpg").read_bytes()
+        (images / f"{k}.jpg").write_bytes(with_exif(stored, 6))
+    upright, stored_way = CocoDataset(images, path), CocoDataset(images, path, exif=False)
+    assert upright.load(1).image.shape[:2] == (SIZE[1], SIZE[0])
+    with pytest.raises(DataError, match=r"image 10: .*40x60 pixels.*60x40.*set exif: false"):
+        upright.load(0)
+    assert stored_way.load(0).image.shape[:2] == SIZE
+    with pytest.raises(DataError, match=r"image 20: .*set exif: true"):
+        stored_way.load(1)
+
+
+def test_kept_sixteen_bits_reach_the_model_as_floats(tmp_path: Path) -> None:
+    images, path = write_coco(tmp_path)
+    cv2.imwrite(str(images / "0.png"), np.full(SIZE, 1000, dtype=np.uint16))
+    image = CocoDataset(images, path, sixteen_bit="keep").load(0).to_sample().image
+    assert image.dtype == torch.float32
+    assert torch.allclose(image, torch.tensor(1000 / 257))
+    assert CocoDataset(images, path).load(0).to_sample().image.unique().tolist() == [4]
+
+
+def test_validation_must_share_the_classes(tmp_path: Path) -> None:
+    paths = write_coco(tmp_path)
+    categories = CocoDataset(*paths).categories
+    assert CocoDataset(*paths, categories=categories).categories == categories
+    other = Categories((1, 7, 91), ("person", "tram", "toothbrush"))
+    with pytest.raises(
+        DataError, match="id 7 is 'train' here and 'tram' there; id 90 is 'toothbrush' here and"
+    ):
+        CocoDataset(*paths, categories=other)
+    with pytest.raises(DataError, match="must rise"):
+        Categories((2, 1), ("a", "b"))
+    with pytest.raises(DataError, match="2 category ids but 1 names"):
+        Categories((1, 2), ("a",))
+
+
+def test_config_builds_and_its_own_on_error_comes_first(tmp_path: Path) -> None:
+    images, annotations = write_coco(tmp_path, changed(["annotations", 0, "bbox"], [0, 0, 0, 0]))
+    config = CocoConfig(images=images, annotations=annotations, max_images=2)
+    assert config.build(True).image_ids.tolist() == [10, 20]
+    with pytest.raises(DataError, match="no area"):
+        config.build(True, on_error="raise")
+    own = CocoConfig(images=images, annotations=annotations, on_error="skip")
+    assert len(own.build(True, on_error="raise").report) == 1
+    with pytest.raises(DataError, match="at least 1"):
+        CocoConfig(images=images, annotations=annotations, max_images=0).build(False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_forked_worker_shares_the_index(tmp_path: Path) -> None:
+    content = coco(200)
+    rng = np.random.default_rng(0)
+    for a in content["annotations"]:
+        a["segmentation"] = [np.round(rng.random(5000) * 40, 2).tolist()]
+    dataset = CocoDataset(*write_coco(tmp_path, content))
+    # 4 bytes a coordinate: polygons in hundredths.
+    assert 8e6 < dataset.index.nbytes < 8.2e6
+
+    def work(connection: Any) -> None:
+        def own_pages() -> int:
+            text = Path("/proc/self/smaps_rollup").read_text()
+            return 1024 * int(re.search(r"Private_Dirty:\s+(\d+)", text).group(1))  # type: ignore[union-attr]
+
+        dataset.index.targets(0)
+        before = own_pages()
+        for i in range(len(dataset)):
+            dataset.index.targets(i)
+        connection.send(own_pages() - before)
+
+    here, there = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=work, args=(there,))
+    process.start()
+    assert here.poll(30)
+    grown = here.recv()
+    process.join()
+    assert grown < dataset.index.nbytes / 4
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [
+        ("coco/train2017", "coco/annotations/instances_train2017.json"),
+        ("coco/val2017", "coco/annotations/instances_val2017.json"),
+        ("nuclei/train", "nuclei/instances_train.json"),
+        ("nuclei/val", "nuclei/instances_val.json"),
+    ],
+)
+def test_real_data_load_without_a_fault(
+    shared_data: Callable[[str], Path], images: str, annotations: str
+) -> None:
+    path = shared_data(annotations)
+    dataset = CocoDataset(shared_data(images), path)
+    content = json.loads(path.read_text())
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for a in content["annotations"]:
+        if not a.get("iscrowd", 0):
+            by_image.setdefault(a["image_id"], []).append(a)
+    assert len(dataset.report) == 0
+    assert len(dataset) == len(content["images"])
+    step = max(len(dataset) // 40, 1)
+    for i in range(0, len(dataset), step):
+        sample = dataset.load(i)
+        wanted = by_image.get(sample.info.image_id, [])
+        targets = sample.targets
+        assert targets.annotation_ids.tolist() == [a["id"] for a in wanted]
+        ids = [dataset.categories.id_of(k) for k in targets.labels.tolist()]
+        assert ids == [a["category_id"] for a in wanted]
+        if wanted:
+            boxes = np.array([a["bbox"] for a in wanted])
+            boxes[:, 2:] += boxes[:, :2]
+            assert np.abs(targets.boxes.numpy() - boxes).max() <= 1.0 + 1e-4
+            assert targets.masks is not None
+            # Masks lie where their boxes are.
+            assert (targets.masks.boxes() - targets.boxes).abs().max() < 2.5

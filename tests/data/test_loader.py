@@ -1,0 +1,159 @@
+"""Loaders: the same batches from any start, with any number of workers; faults arrive as sentences."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn.data import CocoDataset, eval_loader, synthetic_dataset, train_loader
+from maskrcnn.data.transforms import ColorJitter, HorizontalFlip, RandomCrop, ResizeShortestEdge
+from maskrcnn.errors import DataError
+from maskrcnn.structures import Batch
+from tests.data.files import coco, write_coco
+
+#: Everything random at once.
+AUGMENT = [
+    ResizeShortestEdge((40, 48, 56), 80),
+    HorizontalFlip(0.5),
+    RandomCrop(40, 40, p=0.5),
+    ColorJitter(0.3, 0.3, 0.3),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    root = tmp_path_factory.mktemp("synthetic")
+    folder = synthetic_dataset(root, level="medium", split="train", num_images=13, size=48)
+    return CocoDataset(folder / "images", folder / "annotations.json", training=True)
+
+
+def assert_same(a: list[Batch], b: list[Batch]) -> None:
+    assert len(a) == len(b) > 0
+    for x, y in zip(a, b, strict=True):
+        assert x.infos == y.infos
+        assert all(torch.equal(p, q) for p, q in zip(x.images, y.images, strict=True))
+        assert x.targets is not None
+        assert y.targets is not None
+        for s, t in zip(x.targets, y.targets, strict=True):
+            assert torch.equal(s.boxes, t.boxes)
+            assert torch.equal(s.annotation_ids, t.annotation_ids)
+            assert s.masks is not None
+            assert t.masks is not None
+            assert torch.equal(s.masks.to_bitmaps(), t.masks.to_bitmaps())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2])
+def test_starting_at_step_k_is_dropping_k_steps(dataset: CocoDataset, workers: int, world: int) -> None:
+    options: dict[str, Any] = {"images_per_rank": 2, "accumulate": 3, "total_steps": 5, "seed": 4}
+    for rank in range(world):
+        where = {"rank": rank, "world_size": world}
+        whole = list(train_loader(dataset, AUGMENT, **options, **where))
+        assert len(whole) == 15
+        for start in (1, 3):
+            loader = train_loader(dataset, AUGMENT, start_step=start, workers=workers, **options, **where)
+            assert len(loader) == 3 * (5 - start)
+            assert_same(list(loader), whole[3 * start :])
+
+
+def test_iterating_again_starts_anew(dataset: CocoDataset) -> None:
+    loader = train_loader(dataset, AUGMENT, images_per_rank=2, total_steps=3)
+    assert_same(list(loader), list(loader))
+
+
+def test_an_image_is_augmented_differently_each_epoch(dataset: CocoDataset) -> None:
+    seen: dict[int, list[torch.Tensor]] = {}
+    for batch in train_loader(dataset, AUGMENT, images_per_rank=1, total_steps=3 * len(dataset)):
+        seen.setdefault(batch.infos[0].image_id, []).append(batch.images[0])
+    assert all(len(images) == 3 for images in seen.values())
+    assert not any(a.shape == b.shape and torch.equal(a, b) for a, b, _ in seen.values())
+
+
+def test_nothing_left_to_do(dataset: CocoDataset) -> None:
+    for workers in (0, 1):
+        loader = train_loader(dataset, [], images_per_rank=2, start_step=7, total_steps=5, workers=workers)
+        assert len(loader) == 0
+        assert list(loader) == []
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 20])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_each_image_once(dataset: CocoDataset, world: int, workers: int) -> None:
+    if workers and world == 20:
+        pytest.skip("covered without workers")
+    ids: list[int] = []
+    for rank in range(world):
+        batches = list(eval_loader(dataset, [], batch_size=4, rank=rank, world_size=world, workers=workers))
+        mine = [info.image_id for batch in batches for info in batch.infos]
+        assert mine == dataset.image_ids[rank::world].tolist()
+        assert all(len(batch) == 4 for batch in batches[:-1])
+        ids += mine
+    assert sorted(ids) == dataset.image_ids.tolist()
+
+
+def damaged(folder: Path, on_error: Any, missing: tuple[int, ...] = (1, 2)) -> CocoDataset:
+    images, path = write_coco(folder, coco(6))
+    for k in missing:
+        (images / f"{k}.png").unlink()
+    return CocoDataset(images, path, on_error=on_error)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("on_error", [None, "raise"])
+def test_an_unreadable_image_raises_one_sentence(tmp_path: Path, workers: int, on_error: Any) -> None:
+    dataset = damaged(tmp_path, on_error)
+    for loader in (
+        train_loader(dataset, [], images_per_rank=2, total_steps=9, workers=workers),
+        eval_loader(dataset, [], workers=workers),
+    ):
+        with pytest.raises(DataError) as caught:
+            list(loader)
+        assert str(caught.value).count("\n") == 0
+        assert "there is no such image file" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_images_are_replaced_counted_and_named(
+    tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = damaged(tmp_path, "skip")
+    with caplog.at_level(logging.WARNING):
+        loader = train_loader(dataset, [], images_per_rank=2, total_steps=6, workers=workers)
+        batches = list(loader)
+    ids = [info.image_id for batch in batches for info in batch.infos]
+    assert all(len(batch) == 2 for batch in batches)
+    assert set(ids) == {10, 40, 50, 60}
+    # In the two epochs images 20 and 30 came up twice each; 20 gives way to 30, and both to 40.
+    assert ids.count(40) == 6
+    assert dataset.report.images == 2 * 2 + 2
+    assert len(caplog.records) == 2  # each named once
+    assert "image 20" in caplog.text
+    assert "passed over" in dataset.report.summary()
+    other = [info.image_id for batch in loader for info in batch.infos]
+    assert other == ids
+
+
+def test_evaluation_leaves_skipped_images_out(tmp_path: Path) -> None:
+    dataset = damaged(tmp_path, "skip", missing=(0, 1, 4))
+    batches = list(eval_loader(dataset, [], batch_size=2))
+    assert [[i.image_id for i in b.infos] for b in batches] == [[30, 40], [60]]
+    assert dataset.report.images == 3
+
+
+def test_training_stops_when_no_image_can_be_read(tmp_path: Path) -> None:
+    dataset = damaged(tmp_path, "skip", missing=(0, 1, 2, 3, 4, 5))
+    with pytest.raises(DataError, match="6 images in a row cannot be read; the last: image"):
+        list(train_loader(dataset, [], images_per_rank=2, total_steps=1))
+
+
+def test_an_error_of_ours_keeps_its_traceback(dataset: CocoDataset) -> None:
+    def broken(sample: Any, rng: np.random.Generator) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        list(train_loader(dataset, [broken], images_per_rank=1, total_steps=1, workers=1))
