@@ -31,7 +31,7 @@ VARIANTS = ("roi_align", "roi_pool", "torchvision")
 
 
 def torchvision_model(recipe: Any, num_classes: int) -> Any:
-    """torchvision's Mask R-CNN with the sizes, thresholds and widths of our recipe; its own losses and ops."""
+    """torchvision's Mask R-CNN with the sizes and thresholds of our recipe; its own losses and ops."""
     from torch import nn
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -168,3 +168,125 @@ def write_result(folder: Path, figures: dict[str, float], train_seconds: float, 
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
     partial.replace(folder / "result.json")
+
+
+def run_variant(variant: str, seed: int, out: Path, overrides: list[str]) -> None:
+    """One run in a process of its own; done already if its figures are there."""
+    folder = out / f"{variant}_seed{seed}"
+    if figures_of(folder) is not None:
+        return
+    settings = [part for item in overrides for part in ("--set", item)]
+    if variant == "torchvision":
+        command = [sys.executable, __file__, "--single", str(seed), "--out", str(folder), *settings]
+    else:
+        config = ROOT / "configs" / "ablations" / "nuclei" / f"{variant}.yaml"
+        command = [
+            sys.executable,
+            "-m",
+            "maskrcnn",
+            "train",
+            str(config),
+            "--output",
+            str(folder),
+            "--resume",
+        ]
+        command += ["--output", str(folder), "--resume", "--set", f"seed={seed}", *settings]
+    print(f"\n== {variant}, seed {seed}: {' '.join(command)}", flush=True)
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT)
+    with (out / "wall.jsonl").open("a", encoding="utf-8") as log:
+        took = {"run": folder.name, "seconds": round(time.perf_counter() - start, 1)}
+        log.write(json.dumps(took) + "\n")
+
+
+def figures_of(folder: Path) -> dict[str, float] | None:
+    """``segm/AP`` and its like of a finished run, None for one that is not finished."""
+    for name in ("result.json", "figures.json"):
+        path = folder / name
+        if path.is_file():
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            named = content["figures"]
+            if all(isinstance(v, dict) for v in named.values()):
+                named = {f"{kind}/{key}": v for kind, figures in named.items() for key, v in figures.items()}
+            return named
+    return None
+
+
+def report(out: Path, seeds: list[int]) -> str:
+    """Markdown tables: every run, and the means with the pooled standard deviation."""
+    cap = next(
+        (
+            key.split("@")[1]
+            for variant in VARIANTS
+            for seed in seeds
+            for key in figures_of(out / f"{variant}_seed{seed}") or {}
+            if key.startswith("segm/AP@")
+        ),
+        "100",
+    )
+    at = "" if cap == "100" else f"@{cap}"
+    columns = [f"{kind}/{name}{at}" for kind in ("segm", "bbox") for name in ("AP", "AP50", "AP75")]
+    wall_log = out / "wall.jsonl"
+    wall: dict[str, float] = {}
+    if wall_log.is_file():
+        for line in wall_log.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            wall[entry["run"]] = wall.get(entry["run"], 0.0) + entry["seconds"]
+    lines = [
+        f"| run | {' | '.join(columns)} | wall, min |",
+        "|---|" + "---|" * (len(columns) + 1),
+    ]
+    found: dict[str, list[dict[str, float]]] = {}
+    for variant in VARIANTS:
+        for seed in seeds:
+            name = f"{variant}_seed{seed}"
+            figures = figures_of(out / name)
+            if figures is None:
+                lines.append(f"| {name} | {'not run | ' * len(columns)} |")
+                continue
+            found.setdefault(variant, []).append(figures)
+            minutes = f"{wall[name] / 60:.1f}" if name in wall else ""
+            lines.append(f"| {name} | {' | '.join(f'{figures[c]:.3f}' for c in columns)} | {minutes} |")
+    for variant, runs in found.items():
+        means = [statistics.fmean(r[c] for r in runs) for c in columns]
+        lines.append(f"| **{variant}, mean of {len(runs)}** | {' | '.join(f'{m:.3f}' for m in means)} | |")
+    ours, theirs = found.get("roi_align", []), found.get("torchvision", [])
+    if len(ours) > 1 and len(theirs) > 1:
+        lines.append("")
+        for column in (columns[0], columns[3]):
+            a, b = [r[column] for r in ours], [r[column] for r in theirs]
+            squares = (len(a) - 1) * statistics.variance(a) + (len(b) - 1) * statistics.variance(b)
+            pooled = (squares / (len(a) + len(b) - 2)) ** 0.5
+            gap = statistics.fmean(a) - statistics.fmean(b)
+            verdict = "met" if gap >= -2 * pooled else "not met"
+            lines.append(
+                f"{column}: ours - torchvision = {gap:+.4f}; pooled standard deviation {pooled:.4f};"
+                f" not worse by more than two of them: {verdict}."
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "nuclei_benchmark")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--report", action="store_true", help="only print the tables")
+    parser.add_argument("--single", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.single is not None:
+        train_torchvision(args.single, args.out, args.overrides)
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not args.report:
+        for seed in args.seeds:
+            for variant in args.variants:
+                run_variant(variant, seed, args.out, args.overrides)
+    print("\n" + report(args.out, args.seeds))
+
+
+if __name__ == "__main__":
+    main()
