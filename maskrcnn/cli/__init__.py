@@ -94,14 +94,19 @@ def _dispatch(argv: list[str]) -> int:
     if name not in names:
         kind = "option" if name.startswith("-") else "command"
         raise UserError(f"no {kind} {name!r}.{did_you_mean(name, names)}")
+    try:
+        args = build_parser(name).parse_args(rest)
+    except SystemExit as e:  # --help, or a misuse that argparse has already explained
+        return e.code if isinstance(e.code, int) else EXIT_USER_ERROR
+    return _load(name).run(args)
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """The arguments of one command, as ``maskrcnn <name> --help`` shows them."""
     module = _load(name)
     parser = argparse.ArgumentParser(prog=f"maskrcnn {name}", description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
-    try:
-        args = parser.parse_args(rest)
-    except SystemExit as e:  # --help, or a misuse that argparse has already explained
-        return e.code if isinstance(e.code, int) else EXIT_USER_ERROR
-    return module.run(args)
+    return parser
 
 
 def overview() -> str:
