@@ -54,7 +54,7 @@ def sample() -> RawSample:
 def assert_consistent(found: RawSample, tolerance: float = 1e-5) -> None:
     """The image shows each instance's gray exactly where its mask is; masks agree with boxes.
 
-    Pixels within 2 of an edge are left out, since resizing blends there.
+    Pixels within 3 of an edge are left out, since resizing blends there.
     """
     masks = found.targets.masks
     assert masks is not None
@@ -63,9 +63,10 @@ def assert_consistent(found: RawSample, tolerance: float = 1e-5) -> None:
     painted = np.zeros(found.size, dtype=np.uint8)
     for bitmap, label in zip(masks.to_bitmaps().numpy(), found.targets.labels.tolist(), strict=True):
         painted[bitmap > 0] = 60 * (label + 1)
-    kernel = np.ones((5, 5), dtype=np.uint8)
+    kernel = np.ones((7, 7), dtype=np.uint8)
     clear = cv2.erode(painted, kernel) == cv2.dilate(painted, kernel)
-    assert clear.mean() > 0.2
+    clear[:3] = clear[-3:] = clear[:, :3] = clear[:, -3:] = False  # a crop may end at an edge
+    assert clear.mean() > 0.1
     assert (found.image[clear] == painted[clear][:, None]).all()
 
 
