@@ -6,11 +6,11 @@ over a gloo group, so that nothing small has to visit a GPU.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -99,9 +99,11 @@ def choose_device(wish: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-@contextmanager
-def connect(device: str) -> Iterator[Ranks]:
+def connect(device: str) -> Ranks:
     """Join the processes that torchrun started (its environment says so), or be alone.
+
+    The connection lasts as long as the process, and a second call uses the same: torchrun's meeting point
+    serves one connection alone.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -114,13 +116,17 @@ def connect(device: str) -> Iterator[Ranks]:
     place = choose_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    if size == 1 or dist.is_initialized():
-        yield Ranks(0, 1, 0, place)
-        return
-    backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT)
-    try:
-        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, place, group)
-    finally:
-        dist.destroy_process_group()
+    if size == 1 and not dist.is_initialized():
+        return Ranks(0, 1, 0, place)
+    group = _object_group()
+    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, place, group)
+
+
+@cache
+def _object_group() -> Any:
+    """The gloo group over all processes; joins them on the first call."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+    return dist.new_group(backend="gloo", timeout=_TIMEOUT)

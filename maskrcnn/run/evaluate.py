@@ -214,23 +214,23 @@ def evaluate(
         if not state.config:
             raise CheckpointError(f"{path}: holds no recipe; name the config file")
         recipe = parse_recipe(state.config, f"the config in {path}", overrides)
-    with connect(recipe.device) as ranks:
-        console = console or new_console(ranks)
-        with closing(console):
-            data = build_data(recipe, ranks, training=False)
-            assert data.val is not None
-            known = checkpoint_categories(state)
-            check_same_categories(known, data.val.categories, f"data.val ({data.val.annotation_file})")
-            model = load_model(recipe, state, path, ranks.device)
-            console.line(f"{path}: step {state.step}, {len(data.val)} images of {data.val.annotation_file}")
-            found = run_evaluation(model, data.val, recipe, ranks, console)
-            if found is not None:
-                console.line(found.result.table())
-                if results is not None:
-                    save_results(results, found.records)
-                    console.line(f"results written to {results}")
-                if pictures is not None:
-                    limit = recipe.train.pictures
-                    for name, image in draw_pictures(data.val, found.records, limit, known):
-                        write_picture(pictures / f"{name}.png", image)
-            return found
+    ranks = connect(recipe.device)
+    console = console or new_console(ranks)
+    with closing(console):
+        data = build_data(recipe, ranks, training=False)
+        assert data.val is not None
+        known = checkpoint_categories(state)
+        check_same_categories(known, data.val.categories, f"data.val ({data.val.annotation_file})")
+        model = load_model(recipe, state, path, ranks.device)
+        console.line(f"{path}: step {state.step}, {len(data.val)} images of {data.val.annotation_file}")
+        found = run_evaluation(model, data.val, recipe, ranks, console)
+        if found is not None:
+            console.line(found.result.table())
+            if results is not None:
+                save_results(results, found.records)
+                console.line(f"results written to {results}")
+            if pictures is not None:
+                limit = recipe.train.pictures
+                for name, image in draw_pictures(data.val, found.records, limit, known):
+                    write_picture(pictures / f"{name}.png", image)
+        return found

@@ -72,20 +72,20 @@ def train(
     """
     began = time.monotonic()
     kept = keep_freed_memory()
-    with connect(recipe.device) as ranks:
-        console = console or setup.new_console(ranks)
-        with closing(console):
-            folder = RunFolder(output)
-            if not resume:
-                setup.one_first(ranks, folder.refuse_if_used)
-            run = _Run(recipe, folder, ranks, console, resume_hint)
-            run.begin(resume)
-            console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
-            metrics = run.fit()
-            seconds = time.monotonic() - began
-            state = run.trainer.state
-            console.line(f"finished {state.step} steps in {format_seconds(seconds)}: {output}")
-            return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
+    ranks = connect(recipe.device)
+    console = console or setup.new_console(ranks)
+    with closing(console):
+        folder = RunFolder(output)
+        if not resume:
+            setup.one_first(ranks, folder.refuse_if_used)
+        run = _Run(recipe, folder, ranks, console, resume_hint)
+        run.begin(resume)
+        console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
+        metrics = run.fit()
+        seconds = time.monotonic() - began
+        state = run.trainer.state
+        console.line(f"finished {state.step} steps in {format_seconds(seconds)}: {output}")
+        return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
 
 
 class _Run:

@@ -1,0 +1,89 @@
+"""What two processes check together; started by test_distributed.py under torchrun."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrcnn.engine import checkpoint as checkpoints
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks, connect
+from maskrcnn.engine.faults import NonFiniteError
+from maskrcnn.engine.interrupt import Interrupted
+from maskrcnn.errors import DataError
+from maskrcnn.recipe import load_recipe
+from maskrcnn.run import train
+from maskrcnn.run.setup import one_first
+from maskrcnn.structures import Batch, ImageInfo
+from tests.engine.test_trainer import Line, trainer
+from tests.test_resume import StopAfter, assert_same_state
+
+
+def check_calls(ranks: Ranks) -> None:
+    assert ranks.size == 2
+    assert ranks.gather(f"from {ranks.rank}") == (["from 0", "from 1"] if ranks.is_main else [])
+    assert ranks.share(ranks.rank + 5) == 5
+    assert ranks.sum(torch.tensor([1.0, float(ranks.rank)])).tolist() == [2.0, 1.0]
+
+    def fail() -> int:
+        raise DataError("broken json")
+
+    with pytest.raises(DataError, match="broken json"):
+        one_first(ranks, fail)
+    assert one_first(ranks, lambda: ranks.rank) == ranks.rank
+
+
+def part(values: list[float], ranks: Ranks) -> Batch:
+    mine = values[ranks.rank :: ranks.size]
+    infos = [ImageInfo(int(100 * v) if v == v else -1, f"{v}.png", 4, 4) for v in mine]
+    return Batch([torch.full((3, 2, 2), v) for v in mine], infos, [])
+
+
+def check_halves_are_the_whole(ranks: Ranks) -> None:
+    """Two ranks with half the images each take the step of one rank with all."""
+    values = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.9]]
+    shared, alone = Line(), Line()
+    trainer(shared, ranks=ranks, total_steps=2).fit([part(v, ranks) for v in values])
+    trainer(alone, total_steps=2).fit([part(v, Ranks(0, 1, 0, torch.device("cpu"))) for v in values])
+    assert abs(shared.w.item() - alone.w.item()) < 1e-6
+    assert alone.w.item() > 0.01
+
+
+def check_one_bad_rank_stops_both(ranks: Ranks) -> None:
+    model = Line()
+    with pytest.raises(
+        NonFiniteError, match=r"step 2: loss_a is nan.*image 30 \(0\.3\.png\), image -1 \(nan\.png\)"
+    ):
+        trainer(model, ranks=ranks).fit([part([0.1, 0.2], ranks), part([0.3, float("nan")], ranks)])
+    assert torch.isfinite(model.w)
+
+
+def main(recipe_file: str, folder: str) -> None:
+    ranks = connect("cpu")
+    check_calls(ranks)
+    check_halves_are_the_whole(ranks)
+    check_one_bad_rank_stops_both(ranks)
+    rank = int(os.environ["RANK"])
+    recipe = load_recipe(recipe_file, ["solver.steps=4"])
+    straight, parted = Path(folder) / "straight", Path(folder) / "parted"
+    train(recipe, straight, console=Console(quiet=True))
+    with pytest.raises(Interrupted) as stop:  # the wish to stop reaches rank 0 alone
+        train(recipe, parted, console=StopAfter(1) if rank == 0 else Console(quiet=True))
+    assert stop.value.exit_status == 130
+    result = train(recipe, parted, resume=True, console=Console(quiet=True))
+    assert result.step == 4
+    last = [checkpoints.load(f / "checkpoints" / "last.pt") for f in (straight, parted)]
+    assert_same_state(*last)
+    if rank == 0:
+        assert "segm/AP" in result.metrics
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(200, exit=True)  # a hang shows where
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])
