@@ -25,11 +25,11 @@ _EYE, _PINK, _LINE = (60, 70, 60), (214, 150, 140), (96, 66, 42)
 
 
 def size_for(box: tuple[float, float, float, float]) -> tuple[int, int]:
-    """(height, width) of an image that holds ``box``: the example's, or larger; at most 8192 pixels a side."""
-    sides = (
-        min(max(side, math.ceil(end)), 8192) for side, end in zip(IMAGE_SIZE, (box[3], box[2]), strict=True)
+    """(height, width) of an image that holds ``box``: the example's, or larger, up to 8192 pixels."""
+    height, width = (
+        min(max(side, math.ceil(end)), 8192) if math.isfinite(end) else side
+        for side, end in zip(IMAGE_SIZE, (box[3], box[2]), strict=True)
     )
-    height, width = (int(side) for side in sides)
     return height, width
 
 
@@ -37,7 +37,7 @@ def example_image(box: tuple[float, float, float, float], size: tuple[int, int])
     """uint8 [H, W, 3] RGB with an object whose extent is ``box`` (xyxy, pixels); size is (height, width)."""
     image = np.empty((*size, 3), dtype=np.uint8)
     image[:] = _WALL
-    x1, y1, x2, y2 = box
+    _, y1, _, y2 = box
     horizon = round(y1 + 0.8 * (y2 - y1))
     image[max(horizon, 0) :] = _FLOOR
     brush = _Brush(image, box)

@@ -91,8 +91,9 @@ def _axis_lines(region: Region, f: AxisFacts, axis: int, name: str) -> list[str]
     lines = [f"{head} {kept}", f"{_short(f.taken)} / {bins} = {f.bin_exact:.2f}, kept"]
     count = sample_count(op, low, high, stride, bins)
     if op.kind in ("roi_align", "roi_warp"):
+        grid = str(count) if name else f"{count}×{count}"
         random = "random " if op.samples == "random" else ""
-        lines.append(f"{count}{'' if name else f'×{count}'} {random}samples a bin")
+        lines.append(f"{grid} {random}{'sample' if grid == '1' else 'samples'} a bin")
     elif op.kind == "prroi_pool":
         lines.append("exact integral, no samples")
     else:

@@ -22,7 +22,7 @@ PURPLE = "#CC79A7"
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
     "text.color": INK,
@@ -48,21 +48,21 @@ def new_figure(width: float, height: float) -> Any:
         UserError: matplotlib is not installed.
     """
     try:
-        import matplotlib
+        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(
             "drawing needs matplotlib, which is not installed: pip install 'maskrcnn[report]'"
         ) from None
-    with matplotlib.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):
         return Figure(figsize=(width, height), facecolor="white")
 
 
 def style() -> Any:
     """The context in which axes are made and drawn on."""
-    import matplotlib
+    import matplotlib as mpl
 
-    return matplotlib.rc_context(_STYLE)
+    return mpl.rc_context(_STYLE)
 
 
 def check_out(path: Path) -> None:
@@ -88,9 +88,8 @@ def save(figure: Any, path: Path, dpi: int) -> None:
             if path.suffix.lower() == ".png":
                 _save_png(figure, path, dpi)
             else:
-                figure.savefig(
-                    path, dpi=dpi, metadata={"Date": None} if path.suffix.lower() == ".svg" else None
-                )
+                undated = {"Date" if path.suffix.lower() == ".svg" else "CreationDate": None}
+                figure.savefig(path, dpi=dpi, metadata=undated)
     except OSError as e:
         raise UserError(f"--out {path}: cannot be written: {e.strerror or e}") from None
 

@@ -189,17 +189,20 @@ def axis_weights(op: ExplainedOp, low: float, high: float, stride: float, bins: 
     cell = np.arange(length)
     if op.kind == "roi_pool":
         axis = axis_bins(op, np.array([low]), np.array([high]), stride, bins, length)
-        return ((cell >= axis.low[0][:, None]) & (cell < axis.high[0][:, None])).astype(np.float64)
+        member: Floats = ((cell >= axis.low[0][:, None]) & (cell < axis.high[0][:, None])).astype(np.float64)
+        return member
     if op.kind == "prroi_pool":
         axis = axis_bins(op, np.array([low]), np.array([high]), stride, bins)
         a, b = axis.low[0][:, None], axis.high[0][:, None]
         size = np.maximum(b - a, 0)
         integral = _hat_integral(b - cell - 0.5) - _hat_integral(a - cell - 0.5)
-        return np.where(size > 0, integral / np.where(size > 0, size, 1), 0.0)
+        mean_hat: Floats = np.where(size > 0, integral / np.where(size > 0, size, 1), 0.0)
+        return mean_hat
     points = axis_points(op, low, high, stride, bins)
     weigh = legacy_weights if op.kind == "roi_align_legacy" else bilinear_weights
     total: Floats = weigh(points.reshape(-1), length).reshape(bins, -1, length).sum(1)
-    return total / max(points.shape[1], 1)
+    mean_weights: Floats = total / max(points.shape[1], 1)
+    return mean_weights
 
 
 def bilinear_weights(points: Floats, length: int) -> Floats:

@@ -64,19 +64,20 @@ class ExplainedOp:
     @property
     def label(self) -> str:
         """Name and options that are not the defaults, for people."""
+        random = self.kind == "roi_align" and self.samples == "random"
         words = []
         for option in _OPTIONS[self.kind]:
             value = getattr(self, option)
-            if value == _DEFAULTS[option] or (option == "seed" and self.samples == "grid"):
+            if option == "sampling_ratio":
+                count = f"{value}×{value} " if value > 0 else ""
+                if count or random:
+                    words.append(f"{count}{'random ' if random else ''}samples")
+            elif value == _DEFAULTS[option] or option == "samples" or (option == "seed" and not random):
                 continue
-            if option in ("aligned", "pooled"):
-                words.append(f"not {option}" if not value else option)
-            elif option == "sampling_ratio":
-                words.append(f"{value}×{value} samples")
-            elif option == "seed":
-                words.append(f"seed {value}")
+            elif option in ("aligned", "pooled"):
+                words.append(f"not {option}")
             else:
-                words.append(f"random {option}" if option == "samples" else str(value))
+                words.append(f"seed {value}" if option == "seed" else str(value))
         return _NAMES[self.kind] + (f" ({', '.join(words)})" if words else "")
 
     @property

@@ -6,6 +6,7 @@ read, vermillion the error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,8 @@ from maskrcnn.explain.figure import BLUE, FAINT, INK, QUIET, VERMILLION, new_fig
 from maskrcnn.explain.geometry import Floats, to_pixels
 from maskrcnn.explain.region import BoxOnMap, Region
 
-#: More sampling points than this are a gray mist; they are left out of the image row.
+#: More sampling points than this are a blue mist, and are not drawn.
 MOST_POINTS = 4000
-#: More bins a side than this, and only some of their offsets are printed.
-MOST_LABELS = 7
 #: A cell that one bin reads, that two read, that more read.
 _TINTS = ("#d9eaf6", "#b5d4ea", "#8fbcdc")
 _COLUMN, _PANEL = 3.5, 3.05  # inches
@@ -86,7 +85,7 @@ def _window(regions: Sequence[Region]) -> tuple[float, float, float, float]:
     """What all panels show, px: a square around the box and all that is read, and a margin."""
     where = regions[0].where
     boxes = np.array([where.box, *(r.effective_box for r in regions)])
-    x1, y1, x2, y2 = *boxes[:, :2].min(0), *boxes[:, 2:].max(0)
+    (x1, y1), (x2, y2) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
     side = max(x2 - x1, y2 - y1)
     side += 2 * max(0.06 * side, 0.75 * where.stride)
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -157,14 +156,14 @@ def _grid_panel(axes: Any, region: Region, window: tuple[float, float, float, fl
 
 def _points(axes: Any, region: Region, window: tuple[float, float, float, float], size: float) -> None:
     """Where the operator samples; ``size`` scales the dots."""
-    points = region.points().reshape(-1, 2)
-    if not 0 < len(points) <= MOST_POINTS:
+    if not 0 < region.point_count <= MOST_POINTS:
         return
+    points = region.points().reshape(-1, 2)
     at = _pixels(region, points)
     # Points side by side across the box; a dot takes a fifth of the gap between two.
     span = max(at[:, 1].max() - at[:, 1].min(), region.where.stride)
     gap = _PANEL * 72 * span / (window[2] - window[0]) / len(points) ** 0.5
-    diameter = np.clip(gap * 0.22, 1.3, 4.0) * size
+    diameter = np.clip(gap * 0.22, 1.6, 4.0) * size
     axes.scatter(at[:, 1], at[:, 0], s=diameter**2, c=BLUE, lw=0, zorder=6)
 
 
@@ -257,7 +256,7 @@ def _arrows(axes: Any, region: Region) -> None:
     for x2, y2, mx, my in zip(x.flat, y.flat, dx.flat, dy.flat, strict=True):
         if np.hypot(mx, my) < 0.004 * span:
             continue
-        axes.plot(x2 - mx, y2 - my, "o", ms=3.2, mfc="white", mec=VERMILLION, mew=1.0, zorder=7)
+        axes.plot(x2 - mx, y2 - my, "o", ms=2.6, mfc="white", mec=VERMILLION, mew=0.9, zorder=7)
         axes.annotate(
             "",
             (x2, y2),
@@ -279,7 +278,9 @@ def _margins(axes: Any, region: Region, window: tuple[float, float, float, float
         offsets = region.offsets(axis)
         ideal = region.ideal_y if axis == 0 else region.ideal_x
         centres = _pixels(region, (ideal[0] + ideal[1]) / 2)
-        step = -(-len(offsets) // MOST_LABELS)
+        # Only as many labels as there is room for.
+        room = _PANEL * 72 * abs(float(ideal[1][0] - ideal[0][0])) * region.where.stride
+        step = math.ceil((24 if axis == 1 else 10) * (window[2] - window[0]) / room)
         for p in range(0, len(offsets), step):
             label = f"{offsets[p]:+.1f}" if abs(offsets[p]) < 99.95 else f"{offsets[p]:+.0f}"
             label = ("0" if abs(offsets[p]) < 0.05 else label).replace("-", "−")

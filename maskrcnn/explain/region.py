@@ -63,7 +63,7 @@ class BoxOnMap:
 
     def in_cells(self, pixels: float) -> float:
         """Cell coordinate of a pixel coordinate."""
-        return float(to_cells(np.float64(pixels), self.stride, self.cells))  # type: ignore[arg-type]
+        return float(to_cells(np.float64(pixels), self.stride, self.cells))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Region:
         return a, b
 
     def offsets(self, axis: int) -> Floats:
-        """How far each bin's centre lies from where it should, pixels, [P] or [Q]; right and down positive."""
+        """How far each bin's centre lies from where it should, [P] or [Q] pixels; right, down > 0."""
         got, want = (self.y, self.ideal_y) if axis == 0 else (self.x, self.ideal_x)
         moved: Floats = (got.centres[0] - (want[0] + want[1]) / 2) * self.where.stride
         return moved
@@ -140,6 +140,17 @@ class Region:
         height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
         areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
         return width * height / (areas - width * height)
+
+    @property
+    def point_count(self) -> int:
+        """How many points :meth:`points` has."""
+        (P, Q), stride = self.where.output_size, self.where.stride
+        return (
+            P
+            * Q
+            * sample_count(self.op, *self._edges(0), stride, P)
+            * sample_count(self.op, *self._edges(1), stride, Q)
+        )
 
     def points(self) -> Floats:
         """Sampling points [P, Q, S, 2] as (y, x), cells; S = 0 where the operator does not sample."""

@@ -8,7 +8,7 @@ import torch
 
 from maskrcnn.errors import UserError
 from maskrcnn.explain import BoxOnMap, ExplainedOp, Region, axis_bins, parse_op
-from maskrcnn.explain.geometry import to_cells, to_pixels
+from maskrcnn.explain.geometry import Cells, to_cells, to_pixels
 from maskrcnn.explain.ops import KINDS
 
 OPS = [
@@ -149,6 +149,7 @@ def test_samples_lie_in_their_bins_and_random_ones_obey_the_seed() -> None:
         assert ((points[0][..., axis] >= low) & (points[0][..., axis] < high)).all()
     grid = Region(parse_op("roi_align:sampling_ratio=2"), where).points()
     assert grid.shape == (2, 3, 4, 2)
+    assert regions[0].point_count == points[0].size // 2
     assert Region(parse_op("prroi_pool"), where).points().shape == (2, 3, 0, 2)
 
 
@@ -200,3 +201,21 @@ def test_a_misspelt_operator_is_told(text: str, says: str) -> None:
 def test_a_box_that_makes_no_sense_is_told(box: tuple[float, float, float, float], says: str) -> None:
     with pytest.raises(UserError, match=says):
         BoxOnMap(box, (800, 800), 32)
+
+
+@pytest.mark.parametrize(
+    ("layer", "cells"),
+    [
+        (torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False), "corner"),  # as in a ResNet
+        (torch.nn.AvgPool2d(2), "centre"),  # as in VGG
+    ],
+)
+def test_cells_sit_where_networks_put_them(layer: torch.nn.Module, cells: Cells) -> None:
+    for parameter in layer.parameters():
+        torch.nn.init.ones_(parameter)
+    image = torch.zeros(1, 1, 96, 96, requires_grad=True)
+    layer(layer(layer(image)))[0, 0, 5, 5].backward()
+    assert image.grad is not None
+    seen = (image.grad[0, 0].sum(0) != 0).nonzero()[:, 0]
+    middle = float(seen.min() + seen.max() + 1) / 2
+    assert float(to_pixels(np.array([5.5]), 8, cells)[0]) == pytest.approx(middle, abs=0.5)

@@ -114,6 +114,24 @@ def test_a_data_set_is_measured(
     assert (tmp_path / "p.svg").stat().st_size > 1000
 
 
+def test_a_config_brings_its_own_scale(tmp_path: Path, annotations: Path, capsys: Capture) -> None:
+    pytest.importorskip("matplotlib")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"data:\n  train: {{type: coco, images: {tmp_path}, annotations: {annotations}, masks: false}}\n"
+        "  eval_transforms: [{type: resize_shortest_edge, min_sizes: [20], max_size: 1000}]\n",
+        encoding="utf-8",
+    )
+    args = ["--data", str(config), "--strides", "4", "--ops", "roi_pool"]
+    assert main(draw_args(tmp_path, *args)) == 0
+    # A tenth of the size: all three are small now.
+    assert "small (3)" in capsys.readouterr().out
+    assert main(draw_args(tmp_path, *args, "--min-size", "0")) == 0
+    assert "small (1)" in capsys.readouterr().out
+    assert main(draw_args(tmp_path, *args, "--split", "val")) == 2
+    assert "data.val is not set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
