@@ -82,6 +82,19 @@ def test_a_truncated_file_is_told(kind: str, part: float) -> None:
         decode_image(data[: int(len(data) * part)])
 
 
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_truncated_file_is_told_even_where_opencv_fills_it_up(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Older versions return what there is of a cut JPEG, the rest gray.
+    whole = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    data = encode(kind, whole)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: whole)
+    assert decode_image(data).shape == whole.shape
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(data[:-20])
+
+
 def test_a_thumbnails_end_is_not_the_images_end() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     jpeg = encode(".jpg", noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def test_an_image_is_augmented_differently_each_epoch(dataset: CocoDataset) -> N
         seen.setdefault(batch.infos[0].image_id, []).append(batch.images[0])
     assert all(len(images) == 3 for images in seen.values())
     assert not any(a.shape == b.shape and torch.equal(a, b) for a, b, _ in seen.values())
+
+
+def test_a_lone_image_is_augmented_differently_each_epoch(dataset: CocoDataset) -> None:
+    one = CocoDataset(dataset.images, dataset.annotation_file, max_images=1)
+    images = [b.images[0] for b in train_loader(one, AUGMENT, images_per_rank=1, total_steps=4)]
+    assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in itertools.combinations(images, 2))
 
 
 def test_nothing_left_to_do(dataset: CocoDataset) -> None:

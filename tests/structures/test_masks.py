@@ -198,6 +198,17 @@ def test_targets_do_not_depend_on_the_scale_of_the_frame(segmentations: list[Any
     assert torch.equal(large, masks.crop_and_resize(boxes, index, 28, mode))
 
 
+def test_not_aligned_is_aligned_half_a_pixel_on_whatever_the_scale(masks: InstanceMasks) -> None:
+    """Not aligned, the index x stands for the point x + 0.5 of the current frame, not of the stored one."""
+    large = masks.select([2, 4, 5]).resize(2.0, 4.0)
+    boxes, index = jittered(large)
+    soft = large.crop_and_resize(boxes, index, 14, "bitmask")
+    hard = large.crop_and_resize(boxes + 0.5, index, 14, "bitmask_hard")
+    clear = (soft - 0.5).abs() > 1e-9
+    assert clear.double().mean() > 0.9
+    assert torch.equal((soft >= 0.5)[clear], hard[clear] > 0)
+
+
 def test_boxes_and_areas(masks: InstanceMasks, segmentations: list[Any], bitmaps: Tensor) -> None:
     boxes, areas = masks.boxes(), masks.areas()
     points = np.reshape(segmentations[1][0] + segmentations[1][1], (-1, 2))
