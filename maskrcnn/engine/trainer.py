@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.engine import faults
+from maskrcnn.engine.best import improved
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
@@ -216,8 +217,7 @@ class Trainer:
         return self._readback.finish()
 
     def _stop_if_non_finite(self, what: list[str], infos: list[ImageInfo], lr: float) -> None:
-        """All ranks come here with the same ``what``, since the losses were summed over them."""
-        if not what:
+        if not what:  # the same on all ranks, since the losses were summed over them
             return
         images = [info for part in self._ranks.gather(infos) for info in part]
         names = self._ranks.share(faults.name_images(images))
@@ -283,29 +283,17 @@ class Trainer:
         if alone and stop.signal_number != 0 and not metrics:
             self._interrupt(stop)
         metrics = self._ranks.share(dict(metrics))
-        is_best = self._is_best(metrics)
-        self.state = replace(self.state, evaluated=step)
+        record = improved(metrics, self._best_metric, self.state.best, step)
+        self.state = replace(self.state, evaluated=step, best=record or self.state.best)
         seconds = time.perf_counter() - began
         if self._events is not None:
             self._events.evaluation(step, metrics, seconds)
         self._console.line(f"evaluation at step {step} took {format_seconds(seconds)}")
-        self._save(best=is_best)
+        self._save(best=record is not None)
         self._tally.began += time.perf_counter() - began
 
-    def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        name = self._best_metric or next((m for m in ("segm/AP", "bbox/AP") if m in metrics), None)
-        if name is None:
-            return False
-        if name not in metrics:
-            raise UserError(f"eval.best_metric: no metric is called {name!r}; there are {', '.join(metrics)}")
-        value = metrics[name]
-        if not math.isfinite(value) or value <= self.state.best.get(name, -math.inf):
-            return False
-        self.state = replace(self.state, best={name: value, "step": self.state.step})
-        return True
-
     def _interrupt(self, stop: StopRequest) -> None:
-        number = stop.signal_number or signal.SIGINT
+        number = stop.signal_number or signal.SIGINT  # 0: another rank was asked
         raise Interrupted(
             f"stopped by {signal.Signals(number).name} after step {self.state.step} of {self._total},"
             f" checkpoint written; to go on: {self._resume_hint}",

@@ -217,6 +217,7 @@ def evaluate(
     ranks = connect(recipe.device)
     console = console or new_console(ranks)
     with closing(console):
+        console.take_logs()
         data = build_data(recipe, ranks, training=False)
         assert data.val is not None
         known = checkpoint_categories(state)

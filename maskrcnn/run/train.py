@@ -75,6 +75,7 @@ def train(
     ranks = connect(recipe.device)
     console = console or setup.new_console(ranks)
     with closing(console):
+        console.take_logs()
         folder = RunFolder(output)
         if not resume:
             setup.one_first(ranks, folder.refuse_if_used)

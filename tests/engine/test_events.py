@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,17 @@ def test_the_console_keeps_a_log_and_ranks_are_silent_but_for_warnings(
     out, err = capsys.readouterr()
     assert out == "one\ntwo\n"
     assert err == "warning: three\nrank 1: warning: five\n"
+
+
+def test_what_modules_log_reaches_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    main, other = Console(), Console(quiet=True)
+    for console in (main, other):
+        console.take_logs()
+    logging.getLogger("maskrcnn.data").warning("two faulty annotations")
+    logging.getLogger("maskrcnn.data").info("drawing")
+    main.close()
+    other.close()
+    logging.getLogger("maskrcnn.data").info("late")
+    out, err = capsys.readouterr()
+    assert err == "warning: two faulty annotations\n"
+    assert out == "drawing\n"

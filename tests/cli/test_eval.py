@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.cli import main
+from tests.engine.tiny import write_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    path = write_recipe(folder)
+    assert main(["train", str(path), "--output", str(folder / "run"), "--set", "solver.steps=2"]) == 0
+    return folder / "run"
+
+
+def test_a_checkpoint_alone_gives_the_figures_of_its_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    arguments = ["--results", str(results), "--pictures", str(tmp_path / "p"), "--set", "train.pictures=1"]
+    assert main(["eval", "--checkpoint", str(run), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "best.pt: step 2, 3 images of" in out
+    assert "AP50" in out
+    assert json.loads(results.read_text()) == json.loads((run / "results.json").read_text())
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["101.png"]
+
+
+def test_a_batch_of_images_and_a_config_give_the_same_detections(run: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    config = str(run.parent / "tiny.yaml")
+    arguments = ["--checkpoint", str(run / "checkpoints" / "last.pt"), "--results", str(results)]
+    assert main(["eval", config, *arguments, "--set", "eval.batch_size=3"]) == 0
+    ours, theirs = json.loads(results.read_text()), json.loads((run / "results.json").read_text())
+    assert [r["image_id"] for r in ours] == [r["image_id"] for r in theirs]
+    assert [r["score"] for r in ours] == pytest.approx([r["score"] for r in theirs], abs=1e-4)
+
+
+def test_another_model_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(run.parent / "tiny.yaml")
+    assert main(["eval", config, "--checkpoint", str(run), "--set", "model.backbone.width=4"]) == 2
+    assert (
+        "does not fit this model: backbone.stem.weight is [8, 3, 4, 4], here [4, 3, 4, 4]"
+        in capsys.readouterr().err
+    )
+
+
+def test_masks_alone_of_a_model_without_any_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(run.parent / "tiny.yaml")
+    common = ["--set", "model.mask_head=null", "--set", "solver.steps=1"]
+    folder = str(run.parent / "boxes")
+    assert main(["train", config, "--output", folder, *common]) == 0
+    assert "segm" not in capsys.readouterr().out.split("evaluating")[1]
+    assert main(["eval", "--checkpoint", folder, "--set", "eval.iou_types=[segm]"]) == 2
+    assert "the model has no mask head" in capsys.readouterr().err
+    assert main(["eval", "--checkpoint", folder, "--set", "data.val=null"]) == 2
+    assert "data.val is not set" in capsys.readouterr().err

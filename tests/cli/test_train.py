@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.cli import demo, main
+from maskrcnn.config import fingerprint
+from maskrcnn.engine.checkpoint import load
+from maskrcnn.recipe import NEUTRAL_KEYS, load_recipe
+from tests.engine.tiny import write_data, write_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_run_folder_says_everything(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    changes = [
+        "solver.steps=2",
+        "solver.reference_batch_size=8",
+        "train.pictures=2",
+        "train.tensorboard=true",
+    ]
+    settings = [part for item in changes for part in ("--set", item)]
+    assert main(["train", str(recipe_file), "--output", str(run), *settings]) == 0
+    out = capsys.readouterr().out
+    assert "learning rate 0.0025 = 0.01 x 2 / 8 images" in out
+    assert "step 2/2  loss " in out
+    assert "disc" in out  # the table per class
+    kept = {p.name for p in run.iterdir()}
+    assert kept == {
+        *("config.yaml", "run.json", "log.txt", "metrics.jsonl", "figures.json", "results.json"),
+        *("checkpoints", "pictures", "tensorboard"),
+    }
+    recipe = load_recipe(recipe_file, changes)
+    assert load_recipe(run / "config.yaml") == recipe
+    facts = json.loads((run / "run.json").read_text())[0]
+    assert facts["seed"] == 0
+    assert facts["config"] == fingerprint(recipe, NEUTRAL_KEYS)
+    assert set(facts["versions"]) == {"maskrcnn", "torch", "python"}
+    assert len(facts["code"]) == 12
+    assert sorted(p.name for p in (run / "pictures").iterdir()) == ["101.png", "102.png"]
+    saved = load(run / "checkpoints" / "last.pt")
+    assert (saved.category_ids, saved.category_names) == ((2, 5), ("box", "disc"))
+    assert "step 2/2" in (run / "log.txt").read_text()
+    assert json.loads((run / "figures.json").read_text())["step"] == 2
+
+    assert main(["train", str(recipe_file), "--output", str(run), *settings]) == 2
+    assert "already holds a run or other files; go on with it by --resume" in capsys.readouterr().err
+
+
+def test_weights_start_a_run_on_other_classes(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--set", "solver.steps=1", "--set", "data.val=null"]
+    assert main(["train", str(recipe_file), "--output", str(tmp_path / "a"), *common]) == 0
+    write_recipe(tmp_path)
+    write_data(tmp_path / "images", names=("one", "two", "three"))
+    weights = tmp_path / "a" / "checkpoints" / "last.pt"
+    capsys.readouterr()
+    command = ["train", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "b"), *common]
+    still = ["--set", f"weights={weights}", "--set", "solver.optimizer.lr=0.0"]
+    assert main([*command, *still]) == 0
+    out = capsys.readouterr().out
+    assert f"weights from {weights}; fresh: roi." in out
+    a, b = load(weights).model, load(tmp_path / "b" / "checkpoints" / "last.pt").model
+    assert a["backbone.stem.weight"].equal(b["backbone.stem.weight"])
+
+
+def test_nothing_but_empty_images_trains(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    content = json.loads((tmp_path / "images" / "train.json").read_text())
+    (tmp_path / "images" / "train.json").write_text(json.dumps({**content, "annotations": []}))
+    assert main(["train", str(path), "--output", str(tmp_path / "run"), "--set", "solver.steps=2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train"], "name a config file, or a run to go on with"),
+        (["train", "--resume", "nowhere"], "--resume nowhere: there is no such run folder"),
+        (["train", "x.yaml", "--resume", "a", "--output", "b"], "name two run folders"),
+        (["eval", "--checkpoint", "none.pt"], "none.pt: no such checkpoint file"),
+    ],
+)
+def test_misuse_is_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_other_categories_in_val_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(tmp_path)
+    val = tmp_path / "images" / "val.json"
+    content = json.loads(val.read_text())
+    content["categories"][1]["name"] = "ring"
+    content["categories"].append({"id": 9, "name": "extra"})
+    val.write_text(json.dumps(content))
+    assert main(["train", str(path), "--output", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "only there: 9 (extra)" in err
+    assert "5 is 'disc', there 'ring'" in err
+
+
+def test_the_demo_ends_with_its_result(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/tiny", "runs/tiny-2"):
+        assert main(["demo", "--config", str(recipe_file), "--set", "solver.steps=1"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1].startswith("RESULT bbox_AP=0.")
+        assert " segm_AP=0." in lines[-1]
+        assert f"run folder   {folder}" in lines
+    assert demo.find_demo_config().name == "demo.yaml"
+    shutil.rmtree(tmp_path / "runs")
