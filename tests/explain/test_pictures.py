@@ -13,7 +13,9 @@ from maskrcnn.cli import main
 from maskrcnn.explain import BoxOnMap, Region, parse_op
 from maskrcnn.explain.example import BOX, IMAGE_SIZE, example_image, size_for
 from maskrcnn.explain.facts import facts
+from maskrcnn.explain.picture import draw
 
+Capture = pytest.CaptureFixture[str]
 WORKED = [
     "665 / 32 = 20.78 cells → 20",
     "20 / 7 = 2.857 → 2 cells a bin",
@@ -69,9 +71,7 @@ def annotations(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_default_picture_is_the_worked_example(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_default_picture_is_the_worked_example(tmp_path: Path, capsys: Capture) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
         assert main(draw_args(tmp_path)) == 0
@@ -81,6 +81,18 @@ def test_the_default_picture_is_the_worked_example(
         assert line.replace("'", "&#x27;") in drawn or line in drawn
     assert "−15.5" in drawn  # the first column's offset
     assert "A box of 665×665 px in 800×800, stride 32, 7×7 bins" in drawn
+
+
+def test_arrows_go_from_where_a_bin_should_be_to_where_it_is() -> None:
+    pytest.importorskip("matplotlib")
+    where = BoxOnMap(BOX, IMAGE_SIZE, 32)
+    regions = [Region(parse_op(text), where) for text in ("prroi_pool", "roi_align")]
+    shifted, exact = draw(example_image(BOX, IMAGE_SIZE), regions).axes[0::2]
+    assert not exact.texts
+    # A third of the bins each way; the middle bin of a box whose centre is at 396.5 goes half a cell away.
+    assert len(shifted.texts) == 9
+    assert shifted.texts[4].xyann == pytest.approx((396.5, 396.5))
+    assert shifted.texts[4].xy == pytest.approx((412.5, 412.5))
 
 
 def test_every_operator_is_drawn_on_a_real_image(tmp_path: Path) -> None:
@@ -99,9 +111,7 @@ def test_every_operator_is_drawn_on_a_real_image(tmp_path: Path) -> None:
         assert (np.abs(picture.astype(int) - colour).max(2) < 40).sum() > 20
 
 
-def test_a_data_set_is_measured(
-    tmp_path: Path, annotations: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_data_set_is_measured(tmp_path: Path, annotations: Path, capsys: Capture) -> None:
     pytest.importorskip("matplotlib")
     table = tmp_path / "t.csv"
     args = ["--data", str(annotations), "--strides", "16", "fpn", "--min-size", "0", "--table", str(table)]
@@ -150,9 +160,7 @@ def test_a_config_brings_its_own_scale(tmp_path: Path, annotations: Path, capsys
         (["--out", "nowhere/p.png"], "there is no folder nowhere"),
     ],
 )
-def test_mistakes_end_in_a_sentence(
-    tmp_path: Path, more: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_end_in_a_sentence(tmp_path: Path, more: list[str], says: str, capsys: Capture) -> None:
     assert main(draw_args(tmp_path, *more)) == 2
     error = capsys.readouterr().err
     assert says in error
@@ -161,7 +169,7 @@ def test_mistakes_end_in_a_sentence(
 
 
 def test_without_matplotlib_it_says_what_to_install(
-    tmp_path: Path, annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for more in ([], ["--data", str(annotations)]):

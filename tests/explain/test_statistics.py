@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskrcnn.data.transforms import HorizontalFlip, ResizeShortestEdge
+from maskrcnn.data.transforms import HorizontalFlip, Resize, ResizeShortestEdge
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.explain import BoxOnMap, Region, parse_op
 from maskrcnn.explain.data import Boxes, load_boxes, resize_of
@@ -20,7 +20,7 @@ from maskrcnn.explain.table import comma_separated, markdown, sentence, terminal
 
 def random_boxes(count: int, seed: int = 0) -> Boxes:
     rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 500, (count, 2))
+    low = rng.uniform(0, 700, (count, 2))  # some reach over the edge
     side = np.exp(rng.uniform(np.log(6), np.log(280), (count, 2)))
     size = np.tile(np.array([[800, 832]]), (count, 1))
     return Boxes(np.concatenate([low, low + side], axis=1), size, "random", count)
@@ -108,6 +108,8 @@ def test_boxes_are_read_and_resized(tmp_path: Path) -> None:
     np.testing.assert_allclose(boxes.xyxy, [[5, 10, 20, 30], [0, 0, 2.5, 2.5]])
     assert boxes.sizes.tolist() == [[50, 100], [50, 100]]
     assert (boxes.images, len(boxes)) == (1, 2)
+    squeezed = load_boxes(path, resize_of([Resize(height=100, width=50)], "test"))
+    np.testing.assert_allclose(squeezed.xyxy, [[2.5, 20, 10, 60], [0, 0, 1.25, 5]])
     with pytest.raises(UserError, match="no box in it"):
         load_boxes(path, unchanged, image_ids=[2])
     with pytest.raises(UserError, match="no box in it"):
