@@ -48,7 +48,7 @@ def keep_freed_memory() -> bool:
     mallopt.restype = ctypes.c_int
     if mallopt(_M_MMAP_THRESHOLD, 2**30) != 1 and mallopt(_M_MMAP_MAX, 0) != 1:
         return False
-    return mallopt(_M_TRIM_THRESHOLD, _INT_MAX) == 1 and mallopt(_M_TOP_PAD, 64 * 2**20) == 1
+    return bool(mallopt(_M_TRIM_THRESHOLD, _INT_MAX) == 1 and mallopt(_M_TOP_PAD, 64 * 2**20) == 1)
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -111,7 +111,7 @@ class Trainer:
         self._eval_every = eval_every
         self._evaluate = evaluate
         self._best_metric = best_metric
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints if ranks.is_main else None
         self._events = events
         self._resume_hint = resume_hint
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -255,7 +255,7 @@ class Trainer:
         )
 
     def _save(self, *, best: bool = False) -> None:
-        if self._checkpoints is not None and self._ranks.is_main:
+        if self._checkpoints is not None:
             full = replace(
                 self.state,
                 model=self.model.state_dict(),
@@ -275,8 +275,7 @@ class Trainer:
         if not self._evaluation_due():
             return
         assert self._evaluate is not None
-        began = time.perf_counter()
-        step = self.state.step
+        began, step = time.perf_counter(), self.state.step
         alone = self._ranks.size == 1  # several ranks finish together, whatever one of them was told
         metrics = self._evaluate(step, lambda: alone and stop.signal_number != 0)
         self._wrapped.train()
