@@ -55,7 +55,7 @@ NVCC_FLAGS = (
 SANITIZE_FLAGS = ("-fno-omit-frame-pointer", "-O1", "-g")
 
 #: Seconds one build takes on two cores, for the message the user sees while waiting.
-TYPICAL_SECONDS = {"cpu": 15, "cuda": 60}
+TYPICAL_SECONDS = {"cpu": 30, "cuda": 60}
 
 
 class BuildError(Exception):
