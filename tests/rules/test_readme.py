@@ -13,7 +13,7 @@ from maskrcnn.cli import COMMANDS, build_parser
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[str]:
@@ -45,11 +45,15 @@ def test_readme_holds_the_two_commands() -> None:
 )
 def test_make_targets_exist(line: str) -> None:
     target = line.split()[1]
-    assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), target
+    assert re.search(
+        rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    ), target
 
 
 @pytest.mark.parametrize(
-    "line", sorted({line for _, line in ALL if re.search(r"(^| )(-m )?maskrcnn [a-z]", line)}), ids=lambda s: s
+    "line",
+    sorted({line for _, line in ALL if re.search(r"(^| )(-m )?maskrcnn [a-z]", line)}),
+    ids=lambda s: s,
 )
 def test_maskrcnn_commands_parse(line: str) -> None:
     words = shlex.split(line)
@@ -70,10 +74,12 @@ def test_files_that_are_named_exist(page: Path) -> None:
         for target in LINK.findall(text)
         if not target.startswith(("http://", "https://")) and not (page.parent / target).exists()
     ]
-    for line in commands(page):
-        for word in shlex.split(line, comments=True):
-            if re.match(r"^(configs|benchmarks|tools|tests)/[\w./-]+$", word) and not (ROOT / word).exists():
-                missing.append(word)
+    missing += [
+        word
+        for line in commands(page)
+        for word in shlex.split(line, comments=True)
+        if re.match(r"^(configs|benchmarks|tools|tests)/[\w./-]+$", word) and not (ROOT / word).exists()
+    ]
     assert not missing, f"{page.name} names {missing}"
 
 
