@@ -33,9 +33,7 @@ COMMANDS = (
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
     Command("convert", "take over weights from other frameworks"),
-    Command(
-        "explain-roi", "draw what RoIPool, RoIAlign and the others read for a box, or measure it on data"
-    ),
+    Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
 )
 
