@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskrcnn.layers import ops
+from maskrcnn.layers import ops, reference
 from maskrcnn.layers.arguments import prepare
 
 
@@ -46,7 +46,7 @@ def roi_align_legacy(
             raise ValueError(
                 f"roi_align_legacy: the map must be at least 2 cells a side, got shape {tuple(level.shape)}."
             )
-    return ops.legacy("roi_align_legacy", args)
+    return ops.average("roi_align_legacy", args, reference.LEGACY, 0)
 
 
 class _LegacyPooled(nn.Module):

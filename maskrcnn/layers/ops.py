@@ -1,24 +1,97 @@
-"""Where the RoI operators meet torch: the compiled kernels if they are loaded, else the reference twins."""
+"""Where the RoI operators meet torch: the compiled kernels if they are loaded, else the reference twins.
+
+Schemas live in ``csrc/ops.cpp``.  Here each compiled operator gets what torch needs to trace and to
+differentiate it (a fake version and an autograd formula, ``autograd.py``), and each public function the one
+line that picks compiled or reference.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
+import torch
 from torch import Tensor
 
-from maskrcnn.layers import reference
-from maskrcnn.layers.arguments import RoiArguments
-from maskrcnn.layers.reference import check_values
+from maskrcnn.layers import _library, reference
+
+if TYPE_CHECKING:
+    from maskrcnn.layers.arguments import RoiArguments
+
+ROUNDINGS = ("round", "floor", "sppnet")
+BINS = ("overlap", "partition", "truncate")
+
+
+def _compiled_devices() -> frozenset[str]:
+    """Load the compiled operators and give them their fakes and gradients; device types that have kernels."""
+    if not _library.compiled():
+        return frozenset()
+    from maskrcnn.layers import autograd
+
+    autograd.register()
+    return frozenset({"cpu", "cuda", "meta"} if _library.cuda_compiled() else {"cpu", "meta"})
+
+
+#: Device types whose kernels are loaded; the others use the reference twins.
+COMPILED_DEVICES = _compiled_devices()
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether results should take the channels_last layout (a tensor that is both counts as contiguous)."""
+    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def average(name: str, args: RoiArguments, geometry: int, ratio: int) -> Tensor:
+    """Weighted sums of cells: RoIAlign, RoIWarp, the legacy RoIAlign, PrRoI pooling -> [K, C, P, Q]."""
+    features, rois, levels, scales, height, width = args
+    if rois.device.type in COMPILED_DEVICES:
+        result: Tensor = torch.ops.maskrcnn.roi_average.default(
+            features, rois, levels, scales, height, width, geometry, ratio, is_channels_last(features[0])
+        )
+        return result
+    reference.check_values(name, features, rois, levels)
+    if geometry == reference.LEGACY:
+        return reference.legacy(features, rois, levels, scales, (height, width))
+    if geometry == reference.PRECISE:
+        return reference.precise(features, rois, levels, scales, (height, width))
+    return reference.sampled(features, rois.detach(), levels, scales, (height, width), geometry, ratio)
 
 
 def sampled(
-    name: str, args: RoiArguments, geometry: int, ratio: int, aggregation: str, samples: str, seed: int
+    name: str,
+    args: RoiArguments,
+    geometry: int,
+    ratio: int,
+    aggregation: Literal["avg", "max"],
+    samples: Literal["grid", "random"],
+    seed: int,
 ) -> Tensor:
-    check_values(name, args.features, args.rois, args.levels)
+    """RoIAlign and RoIWarp with any aggregation and sample positions -> [K, C, P, Q]."""
+    if aggregation == "avg" and samples == "grid":
+        return average(name, args, geometry, ratio)
+    features, rois, levels, scales, height, width = args
+    if rois.device.type in COMPILED_DEVICES:
+        result: Tensor = torch.ops.maskrcnn.roi_sample.default(
+            features,
+            rois,
+            levels,
+            scales,
+            height,
+            width,
+            geometry,
+            ratio,
+            aggregation == "max",
+            samples == "random",
+            seed,
+            is_channels_last(features[0]),
+        )[0]
+        return result
+    reference.check_values(name, features, rois, levels)
     return reference.sampled(
-        args.features,
-        args.rois,
-        args.levels,
-        args.scales,
-        (args.height, args.width),
+        features,
+        rois.detach(),
+        levels,
+        scales,
+        (height, width),
         geometry,
         ratio,
         aggregation,
@@ -27,18 +100,26 @@ def sampled(
     )
 
 
-def pooled(name: str, args: RoiArguments, rounding: str, bins: str) -> Tensor:
-    check_values(name, args.features, args.rois, args.levels)
-    return reference.roi_pool(
-        args.features, args.rois, args.levels, args.scales, (args.height, args.width), rounding, bins
-    )
-
-
-def precise(name: str, args: RoiArguments) -> Tensor:
-    check_values(name, args.features, args.rois, args.levels)
-    return reference.precise(args.features, args.rois, args.levels, args.scales, (args.height, args.width))
-
-
-def legacy(name: str, args: RoiArguments) -> Tensor:
-    check_values(name, args.features, args.rois, args.levels)
-    return reference.legacy(args.features, args.rois, args.levels, args.scales, (args.height, args.width))
+def pooled(
+    name: str,
+    args: RoiArguments,
+    rounding: Literal["round", "floor", "sppnet"],
+    bins: Literal["overlap", "partition", "truncate"],
+) -> Tensor:
+    """RoIPool -> [K, C, P, Q]."""
+    features, rois, levels, scales, height, width = args
+    if rois.device.type in COMPILED_DEVICES:
+        result: Tensor = torch.ops.maskrcnn.roi_pool.default(
+            features,
+            rois,
+            levels,
+            scales,
+            height,
+            width,
+            ROUNDINGS.index(rounding),
+            BINS.index(bins),
+            is_channels_last(features[0]),
+        )[0]
+        return result
+    reference.check_values(name, features, rois, levels)
+    return reference.roi_pool(features, rois.detach(), levels, scales, (height, width), rounding, bins)

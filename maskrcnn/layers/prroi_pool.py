@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from maskrcnn.layers import ops
+from maskrcnn.layers import ops, reference
 from maskrcnn.layers.arguments import prepare
 
 
@@ -28,7 +28,7 @@ def prroi_pool(
     Arguments, return value and errors as :func:`maskrcnn.layers.roi_align`.
     """
     args = prepare("prroi_pool", input, boxes, output_size, spatial_scale, levels)
-    return ops.precise("prroi_pool", args)
+    return ops.average("prroi_pool", args, reference.PRECISE, 0)
 
 
 class PrRoIPool(nn.Module):

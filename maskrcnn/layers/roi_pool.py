@@ -12,8 +12,6 @@ from maskrcnn.layers.arguments import check_choice, prepare
 
 Rounding = Literal["round", "floor", "sppnet"]
 Bins = Literal["overlap", "partition", "truncate"]
-ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "sppnet")
-BINS: tuple[Bins, ...] = ("overlap", "partition", "truncate")
 
 
 def roi_pool(
@@ -51,8 +49,8 @@ def roi_pool(
         ValueError, TypeError, RuntimeError: as :func:`maskrcnn.layers.roi_align`.
     """
     args = prepare("roi_pool", input, boxes, output_size, spatial_scale, levels)
-    check_choice("roi_pool", "rounding", rounding, ROUNDINGS)
-    check_choice("roi_pool", "bins", bins, BINS)
+    check_choice("roi_pool", "rounding", rounding, ops.ROUNDINGS)
+    check_choice("roi_pool", "bins", bins, ops.BINS)
     return ops.pooled("roi_pool", args, rounding, bins)
 
 
