@@ -82,7 +82,8 @@ Tensor roi_average(std::vector<Tensor> features, Tensor rois, std::optional<Tens
 
 std::vector<Tensor> roi_average_backward(Tensor grad, Tensor rois, std::optional<Tensor> levels,
                                          std::vector<double> scales, std::vector<int64_t> sizes,
-                                         std::vector<int64_t> channels_last, int64_t geometry, int64_t ratio) {
+                                         std::vector<int64_t> channels_last, int64_t geometry, int64_t ratio,
+                                         bool /*deterministic*/) {
   const char* name = "roi_average_backward";
   const Features f = make_gradients(name, grad, sizes, channels_last);
   const Rois r = read_rois(name, rois, levels, f.levels.size(), scales.size(), f.images);

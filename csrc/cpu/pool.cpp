@@ -72,7 +72,8 @@ std::tuple<Tensor, Tensor> roi_pool(std::vector<Tensor> features, Tensor rois, s
 
 std::vector<Tensor> roi_pool_backward(Tensor grad, Tensor argmax, Tensor rois, std::optional<Tensor> levels,
                                       std::vector<double> scales, std::vector<int64_t> sizes,
-                                      std::vector<int64_t> channels_last, int64_t rounding, int64_t bins) {
+                                      std::vector<int64_t> channels_last, int64_t rounding, int64_t bins,
+                                      bool /*deterministic*/) {
   const char* name = "roi_pool_backward";
   const Features f = make_gradients(name, grad, sizes, channels_last);
   const Rois r = read_rois(name, rois, levels, f.levels.size(), scales.size(), f.images);

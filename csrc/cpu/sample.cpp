@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor> roi_sample(std::vector<Tensor> features, Tensor rois,
 std::vector<Tensor> roi_sample_backward(Tensor grad, Tensor argmax, Tensor rois, std::optional<Tensor> levels,
                                         std::vector<double> scales, std::vector<int64_t> sizes,
                                         std::vector<int64_t> channels_last, int64_t geometry, int64_t ratio,
-                                        bool maximum, bool random, int64_t seed) {
+                                        bool maximum, bool random, int64_t seed, bool /*deterministic*/) {
   const char* name = "roi_sample_backward";
   const Features f = make_gradients(name, grad, sizes, channels_last);
   check_sampling(name, geometry, ratio);

@@ -37,7 +37,9 @@ def register() -> None:
     library.register_autograd("maskrcnn::roi_pool", _pool_backward, setup_context=_pool_setup)
 
 
-def _new(like: Tensor, shape: Sequence[int | torch.SymInt], dtype: torch.dtype, channels_last: bool) -> Tensor:
+def _new(
+    like: Tensor, shape: Sequence[int | torch.SymInt], dtype: torch.dtype, channels_last: bool
+) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=layout)
 
@@ -109,6 +111,7 @@ def _average_backward_fake(
     channels_last: list[int],
     geometry: int,
     sampling_ratio: int,
+    deterministic: bool,
 ) -> list[Tensor]:
     return _maps(grad, sizes, channels_last)
 
@@ -126,6 +129,7 @@ def _sample_backward_fake(
     maximum: bool,
     random: bool,
     seed: int,
+    deterministic: bool,
 ) -> list[Tensor]:
     return _maps(grad, sizes, channels_last)
 
@@ -140,6 +144,7 @@ def _pool_backward_fake(
     channels_last: list[int],
     rounding: int,
     bins: int,
+    deterministic: bool,
 ) -> list[Tensor]:
     return _maps(grad, sizes, channels_last)
 
@@ -163,6 +168,9 @@ def _remember(ctx: Any, features: list[Tensor], channels_last: bool) -> None:
     ctx.device_type = first.device.type
 
 
+def _deterministic() -> bool:
+    """Whether CUDA backwards must do without atomics; those of the CPU always do."""
+    return torch.are_deterministic_algorithms_enabled()
 
 
 def _average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -178,7 +186,7 @@ def _average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     maps: list[Tensor] | list[None]
     if any(ctx.needs_input_grad[0]):
         maps = torch.ops.maskrcnn.roi_average_backward.default(
-            grad, rois, levels, ctx.scales, ctx.sizes, ctx.layouts, ctx.geometry, ctx.ratio
+            grad, rois, levels, ctx.scales, ctx.sizes, ctx.layouts, ctx.geometry, ctx.ratio, _deterministic()
         )
     else:
         maps = [None] * len(ctx.layouts)
@@ -212,6 +220,7 @@ def _sample_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...
         ctx.maximum,
         ctx.random,
         ctx.seed,
+        _deterministic(),
     )
     return maps, None, None, None, None, None, None, None, None, None, None, None
 
@@ -227,6 +236,15 @@ def _pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 def _pool_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     argmax, rois, levels = ctx.saved_tensors
     maps = torch.ops.maskrcnn.roi_pool_backward.default(
-        grad, argmax, rois, levels, ctx.scales, ctx.sizes, ctx.layouts, ctx.rounding, ctx.bins
+        grad,
+        argmax,
+        rois,
+        levels,
+        ctx.scales,
+        ctx.sizes,
+        ctx.layouts,
+        ctx.rounding,
+        ctx.bins,
+        _deterministic(),
     )
     return maps, None, None, None, None, None, None, None, None
