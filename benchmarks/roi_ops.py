@@ -5,8 +5,8 @@
 
 Prints and writes a markdown table of medians in milliseconds.  The floor is the time to touch the memory
 that the operator cannot avoid touching: forward, the feature cells under the RoIs once plus the output;
-backward, the whole gradient map once (it must at least be zeroed) plus the incoming gradient.  Its bandwidth is
-measured in the same process with the same number of threads.
+backward, the whole gradient map once (it must at least be zeroed) plus the incoming gradient.  Its bandwidth
+is measured in the same process with the same number of threads.
 
 Boxes are drawn as proposals cluster: around ground-truth boxes with log-uniform sizes, assigned to levels
 by Eq. 1 of the FPN paper, with a fixed seed.
@@ -251,14 +251,14 @@ def main() -> int:
         return 1
     shapes = [s for s in SHAPES if not args.only or any(s.name.startswith(o) for o in args.only)]
     repeats = 3 if args.quick else args.repeats
-    report = [
-        "# RoI operators against torchvision",
-        f"\n`python benchmarks/roi_ops.py {' '.join(sys.argv[1:])}`".rstrip(" `") + "`",
-        f"\ntorch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, "
-        f"{time.strftime('%Y-%m-%d')}. Milliseconds, medians of {repeats} interleaved repeats; f forward, "
-        "b backward; 'peer' is torchvision (float32 beside our bfloat16 on the CPU, where it has none); 'f a level' "
-        "is ours with one call a level.",
-    ]
+    command = " ".join(["python benchmarks/roi_ops.py", *sys.argv[1:]])
+    about = (
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, "
+        f"{time.strftime('%Y-%m-%d')}. Milliseconds, medians of {repeats} interleaved repeats; f forward, b "
+        "backward; 'peer' is torchvision (float32 beside our bfloat16 on the CPU, where it has none); 'f a "
+        "level' is ours with one call a level."
+    )
+    report = ["# RoI operators against torchvision", f"\n`{command}`", f"\n{about}"]
 
     def section(title: str, device: str) -> None:
         rate = bandwidth(device)

@@ -33,11 +33,17 @@ MR_HD double quot(double a, double b) { return a / b; }
 #endif
 
 template <class T>
-MR_HD T at_least(T a, T low) { return a < low ? low : a; }
+MR_HD T at_least(T a, T low) {
+  return a < low ? low : a;
+}
 template <class T>
-MR_HD T at_most(T a, T high) { return a > high ? high : a; }
+MR_HD T at_most(T a, T high) {
+  return a > high ? high : a;
+}
 template <class T>
-MR_HD T clip(T a, T low, T high) { return at_most(at_least(a, low), high); }
+MR_HD T clip(T a, T low, T high) {
+  return at_most(at_least(a, low), high);
+}
 
 // Float to integer for any finite value: huge ones stop at +-2^40, far outside any map.
 template <class T>

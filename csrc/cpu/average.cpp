@@ -48,11 +48,11 @@ struct Spread {
     out->box = taps.box;
   }
 
-  void spread(const Prepared& at, const T* grad, int64_t bin_stride, const int32_t*, int64_t channels, A* map,
+  void spread(const Prepared& at, const A* grad, int64_t bin_stride, const int32_t*, int64_t channels, A* map,
               int64_t row, int64_t pixel) const {
-    kernels<T>().spread(grad, bin_stride, forward.bins_x, at.rows.list(), at.rows.high - at.rows.low, at.columns.list(),
-                        at.columns.high - at.columns.low, channels, map + at.rows.low * row + at.columns.low * pixel,
-                        row, pixel);
+    gradients<A>().spread(grad, bin_stride, forward.bins_x, at.rows.list(), at.rows.high - at.rows.low,
+                          at.columns.list(), at.columns.high - at.columns.low, channels,
+                          map + at.rows.low * row + at.columns.low * pixel, row, pixel);
   }
 };
 

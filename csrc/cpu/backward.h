@@ -10,7 +10,7 @@
 // Op provides, for one storage type T:
 //   struct Prepared { Box box; ... };
 //   void prepare(Prepared*, int64_t k, const Level&) const;
-//   void spread(const Prepared&, const T* grad, int64_t bin_stride, const int32_t* arg, int64_t channels,
+//   void spread(const Prepared&, const Acc<T>* grad, int64_t bin_stride, const int32_t* arg, int64_t channels,
 //               Acc<T>* map, int64_t row, int64_t pixel) const;       // map at cell (0, 0)
 #pragma once
 #include "forward.h"
@@ -46,10 +46,13 @@ class Backward {
     std::vector<Unit> units;
     for (const Group& g : groups_) {
       const Level& level = maps_.levels[g.level];
-      const int64_t block = channel_block(channels_, maps_.images, direct(level) ? 128 : 64);
+      const bool small = level.height * level.width * 512 <= (int64_t(8) << 20);  // 128 channels in 8 MiB
+      const int64_t block = direct(level) ? channel_block(channels_, maps_.images, 1, channels_)
+                                          : channel_block(channels_, maps_.images, 2, small ? 128 : 64);
       for (int64_t c = 0; c < channels_; c += block) {
         const int64_t n = std::min(block, channels_ - c);
-        const double cost = static_cast<double>(n * (level.height * level.width + bins_ * 8 * int64_t(g.members.size())));
+        const double cost =
+            static_cast<double>(n * (level.height * level.width + bins_ * 8 * int64_t(g.members.size())));
         units.push_back({&g, c, n, cost});
       }
     }
@@ -75,7 +78,7 @@ class Backward {
   };
   struct Local {
     Scratch<A> map;
-    Scratch<T> tile;
+    Scratch<A> tile;
     Scratch<int32_t> arg;
   };
 
@@ -151,7 +154,8 @@ class Backward {
   void finish(const A* map, T* out, const Level& level, int64_t n, int64_t* done, int64_t ready, int64_t until) const {
     const auto& kernel = kernels<T>();
     const int64_t cells = level.height * level.width;
-    const int64_t first = *done * level.width, summed = std::min(ready, until) * level.width, last = until * level.width;
+    const int64_t first = *done * level.width, summed = std::min(ready, until) * level.width,
+                  last = until * level.width;
     if (until <= *done) return;
     if (summed > first) {
       if (level.pixels) {
@@ -174,14 +178,18 @@ class Backward {
   void add(const Member& m, const Unit& unit, Local& local, A* map, int64_t row, int64_t pixel) const {
     const auto& kernel = kernels<T>();
     const int64_t n = unit.count, base = m.k * bins_ * channels_;
-    const T* grad;
+    const A* grad;
     int64_t stride = n;
-    if (grad_pixels_) {
-      grad = grad_ + base + unit.channel;
+    if (grad_pixels_ && std::is_same_v<T, A>) {
+      grad = reinterpret_cast<const A*>(grad_) + base + unit.channel;
       stride = channels_;
-    } else {
-      T* tile = local.tile.get(bins_ * n);
-      kernel.transpose(grad_ + base + unit.channel * bins_, bins_, n, bins_, tile, n);
+    } else {  // widened once, not once a tap
+      A* tile = local.tile.get(bins_ * n);
+      if (grad_pixels_) {
+        kernel.copy_widen(grad_ + base + unit.channel, channels_, bins_, n, tile, n);
+      } else {
+        kernel.transpose_widen(grad_ + base + unit.channel * bins_, bins_, n, bins_, tile, n);
+      }
       grad = tile;
     }
     const int32_t* arg = nullptr;
@@ -192,7 +200,7 @@ class Backward {
           std::memcpy(tile + b * stride, arg_ + base + b * channels_ + unit.channel, sizeof(int32_t) * n);
         }
       } else {
-        kernel.transpose_int(arg_ + base + unit.channel * bins_, bins_, n, bins_, tile, stride);
+        transpose_int(arg_ + base + unit.channel * bins_, bins_, n, bins_, tile, stride);
       }
       arg = tile;
     }

@@ -25,11 +25,12 @@ struct Output {
   bool pixels;
 };
 
-// Channels a unit takes: a multiple of 16 (a cache line), at most `most`, fewer where threads outnumber units.
-inline int64_t channel_block(int64_t channels, int64_t images, int64_t most) {
+// Channels a unit takes: a multiple of 16 (a cache line), at most `most`, so that there are `share` units a thread
+// on the largest level.
+inline int64_t channel_block(int64_t channels, int64_t images, int64_t share, int64_t most) {
   const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
-  const int64_t wanted = std::max<int64_t>(1, (2 * threads + images - 1) / std::max<int64_t>(images, 1));
-  return std::min(std::max<int64_t>(channels / wanted / 16 * 16, 16), most);
+  const int64_t wanted = std::max<int64_t>(1, (share * threads + images - 1) / std::max<int64_t>(images, 1));
+  return std::max<int64_t>(std::min(std::max<int64_t>(channels / wanted / 16 * 16, 16), most), 1);
 }
 
 template <class T, class Op>
@@ -52,6 +53,8 @@ class Forward {
 
   void run() {
     if (rois_.count == 0 || channels_ == 0) return;
+    advise_huge(out_.data, sizeof(T) * rois_.count * channels_ * bins_);
+    if (out_.arg) advise_huge(out_.arg, sizeof(int32_t) * rois_.count * channels_ * bins_);
     std::vector<int64_t> in_place, planar;
     for (const int64_t k : order_) (features_.levels[rois_.level[k]].pixels ? in_place : planar).push_back(k);
     if (!in_place.empty()) run_in_place(in_place);
@@ -64,8 +67,8 @@ class Forward {
   int64_t group(int64_t k) const { return rois_.level[k] * features_.images + rois_.image[k]; }
 
   // Pools one RoI over channels [c, c + n) into the output, through a tile if the output is planar.
-  void emit(const Prepared& prepared, int64_t y0, int64_t x0, const T* src, int64_t row, int64_t pixel, int64_t k, int64_t c,
-            int64_t n, Scratch<T>& tile, Scratch<int32_t>& arg_tile) const {
+  void emit(const Prepared& prepared, int64_t y0, int64_t x0, const T* src, int64_t row, int64_t pixel, int64_t k,
+            int64_t c, int64_t n, Scratch<T>& tile, Scratch<int32_t>& arg_tile) const {
     const auto& kernel = kernels<T>();
     if (out_.pixels) {
       const int64_t at = k * bins_ * channels_ + c;
@@ -77,7 +80,7 @@ class Forward {
     op_.pool(prepared, y0, x0, src, row, pixel, n, t, n, a);
     const int64_t at = (k * channels_ + c) * bins_;
     kernel.transpose(t, n, bins_, n, out_.data + at, bins_);
-    if (a) kernel.transpose_int(a, n, bins_, n, out_.arg + at, bins_);
+    if (a) transpose_int(a, n, bins_, n, out_.arg + at, bins_);
   }
 
   void run_in_place(const std::vector<int64_t>& rois) const {
@@ -144,7 +147,7 @@ class Forward {
     }
 
     const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
-    const int64_t block = channel_block(channels_, features_.images, 64);  // its scratch map fits the cache
+    const int64_t block = channel_block(channels_, features_.images, 2, 64);  // its scratch map fits the cache
     std::vector<Unit> units;
     for (const Group& g : groups) {
       const Level& level = features_.levels[g.level];
@@ -203,7 +206,8 @@ class Forward {
         if (ready < box.y1) {
           const int64_t from = std::max(ready, box.y0);
           if (from < box.y1) {
-            kernel.transpose(planes + from * width, level.channel, n, (box.y1 - from) * width, pixels + from * width * n, n);
+            kernel.transpose(planes + from * width, level.channel, n, (box.y1 - from) * width,
+                             pixels + from * width * n, n);
           }
           ready = box.y1;
         }

@@ -49,7 +49,8 @@ class TapWriter {
 };
 
 template <class G>
-Axis<G> axis_of(const Rois& rois, int64_t k, bool vertical, double scale, int64_t bins, int64_t geometry, int64_t ratio) {
+Axis<G> axis_of(const Rois& rois, int64_t k, bool vertical, double scale, int64_t bins, int64_t geometry,
+                int64_t ratio) {
   const G* roi = rois.row<G>(k);
   return make_axis<G>(roi[vertical ? 2 : 1], roi[vertical ? 4 : 3], static_cast<G>(scale), bins, geometry, ratio);
 }
@@ -232,8 +233,8 @@ void bin_samples(BinSamples<A>* out, const Rois& rois, int64_t k, double scale, 
                  int64_t geometry, int64_t ratio, bool random, int64_t seed, int64_t height, int64_t width) {
   if (rois.wide) {
     bin_samples_as<double, A>(out, axis_of<double>(rois, k, true, scale, bins_y, geometry, ratio),
-                              axis_of<double>(rois, k, false, scale, bins_x, geometry, ratio), k, bins_y, bins_x, random,
-                              ratio <= 0, seed, height, width);
+                              axis_of<double>(rois, k, false, scale, bins_x, geometry, ratio), k, bins_y, bins_x,
+                              random, ratio <= 0, seed, height, width);
   } else {
     bin_samples_as<float, A>(out, axis_of<float>(rois, k, true, scale, bins_y, geometry, ratio),
                              axis_of<float>(rois, k, false, scale, bins_x, geometry, ratio), k, bins_y, bins_x, random,

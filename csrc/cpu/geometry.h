@@ -64,7 +64,7 @@ void pool_ranges(std::vector<int64_t>* edges, const Rois& rois, int64_t k, bool 
 template <class A>
 struct PreciseTaps {
   AxisTaps<A> taps;
-  std::vector<A> by_low, by_high;     // d weight / d edge, beside taps.weight
+  std::vector<A> by_low, by_high;                              // d weight / d edge, beside taps.weight
   std::vector<double> low_low, low_high, high_low, high_high;  // d edge / d RoI coordinate, a bin
 };
 

@@ -61,10 +61,9 @@ struct AverageBody {
   }
 };
 
-template <class T>
+template <class A>
 struct SpreadBody {
-  using A = Acc<T>;
-  const T* grad;
+  const A* grad;
   int64_t bin_stride, bins_x;
   TapList<A> rows;
   int64_t row_count;
@@ -87,10 +86,10 @@ struct SpreadBody {
         V acc[NV];
         for (int k = 0; k < NV; ++k) acc[k] = load<A, B>(cell + k * N);
         for (int32_t p = p0; p < p1; ++p) {
-          const T* line = grad + rows.index[p] * bins_x * bin_stride + c;
+          const A* line = grad + rows.index[p] * bins_x * bin_stride + c;
           const A wy = rows.weight[p];
           for (int32_t q = q0; q < q1; ++q) {
-            const T* g = line + columns.index[q] * bin_stride;
+            const A* g = line + columns.index[q] * bin_stride;
             const A w = wy * columns.weight[q];
             for (int k = 0; k < NV; ++k) acc[k] += w * load<A, B>(g + k * N);
           }
@@ -160,10 +159,9 @@ struct SampleBody {
   }
 };
 
-template <class T>
+template <class A>
 struct UnsampleBody {
-  using A = Acc<T>;
-  const T* grad;
+  const A* grad;
   const Sample<A>* samples;
   int64_t count;
   A factor;
@@ -271,28 +269,33 @@ static MR_INLINE void transpose_block(const S* src, int64_t src_stride, D* dst, 
   for (int i = 0; i < N; ++i) store<A, B>(dst + i * dst_stride, r[i]);
 }
 
-// A last partial block overlaps its neighbour: what it writes twice is the same.
+// Strips of 256 columns: within one, N source rows at a time are read as streams that the prefetcher follows, and
+// the strip of the destination stays in the cache.  A last partial block overlaps its neighbour: what it writes
+// twice is the same.
 template <class A, int B, class S, class D>
 static MR_INLINE void transpose_body(const S* src, int64_t ss, int64_t rows, int64_t columns, D* dst, int64_t ds) {
   constexpr int N = B / sizeof(A);
   if (rows < N || columns < N) {
     for (int64_t c = 0; c < columns; ++c)
-      for (int64_t r = 0; r < rows; ++r)
-        store<A, sizeof(A)>(dst + c * ds + r, load<A, sizeof(A)>(src + r * ss + c));
+      for (int64_t r = 0; r < rows; ++r) store<A, sizeof(A)>(dst + c * ds + r, load<A, sizeof(A)>(src + r * ss + c));
     return;
   }
-  for (int64_t c = 0; c < columns; c += N) {
-    if (c + N > columns) c = columns - N;
+  constexpr int64_t kStrip = 256;
+  for (int64_t c0 = 0; c0 < columns; c0 += kStrip) {
+    const int64_t c1 = c0 + kStrip < columns ? c0 + kStrip : columns;
     for (int64_t r = 0; r < rows; r += N) {
       if (r + N > rows) r = rows - N;
-      transpose_block<A, B>(src + r * ss + c, ss, dst + c * ds + r, ds);
+      for (int64_t c = c0; c < c1; c += N) {
+        if (c + N > columns) c = columns - N;
+        transpose_block<A, B>(src + r * ss + c, ss, dst + c * ds + r, ds);
+      }
     }
   }
 }
 
-template <class A, class D>
+template <class A, class S, class D>
 struct CopyBody {
-  const A* src;
+  const S* src;
   D* dst;
 
   template <int B, int NV>

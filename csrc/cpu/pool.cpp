@@ -1,7 +1,6 @@
 // RoIPool: the maximum over whole-cell bins, with the index of the cell that attained it for the backward.
-#include "roi_pool.h"
-
 #include "backward.h"
+#include "roi_pool.h"
 
 namespace mrcnn {
 namespace {
@@ -42,11 +41,11 @@ struct PoolOp {
     }
   }
 
-  void spread(const Prepared& at, const T* grad, int64_t bin_stride, const int32_t* arg, int64_t channels, A* map,
+  void spread(const Prepared& at, const A* grad, int64_t bin_stride, const int32_t* arg, int64_t channels, A* map,
               int64_t row, int64_t pixel) const {
     const int64_t first = at.box.y0 * at.width, last = at.box.y1 * at.width;
     for (int64_t b = 0; b < bins_y * bins_x; ++b) {
-      kernels<T>().unpool(grad + b * bin_stride, arg + b * bin_stride, first, last, pixel, channels, map);
+      gradients<A>().unpool(grad + b * bin_stride, arg + b * bin_stride, first, last, pixel, channels, map);
     }
   }
 };

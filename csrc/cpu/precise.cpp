@@ -3,8 +3,8 @@
 // With merged taps a bin is sum_ij wy[i] wx[j] f[i, j], and only the weights depend on the coordinates, so
 //   dL/dedge = sum over bins and taps of (dw/dedge) w <grad, f[i, j]>   with the dot product over channels.
 // One thread sums a RoI in a fixed order.
-#include "parallel.h"
 #include "geometry.h"
+#include "parallel.h"
 #include "roi_align.h"
 
 namespace mrcnn {
@@ -17,8 +17,8 @@ struct Local {
 
 // Adds one block of channels: src at cell (0, 0), total[4] = dL/d(x1, y1, x2, y2).
 template <class T, class A>
-void add_block(const PreciseTaps<A>& y, const PreciseTaps<A>& x, int64_t bins_y, int64_t bins_x, const T* src, int64_t row,
-               int64_t pixel, const T* grad, int64_t bin_stride, int64_t channels, double* total) {
+void add_block(const PreciseTaps<A>& y, const PreciseTaps<A>& x, int64_t bins_y, int64_t bins_x, const T* src,
+               int64_t row, int64_t pixel, const T* grad, int64_t bin_stride, int64_t channels, double* total) {
   const auto& kernel = kernels<T>();
   for (int64_t p = 0; p < bins_y; ++p) {
     for (int64_t q = 0; q < bins_x; ++q) {
@@ -42,8 +42,8 @@ void add_block(const PreciseTaps<A>& y, const PreciseTaps<A>& x, int64_t bins_y,
 }
 
 template <class T>
-void one_roi(const Features& f, const Rois& rois, int64_t k, double scale, int64_t bins_y, int64_t bins_x, const T* grad,
-             bool grad_pixels, Local<T>& local, double* total) {
+void one_roi(const Features& f, const Rois& rois, int64_t k, double scale, int64_t bins_y, int64_t bins_x,
+             const T* grad, bool grad_pixels, Local<T>& local, double* total) {
   using A = Acc<T>;
   const Level& level = f.levels[rois.level[k]];
   const auto& kernel = kernels<T>();

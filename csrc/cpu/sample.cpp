@@ -30,13 +30,13 @@ struct SampleOp {
     }
   }
 
-  void spread(const Prepared& at, const T* grad, int64_t bin_stride, const int32_t* arg, int64_t channels, A* map,
+  void spread(const Prepared& at, const A* grad, int64_t bin_stride, const int32_t* arg, int64_t channels, A* map,
               int64_t row, int64_t pixel) const {
     std::vector<Sample<A>> samples;
     for (int64_t b = 0; b < bins_y * bins_x; ++b) {
       const int64_t count = resolve(at, b, 0, 0, row, pixel, &samples);
-      kernels<T>().unsample(grad + b * bin_stride, arg ? arg + b * bin_stride : nullptr, samples.data(), count,
-                            at.factor, maximum, channels, map);
+      gradients<A>().unsample(grad + b * bin_stride, arg ? arg + b * bin_stride : nullptr, samples.data(), count,
+                              at.factor, maximum, channels, map);
     }
   }
 };

@@ -73,7 +73,8 @@ inline Features read_features(const char* name, const std::vector<Tensor>& level
     STD_TORCH_CHECK(given.dim() == 4 && given.size(0) == f.images && given.size(1) == f.channels &&
                         given.scalar_type() == f.type && given.is_cpu() && given.size(2) > 0 && given.size(3) > 0 &&
                         given.size(2) * given.size(3) < (int64_t(1) << 31),
-                    name, ": feature levels must be CPU tensors [N, C, H, W] of one batch size, channel count and type.");
+                    name,
+                    ": feature levels must be CPU tensors [N, C, H, W] of one batch size, channel count and type.");
     Level l = view_level(given);
     const bool planes = l.pixel == 1 && l.row == l.width;
     if (l.pixels || planes || f.images * f.channels == 0) {
@@ -105,7 +106,8 @@ inline Rois read_rois(const char* name, const Tensor& rois, const std::optional<
                   name, ": rois must be a float32 or float64 CPU tensor [K, 5].");
   STD_TORCH_CHECK(scale_count == static_cast<size_t>(level_count), name, ": one spatial scale a level is needed.");
   STD_TORCH_CHECK(levels.has_value() || level_count == 1, name, ": several feature levels need `levels`.");
-  Rois r{rois.is_contiguous() ? rois : torch::stable::contiguous(rois), type == ScalarType::Double, rois.size(0), {}, {}};
+  Rois r{
+      rois.is_contiguous() ? rois : torch::stable::contiguous(rois), type == ScalarType::Double, rois.size(0), {}, {}};
   r.wide ? check_values<double>(name, r, images) : check_values<float>(name, r, images);
   r.level.assign(r.count, 0);
   r.image.resize(r.count);
@@ -120,8 +122,8 @@ inline Rois read_rois(const char* name, const Tensor& rois, const std::optional<
     const int64_t stride = r.count ? levels->stride(0) : 1;
     for (int64_t k = 0; k < r.count; ++k) {
       const int64_t level = values[k * stride];
-      STD_TORCH_CHECK(level >= 0 && level < level_count, name, ": RoI ", k, " asks for level ", level, ", but there are ",
-                      level_count, " level(s).");
+      STD_TORCH_CHECK(level >= 0 && level < level_count, name, ": RoI ", k, " asks for level ", level,
+                      ", but there are ", level_count, " level(s).");
       r.level[k] = static_cast<int32_t>(level);
     }
   }
@@ -135,8 +137,7 @@ inline void check_bins(const char* name, int64_t height, int64_t width) {
 
 inline Tensor make(const Tensor& like, const std::vector<int64_t>& size, ScalarType type, bool channels_last) {
   return torch::stable::empty(size, type, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU),
-                              std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                              std::nullopt, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 // A gradient or argmax [K, C, P, Q] in either layout.
@@ -172,13 +173,30 @@ inline Features make_gradients(const char* name, const Tensor& grad, const std::
   return f;
 }
 
-#define MR_DISPATCH(TYPE, NAME, ...)                                                      \
-  switch (TYPE) {                                                                         \
-    case ScalarType::Float: { using T = float; __VA_ARGS__; break; }                      \
-    case ScalarType::Double: { using T = double; __VA_ARGS__; break; }                    \
-    case ScalarType::Half: { using T = ::mrcnn::Half; __VA_ARGS__; break; }               \
-    case ScalarType::BFloat16: { using T = ::mrcnn::BFloat16; __VA_ARGS__; break; }       \
-    default: STD_TORCH_CHECK(false, NAME, ": features must be float16, bfloat16, float32 or float64."); \
+#define MR_DISPATCH(TYPE, NAME, ...)                                                             \
+  switch (TYPE) {                                                                                \
+    case ScalarType::Float: {                                                                    \
+      using T = float;                                                                           \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::Double: {                                                                   \
+      using T = double;                                                                          \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::Half: {                                                                     \
+      using T = ::mrcnn::Half;                                                                   \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::BFloat16: {                                                                 \
+      using T = ::mrcnn::BFloat16;                                                               \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    default:                                                                                     \
+      STD_TORCH_CHECK(false, NAME, ": features must be float16, bfloat16, float32 or float64."); \
   }
 
 }  // namespace mrcnn

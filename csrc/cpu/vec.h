@@ -116,7 +116,7 @@ static MR_INLINE void store(Half* p, Vec<float, B> v) {
   const U u = (U)v;
   const U a = u & 0x7FFFFFFFu;
   const U normal = (a + 0xC8000FFFu + ((a >> 13) & 1u)) >> 13;  // exponent - 112, round to even
-  const U tiny = (U)((F)a + 0.5f) - 0x3F000000u;                 // adding 1/2 rounds at 2^-24
+  const U tiny = (U)((F)a + 0.5f) - 0x3F000000u;                // adding 1/2 rounds at 2^-24
   const U huge = 0x7C00u | ((U)(a > 0x7F800000u) & 0x0200u);
   const U is_tiny = (U)(a < 0x38800000u), is_huge = (U)(a >= 0x47800000u);
   U r = (normal & ~is_tiny) | (tiny & is_tiny);

@@ -103,7 +103,7 @@ def random_fractions(seed: int, roi: int, bins: int, count: int) -> tuple[Tensor
 
 
 def bilinear(feature: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Values of ``feature`` [C, H, W] at points (y, x) of any shape S -> [C, *S]; 0 beyond one cell outside."""
+    """Values of ``feature`` [C, H, W] at points (y, x) of shape S -> [C, *S]; 0 beyond one cell outside."""
     height, width = feature.shape[-2:]
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     y = torch.where(inside, y, 0).clamp(min=0, max=height - 1)
@@ -244,7 +244,6 @@ def roi_pool(
 ) -> Tensor:
     """RoIPool: the maximum over quantised bins, [K, C, P, Q]; an empty bin gives 0."""
     scale = _scale_per_roi(rois, levels, scales)
-    edges_of = {1: round_half_away, 2: torch.floor}
     outputs = []
     for k in range(rois.shape[0]):
         feature = _feature_of(features, rois, levels, k)
@@ -255,8 +254,9 @@ def roi_pool(
             if rounding == "sppnet":
                 start, end = int(first.floor()) + 1, int(last.ceil()) - 1
             else:
-                quantise = edges_of[1 if rounding == "round" else 2]
-                start, end = int(quantise(first)), int(quantise(last))
+                if rounding == "round":
+                    first, last = round_half_away(first), round_half_away(last)
+                start, end = int(first.floor()), int(last.floor())
             edges.append(_pool_edges(start, end, count, length, bins, rois.dtype))
         zero = feature.new_zeros(feature.shape[0])
         rows = []
@@ -328,6 +328,8 @@ def _stack(outputs: list[Tensor], features: Sequence[Tensor], output_size: tuple
     if outputs:
         result = torch.stack(outputs).to(first.dtype)
     else:
-        result = first.new_zeros((0, first.shape[1], *output_size)) + sum(f.sum() * 0 for f in features)
+        result = first.new_zeros((0, first.shape[1], *output_size))
+    # No cell may have been read; the result depends on the features all the same.
+    result = result + torch.stack([f.flatten()[:0].sum() for f in features]).sum()
     channels_last = not first.is_contiguous() and first.is_contiguous(memory_format=torch.channels_last)
     return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

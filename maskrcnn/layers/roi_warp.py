@@ -1,4 +1,4 @@
-"""RoIWarp (Dai et al. 2016, MNC), as He et al. 2017 compare it in Table 2c: the box is quantised, bins not."""
+"""RoIWarp (Dai et al. 2016, MNC; He et al. 2017, Table 2c): the box is quantised, its bins are not."""
 
 from __future__ import annotations
 
