@@ -169,8 +169,9 @@ Tensor roi_average(std::vector<Tensor> features, Tensor rois, std::optional<Tens
   const RoiList r = read_rois(name, rois, levels, maps, features[0], &keep);
   check_bins(name, height, width);
   const Sampling s = make_sampling(name, maps, height, width, geometry, ratio);
-  const torch::stable::accelerator::DeviceGuard guard(features[0].get_device_index());
-  const Tensor out = make(features[0], {r.count, maps.channels, height, width}, features[0].scalar_type(), channels_last);
+  const DeviceGuard guard(features[0].get_device_index());
+  const Tensor out =
+      make(features[0], {r.count, maps.channels, height, width}, features[0].scalar_type(), channels_last);
   if (r.count == 0 || maps.channels == 0) return out;
   const cudaStream_t stream = current_stream(out);
   MR_DISPATCH(features[0].scalar_type(), name, {

@@ -9,34 +9,18 @@
 //
 // V x TW: 16 bytes of channels where the gradient is in pixel layout; for planar maps 2 channels of 16 cells,
 // which are turned around in shared memory so that whole sectors are written.
-#include "geometry.cuh"
-#include "tiles.cuh"
+#include "boxes.cuh"
 
 namespace mrcnn {
 namespace {
 
-constexpr int kRows = 8;   // of a tile
-constexpr int kBatch = 16; // RoIs whose weights are in shared memory at once, at most
+constexpr int kRows = 8;    // of a tile
+constexpr int kBatch = 16;  // RoIs whose weights are in shared memory at once, at most
 
 struct SpreadShape {
   Sampling s;
   int chunk_y, chunk_x, batch;  // bins a side and RoIs at a time
 };
-
-__global__ void __launch_bounds__(256)
-    boxes_kernel(const __grid_constant__ Levels maps, const RoiList rois, const Sampling s, RoiBox* boxes) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k >= rois.count) return;
-  RoiBox box{-1, 0, 0, 0, 0};
-  int level, image;
-  if (locate(rois, k, maps, &level, &image)) {
-    const Level& l = maps.at[level];
-    box.map = static_cast<int>(level * maps.images + image);
-    roi_reach(rois, k, true, maps.scale[level], s, 0, s.bins_y, l.height, &box.y0, &box.y1);
-    roi_reach(rois, k, false, maps.scale[level], s, 0, s.bins_x, l.width, &box.x0, &box.x1);
-  }
-  boxes[k] = box;
-}
 
 // weights[0 .. cells) of the cells from `low` on in bin p of one axis.
 template <class A>
@@ -55,7 +39,7 @@ MR_DEVICE void weigh_bin(A* weights, int cells, int low, const RoiList& rois, in
 }
 
 template <class T, int V, int TW>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     spread_kernel(const __grid_constant__ Tiles tiles, const __grid_constant__ Levels maps, const RoiList rois,
                   const RoiBox* boxes, const T* grad, const SpreadShape shape) {
   using A = Acc<T>;
@@ -65,7 +49,7 @@ __global__ void __launch_bounds__(256)
   const int lane = threadIdx.x, row = threadIdx.y, lanes = blockDim.x;
   const int thread = row * lanes + lane, threads = lanes * kRows;
   const Sampling& s = shape.s;
-  A* wy = reinterpret_cast<A*>(shared);                              // [batch][chunk_y][kRows]
+  A* wy = reinterpret_cast<A*>(shared);                                    // [batch][chunk_y][kRows]
   A* wx = wy + static_cast<int64_t>(shape.batch) * shape.chunk_y * kRows;  // [batch][chunk_x][TW]
 
   const Tile tile = find_tile(tiles, maps.images, kRows, TW, blockIdx.x);
@@ -181,13 +165,14 @@ void launch_spread(const Backward& b, SpreadShape shape, bool pixels) {
   MR_LAUNCH((spread_kernel<T, V, TW>),
             dim3(static_cast<unsigned>(tiles.first[tiles.count]), blocks(b.levels.channels, lanes * V)),
             dim3(lanes, kRows), bytes, b.stream, tiles, b.levels, b.rois,
-            static_cast<const RoiBox*>(b.boxes.const_data_ptr()), static_cast<const T*>(b.grad.const_data_ptr()), shape);
+            static_cast<const RoiBox*>(b.boxes.const_data_ptr()), static_cast<const T*>(b.grad.const_data_ptr()),
+            shape);
 }
 
 template <class T>
 bool aligned(const Backward& b, int64_t lanes) {
-  bool good = b.levels.channels % lanes == 0 &&
-              reinterpret_cast<uintptr_t>(b.grad.const_data_ptr()) % (lanes * sizeof(T)) == 0;
+  bool good =
+      b.levels.channels % lanes == 0 && reinterpret_cast<uintptr_t>(b.grad.const_data_ptr()) % (lanes * sizeof(T)) == 0;
   for (int i = 0; i < b.levels.count; ++i) {
     good = good && reinterpret_cast<uintptr_t>(b.levels.at[i].data) % (lanes * sizeof(T)) == 0;
   }
@@ -199,12 +184,11 @@ std::vector<Tensor> roi_average_backward(Tensor grad, Tensor rois, std::optional
                                          std::vector<int64_t> channels_last, int64_t geometry, int64_t ratio,
                                          bool /*deterministic*/) {
   const char* name = "roi_average_backward";
-  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+  const DeviceGuard guard(grad.get_device_index());
   const Backward b = begin_backward(name, grad, std::nullopt, rois, levels, scales, sizes, channels_last);
   const Sampling s = make_sampling(name, b.levels, grad.size(2), grad.size(3), geometry, ratio);
   if (b.empty) return b.maps;
-  MR_LAUNCH(boxes_kernel, dim3(blocks(b.rois.count, 256)), dim3(256), 0, b.stream, b.levels, b.rois, s,
-            static_cast<RoiBox*>(b.boxes.mutable_data_ptr()));
+  write_boxes(b, s);
   const SpreadShape shape{s, std::min(s.bins_y, 32), std::min(s.bins_x, 32), 1};
   MR_DISPATCH(grad.scalar_type(), name, {
     constexpr int kWide = 16 / static_cast<int>(sizeof(T));
@@ -214,7 +198,7 @@ std::vector<Tensor> roi_average_backward(Tensor grad, Tensor rois, std::optional
       launch_spread<T, 1, 16>(b, shape, true);
     }
     if (aligned<T>(b, 2)) {
-      launch_spread<T, 2, 16>(b, shape, false);
+      launch_spread<T, 2, (sizeof(T) == 8 ? 8 : 16)>(b, shape, false);
     } else {
       launch_spread<T, 1, 16>(b, shape, false);
     }

@@ -28,16 +28,26 @@
 
 #define MR_DEVICE static __device__ __forceinline__
 
-// A stand-in for the CUDA runtime (tests/layers/emulation) brings its own three.
+// Launches and everything else that a stand-in for the CUDA runtime (tests/layers/emulation) has to replace.
 #ifndef MR_LAUNCH
-#define MR_LAUNCH(KERNEL, GRID, BLOCK, SHARED, STREAM, ...)   \
-  do {                                                        \
-    (KERNEL)<<<GRID, BLOCK, SHARED, STREAM>>>(__VA_ARGS__);   \
-    STD_CUDA_KERNEL_LAUNCH_CHECK();                           \
+#define MR_LAUNCH(KERNEL, GRID, BLOCK, SHARED, STREAM, ...) \
+  do {                                                      \
+    (KERNEL)<<<GRID, BLOCK, SHARED, STREAM>>>(__VA_ARGS__); \
+    STD_CUDA_KERNEL_LAUNCH_CHECK();                         \
   } while (0)
 #define MR_DYNAMIC_SHARED(NAME) extern __shared__ __align__(16) unsigned char NAME[]
 #define MR_REGISTER STABLE_TORCH_LIBRARY_IMPL(maskrcnn, CUDA, m)
 #define MR_DEVICE_TYPE torch::headeronly::DeviceType::CUDA
+
+namespace mrcnn {
+using torch::stable::accelerator::DeviceGuard;
+
+inline cudaStream_t stream_of(int32_t device) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+}  // namespace mrcnn
 #endif
 
 namespace mrcnn {
@@ -146,11 +156,7 @@ MR_DEVICE bool locate(const RoiList& rois, int64_t k, const Levels& levels, int*
 
 inline bool on_device(const Tensor& t) { return t.device().type() == MR_DEVICE_TYPE; }
 
-inline cudaStream_t current_stream(const Tensor& t) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
+inline cudaStream_t current_stream(const Tensor& t) { return stream_of(t.get_device_index()); }
 
 inline Tensor make(const Tensor& like, const std::vector<int64_t>& size, ScalarType type, bool channels_last) {
   return torch::stable::empty(size, type, std::nullopt, like.device(), std::nullopt,
@@ -158,7 +164,7 @@ inline Tensor make(const Tensor& like, const std::vector<int64_t>& size, ScalarT
 }
 
 inline Level view_level(const Tensor& t) {
-  return {t.const_data_ptr(), t.stride(0),  t.stride(1), t.stride(2), t.stride(3), static_cast<int>(t.size(2)),
+  return {t.const_data_ptr(),         t.stride(0), t.stride(1), t.stride(2), t.stride(3), static_cast<int>(t.size(2)),
           static_cast<int>(t.size(3))};
 }
 
@@ -175,7 +181,8 @@ inline Levels read_features(const char* name, const std::vector<Tensor>& feature
     STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == l.images && t.size(1) == l.channels && on_device(t) &&
                         t.scalar_type() == features[0].scalar_type() && t.device() == features[0].device() &&
                         t.size(2) > 0 && t.size(3) > 0 && t.size(2) * t.size(3) < (int64_t(1) << 31),
-                    name, ": feature levels must be CUDA tensors [N, C, H, W] of one device, batch size, channel count "
+                    name,
+                    ": feature levels must be CUDA tensors [N, C, H, W] of one device, batch size, channel count "
                     "and type.");
     l.at[i] = view_level(t);
     l.scale[i] = scales[i];
@@ -222,13 +229,30 @@ inline void check_bins(const char* name, int64_t height, int64_t width) {
 
 inline unsigned blocks(int64_t work, int64_t block) { return static_cast<unsigned>((work + block - 1) / block); }
 
-#define MR_DISPATCH(TYPE, NAME, ...)                                                                    \
-  switch (TYPE) {                                                                                       \
-    case ScalarType::Float: { using T = float; __VA_ARGS__; break; }                                    \
-    case ScalarType::Double: { using T = double; __VA_ARGS__; break; }                                  \
-    case ScalarType::Half: { using T = __half; __VA_ARGS__; break; }                                    \
-    case ScalarType::BFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; }                         \
-    default: STD_TORCH_CHECK(false, NAME, ": features must be float16, bfloat16, float32 or float64."); \
+#define MR_DISPATCH(TYPE, NAME, ...)                                                             \
+  switch (TYPE) {                                                                                \
+    case ScalarType::Float: {                                                                    \
+      using T = float;                                                                           \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::Double: {                                                                   \
+      using T = double;                                                                          \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::Half: {                                                                     \
+      using T = __half;                                                                          \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    case ScalarType::BFloat16: {                                                                 \
+      using T = __nv_bfloat16;                                                                   \
+      __VA_ARGS__;                                                                               \
+      break;                                                                                     \
+    }                                                                                            \
+    default:                                                                                     \
+      STD_TORCH_CHECK(false, NAME, ": features must be float16, bfloat16, float32 or float64."); \
   }
 
 }  // namespace mrcnn

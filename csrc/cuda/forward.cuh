@@ -94,19 +94,19 @@ inline ForwardPlan plan_forward(const Levels& levels, const Output& out, int64_t
 }
 
 // Runs the statement with constants V (elements a thread takes) and kPixels that fit the plan.
-#define MR_FORWARD(PLAN, ...)                                  \
-  if ((PLAN).wide) {                                           \
-    constexpr int V = 16 / static_cast<int>(sizeof(T));        \
-    constexpr bool kPixels = true;                             \
-    __VA_ARGS__;                                               \
-  } else if ((PLAN).pixels) {                                  \
-    constexpr int V = 1;                                       \
-    constexpr bool kPixels = true;                             \
-    __VA_ARGS__;                                               \
-  } else {                                                     \
-    constexpr int V = 1;                                       \
-    constexpr bool kPixels = false;                            \
-    __VA_ARGS__;                                               \
+#define MR_FORWARD(PLAN, ...)                           \
+  if ((PLAN).wide) {                                    \
+    constexpr int V = 16 / static_cast<int>(sizeof(T)); \
+    constexpr bool kPixels = true;                      \
+    __VA_ARGS__;                                        \
+  } else if ((PLAN).pixels) {                           \
+    constexpr int V = 1;                                \
+    constexpr bool kPixels = true;                      \
+    __VA_ARGS__;                                        \
+  } else {                                              \
+    constexpr int V = 1;                                \
+    constexpr bool kPixels = false;                     \
+    __VA_ARGS__;                                        \
   }
 
 }  // namespace mrcnn

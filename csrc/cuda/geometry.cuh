@@ -45,6 +45,16 @@ MR_DEVICE void samples_near(const Axis<G>& a, int64_t p, int64_t low, int64_t hi
   *last = clip(to_int(ceil((static_cast<double>(high) - base) / step + slack)), *first, a.grid);
 }
 
+// Samples [first, last) of bin p that lie on the map; positions are monotone along an axis, so they follow one
+// another.
+template <class G>
+MR_DEVICE void valid_samples(const Axis<G>& a, int64_t p, int64_t length, int64_t* first, int64_t* last) {
+  Taps<G> t;
+  samples_near(a, p, 0, length, first, last);
+  while (*first < *last && !sample_axis(grid_position(a, p, *first), length, &t)) ++*first;
+  while (*last > *first && !sample_axis(grid_position(a, p, *last - 1), length, &t)) --*last;
+}
+
 // Calls tap(cell, weight) for the taps of bin p, in the order of the samples and unmerged; at least for all that
 // lie on the cells [low, high).
 template <class G, class F>
