@@ -162,7 +162,7 @@ class RoIHeads(nn.Module):
             rows.append(torch.arange(start, start + sample.num_positive, device=labels.device))
             start += len(sample.boxes)
         positive = torch.cat(rows)
-        own = own_class(deltas.view(len(deltas), -1, 4)[positive], labels[positive])
+        own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
         boxes = torch.cat([s.positive_boxes for s in samples])
         truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
         wanted = encode_boxes(truth.to(boxes.dtype), boxes, self.config.box_weights)
