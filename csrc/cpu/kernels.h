@@ -34,7 +34,7 @@ struct Kernels {
                   int64_t channels, T* dst, int64_t bin_stride);
 
   // dst[c] = factor sum_s sample_s(c), or the first maximum over s with its index in arg (-1: the 0 of a
-  // sample outside the map, which counts if `outside`).
+  // sample outside the map, which counts if `outside`; and everywhere for a sum).
   void (*sample)(const T* src, const Sample<A>* samples, int64_t count, A factor, bool maximum, bool outside,
                  int64_t channels, T* dst, int32_t* arg);
 

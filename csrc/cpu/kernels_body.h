@@ -152,9 +152,9 @@ struct SampleBody {
           best[k] = (V)((I)best[k] & ~negative);
           index[k] |= negative;
         }
-        store_bits(arg + c + k * N, __builtin_convertvector(index[k], Vec<int32_t, N * 4>));
       }
       store<A, B>(dst + c + k * N, best[k]);
+      store_bits(arg + c + k * N, __builtin_convertvector(index[k], Vec<int32_t, N * 4>));
     }
   }
 };

@@ -81,6 +81,12 @@ def check_choice(name: str, argument: str, value: str, choices: Sequence[str]) -
         raise ValueError(f"{name}: {argument} must be one of {', '.join(choices)}, got {value!r}.")
 
 
+def check_seed(name: str, seed: int) -> None:
+    """Raise unless ``seed`` fits the generator's 32 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"{name}: seed must be an integer in 0 .. 2^32 - 1, got {seed!r}.")
+
+
 def check_sampling_ratio(name: str, ratio: int) -> int:
     """Samples a bin and axis; 0 and below mean adaptive."""
     if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio > 4096:

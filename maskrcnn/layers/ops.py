@@ -17,8 +17,8 @@ from maskrcnn.layers import _library, reference
 if TYPE_CHECKING:
     from maskrcnn.layers.arguments import RoiArguments
 
-ROUNDINGS = ("round", "floor", "sppnet")
-BINS = ("overlap", "partition", "truncate")
+ROUNDINGS: tuple[reference.Rounding, ...] = ("round", "floor", "sppnet")
+BINS: tuple[reference.Bins, ...] = ("overlap", "partition", "truncate")
 
 
 def _compiled_devices() -> frozenset[str]:
@@ -103,8 +103,8 @@ def sampled(
 def pooled(
     name: str,
     args: RoiArguments,
-    rounding: Literal["round", "floor", "sppnet"],
-    bins: Literal["overlap", "partition", "truncate"],
+    rounding: reference.Rounding,
+    bins: reference.Bins,
 ) -> Tensor:
     """RoIPool -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args

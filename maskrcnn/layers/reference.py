@@ -15,11 +15,15 @@ float a level (cells per image pixel).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+Rounding = Literal["round", "floor", "sppnet"]
+Bins = Literal["overlap", "partition", "truncate"]
 
 #: Bin geometries; the numbers are shared with csrc/roi_align.h.
 PLAIN, ALIGNED, WARP, LEGACY, PRECISE = range(5)
@@ -27,11 +31,15 @@ PLAIN, ALIGNED, WARP, LEGACY, PRECISE = range(5)
 #: In random mode at most this many samples a side are drawn when the count is adaptive.
 MAX_RANDOM_SIDE = 64
 
+#: Bins with more samples a side than this are computed one at a time.
+MAX_GRID_SIDE = 64
+
 _MASK32 = 0xFFFFFFFF
 
 
 def check_values(name: str, features: Sequence[Tensor], rois: Tensor, levels: Tensor | None) -> None:
     """Raise the sentence that the compiled CPU kernels raise for a bad RoI."""
+    rois = rois.detach()
     if rois.shape[0] == 0:
         return
     finite = torch.isfinite(rois).all(dim=1)
@@ -152,18 +160,20 @@ def sampled(
             fy, fx = (f.to(rois).view(bins_y, bins_x, gy * gx) for f in (fy, fx))
             y = y_start[k] + p[:, None] * y_bin[k] + fy * y_bin[k]
             x = x_start[k] + q[None] * x_bin[k] + fx * x_bin[k]
+        elif max(gy, gx) > MAX_GRID_SIDE:
+            ys = _samples_on_map(y_start[k], y_bin[k], gy, bins_y, feature.shape[1])
+            xs = _samples_on_map(x_start[k], x_bin[k], gx, bins_x, feature.shape[2])
+            bins = [_large_bin(feature, y, x, gy * gx, aggregation) for y in ys for x in xs]
+            outputs.append(torch.stack(bins, dim=1).view(-1, bins_y, bins_x))
+            continue
         else:
-            gy_ok, gx_ok = (
-                _in_reach(y_start[k], y_bin[k], gy, bins_y, feature.shape[1]),
-                _in_reach(x_start[k], x_bin[k], gx, bins_x, feature.shape[2]),
-            )
-            iy = torch.arange(gy if gy_ok else 0, device=rois.device, dtype=rois.dtype)
-            ix = torch.arange(gx if gx_ok else 0, device=rois.device, dtype=rois.dtype)
-            ys = y_start[k] + p * y_bin[k] + (iy + 0.5) * y_bin[k] / gy  # [P, gy]
-            xs = x_start[k] + q * x_bin[k] + (ix + 0.5) * x_bin[k] / gx  # [Q, gx]
-            shape = (bins_y, bins_x, len(iy), len(ix))
-            y = ys[:, None, :, None].expand(shape).flatten(2)
-            x = xs[None, :, None, :].expand(shape).flatten(2)
+            iy = torch.arange(gy, device=rois.device, dtype=rois.dtype)
+            ix = torch.arange(gx, device=rois.device, dtype=rois.dtype)
+            y = y_start[k] + p * y_bin[k] + (iy + 0.5) * y_bin[k] / gy  # [P, gy]
+            x = x_start[k] + q * x_bin[k] + (ix + 0.5) * x_bin[k] / gx  # [Q, gx]
+            shape = (bins_y, bins_x, gy, gx)
+            y = y[:, None, :, None].expand(shape).flatten(2)
+            x = x[None, :, None, :].expand(shape).flatten(2)
         values = bilinear(feature, y, x)  # [C, P, Q, samples]
         if values.shape[-1] == 0:
             outputs.append(values.sum(-1))
@@ -239,8 +249,8 @@ def roi_pool(
     levels: Tensor | None,
     scales: Sequence[float],
     output_size: tuple[int, int],
-    rounding: Literal["round", "floor", "sppnet"] = "round",
-    bins: Literal["overlap", "partition", "truncate"] = "overlap",
+    rounding: Rounding = "round",
+    bins: Bins = "overlap",
 ) -> Tensor:
     """RoIPool: the maximum over quantised bins, [K, C, P, Q]; an empty bin gives 0."""
     scale = _scale_per_roi(rois, levels, scales)
@@ -302,9 +312,30 @@ def _max_of_samples(values: Tensor, y: Tensor, x: Tensor, feature: Tensor) -> Te
     return torch.where(some_outside & (best < 0), torch.zeros_like(best), best)
 
 
-def _in_reach(start: Tensor, size: Tensor, grid: int, bins: int, length: int) -> bool:
-    """Whether any sample can lie on the map (keeps a box of a billion cells from making arrays)."""
-    return bool(start + bins * size >= -1) and bool(start <= length) and grid > 0
+def _samples_on_map(start: Tensor, size: Tensor, grid: int, bins: int, length: int) -> list[Tensor]:
+    """The regular samples of each bin that lie on the map; never makes the billions that do not."""
+    result = []
+    for p in range(bins):
+        base = start + p * size
+        step = float(size) / grid if grid else 0.0
+        first, last = 0, grid
+        if step > 0:
+            slack = (abs(float(base)) + abs(float(start))) * 1e-6 / step + 3
+            first = min(max(math.floor((-1 - float(base)) / step - slack), 0), grid)
+            last = min(max(math.ceil((length - float(base)) / step + slack), first), grid)
+        index = torch.arange(first, last, device=start.device, dtype=start.dtype)
+        position = base + (index + 0.5) * size / max(grid, 1)
+        result.append(position[(position >= -1) & (position <= length)])
+    return result
+
+
+def _large_bin(feature: Tensor, y: Tensor, x: Tensor, count: int, aggregation: str) -> Tensor:
+    """Mean or maximum [C] over the grid y x x of samples on the map, out of ``count`` samples of the bin."""
+    values = bilinear(feature, y[:, None], x[None]).flatten(1)
+    if values.shape[1] == 0 or aggregation == "avg":
+        return values.sum(1) / max(count, 1)
+    best = _first_maximum(values)
+    return torch.where(best < 0, 0, best) if values.shape[1] < count else best
 
 
 def _scale_per_roi(rois: Tensor, levels: Tensor | None, scales: Sequence[float]) -> Tensor:

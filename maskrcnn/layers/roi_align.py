@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from maskrcnn.layers import ops, reference
-from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, prepare
+from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, check_seed, prepare
 
 Aggregation = Literal["avg", "max"]
 Samples = Literal["grid", "random"]
@@ -58,6 +58,7 @@ def roi_align(
     args = prepare("roi_align", input, boxes, output_size, spatial_scale, levels)
     check_choice("roi_align", "aggregation", aggregation, ("avg", "max"))
     check_choice("roi_align", "samples", samples, ("grid", "random"))
+    check_seed("roi_align", seed)
     ratio = check_sampling_ratio("roi_align", sampling_ratio)
     geometry = reference.ALIGNED if aligned else reference.PLAIN
     return ops.sampled("roi_align", args, geometry, ratio, aggregation, samples, seed)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
 from maskrcnn.layers import ops
 from maskrcnn.layers.arguments import check_choice, prepare
-
-Rounding = Literal["round", "floor", "sppnet"]
-Bins = Literal["overlap", "partition", "truncate"]
+from maskrcnn.layers.reference import Bins, Rounding
 
 
 def roi_pool(

@@ -1,0 +1,85 @@
+"""Export of the RoI operators to ONNX's standard ``RoiAlign``.
+
+    torch.onnx.export(model, inputs, dynamo=True, custom_translation_table=translation_table())
+
+Averaged RoIAlign on a grid, aligned or not, of one level or several; float16 to float64 features as the
+runtime allows (the standard operator takes RoIs in the features' type).  Other operators have no standard
+counterpart and raise when they are exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from maskrcnn.layers import ops, reference
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the ``custom_translation_table`` of ``torch.onnx.export``.
+
+    Raises:
+        RuntimeError: the compiled operators, whose schemas are exported, are not loaded.
+    """
+    if not ops.COMPILED_DEVICES:
+        raise RuntimeError("ONNX export needs the compiled RoI operators (see `maskrcnn doctor`).")
+    op: Any = import_module("onnxscript").opset18
+
+    def roi_average(
+        features: Sequence[Any],
+        rois: Any,
+        levels: Any,
+        scales: Sequence[float],
+        height: int,
+        width: int,
+        geometry: int,
+        sampling_ratio: int,
+        channels_last: bool,
+    ) -> Any:
+        if geometry not in (reference.PLAIN, reference.ALIGNED):
+            raise RuntimeError("ONNX has no operator for this RoI pooling; only roi_align is exported.")
+        mode = "half_pixel" if geometry == reference.ALIGNED else "output_half_pixel"
+
+        def pool(feature: Any, rows: Any, scale: float) -> Any:
+            batch = op.Squeeze(
+                op.Slice(
+                    rows,
+                    op.Constant(value_ints=[0]),
+                    op.Constant(value_ints=[1]),
+                    op.Constant(value_ints=[1]),
+                ),
+                op.Constant(value_ints=[1]),
+            )
+            boxes = op.Slice(
+                rows, op.Constant(value_ints=[1]), op.Constant(value_ints=[5]), op.Constant(value_ints=[1])
+            )
+            return op.RoiAlign(
+                feature,
+                op.CastLike(boxes, feature),
+                op.Cast(batch, to=7),  # int64
+                coordinate_transformation_mode=mode,
+                mode="avg",
+                output_height=height,
+                output_width=width,
+                sampling_ratio=sampling_ratio,
+                spatial_scale=scale,
+            )
+
+        if levels is None:
+            return pool(features[0], rois, scales[0])
+        # Each level pools its own RoIs; the results are scattered back to their rows.
+        count = op.Shape(rois, start=0, end=1)
+        channels = op.Shape(features[0], start=1, end=2)
+        shape = op.Concat(count, channels, op.Constant(value_ints=[height, width]), axis=0)
+        result = op.CastLike(op.ConstantOfShape(shape), features[0])
+        for index, feature in enumerate(features):
+            mine = op.Equal(levels, op.Constant(value_int=index))
+            where = op.Transpose(op.NonZero(mine), perm=[1, 0])  # [K_l, 1]
+            rows = op.GatherND(rois, where)
+            result = op.ScatterND(result, where, pool(feature, rows, scales[index]))
+        return result
+
+    return {torch.ops.maskrcnn.roi_average.default: roi_average}
