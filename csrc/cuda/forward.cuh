@@ -18,6 +18,18 @@ struct Output {
   int64_t bins, channels;
 };
 
+template <int V>
+MR_DEVICE void store_index(int32_t* p, const int* index) {
+  constexpr int kEach = V < 4 ? V : 4;  // 16 bytes at a time
+#pragma unroll
+  for (int v = 0; v < V; v += kEach) {
+    Pack<int32_t, kEach> pack;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) pack.lane[i] = index[v + i];
+    *reinterpret_cast<Pack<int32_t, kEach>*>(p + v) = pack;
+  }
+}
+
 template <int V, bool kPixels, class Body>
 MR_DEVICE void share_out(const Output& out, const Body& body) {
   if constexpr (kPixels) {

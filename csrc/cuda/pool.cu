@@ -89,12 +89,12 @@ __global__ void __launch_bounds__(256) pool_kernel(const __grid_constant__ Level
     }
     const int64_t at = k * out.roi + bin * out.bin_stride + c * out.channel_stride;
     store<T, V>(static_cast<T*>(out.data) + at, best);
-#pragma unroll
-    for (int v = 0; v < V; ++v) out.arg[at + v] = index[v];
+    store_index<V>(out.arg + at, index);
   });
 }
 
 struct PoolScatter {
+  static constexpr int kBlocks = 5;
   PoolShape s;
 
   __device__ __forceinline__ void bin_reach(const RoiList& rois, int64_t k, bool vertical, double scale, int p,
@@ -102,8 +102,10 @@ struct PoolScatter {
     pool_range(rois, k, vertical, scale, s, p, p, length, low, high);
   }
 
+  __device__ __forceinline__ int begin(const RoiList&, int64_t, double) const { return 0; }
+
   template <class T>
-  __device__ __forceinline__ void add(const Cells<T>& cells, const RoiList&, int64_t, int, int, const T* grad,
+  __device__ __forceinline__ void add(const Cells<T>& cells, int, int64_t, int, int, const T* grad,
                                       const int32_t* arg) const {
     const int index = *arg;
     const Acc<T> value = widen(*grad);

@@ -2,14 +2,16 @@
 //
 // A bin is sum_ij wy[i] wx[j] f[i, j], and only the weights depend on the coordinates, so
 //   dL/dedge = sum over bins, cells and channels of (dw/dedge) w grad f[i, j].
-// One block a RoI; a thread takes every 128th channel and sums bins and cells in a fixed order, then the block
-// adds its threads up as a tree: the same bits every run.
+// One block a RoI.  For each bin the block works out the weights of its cells, up to 64 a side at a time, in shared
+// memory; a thread takes every 128th channel and sums bins and cells in a fixed order, then the block adds its
+// threads up as a tree: the same bits every run.
 #include "geometry.cuh"
 
 namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kCells = 64;  // a side whose weights are in shared memory at once
 
 // A bin along one axis: its edges, its cells, and how the edges move with the RoI's low and high coordinates.
 template <class G>
@@ -38,14 +40,18 @@ MR_DEVICE Span<G> span_of(const Axis<G>& axis, int p, int bins, double scale, in
   return s;
 }
 
+template <class A>
+struct Weights {
+  A value, by_low, by_high;
+};
+
 // Weight of a cell and its derivatives by the two edges: with W the integral of the hat and w = W / (b - a),
 // dw/da = (w - hat(a)) / (b - a), dw/db = (hat(b) - w) / (b - a).
 template <class G, class A>
-MR_DEVICE void weigh(const Span<G>& s, int cell, A* weight, A* by_low, A* by_high) {
+MR_DEVICE Weights<A> weigh(const Span<G>& s, int cell) {
   const G w = quot(precise_weight(s.from, s.to, cell), s.size);
-  *weight = static_cast<A>(w);
-  *by_low = static_cast<A>(quot(w - hat(s.from, cell), s.size));
-  *by_high = static_cast<A>(quot(hat(s.to, cell) - w, s.size));
+  return {static_cast<A>(w), static_cast<A>(quot(w - hat(s.from, cell), s.size)),
+          static_cast<A>(quot(hat(s.to, cell) - w, s.size))};
 }
 
 struct Strides {
@@ -54,11 +60,12 @@ struct Strides {
 
 // out [K, 5] of type G.
 template <class T, class G>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 3)
     precise_kernel(const __grid_constant__ Levels levels, const RoiList rois, const Sampling s, const T* grad,
                    const Strides strides, G* out) {
   using A = Acc<T>;
   __shared__ double partial[4][kThreads];
+  __shared__ Weights<A> wy[kCells], wx[kCells];
   const int64_t k = blockIdx.x;
   const int thread = threadIdx.x;
   double total[4] = {0, 0, 0, 0};
@@ -74,21 +81,31 @@ __global__ void __launch_bounds__(kThreads, 4)
         const Span<G> x = span_of(ax, q, s.bins_x, scale, level.width);
         const T* g = grad + k * strides.roi + p * strides.row + q * strides.column;
         double y_low = 0, y_high = 0, x_low = 0, x_high = 0;
-        for (int i = y.first; i < y.last; ++i) {
-          A wy, wy_low, wy_high;
-          weigh(y, i, &wy, &wy_low, &wy_high);
-          for (int j = x.first; j < x.last; ++j) {
-            A wx, wx_low, wx_high;
-            weigh(x, j, &wx, &wx_low, &wx_high);
-            const T* cell = src + i * level.row + j * level.pixel;
-            A dot = 0;
-            for (int64_t c = thread; c < levels.channels; c += kThreads) {
-              dot = fused(A(widen(g[c * strides.channel])), A(widen(cell[c * level.channel])), dot);
+        for (int i0 = y.first; i0 < y.last; i0 += kCells) {
+          const int rows = at_most(y.last - i0, kCells);
+          for (int j0 = x.first; j0 < x.last; j0 += kCells) {
+            const int columns = at_most(x.last - j0, kCells);
+            __syncthreads();
+            if (thread < rows) wy[thread] = weigh<G, A>(y, i0 + thread);
+            if (thread >= kCells && thread - kCells < columns) {
+              wx[thread - kCells] = weigh<G, A>(x, j0 + thread - kCells);
             }
-            y_low += static_cast<double>(dot) * wy_low * wx;
-            y_high += static_cast<double>(dot) * wy_high * wx;
-            x_low += static_cast<double>(dot) * wy * wx_low;
-            x_high += static_cast<double>(dot) * wy * wx_high;
+            __syncthreads();
+            for (int i = 0; i < rows; ++i) {
+              const Weights<A> a = wy[i];
+              for (int j = 0; j < columns; ++j) {
+                const Weights<A> b = wx[j];
+                const T* cell = src + (i0 + i) * level.row + (j0 + j) * level.pixel;
+                A dot = 0;
+                for (int64_t c = thread; c < levels.channels; c += kThreads) {
+                  dot = fused(A(widen(g[c * strides.channel])), A(widen(cell[c * level.channel])), dot);
+                }
+                y_low += static_cast<double>(dot) * a.by_low * b.value;
+                y_high += static_cast<double>(dot) * a.by_high * b.value;
+                x_low += static_cast<double>(dot) * a.value * b.by_low;
+                x_high += static_cast<double>(dot) * a.value * b.by_high;
+              }
+            }
           }
         }
         total[0] += x_low * x.low_low + x_high * x.high_low;

@@ -136,8 +136,7 @@ MR_DEVICE void sample_roi(const Levels& levels, const RoiList& rois, const Drawi
     sample_bin<T, V>(axes, d, k, p, q, level, src + c * level.channel, best, index);
     const int64_t at = k * out.roi + bin * out.bin_stride + c * out.channel_stride;
     store<T, V>(static_cast<T*>(out.data) + at, best);
-#pragma unroll
-    for (int v = 0; v < V; ++v) out.arg[at + v] = index[v];
+    store_index<V>(out.arg + at, index);
   });
 }
 
@@ -155,6 +154,7 @@ __global__ void __launch_bounds__(256, 2)
 
 template <class G>
 struct SampleScatter {
+  static constexpr int kBlocks = 3;
   Drawing d;
 
   __device__ __forceinline__ void bin_reach(const RoiList& rois, int64_t k, bool vertical, double scale, int p,
@@ -162,13 +162,16 @@ struct SampleScatter {
     roi_reach(rois, k, vertical, scale, d.s, p, 1, length, low, high);
   }
 
+  __device__ __forceinline__ Axes<G> begin(const RoiList& rois, int64_t k, double scale) const {
+    return Axes<G>(rois, k, scale, d);
+  }
+
   template <class T>
-  __device__ __forceinline__ void add(const Cells<T>& cells, const RoiList& rois, int64_t k, int p, int q,
+  __device__ __forceinline__ void add(const Cells<T>& cells, const Axes<G>& axes, int64_t k, int p, int q,
                                       const T* grad, const int32_t* arg) const {
     using A = Acc<T>;
     const int chosen = d.maximum ? *arg : 0;
     if (chosen < 0) return;
-    const Axes<G> axes(rois, k, cells.scale, d);
     A value = widen(*grad);
     if (!d.maximum) {
       const int64_t count = axes.y.grid * axes.x.grid;

@@ -7,10 +7,13 @@
 // that cannot touch the tile are skipped through bit masks made by the whole block for a batch of RoIs.
 //
 // Op provides
+//   kBlocks: blocks a multiprocessor that registers must allow
 //   void bin_reach(const RoiList&, int64_t k, bool vertical, double scale, int p, int length, int* low, int* high)
 //     cells that bin p can touch along an axis;
-//   void add(const Cells<T>& cells, const RoiList&, int64_t k, int p, int q, const T* grad, const int32_t* arg)
-//     adds one bin of one channel to the tile.
+//   State begin(const RoiList&, int64_t k, double scale)
+//     what add() needs to know of a RoI
+//   void add(const Cells<T>&, const State&, int64_t k, int p, int q, const T* grad, const int32_t* arg)
+//     adds one bin of one channel to the tile
 #pragma once
 #include "tiles.cuh"
 
@@ -24,7 +27,6 @@ template <class T>
 struct Cells {
   Acc<T>* sums;  // cell i at sums[i * stride]
   int stride, y0, x0, height, width;
-  double scale;
 
   __device__ __forceinline__ void add(int64_t y, int64_t x, Acc<T> value) const {
     const unsigned i = static_cast<unsigned>(y - y0), j = static_cast<unsigned>(x - x0);
@@ -33,7 +35,7 @@ struct Cells {
 };
 
 template <class T, class Op>
-__global__ void __launch_bounds__(128, 4)
+__global__ void __launch_bounds__(128, Op::kBlocks)
     scatter_kernel(const __grid_constant__ Tiles tiles, const __grid_constant__ Levels maps, const RoiList rois,
                    const RoiBox* boxes, const T* grad, const int32_t* arg, const Op op, int bins_y, int bins_x) {
   using A = Acc<T>;
@@ -47,7 +49,7 @@ __global__ void __launch_bounds__(128, 4)
   const double scale = maps.scale[tile.level];
   const int64_t channels = maps.channels, bins = static_cast<int64_t>(bins_y) * bins_x;
   const int64_t first_channel = static_cast<int64_t>(blockIdx.y) * threads, c = first_channel + thread;
-  const Cells<T> cells{sums + thread, stride, tile.y0, tile.x0, level.height, level.width, scale};
+  const Cells<T> cells{sums + thread, stride, tile.y0, tile.x0, level.height, level.width};
   for (int i = 0; i < kSide * kSide; ++i) cells.sums[i * stride] = A(0);
 
   for (int64_t next = 0; next < rois.count;) {
@@ -73,12 +75,13 @@ __global__ void __launch_bounds__(128, 4)
           if (c >= channels) continue;
           for (int r = 0; r < n; ++r) {
             const int64_t k = list.roi[at + r];
+            const auto state = op.begin(rois, k, scale);
             for (unsigned rows = row_bins[r]; rows; rows &= rows - 1) {
               const int p = p0 + __ffs(rows) - 1;
               for (unsigned columns = column_bins[r]; columns; columns &= columns - 1) {
                 const int q = q0 + __ffs(columns) - 1;
                 const int64_t from = (k * bins + static_cast<int64_t>(p) * bins_x + q) * channels + c;
-                op.add(cells, rois, k, p, q, grad + from, arg + from);
+                op.add(cells, state, k, p, q, grad + from, arg + from);
               }
             }
           }
