@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except CheckpointError as error:
         raise CheckpointError(f"{args.input}: {error}") from None
-    versions = {"maskrcnn": __version__, "torch": torch.__version__, "converted_from": args.source}
+    versions = {"maskrcnn": __version__, "torch": str(torch.__version__), "converted_from": args.source}
     save(Checkpoint(model=result.state, versions=versions), args.output)
     if args.verbose:
         for theirs, ours in result.matched:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from maskrcnn.layers.reference import Bins, Rounding
 from maskrcnn.layers.roi_align import Aggregation, Samples, roi_align
-from maskrcnn.layers.roi_pool import Bins, Rounding, roi_pool
+from maskrcnn.layers.roi_pool import roi_pool
 from maskrcnn.modeling.registries import ROI_OPS, RoIOp
 
 

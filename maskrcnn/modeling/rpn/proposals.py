@@ -48,7 +48,9 @@ def select_proposals(
         count = min(pre_nms, logit.shape[1])
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
         delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
-        boxes.append(decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(len(index), count, 4))
+        boxes.append(
+            decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(len(index), count, 4)
+        )
         scores.append(score)
         levels.append(torch.full((count,), level, dtype=torch.int64, device=logit.device))
     all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
