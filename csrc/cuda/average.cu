@@ -98,7 +98,7 @@ MR_DEVICE void fill_table(unsigned char* table, const TableShape& shape, const R
 }
 
 template <class T, int V, bool kPixels>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     average_kernel(const __grid_constant__ Levels levels, const RoiList rois, const Sampling s, const TableShape shape,
                    const Output out, unsigned char* workspace) {
   using A = Acc<T>;

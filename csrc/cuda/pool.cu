@@ -36,8 +36,8 @@ MR_DEVICE void pool_range(const RoiList& rois, int64_t k, bool vertical, double 
 }
 
 template <class T, int V, bool kPixels>
-__global__ void __launch_bounds__(256) pool_kernel(const __grid_constant__ Levels levels, const RoiList rois,
-                                                   const PoolShape s, const Output out, int2* workspace) {
+__global__ void __launch_bounds__(256, 3) pool_kernel(const __grid_constant__ Levels levels, const RoiList rois,
+                                                      const PoolShape s, const Output out, int2* workspace) {
   using A = Acc<T>;
   MR_DYNAMIC_SHARED(shared);
   const int64_t k = blockIdx.x;

@@ -1,4 +1,4 @@
-"""The CUDA operators without a GPU: their sources compiled for the CPU (``emulation/``) beside its own kernels.
+"""The CUDA operators without a GPU: their sources compiled for the CPU, beside its own kernels.
 
 This holds the logic of kernels and launches (who computes what, in which order, what lies where), for every
 operator, type and layout.  What only hardware can show is in ``test_cuda.py``.
