@@ -10,8 +10,8 @@ from torch import Tensor
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.errors import UserError
 from maskrcnn.layers import RoIAlignAvg, prroi_pool, roi_align, roi_align_legacy, roi_pool, roi_warp
+from maskrcnn.layers.reference import Bins, Rounding
 from maskrcnn.layers.roi_align import Samples
-from maskrcnn.layers.roi_pool import Bins, Rounding
 
 Kind = Literal["roi_pool", "roi_warp", "roi_align", "roi_align_legacy", "prroi_pool"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
