@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -24,10 +24,26 @@ def parity() -> ModuleType:
     return module
 
 
-def compare(parity: ModuleType, depth: int, labels: int, images: list[torch.Tensor]) -> None:
+#: Fewer RoIs for the small test: torchvision's argument, our key, the value.
+SMALLER = (
+    ("rpn_post_nms_top_n_test", "rpn.post_nms_test", 100),
+    ("rpn_post_nms_top_n_train", "rpn.post_nms_train", 200),
+    ("box_detections_per_img", "roi.max_detections", 20),
+    ("box_batch_size_per_image", "roi.samples", 64),
+)
+
+
+def compare(
+    parity: ModuleType,
+    depth: int,
+    labels: int,
+    images: list[torch.Tensor],
+    limits: Sequence[tuple[str, str, int]] = (),
+) -> None:
     batch = parity.image_batch(images)
-    theirs = parity.their_model(depth, labels, batch.tensor, 0)
-    ours = parity.our_model(theirs, depth)
+    arguments = {name: value for name, _, value in limits}
+    theirs = parity.their_model(depth, labels, batch.tensor, 0, **arguments)
+    ours = parity.our_model(theirs, depth, [f"{key}={value}" for _, key, value in limits])
     exact = parity.compare_float64(ours, theirs, batch)
     assert exact.pop("detections an image") >= 5, "the random model must detect something"
     assert exact.pop("proposals an image") >= 50
@@ -47,7 +63,7 @@ def test_small(parity: ModuleType) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(3, 13, 17, generator=generator)
     image = torch.nn.functional.interpolate(noise[None], size=(104, 136), mode="bilinear")[0]
-    compare(parity, 18, 5, [(image * 255).round()])
+    compare(parity, 18, 5, [(image * 255).round()], SMALLER)
 
 
 @pytest.mark.slow
