@@ -25,7 +25,9 @@ CASES = [(name, options) for name, all_options in SMALL.items() for options in a
 
 
 def test_every_registered_backbone_is_here() -> None:
-    assert sorted(SMALL) == BACKBONES.names()
+    # Plugins that other tests register do not count.
+    ours = [name for name in BACKBONES.names() if BACKBONES.get(name).__module__.startswith("maskrcnn.")]
+    assert sorted(SMALL) == ours
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
