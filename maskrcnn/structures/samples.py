@@ -4,7 +4,7 @@ Two frames occur.  The *original* frame is the image as stored (after EXIF rotat
 is the image after the transforms, as it enters the model, before padding.  Every tensor below says which.
 
 Legend: G = ground-truth instances of an image, D = detections of an image, C = image channels,
-H, W = network-frame height and width, M = side of a mask head's output (28).
+H, W = network-frame height and width, M = side of a mask head's output (28), J = keypoints an instance.
 """
 
 from __future__ import annotations
@@ -35,22 +35,26 @@ class Targets:
     labels: int64 [G], contiguous class index in [0, K) (no background entry; see ``data.Categories``).
     masks: G instance masks, or None where the task has none.
     annotation_ids: int64 [G], the data set's own ids, for messages and reports.
+    keypoints: float32 [G, J, 3], or None where the task has none: x, y in pixels (continuous, as boxes) and
+        COCO's flag v: 0 not labelled (x, y mean nothing), 1 labelled but hidden, 2 labelled and visible.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: InstanceMasks | None
     annotation_ids: Tensor
+    keypoints: Tensor | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def to(self, device: torch.device | str) -> Targets:
-        """Boxes and labels on ``device``; masks stay where they are (on the CPU)."""
+        """Boxes, labels and keypoints on ``device``; masks stay where they are (on the CPU)."""
         return replace(
             self,
             boxes=self.boxes.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            keypoints=None if self.keypoints is None else self.keypoints.to(device, non_blocking=True),
         )
 
     def select(self, keep: Tensor) -> Targets:
@@ -61,6 +65,7 @@ class Targets:
             self.labels[index],
             None if self.masks is None else self.masks.select(index.tolist()),
             self.annotation_ids[index],
+            None if self.keypoints is None else self.keypoints[index],
         )
 
 
@@ -69,11 +74,13 @@ class Sample:
     """One image after the transforms.
 
     image: uint8 (or float32 in [0, 255] where 16-bit data is kept) [C, H, W], RGB order, network frame.
+    proposals: float32 [P, 4] xyxy, network frame, by falling score, where the data come with them.
     """
 
     image: Tensor
     info: ImageInfo
     targets: Targets | None
+    proposals: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -83,29 +90,37 @@ class Batch:
     images: list[Tensor]
     infos: list[ImageInfo]
     targets: list[Targets] | None
+    proposals: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def pin_memory(self) -> Batch:
-        return replace(self, images=[image.pin_memory() for image in self.images])
+        return replace(
+            self,
+            images=[image.pin_memory() for image in self.images],
+            proposals=None if self.proposals is None else [p.pin_memory() for p in self.proposals],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
-        """Images, boxes and labels on ``device`` (asynchronously from pinned memory)."""
+        """Images, boxes, labels and proposals on ``device`` (asynchronously from pinned memory)."""
         return Batch(
             [image.to(device, non_blocking=True) for image in self.images],
             self.infos,
             None if self.targets is None else [t.to(device) for t in self.targets],
+            None if self.proposals is None else [p.to(device, non_blocking=True) for p in self.proposals],
         )
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """A batch of the samples, in their order; targets only where every sample has them."""
+    """A batch of the samples, in their order; targets and proposals only where every sample has them."""
     targets = [s.targets for s in samples if s.targets is not None]
+    proposals = [s.proposals for s in samples if s.proposals is not None]
     return Batch(
         [s.image for s in samples],
         [s.info for s in samples],
         targets if len(targets) == len(samples) else None,
+        proposals if proposals and len(proposals) == len(samples) else None,
     )
 
 
@@ -117,12 +132,14 @@ class Detections:
     scores: float32 [D] in [0, 1].
     labels: int64 [D], contiguous class index in [0, K).
     mask_probs: float [D, M, M] in [0, 1], each over the extent of its own box, or None.
+    keypoints: float [D, J, 3], or None: x, y in the boxes' frame (continuous, pixels), score (a logit).
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     mask_probs: Tensor | None = None
+    keypoints: Tensor | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -133,6 +150,7 @@ class Detections:
             self.scores.to(device),
             self.labels.to(device),
             None if self.mask_probs is None else self.mask_probs.to(device),
+            None if self.keypoints is None else self.keypoints.to(device),
         )
 
     def select(self, index: Tensor) -> Detections:
@@ -142,10 +160,13 @@ class Detections:
             self.scores[index],
             self.labels[index],
             None if self.mask_probs is None else self.mask_probs[index],
+            None if self.keypoints is None else self.keypoints[index],
         )
 
     def rescale(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:
         """The same detections in a resized frame; sizes are (height, width) in pixels."""
         sy, sx = to_size[0] / from_size[0], to_size[1] / from_size[1]
-        factor = self.boxes.new_tensor([sx, sy, sx, sy])
-        return replace(self, boxes=self.boxes * factor)
+        boxes = self.boxes * self.boxes.new_tensor([sx, sy, sx, sy])
+        if self.keypoints is None:
+            return replace(self, boxes=boxes)
+        return replace(self, boxes=boxes, keypoints=self.keypoints * self.keypoints.new_tensor([sx, sy, 1]))

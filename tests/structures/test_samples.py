@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from maskrcnn.structures import Detections, ImageInfo, InstanceMasks, Sample, Targets, collate
@@ -41,3 +43,19 @@ def test_collate_keeps_sizes_and_order() -> None:
 def test_detections_rescale_each_axis() -> None:
     found = Detections(torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert found.rescale((10, 20), (30, 100)).boxes.tolist() == [[5, 6, 15, 12]]
+
+
+def test_keypoints_travel_with_their_instances() -> None:
+    points = torch.arange(4 * 2 * 3.0).reshape(4, 2, 3)
+    some = replace(targets(4), keypoints=points)
+    chosen = some.select(torch.tensor([3, 1])).keypoints
+    assert chosen is not None and torch.equal(chosen, points[[3, 1]])
+    moved = some.to("meta").keypoints
+    assert moved is not None and moved.device.type == "meta"
+
+    found = Detections(torch.ones(4, 4), torch.ones(4), torch.arange(4), keypoints=points)
+    chosen = found.select(torch.tensor([False, True, False, False])).keypoints
+    assert chosen is not None and torch.equal(chosen, points[1:2])
+    assert found.to("meta").keypoints is not None
+    scaled = found.rescale((10, 20), (30, 100)).keypoints
+    assert scaled is not None and torch.equal(scaled, points * torch.tensor([5.0, 3.0, 1.0]))
