@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from maskrcnn.data.geometry import apply_transforms, crop_to, move
+from maskrcnn.data.jitter import LargeScaleJitter, LargeScaleJitterConfig
 from maskrcnn.data.registries import TRANSFORMS, RawSample
 from maskrcnn.data.resizing import (
     Resize,
@@ -16,8 +17,6 @@ from maskrcnn.data.resizing import (
     ResizeLongestConfig,
     ResizeShortestEdge,
     ResizeShortestEdgeConfig,
-    ScaleJitter,
-    ScaleJitterConfig,
 )
 from maskrcnn.errors import ConfigError
 
@@ -26,6 +25,8 @@ __all__ = [
     "ColorJitterConfig",
     "HorizontalFlip",
     "HorizontalFlipConfig",
+    "LargeScaleJitter",
+    "LargeScaleJitterConfig",
     "RandomCrop",
     "RandomCropConfig",
     "Resize",
@@ -36,8 +37,6 @@ __all__ = [
     "ResizeShortestEdgeConfig",
     "Rotate90",
     "Rotate90Config",
-    "ScaleJitter",
-    "ScaleJitterConfig",
     "VerticalFlip",
     "VerticalFlipConfig",
     "apply_transforms",
