@@ -12,11 +12,15 @@ import numpy.typing as npt
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
 from maskrcnn.data.images import SixteenBit, read_image
+from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
 from maskrcnn.data.report import FaultReport, OnError
-from maskrcnn.errors import DataError
+from maskrcnn.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+#: Proposals an image, by score (Girshick 2015, section 3: around 2000; Detectron2: 2000 and 1000).
+TRAIN_PROPOSALS, EVAL_PROPOSALS = 2000, 1000
 
 
 class CocoDataset:
@@ -33,9 +37,12 @@ class CocoDataset:
         filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
         max_images: keep only so many, those of the smallest ids.
         categories: the classes that the file must share (those of the training data).
+        proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposals`.
+        num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
 
     Raises:
-        DataError: see :func:`maskrcnn.data.annotations.read_annotations`; or no image is left.
+        DataError: see :func:`maskrcnn.data.annotations.read_annotations` and
+            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class CocoDataset:
         filter_empty: bool = True,
         max_images: int | None = None,
         categories: Categories | None = None,
+        proposals: Path | None = None,
+        num_proposals: int | None = None,
     ) -> None:
         self.images = Path(images)
         self.annotation_file = Path(annotations)
@@ -77,6 +86,10 @@ class CocoDataset:
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
+        self.num_proposals = num_proposals or (TRAIN_PROPOSALS if training else EVAL_PROPOSALS)
+        self.proposals = None if proposals is None else ProposalFile(Path(proposals))
+        if self.proposals is not None:
+            self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
         if len(self.report):
             logger.warning("%s", self.report.summary())
 
@@ -114,7 +127,19 @@ class CocoDataset:
                 f"image {info.image_id}: {path} is {found} pixels,"
                 f" {self.annotation_file.name} says {info.width}x{info.height}; {hint}"
             )
-        return RawSample(image, info, self.index.targets(int(self.kept[index])))
+        proposals = None
+        if self.proposals is not None:
+            proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
+        return RawSample(image, info, self.index.targets(int(self.kept[index])), proposals)
+
+
+def check_num_proposals(count: int | None) -> None:
+    """
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(f"num_proposals is {count}; it must be at least 1")
 
 
 @DATASETS.register("coco")
@@ -139,6 +164,13 @@ class CocoConfig:
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
     max_images: int | None = None
+    #: Proposals for a model without RPN (Fast R-CNN): a file of `maskrcnn proposals`, or COCO results.
+    proposals: Path | None = None
+    #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
+    num_proposals: int | None = None
+
+    def __post_init__(self) -> None:
+        check_num_proposals(self.num_proposals)
 
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
@@ -155,4 +187,6 @@ class CocoConfig:
             filter_empty=self.filter_empty,
             max_images=self.max_images,
             categories=categories,
+            proposals=self.proposals,
+            num_proposals=self.num_proposals,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,23 @@ def load_coco(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, unreadable, broken, or no COCO json.
     """
+    content = read_json(path, _compact)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a COCO file is a json object, this is a {kind_of(content)}")
+    for key in ("images", "annotations", "categories"):
+        if key not in content:
+            raise DataError(f"{path}: a COCO file needs the key {key!r}; it has {sorted(content)}")
+        if not isinstance(content[key], list):
+            raise DataError(f"{path}: {key!r} must be a list, it is a {kind_of(content[key])}")
+    return content
+
+
+def read_json(path: Path, hook: Callable[[dict[str, Any]], Any]) -> Any:
+    """The content of a json file, every object of it replaced by what ``hook`` makes of it.
+
+    Raises:
+        DataError: the file is missing, unreadable or broken.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -29,21 +47,13 @@ def load_coco(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     try:
-        content = json.loads(text, object_hook=_compact)
+        return json.loads(text, object_hook=hook)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}:{error.colno}: the json is broken: {error.msg}; is the file complete?"
         ) from None
     except RecursionError:
         raise DataError(f"{path}: the json is nested too deeply to be a COCO file") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a COCO file is a json object, this is a {kind_of(content)}")
-    for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise DataError(f"{path}: a COCO file needs the key {key!r}; it has {sorted(content)}")
-        if not isinstance(content[key], list):
-            raise DataError(f"{path}: {key!r} must be a list, it is a {kind_of(content[key])}")
-    return content
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any]:

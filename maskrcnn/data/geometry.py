@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from maskrcnn.data.images import Image
 from maskrcnn.data.registries import RawSample, Transform
-from maskrcnn.structures import clip_boxes
+from maskrcnn.structures import clip_boxes, large_enough
 
 #: ``linear`` reads the 4 nearest pixels (fast; aliases below half size), ``area`` averages when shrinking.
 Interpolation: TypeAlias = Literal["linear", "area"]
@@ -63,14 +64,27 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
 
 
 def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
-    """``image`` in place of the old one, boxes and masks through ``matrix`` [2, 3]."""
+    """``image`` in place of the old one; boxes, masks and proposals through ``matrix`` [2, 3].
+
+    Proposals are cut to the image, and those of which nothing is left dropped.
+    """
     targets = sample.targets
-    m = torch.from_numpy(matrix)
-    corners = targets.boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
-    boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
+    boxes = move_boxes(targets.boxes, matrix)
     height, width = image.shape[:2]
+    proposals = sample.proposals
+    if proposals is not None:
+        proposals = clip_boxes(move_boxes(proposals, matrix), height, width)
+        proposals = proposals[large_enough(proposals, 0)]
     masks = None if targets.masks is None else targets.masks.transform(matrix, height, width)
-    return replace(sample, image=image, targets=replace(targets, boxes=boxes, masks=masks))
+    moved = replace(targets, boxes=boxes, masks=masks)
+    return replace(sample, image=image, targets=moved, proposals=proposals)
+
+
+def move_boxes(boxes: Tensor, matrix: npt.NDArray[np.float64]) -> Tensor:
+    """float32 [N, 4] xyxy through ``matrix`` [2, 3]; a quarter turn or a mirror keeps x1 <= x2, y1 <= y2."""
+    m = torch.from_numpy(matrix)
+    corners = boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
+    return torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
 
 
 def round_side(value: float) -> int:

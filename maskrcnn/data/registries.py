@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskrcnn.config.registry import Registry
 from maskrcnn.data.categories import Categories
@@ -24,11 +25,14 @@ class RawSample:
     image: uint8 (float32 in [0, 255] for kept 16-bit data) [H, W, 3] RGB, current frame.
     info: which image, and its size in the original frame.
     targets: the ground truth in the current frame.
+    proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
+        data come without.
     """
 
     image: Image
     info: ImageInfo
     targets: Targets
+    proposals: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,7 +42,7 @@ class RawSample:
     def to_sample(self) -> Sample:
         """As the model takes it: a [3, H, W] tensor."""
         image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
-        return Sample(image, self.info, self.targets)
+        return Sample(image, self.info, self.targets, self.proposals)
 
 
 class Dataset(Protocol):

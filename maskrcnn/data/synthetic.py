@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from maskrcnn.data.categories import Categories
-from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.coco import CocoDataset, check_num_proposals
 from maskrcnn.data.registries import DATASETS
 from maskrcnn.data.report import OnError
 from maskrcnn.data.scenes import LEVELS, category_id, make_scene
@@ -159,8 +159,13 @@ class SyntheticConfig:
     root: Path | None = None
     #: In training, drop images without an instance that trains.  Never applied in evaluation.
     filter_empty: bool = True
+    #: Proposals for a model without RPN, as of the type coco.
+    proposals: Path | None = None
+    #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
+    num_proposals: int | None = None
 
     def __post_init__(self) -> None:
+        check_num_proposals(self.num_proposals)
         if self.num_images < 1 or self.size < 32 or self.seed < 0:
             raise ConfigError("synthetic data needs num_images >= 1, size >= 32 and seed >= 0")
 
@@ -183,4 +188,6 @@ class SyntheticConfig:
             on_error=on_error,
             filter_empty=self.filter_empty,
             categories=categories,
+            proposals=self.proposals,
+            num_proposals=self.num_proposals,
         )

@@ -74,7 +74,8 @@ class Trainer:
     ) -> None:
         """
         Args:
-            model: called as ``model(images, targets, generator)``; returns name -> scalar loss.
+            model: called as ``model(images, targets, generator)``, and with ``proposals=`` where the batch
+                has them; returns name -> scalar loss.
             optimizer: of the model's parameters.
             learning_rate: step (from 0) -> learning rate.
             ranks: the processes; all of them run the same trainer.
@@ -203,11 +204,12 @@ class Trainer:
             infos += batch.infos
             batch = batch.to(device)
             generator = step_generator(self._seed, step, self._ranks.rank, micro)
+            given = {} if batch.proposals is None else {"proposals": batch.proposals}
             final = micro == self._accumulate - 1
             no_sync = getattr(self._wrapped, "no_sync", nullcontext)
             with nullcontext() if final else no_sync():
                 with self._precision.autocast():
-                    losses: dict[str, Tensor] = self._wrapped(batch.images, batch.targets, generator)
+                    losses: dict[str, Tensor] = self._wrapped(batch.images, batch.targets, generator, **given)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
                 if final:

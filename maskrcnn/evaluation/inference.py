@@ -25,9 +25,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class Predictor(Protocol):
-    """A module with ``predict(images) -> one Detections an image``, in the network frame."""
+    """A module with ``predict(images) -> one Detections an image``, in the network frame.
 
-    def predict(self, images: list[Tensor]) -> list[Detections]: ...
+    Where the batches carry proposals it is called as ``predict(images, proposals)``.
+    """
+
+    def predict(self, images: list[Tensor], proposals: list[Tensor] = ..., /) -> list[Detections]: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ def predict_batches(
         for batch in loader:
             with torch.inference_mode(), autocast:
                 images = [image.to(device, non_blocking=True) for image in batch.images]
-                found = predictor.predict(images)
+                if batch.proposals is None:
+                    found = predictor.predict(images)
+                else:
+                    found = predictor.predict(images, [p.to(device) for p in batch.proposals])
             yield batch, found
 
 
