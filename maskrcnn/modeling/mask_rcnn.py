@@ -1,6 +1,7 @@
 """Mask R-CNN (He et al. 2017): the whole model on one screen.
 
-preprocess -> backbone -> neck -> RPN -> RoI heads; ``mask_head: null`` makes it Faster R-CNN.
+preprocess -> backbone -> neck -> RPN -> RoI heads; ``mask_head: null`` makes it Faster R-CNN, ``rpn: null``
+besides (proposals come with the images) Fast R-CNN, ``keypoint_head`` Keypoint R-CNN.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfi
 from maskrcnn.modeling.registries import (
     BACKBONES,
     BOX_HEADS,
+    KEYPOINT_HEADS,
     MASK_HEADS,
     NECKS,
     ROI_OPS,
+    ROI_TRUNKS,
     Backbone,
     BackboneConfig,
     BoxHeadConfig,
+    KeypointHeadConfig,
     MaskHeadConfig,
     Neck,
     NeckConfig,
     RoIOpConfig,
+    RoITrunkConfig,
 )
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
@@ -44,10 +49,16 @@ class MaskRCNN(nn.Module):
 
     Args:
         neck: None feeds the backbone's levels to the RPN and the heads directly.
+        rpn: None wants proposals in every call.
     """
 
     def __init__(
-        self, preprocess: Preprocess, backbone: Backbone, neck: Neck | None, rpn: RPN, roi: RoIHeads
+        self,
+        preprocess: Preprocess,
+        backbone: Backbone,
+        neck: Neck | None,
+        rpn: RPN | None,
+        roi: RoIHeads,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -66,15 +77,19 @@ class MaskRCNN(nn.Module):
         images: Sequence[Tensor],
         targets: Sequence[Targets] | None = None,
         generator: torch.Generator | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
         """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
-        return self.predict(images) if targets is None else self.losses(images, targets, generator)
+        if targets is None:
+            return self.predict(images, proposals)
+        return self.losses(images, targets, generator, proposals)
 
     def losses(
         self,
         images: Sequence[Tensor],
         targets: Sequence[Targets],
         generator: torch.Generator | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The terms to be minimised, each a scalar (float32, or float64 in a float64 model).
 
@@ -82,38 +97,48 @@ class MaskRCNN(nn.Module):
             images: [3, h, w] uint8 or float in 0..255, RGB, each of its own size.
             targets: ground truth of every image, network frame, on the images' device; may be empty.
             generator: a CPU generator for the sampling of anchors and RoIs; None = torch's global one.
+            proposals: [P, 4] xyxy of every image, network frame; for a model without RPN, which needs them.
 
         Returns:
-            loss_rpn_cls, loss_rpn_box, loss_box_cls, loss_box_reg and, with a mask head, loss_mask.
+            loss_rpn_cls, loss_rpn_box (with an RPN), loss_box_cls, loss_box_reg and, with their heads,
+            loss_mask, loss_keypoint.
         """
         batch: ImageBatch = self.preprocess(images)
-        return self.losses_of_batch(batch, targets, generator)
+        return self.losses_of_batch(batch, targets, generator, proposals)
 
-    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detections of every image (as in :meth:`losses`), network frame, in evaluation mode."""
-        return self.predict_batch(self.preprocess(images)) if images else []
+    def predict(
+        self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """Detections of every image (arguments as in :meth:`losses`), network frame, in evaluation mode."""
+        return self.predict_batch(self.preprocess(images), proposals) if images else []
 
     def losses_of_batch(
-        self, batch: ImageBatch, targets: Sequence[Targets], generator: torch.Generator | None = None
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+        generator: torch.Generator | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """:meth:`losses` of an image batch that is already normalised and padded."""
         features = self.features(batch.tensor)
-        losses: dict[str, Tensor]
-        proposals, losses = self.rpn(batch, features, targets, generator)
-        return losses | self.roi.losses(features, proposals, targets, generator)
+        losses: dict[str, Tensor] = {}
+        if self.rpn is not None:
+            proposals, losses = self.rpn(batch, features, targets, generator)
+        return losses | self.roi.losses(features, _given(proposals), targets, generator)
 
     @torch.no_grad()
-    def predict_batch(self, batch: ImageBatch) -> list[Detections]:
+    def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:
         """:meth:`predict` of an image batch that is already normalised and padded."""
         if self.training:
             self.eval()
             try:
-                return self.predict_batch(batch)
+                return self.predict_batch(batch, proposals)
             finally:
                 self.train()
         features = self.features(batch.tensor)
-        proposals, _ = self.rpn(batch, features)
-        return self.roi.predict(features, proposals, batch.sizes)
+        if self.rpn is not None:
+            proposals, _ = self.rpn(batch, features)
+        return self.roi.predict(features, _given(proposals), batch.sizes)
 
     def features(self, tensor: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] normalised -> feature maps by level name."""
@@ -124,6 +149,12 @@ class MaskRCNN(nn.Module):
         return features
 
 
+def _given(proposals: Sequence[Tensor] | None) -> Sequence[Tensor]:
+    if proposals is None:
+        raise ValueError("a model without RPN (model.rpn: null) needs proposals with the images")
+    return proposals
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNConfig:
     """The model; defaults are Detectron2's R50-FPN."""
@@ -132,16 +163,20 @@ class MaskRCNNConfig:
     backbone: Annotated[BackboneConfig, BACKBONES] = field(default_factory=ResNetConfig)
     #: Pyramid over the backbone, or none.
     neck: Annotated[NeckConfig, NECKS] | None = field(default_factory=FPNConfig)
-    #: First stage.
-    rpn: RPNConfig = field(default_factory=RPNConfig)
+    #: First stage; none = Fast R-CNN, whose proposals come with the data.
+    rpn: RPNConfig | None = field(default_factory=RPNConfig)
     #: Second stage: sampling, thresholds, losses.
     roi: RoIHeadsConfig = field(default_factory=RoIHeadsConfig)
-    #: How RoIs are pooled, in both heads.
+    #: How RoIs are pooled, in all heads.
     roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=RoIAlignConfig)
+    #: Layers between pooling and the heads, which share them (C4: res5); none with a pyramid.
+    roi_trunk: Annotated[RoITrunkConfig, ROI_TRUNKS] | None = None
     #: Classes and boxes of RoIs.
     box_head: Annotated[BoxHeadConfig, BOX_HEADS] = field(default_factory=TwoFCBoxHeadConfig)
     #: Masks of RoIs; none = Faster R-CNN.
     mask_head: Annotated[MaskHeadConfig, MASK_HEADS] | None = field(default_factory=FCNMaskHeadConfig)
+    #: Keypoints of RoIs, or none.
+    keypoint_head: Annotated[KeypointHeadConfig, KEYPOINT_HEADS] | None = None
     #: Training masks: polygon = rasterised inside the RoI at mask size; bitmask = RoIAlign of the full mask,
     #: soft, as torchvision; bitmask_hard = the same, aligned and thresholded, as Detectron2 on bitmaps.
     mask_target: MaskTarget = "polygon"
@@ -167,18 +202,23 @@ class MaskRCNNConfig:
             channels, strides = neck.channels, neck.strides
         check_levels("model.roi.levels", self.roi.levels, channels)
         pooled = channels[self.roi.levels[0]]
+        trunk = None if self.roi_trunk is None else self.roi_trunk.build(self.backbone, pooled)
+        if trunk is not None:
+            pooled = trunk.channels
         model = MaskRCNN(
             self.preprocess.build(self.channels_last),
             backbone,
             neck,
-            self.rpn.build(channels, strides),
+            None if self.rpn is None else self.rpn.build(channels, strides),
             self.roi.build(
                 strides,
                 channels,
                 num_classes,
                 self.roi_op,
-                self.box_head.build(pooled, num_classes),
+                trunk,
+                lambda: self.box_head.build(pooled, num_classes),
                 None if self.mask_head is None else self.mask_head.build(pooled, num_classes),
+                None if self.keypoint_head is None else self.keypoint_head.build(pooled),
                 self.mask_target,
             ),
         )

@@ -22,7 +22,7 @@ Sampler = Callable[[Tensor, int, float, "torch.Generator | None"], tuple[Tensor,
 
 
 def match_boxes(
-    truth: Tensor, boxes: Tensor, low: float, high: float, *, low_quality: bool
+    truth: Tensor, boxes: Tensor, low: float, high: float, *, low_quality: bool, floor: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Give every box the ground truth that it overlaps most, and a label.
 
@@ -32,8 +32,9 @@ def match_boxes(
     A ground truth that overlaps no box claims none.
 
     Args:
-        truth: [G, 4] xyxy.  G = 0 makes every box negative.
+        truth: [G, 4] xyxy.  G = 0 makes every box negative (IGNORED with a ``floor``: all overlap 0).
         boxes: [M, 4] xyxy.
+        floor: boxes of an IoU below it are IGNORED, not NEGATIVE (0.1 in Girshick 2015, section 2.3).
 
     Returns:
         index: int64 [M] into ``truth`` (0 where G = 0; meaningless unless positive).
@@ -43,7 +44,7 @@ def match_boxes(
     index = torch.zeros(count, dtype=torch.int64, device=boxes.device)
     labels = torch.zeros(count, dtype=torch.int8, device=boxes.device)
     if truth.shape[0] == 0 or count == 0:
-        return index, labels
+        return index, labels if floor <= 0 else labels + IGNORED
     step = max(1, MAX_PAIRS // truth.shape[0])
     chunks = [slice(start, start + step) for start in range(0, count, step)]
     best = truth.new_zeros(truth.shape[0])
@@ -52,6 +53,8 @@ def match_boxes(
         iou = box_iou(truth, boxes[chunk])
         value, index[chunk] = iou.max(dim=0)
         labels[chunk] = (value >= low).to(torch.int8).neg() + 2 * (value >= high).to(torch.int8)
+        if floor > 0:
+            labels[chunk][value < floor] = IGNORED
         if low_quality:
             best = torch.maximum(best, iou.amax(dim=1))
     if low_quality:

@@ -3,7 +3,8 @@
 A part is a module; its config is a frozen dataclass with ``build()``.  To add your own, subclass the base
 class here, register its config, and list your module under ``plugins:``.
 
-Legend: N = images of a batch, R = RoIs of a batch, K = classes without background, s = pooled size.
+Legend: N = images of a batch, R = RoIs of a batch, P = positive ones, D = detections, K = classes without
+background, J = keypoints, s = pooled size.
 """
 
 from __future__ import annotations
@@ -61,6 +62,22 @@ class RoIOp(nn.Module):
         raise NotImplementedError
 
 
+class RoITrunk(nn.Module):
+    """Layers between pooling and the heads, shared by them: C4's fifth stage (He et al. 2017, figure 4 left).
+
+    pool_size: the side s of the RoI features that it reads.
+    channels, output_size: what it gives to the heads.
+    """
+
+    pool_size: int
+    channels: int
+    output_size: int
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``pooled`` [R, C, s, s] -> [R, channels, output_size, output_size]."""
+        raise NotImplementedError
+
+
 class BoxHead(nn.Module):
     """Pooled features -> class logits and box deltas.
 
@@ -97,6 +114,33 @@ class MaskHead(nn.Module):
         raise NotImplementedError
 
 
+class KeypointHead(nn.Module):
+    """Pooled features -> a heat map a keypoint, with the loss and the decoding that belong to it.
+
+    pool_size: the side s of the RoI features that it reads.
+    heatmap_size: the side M of the heat maps.
+    num_keypoints: J.
+    """
+
+    pool_size: int
+    heatmap_size: int
+    num_keypoints: int
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``pooled`` [R, C, s, s] -> logits [R, J, M, M]."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor) -> Tensor:
+        """Scalar loss of positive RoIs: logits [P, J, M, M], boxes [P, 4] xyxy, keypoints [P, J, 3] in the
+        boxes' frame (x, y, visibility as COCO: 0 not labelled).
+        """
+        raise NotImplementedError
+
+    def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
+        """logits [D, J, M, M], boxes [D, 4] -> [D, J, 3]: x, y in the boxes' frame, score."""
+        raise NotImplementedError
+
+
 class BackboneConfig(Protocol):
     def build(self) -> Backbone: ...
 
@@ -109,6 +153,12 @@ class RoIOpConfig(Protocol):
     def build(self, output_size: int) -> RoIOp: ...
 
 
+class RoITrunkConfig(Protocol):
+    def build(self, backbone: BackboneConfig, channels: int) -> RoITrunk:
+        """``backbone``: the model's, whose next stage a trunk may be.  ``channels``: of the pooled map."""
+        ...
+
+
 class BoxHeadConfig(Protocol):
     def build(self, channels: int, num_classes: int) -> BoxHead: ...
 
@@ -117,8 +167,14 @@ class MaskHeadConfig(Protocol):
     def build(self, channels: int, num_classes: int) -> MaskHead: ...
 
 
+class KeypointHeadConfig(Protocol):
+    def build(self, channels: int) -> KeypointHead: ...
+
+
 BACKBONES: Registry[BackboneConfig] = Registry("backbone")
 NECKS: Registry[NeckConfig] = Registry("neck")
 ROI_OPS: Registry[RoIOpConfig] = Registry("RoI op")
+ROI_TRUNKS: Registry[RoITrunkConfig] = Registry("RoI trunk")
 BOX_HEADS: Registry[BoxHeadConfig] = Registry("box head")
 MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head")
+KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights, encode_boxes
 from maskrcnn.modeling.matching import Sampler, balanced_sample
-from maskrcnn.modeling.registries import BoxHead, MaskHead, RoIOpConfig
+from maskrcnn.modeling.registries import BoxHead, KeypointHead, MaskHead, RoIOpConfig, RoITrunk
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.losses import box_loss, class_loss
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
-from maskrcnn.modeling.roi.targets import MaskTarget, RoISample, mask_targets, sample_rois
+from maskrcnn.modeling.roi.targets import (
+    MaskTarget,
+    RoISample,
+    keypoint_targets,
+    mask_targets,
+    positive_rows,
+    sample_rois,
+)
 from maskrcnn.modeling.rpn.rpn import check_levels
 from maskrcnn.structures import Detections, Targets
 
@@ -34,6 +41,8 @@ class RoIHeadsConfig:
     positive_iou: float = 0.5
     #: A RoI is background below this IoU (Detectron2, torchvision: 0.5).
     negative_iou: float = 0.5
+    #: ... and never trained on below this one (Girshick 2015, section 2.3: 0.1; Detectron2, torchvision: 0).
+    background_iou: float = 0.0
     #: Factors of dx, dy, dw, dh, about 1 / their standard deviations (Girshick's Fast R-CNN release).
     box_weights: Weights = (10.0, 10.0, 5.0, 5.0)
     #: Width of the box loss's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision.
@@ -55,47 +64,70 @@ class RoIHeadsConfig:
         channels: Mapping[str, int],
         num_classes: int,
         roi_op: RoIOpConfig,
-        box_head: BoxHead,
+        trunk: RoITrunk | None,
+        box_head: Callable[[], BoxHead],
         mask_head: MaskHead | None,
+        keypoint_head: KeypointHead | None,
         mask_target: MaskTarget,
     ) -> RoIHeads:
         """
+        Args:
+            box_head: makes a box head; a cascade has several.
+
         Raises:
-            ConfigError: a level does not exist, or a value is out of range.
+            ConfigError: a level does not exist, a value is out of range, or a head does not fit the trunk.
         """
         check_levels("model.roi.levels", self.levels, channels)
         for name in (
-            "positive_fraction", "positive_iou", "negative_iou", "score_threshold", "nms_threshold",
+            "positive_fraction", "positive_iou", "negative_iou", "background_iou", "score_threshold",
+            "nms_threshold",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"model.roi.{name} is {getattr(self, name)}; it must be from 0 to 1")
         if self.negative_iou > self.positive_iou:
             raise ConfigError("model.roi.negative_iou must not be greater than model.roi.positive_iou")
+        if self.background_iou > self.negative_iou:
+            raise ConfigError("model.roi.background_iou must not be greater than model.roi.negative_iou")
         if min(self.box_weights) <= 0:
             raise ConfigError("model.roi.box_weights must be greater than 0")
 
-        def pooler(size: int) -> Pooler:
+        def pooler(name: str, size: int) -> Pooler:
+            if trunk is not None:
+                if size != trunk.output_size:
+                    raise ConfigError(
+                        f"model.{name}.pool_size is {size}, but the trunk gives it {trunk.output_size} x"
+                        f" {trunk.output_size} cells; set model.{name}.pool_size to {trunk.output_size}"
+                    )
+                size = trunk.pool_size
             return Pooler(roi_op.build(size), self.levels, strides, self.level_rule)
 
+        box = box_head()
         return RoIHeads(
             self,
             num_classes,
-            pooler(box_head.pool_size),
-            box_head,
-            None if mask_head is None else pooler(mask_head.pool_size),
+            pooler("box_head", box.pool_size),
+            box,
+            None if mask_head is None else pooler("mask_head", mask_head.pool_size),
             mask_head,
             mask_target,
+            trunk=trunk,
+            keypoint_pooler=(
+                None if keypoint_head is None else pooler("keypoint_head", keypoint_head.pool_size)
+            ),
+            keypoint_head=keypoint_head,
         )
 
 
 class RoIHeads(nn.Module):
-    """Box head and, where there is one, mask head, each with its pooler.
+    """Box head and, where there are any, mask and keypoint heads, each with its pooler.
 
     Args:
         config: thresholds and counts.
         num_classes: K, without background.
         mask_target: how ground-truth masks are rasterised, see ``InstanceMasks.crop_and_resize``.
         sampler: which RoIs to train on; replaceable, for tests and experiments.
+        trunk: layers between the poolers and the heads.  The heads then share the features of the sampled
+            RoIs in training (He et al. 2017, figure 4 left).
     """
 
     def __init__(
@@ -108,6 +140,10 @@ class RoIHeads(nn.Module):
         mask_head: MaskHead | None,
         mask_target: MaskTarget = "polygon",
         sampler: Sampler = balanced_sample,
+        *,
+        trunk: RoITrunk | None = None,
+        keypoint_pooler: Pooler | None = None,
+        keypoint_head: KeypointHead | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -118,6 +154,9 @@ class RoIHeads(nn.Module):
         self.mask_head = mask_head
         self.mask_target: MaskTarget = mask_target
         self.sampler = sampler
+        self.trunk = trunk
+        self.keypoint_pooler = keypoint_pooler
+        self.keypoint_head = keypoint_head
 
     def losses(
         self,
@@ -126,14 +165,34 @@ class RoIHeads(nn.Module):
         targets: Sequence[Targets],
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """``loss_box_cls``, ``loss_box_reg`` and, with a mask head, ``loss_mask``: scalars.
+        """``loss_box_cls``, ``loss_box_reg`` and, with their heads, ``loss_mask`` and ``loss_keypoint``.
 
         Args:
             features: by level name.
             proposals: [P, 4] of every image, xyxy, network frame.
         """
+        samples = self.sample(proposals, targets, generator)
+        losses, pooled = self._box_losses(features, samples, targets)
+        if self.mask_head is not None:
+            logits = self.mask_head(self._positive_features(self.mask_pooler, features, samples, pooled))
+            labels = torch.cat([s.positive_labels for s in samples])
+            wanted = mask_targets(samples, targets, self.mask_head.mask_size, self.mask_target)
+            losses["loss_mask"] = self.mask_head.loss(logits, labels, wanted)
+        if self.keypoint_head is not None:
+            logits = self.keypoint_head(
+                self._positive_features(self.keypoint_pooler, features, samples, pooled)
+            )
+            boxes = torch.cat([s.positive_boxes for s in samples])
+            truth = keypoint_targets(samples, targets, self.keypoint_head.num_keypoints)
+            losses["loss_keypoint"] = self.keypoint_head.loss(logits, boxes, truth)
+        return losses
+
+    def sample(
+        self, proposals: Sequence[Tensor], targets: Sequence[Targets], generator: torch.Generator | None
+    ) -> list[RoISample]:
+        """The RoIs of every image to train on."""
         c = self.config
-        samples = [
+        return [
             sample_rois(
                 boxes,
                 target,
@@ -143,25 +202,40 @@ class RoIHeads(nn.Module):
                 high=c.positive_iou,
                 count=c.samples,
                 positive_fraction=c.positive_fraction,
+                floor=c.background_iou,
                 generator=generator,
             )
             for boxes, target in zip(proposals, targets, strict=True)
         ]
-        losses = self._box_losses(features, samples, targets)
-        if self.mask_head is not None:
-            losses["loss_mask"] = self._mask_loss(features, samples, targets, self.mask_head)
-        return losses
+
+    def _pool(self, pooler: Pooler | None, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        assert pooler is not None
+        pooled: Tensor = pooler(features, boxes)
+        return pooled if self.trunk is None else self.trunk(pooled)
+
+    def _positive_features(
+        self,
+        pooler: Pooler | None,
+        features: Mapping[str, Tensor],
+        samples: Sequence[RoISample],
+        pooled: Tensor,
+    ) -> Tensor:
+        """What a head other than the box head reads in training; ``pooled`` is what the box head read.
+
+        Without a positive RoI it runs on none: the loss is 0, all parameters stay in the graph.
+        """
+        if self.trunk is not None:
+            return pooled[positive_rows(samples)]
+        return self._pool(pooler, features, [s.positive_boxes for s in samples])
 
     def _box_losses(
         self, features: Mapping[str, Tensor], samples: Sequence[RoISample], targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
-        logits, deltas = self.box_head(self.box_pooler(features, [s.boxes for s in samples]))
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The box head's losses, and the pooled features that it read."""
+        pooled = self._pool(self.box_pooler, features, [s.boxes for s in samples])
+        logits, deltas = self.box_head(pooled)
         labels = torch.cat([s.labels for s in samples])
-        rows, start = [], 0
-        for sample in samples:
-            rows.append(torch.arange(start, start + sample.num_positive, device=labels.device))
-            start += len(sample.boxes)
-        positive = torch.cat(rows)
+        positive = positive_rows(samples)
         own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
         boxes = torch.cat([s.positive_boxes for s in samples])
         truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
@@ -169,21 +243,7 @@ class RoIHeads(nn.Module):
         return {
             "loss_box_cls": class_loss(logits, labels),
             "loss_box_reg": box_loss(own, wanted, self.config.beta, len(labels)),
-        }
-
-    def _mask_loss(
-        self,
-        features: Mapping[str, Tensor],
-        samples: Sequence[RoISample],
-        targets: Sequence[Targets],
-        head: MaskHead,
-    ) -> Tensor:
-        assert self.mask_pooler is not None
-        # Without a positive RoI the head runs on none: the loss is 0, all parameters stay in the graph.
-        logits = head(self.mask_pooler(features, [s.positive_boxes for s in samples]))
-        labels = torch.cat([s.positive_labels for s in samples])
-        wanted = mask_targets(samples, targets, head.mask_size, self.mask_target)
-        return head.loss(logits, labels, wanted)
+        }, pooled
 
     @torch.no_grad()
     def predict(
@@ -192,11 +252,34 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detections of every image, with mask probabilities of the predicted class; network frame."""
+        """Detections of every image, with what the heads add (mask probabilities of the predicted class,
+        keypoints); network frame.
+        """
+        detections = self._detect(features, proposals, image_sizes)
+        counts = [len(d) for d in detections]
+        boxes = [d.boxes for d in detections]
+        if self.mask_head is not None:
+            logits = self.mask_head(self._pool(self.mask_pooler, features, boxes))
+            labels = torch.cat([d.labels for d in detections])
+            masks = self.mask_head.probabilities(logits, labels).split(counts)
+            detections = [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]
+        if self.keypoint_head is not None:
+            logits = self.keypoint_head(self._pool(self.keypoint_pooler, features, boxes))
+            points = self.keypoint_head.decode(logits, torch.cat(boxes)).split(counts)
+            detections = [replace(d, keypoints=p) for d, p in zip(detections, points, strict=True)]
+        return detections
+
+    def _detect(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Detections]:
+        """Classes and boxes of every image."""
         c = self.config
         counts = [len(p) for p in proposals]
-        logits, deltas = self.box_head(self.box_pooler(features, proposals))
-        detections = [
+        logits, deltas = self.box_head(self._pool(self.box_pooler, features, proposals))
+        return [
             select_detections(
                 *parts,
                 weights=c.box_weights,
@@ -207,9 +290,3 @@ class RoIHeads(nn.Module):
             )
             for parts in zip(logits.split(counts), deltas.split(counts), proposals, image_sizes, strict=True)
         ]
-        if self.mask_head is None or self.mask_pooler is None:
-            return detections
-        mask_logits = self.mask_head(self.mask_pooler(features, [d.boxes for d in detections]))
-        labels = torch.cat([d.labels for d in detections])
-        masks = self.mask_head.probabilities(mask_logits, labels).split([len(d) for d in detections])
-        return [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]

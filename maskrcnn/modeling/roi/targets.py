@@ -57,6 +57,7 @@ def sample_rois(
     high: float,
     count: int,
     positive_fraction: float,
+    floor: float = 0.0,
     generator: torch.Generator | None,
 ) -> RoISample:
     """Join the ground truth to an image's proposals, match, and sample.
@@ -65,14 +66,46 @@ def sample_rois(
         proposals: [P', 4] xyxy, network frame.
         low, high: IoU below which a RoI is background, from which it is foreground.
         count, positive_fraction: RoIs to sample, and how many of them at most foreground.
+        floor: RoIs of an IoU below it are never sampled.
     """
     truth = targets.boxes.to(proposals.dtype)
     boxes = torch.cat((proposals, truth))
-    index, matched = match_boxes(truth, boxes, low, high, low_quality=False)
+    index, matched = match_boxes(truth, boxes, low, high, low_quality=False, floor=floor)
     positive, negative = sampler(matched, count, positive_fraction, generator)
     labels = torch.full((positive.shape[0] + negative.shape[0],), num_classes, device=boxes.device)
     labels[: positive.shape[0]] = targets.labels[index[positive]]
     return RoISample(boxes[torch.cat((positive, negative))], labels, index[positive])
+
+
+def positive_rows(samples: Sequence[RoISample]) -> Tensor:
+    """int64 [P of all images]: where the positive RoIs stand among all sampled ones, image after image."""
+    rows, start = [], 0
+    for sample in samples:
+        rows.append(torch.arange(start, start + sample.num_positive, device=sample.boxes.device))
+        start += len(sample.boxes)
+    return torch.cat(rows)
+
+
+def keypoint_targets(samples: Sequence[RoISample], targets: Sequence[Targets], num_keypoints: int) -> Tensor:
+    """The ground-truth keypoints of every positive RoI.
+
+    Returns:
+        float32 [P of all images, J, 3]: x, y in the network frame, visibility (0 = not labelled).
+
+    Raises:
+        ValueError: a target carries no keypoints though it has instances, or another number of them.
+    """
+    rows = []
+    for sample, target in zip(samples, targets, strict=True):
+        if sample.num_positive == 0:
+            continue
+        if target.keypoints is None or target.keypoints.shape[1] != num_keypoints:
+            have = "none" if target.keypoints is None else str(target.keypoints.shape[1])
+            raise ValueError(
+                f"model.keypoint_head wants {num_keypoints} keypoints an instance, the data have {have}"
+            )
+        rows.append(target.keypoints[sample.truth])
+    return torch.cat(rows) if rows else torch.zeros(0, num_keypoints, 3, device=samples[0].boxes.device)
 
 
 @torch.no_grad()
