@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.registries import BOX_HEADS, BoxHead
 
 
@@ -34,8 +36,23 @@ class BoxPredictor(nn.Module):
         return self.logits(x), self.deltas(x)
 
 
+def xavier(layers: Iterable[nn.Linear]) -> None:
+    """Initialise fully connected layers as Detectron does: Caffe2's "Xavier", biases 0."""
+    for layer in layers:
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+
+
 class TwoFCBoxHead(BoxHead):
-    """Two fully connected layers with ReLU (Lin et al. 2017, section 4.2), then the predictor."""
+    """Two fully connected layers with ReLU (Lin et al. 2017, section 4.2), then the predictor.
+
+    Args:
+        channels: of the pooled features.  num_classes: K.
+        hidden: width of both layers.  pool_size: side of the pooled features.
+        dropout: part of each layer's outputs that training sets to 0, drawn from torch's global generator,
+            which the trainer seeds anew for every step.
+        class_agnostic: one set of deltas for all classes.
+    """
 
     def __init__(
         self,
@@ -44,20 +61,23 @@ class TwoFCBoxHead(BoxHead):
         *,
         hidden: int = 1024,
         pool_size: int = 7,
+        dropout: float = 0.0,
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
         self.pool_size = pool_size
+        self.dropout = dropout
         self.fc1 = nn.Linear(channels * pool_size**2, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_uniform_(layer.weight, a=1)  # Caffe2's "Xavier", as Detectron
-            nn.init.zeros_(layer.bias)
+        xavier((self.fc1, self.fc2))
         self.predictor = BoxPredictor(hidden, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu_(self.fc1(pooled.flatten(1)))
-        x = F.relu_(self.fc2(x))
+        x = pooled.flatten(1)
+        for layer in (self.fc1, self.fc2):
+            x = F.relu_(layer(x))
+            if self.dropout > 0:
+                x = F.dropout(x, self.dropout, self.training)
         out: tuple[Tensor, Tensor] = self.predictor(x)
         return out
 
@@ -71,20 +91,190 @@ class TwoFCBoxHeadConfig:
     hidden: int = 1024
     #: Side of the pooled features (ibid.: 7).
     pool_size: int = 7
+    #: Part of both layers' outputs that training drops, 0 to below 1; none in the FPN models.
+    dropout: float = 0.0
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> TwoFCBoxHead:
         """
         Raises:
-            ConfigError: a size is below 1.
+            ConfigError: a value is out of range.
         """
         if min(self.hidden, self.pool_size) < 1:
             raise ConfigError("model.box_head: hidden and pool_size must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.box_head.dropout is {self.dropout}; it must be from 0 to below 1")
         return TwoFCBoxHead(
             channels,
             num_classes,
             hidden=self.hidden,
             pool_size=self.pool_size,
+            dropout=self.dropout,
             class_agnostic=self.class_agnostic,
+        )
+
+
+@BOX_HEADS.register("vgg_fc")
+@dataclass(frozen=True, kw_only=True)
+class VGGBoxHeadConfig:
+    """VGG-16's own fc6 and fc7 with dropout (Girshick 2015, section 2.2), as ``fc1`` and ``fc2``."""
+
+    #: Width of both layers (Simonyan & Zisserman 2014, table 1: 4096); smaller ones are for tests.
+    hidden: int = 4096
+    #: Side of the pooled features (Girshick 2015, section 2.2: 7).
+    pool_size: int = 7
+    #: Part of both layers' outputs that training drops, 0 to below 1 (0.5 in VGG and in Fast R-CNN).
+    dropout: float = 0.5
+    #: One set of box deltas for all classes instead of one a class.
+    class_agnostic: bool = False
+
+    def build(self, channels: int, num_classes: int) -> TwoFCBoxHead:
+        """
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        return TwoFCBoxHeadConfig(
+            hidden=self.hidden,
+            pool_size=self.pool_size,
+            dropout=self.dropout,
+            class_agnostic=self.class_agnostic,
+        ).build(channels, num_classes)
+
+
+class ConvFCBoxHead(BoxHead):
+    """3x3 convolutions, then fully connected layers, all with ReLU (Wu & He 2018, section 4.2: 4 and 1).
+
+    Args:
+        channels: of the pooled features.  num_classes: K.
+        convs, width: how many 3x3 convolutions, and their channels.
+        fcs, hidden: how many fully connected layers, and their width.
+        pool_size: side of the pooled features.
+        norm: normalisation between each convolution and its ReLU; the convolution then has no bias.
+        class_agnostic: one set of deltas for all classes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        convs: int = 4,
+        width: int = 256,
+        fcs: int = 1,
+        hidden: int = 1024,
+        pool_size: int = 7,
+        norm: NormName | None = None,
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pool_size = pool_size
+        self.convs = nn.Sequential(
+            *(ConvNorm(width if i else channels, width, 3, norm=norm, relu=True) for i in range(convs))
+        )
+        for module in self.convs.modules():
+            if isinstance(module, nn.Conv2d):
+                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        features = (width if convs else channels) * pool_size**2
+        layers = [nn.Linear(hidden if i else features, hidden) for i in range(fcs)]
+        xavier(layers)
+        self.fcs = nn.ModuleList(layers)
+        self.predictor = BoxPredictor(hidden if fcs else features, num_classes, class_agnostic=class_agnostic)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.convs(pooled).flatten(1)
+        for layer in self.fcs:
+            x = F.relu_(layer(x))
+        out: tuple[Tensor, Tensor] = self.predictor(x)
+        return out
+
+
+@BOX_HEADS.register("conv_fc")
+@dataclass(frozen=True, kw_only=True)
+class ConvFCBoxHeadConfig:
+    """Four convolutions and a fully connected layer; the head of the GN and from-scratch models.
+
+    With ``norm: gn`` it is Detectron2's, with ``norm: bn`` that of torchvision's v2 models.
+    """
+
+    #: 3x3 convolutions (Wu & He 2018, section 4.2: 4).
+    convs: int = 4
+    #: Their channels (Detectron2, torchvision: 256).
+    width: int = 256
+    #: Fully connected layers after them (Wu & He 2018, section 4.2: 1).
+    fcs: int = 1
+    #: Their width (Detectron2, torchvision: 1024).
+    hidden: int = 1024
+    #: Side of the pooled features.
+    pool_size: int = 7
+    #: Normalisation after the convolutions.
+    norm: NormName | None = None
+    #: One set of box deltas for all classes instead of one a class.
+    class_agnostic: bool = False
+
+    def build(self, channels: int, num_classes: int) -> ConvFCBoxHead:
+        """
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        if min(self.convs, self.fcs) < 0 or min(self.width, self.hidden, self.pool_size) < 1:
+            raise ConfigError(
+                "model.box_head: convs and fcs must be at least 0, width, hidden and pool_size at least 1"
+            )
+        return ConvFCBoxHead(
+            channels,
+            num_classes,
+            convs=self.convs,
+            width=self.width,
+            fcs=self.fcs,
+            hidden=self.hidden,
+            pool_size=self.pool_size,
+            norm=self.norm,
+            class_agnostic=self.class_agnostic,
+        )
+
+
+class LinearBoxHead(BoxHead):
+    """The mean over the RoI's cells, then the predictor: all that follows res5 (He et al. 2015, section 4.3).
+
+    Args:
+        channels: of the pooled features.  num_classes: K.
+        pool_size: side of the pooled features; no weight depends on it.
+        class_agnostic: one set of deltas for all classes.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, pool_size: int = 7, class_agnostic: bool = False
+    ) -> None:
+        super().__init__()
+        self.pool_size = pool_size
+        self.predictor = BoxPredictor(channels, num_classes, class_agnostic=class_agnostic)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = self.predictor(pooled.mean(dim=(2, 3)))
+        return out
+
+
+@BOX_HEADS.register("linear")
+@dataclass(frozen=True, kw_only=True)
+class LinearBoxHeadConfig:
+    """Global average pooling and the two output layers; the head of the C4 models, after ``roi_trunk``."""
+
+    #: Side of the features that it averages.
+    pool_size: int = 7
+    #: One set of box deltas for all classes instead of one a class.
+    class_agnostic: bool = False
+
+    def build(self, channels: int, num_classes: int) -> LinearBoxHead:
+        """
+        Raises:
+            ConfigError: ``pool_size`` is below 1.
+        """
+        if self.pool_size < 1:
+            raise ConfigError(f"model.box_head.pool_size is {self.pool_size}; it must be at least 1")
+        return LinearBoxHead(
+            channels, num_classes, pool_size=self.pool_size, class_agnostic=self.class_agnostic
         )

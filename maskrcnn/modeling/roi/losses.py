@@ -47,6 +47,22 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
+def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tensor:
+    """Mean multinomial cross-entropy over all pixels of the positive RoIs: the classes compete.
+
+    The rival of :func:`mask_loss` in He et al. 2017, table 2b.  A pixel inside the object has the RoI's
+    class, one outside is background; a soft target in between shares the pixel among the two.
+
+    Args:
+        own, background: [P, M, M], logarithms of the softmax of the RoI's own class and of the background.
+        targets: [P, M, M] in [0, 1].
+    """
+    if targets.numel() == 0:
+        return (own + background).sum() * 0
+    targets = targets.to(own.dtype)
+    return -(targets * own + (1 - targets) * background).mean()
+
+
 def wide(x: Tensor) -> Tensor:
     """float32 of a half-precision tensor; losses are summed in at least that."""
     return x if x.dtype.itemsize >= 4 else x.float()

@@ -1,8 +1,9 @@
-"""Mask heads (He et al. 2017, section 3 and figure 4)."""
+"""Mask heads of convolutions (He et al. 2017, section 3 and figure 4), and what every mask head shares."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,18 +12,50 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.registries import MASK_HEADS, MaskHead
 from maskrcnn.modeling.roi.decode import own_class
-from maskrcnn.modeling.roi.losses import mask_loss, wide
+from maskrcnn.modeling.roi.losses import mask_loss, softmax_mask_loss, wide
+
+MaskLoss = Literal["sigmoid", "softmax"]
 
 
-class FCNMaskHead(MaskHead):
-    """3x3 convolutions, a 2x2 deconvolution of stride 2, a 1x1 convolution: one sigmoid mask a class.
+class PixelMaskHead(MaskHead):
+    """A mask head with a logit a class and pixel, and one of the two losses of He et al. 2017, table 2b.
+
+    sigmoid: a binary mask a class (K channels, or 1); only the RoI's own is trained, the classes do not
+    compete.  softmax: one label a pixel out of the classes and the background (K + 1 channels, or 2; the
+    background last).  In both the mask is where the probability of the RoI's own class is >= 0.5.
+
+    Args:
+        num_classes: K.  loss: see above.  class_agnostic: one foreground for all classes.
+    """
+
+    def __init__(self, num_classes: int, loss: MaskLoss, class_agnostic: bool) -> None:
+        super().__init__()
+        self.softmax = loss == "softmax"
+        self.out_channels = (1 if class_agnostic else num_classes) + self.softmax
+
+    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """Scalar: logits [P, out_channels, M, M], labels int64 [P], targets [P, M, M] in [0, 1]."""
+        if not self.softmax:
+            return mask_loss(own_class(logits, labels), targets)
+        log_p = wide(logits).log_softmax(dim=1)
+        return softmax_mask_loss(own_class(log_p[:, :-1], labels), log_p[:, -1], targets)
+
+    def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[D, M, M] in [0, 1]: logits [D, out_channels, M, M], labels int64 [D]."""
+        if not self.softmax:
+            return wide(own_class(logits, labels)).sigmoid()
+        return own_class(wide(logits).softmax(dim=1)[:, :-1], labels)
+
+
+class FCNMaskHead(PixelMaskHead):
+    """3x3 convolutions, a 2x2 deconvolution of stride 2, a 1x1 convolution.
 
     Args:
         channels: of the pooled features.  num_classes: K.
         convs: how many 3x3 convolutions.  width: channels of all hidden layers.
         pool_size: side of the pooled features; the masks are twice as large.
         norm: normalisation after the 3x3 convolutions, or None.
-        class_agnostic: one mask for all classes.
+        loss, class_agnostic: see :class:`PixelMaskHead`.
     """
 
     def __init__(
@@ -34,16 +67,17 @@ class FCNMaskHead(MaskHead):
         width: int = 256,
         pool_size: int = 14,
         norm: NormName | None = None,
+        loss: MaskLoss = "sigmoid",
         class_agnostic: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, loss, class_agnostic)
         self.pool_size = pool_size
         self.mask_size = 2 * pool_size
         self.convs = nn.Sequential(
             *(ConvNorm(channels if i == 0 else width, width, 3, norm=norm, relu=True) for i in range(convs))
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
-        self.logits = nn.Conv2d(width, 1 if class_agnostic else num_classes, 1)
+        self.logits = nn.Conv2d(width, self.out_channels, 1)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
@@ -57,19 +91,16 @@ class FCNMaskHead(MaskHead):
         logits: Tensor = self.logits(x)
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        return mask_loss(own_class(logits, labels), targets)
-
-    def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return wide(own_class(logits, labels)).sigmoid()
-
 
 @MASK_HEADS.register("fcn")
 @dataclass(frozen=True, kw_only=True)
 class FCNMaskHeadConfig:
-    """Four convolutions and a deconvolution, 14x14 to 28x28 (He et al. 2017, figure 4 right)."""
+    """Four convolutions and a deconvolution, 14x14 to 28x28 (He et al. 2017, figure 4 right).
 
-    #: 3x3 convolutions.
+    ``convs: 0, pool_size: 7`` after ``roi_trunk`` is the C4 form, 7x7 to 14x14 (ibid., left).
+    """
+
+    #: 3x3 convolutions; 0 in the C4 form.
     convs: int = 4
     #: Channels of all hidden layers.
     width: int = 256
@@ -77,6 +108,8 @@ class FCNMaskHeadConfig:
     pool_size: int = 14
     #: Normalisation after the 3x3 convolutions; none in the paper, gn in the GN recipes.
     norm: NormName | None = None
+    #: sigmoid = a mask a class, which do not compete; softmax = one label a pixel (He et al. 2017, table 2b).
+    loss: MaskLoss = "sigmoid"
     #: One mask for all classes instead of one a class (He et al. 2017, section 4.2).
     class_agnostic: bool = False
 
@@ -94,5 +127,6 @@ class FCNMaskHeadConfig:
             width=self.width,
             pool_size=self.pool_size,
             norm=self.norm,
+            loss=self.loss,
             class_agnostic=self.class_agnostic,
         )

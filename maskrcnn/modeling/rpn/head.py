@@ -9,21 +9,28 @@ from torch import Tensor, nn
 
 
 class RPNHead(nn.Module):
-    """A 3x3 convolution with ReLU, then two 1x1 convolutions: objectness and deltas.
+    """3x3 convolutions with ReLU, then two 1x1 convolutions: objectness and deltas.
+
+    The first 3x3 convolution is ``conv``, further ones are ``more.0``, ``more.1`` ...
 
     Args:
         channels: channels of every level.
         anchors: A, anchors a cell.
+        convs: 3x3 convolutions (Ren et al. 2015: 1; Li et al. 2021, "Benchmarking Detection Transfer
+            Learning with Vision Transformers", and so torchvision's v2 models: 2).
+        width: channels of the 3x3 convolutions; None = ``channels``.
     """
 
-    def __init__(self, channels: int, anchors: int) -> None:
+    def __init__(self, channels: int, anchors: int, *, convs: int = 1, width: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.objectness = nn.Conv2d(channels, anchors, 1)
-        self.deltas = nn.Conv2d(channels, anchors * 4, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        width = channels if width is None else width
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.more = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(convs - 1))
+        self.objectness = nn.Conv2d(width, anchors, 1)
+        self.deltas = nn.Conv2d(width, anchors * 4, 1)
+        for layer in (self.conv, *self.more, self.objectness, self.deltas):
+            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
             nn.init.normal_(layer.weight, std=0.01)  # Ren et al. 2015, section 3.1.3
-            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -35,6 +42,8 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         for feature in features:
             hidden = F.relu_(self.conv(feature))
+            for conv in self.more:
+                hidden = F.relu_(conv(hidden))
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(feature.shape[0], -1, 4))
         return logits, deltas

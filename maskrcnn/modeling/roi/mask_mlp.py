@@ -1,0 +1,95 @@
+"""The fully connected mask head that He et al. 2017 compare the convolutional one with (table 2e)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.registries import MASK_HEADS
+from maskrcnn.modeling.roi.box_head import xavier
+from maskrcnn.modeling.roi.mask_head import MaskLoss, PixelMaskHead
+
+
+class MLPMaskHead(PixelMaskHead):
+    """Fully connected layers with ReLU, then one that gives every pixel of every mask.
+
+    Args:
+        channels: of the pooled features.  num_classes: K.
+        fcs, hidden: how many hidden layers, and their width.
+        pool_size: side of the pooled features.  mask_size: side of the masks.
+        loss, class_agnostic: see :class:`PixelMaskHead`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        fcs: int = 2,
+        hidden: int = 1024,
+        pool_size: int = 14,
+        mask_size: int = 28,
+        loss: MaskLoss = "sigmoid",
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__(num_classes, loss, class_agnostic)
+        self.pool_size = pool_size
+        self.mask_size = mask_size
+        layers = [nn.Linear(hidden if i else channels * pool_size**2, hidden) for i in range(fcs)]
+        xavier(layers)
+        self.fcs = nn.ModuleList(layers)
+        self.logits = nn.Linear(hidden, self.out_channels * mask_size**2)
+        nn.init.normal_(self.logits.weight, std=0.001)  # as in the convolutional head
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        x = pooled.flatten(1)
+        for layer in self.fcs:
+            x = F.relu_(layer(x))
+        logits: Tensor = self.logits(x)
+        return logits.view(len(pooled), self.out_channels, self.mask_size, self.mask_size)
+
+
+@MASK_HEADS.register("mlp")
+@dataclass(frozen=True, kw_only=True)
+class MLPMaskHeadConfig:
+    """The fully connected head of He et al. 2017, table 2e: 1024-1024-80x28x28, or one layer more.
+
+    The table lists the widths that the layers give (as its "256-256-256-256-256-80" lists the four
+    convolutions, the deconvolution and the output of the FCN); what enters is not said, and is here what
+    enters the FCN, so that the heads alone differ: 14x14 RoI features.
+    """
+
+    #: Hidden layers (He et al. 2017, table 2e: 2 and 3).
+    fcs: int = 2
+    #: Their width (ibid.: 1024).
+    hidden: int = 1024
+    #: Side of the pooled features (14, that of the FCN).
+    pool_size: int = 14
+    #: Side of the masks (He et al. 2017, table 2e: 28).
+    mask_size: int = 28
+    #: sigmoid = a mask a class, which do not compete; softmax = one label a pixel (He et al. 2017, table 2b).
+    loss: MaskLoss = "sigmoid"
+    #: One mask for all classes instead of one a class (He et al. 2017, section 4.2).
+    class_agnostic: bool = False
+
+    def build(self, channels: int, num_classes: int) -> MLPMaskHead:
+        """
+        Raises:
+            ConfigError: a size is below 1.
+        """
+        if min(self.fcs, self.hidden, self.pool_size, self.mask_size) < 1:
+            raise ConfigError("model.mask_head: fcs, hidden, pool_size and mask_size must be at least 1")
+        return MLPMaskHead(
+            channels,
+            num_classes,
+            fcs=self.fcs,
+            hidden=self.hidden,
+            pool_size=self.pool_size,
+            mask_size=self.mask_size,
+            loss=self.loss,
+            class_agnostic=self.class_agnostic,
+        )
