@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from maskrcnn.config import load, loads
 from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
+from maskrcnn.data.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms import HorizontalFlipConfig, ResizeShortestEdgeConfig
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.precision import PrecisionName
@@ -45,6 +46,9 @@ class DataConfig:
     eval_transforms: tuple[Annotated[TransformConfig, TRANSFORMS], ...] = (
         ResizeShortestEdgeConfig(min_sizes=(800,), max_size=1333),
     )
+    #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
+    #: Default null.
+    copy_paste: CopyPasteConfig | None = None
     #: Faulty files and annotations: raise, or skip and count; null: each data set's own choice, by default
     #: skip faulty annotations and raise for unreadable files.  Default null.
     on_error: Literal["raise", "skip"] | None = None

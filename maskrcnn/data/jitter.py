@@ -1,4 +1,4 @@
-"""Large-scale jitter (Ghiasi et al. 2021, "Simple Copy-Paste", section 3): scale, crop, and pad to one size."""
+"""Large-scale jitter (Ghiasi et al. 2021, "Simple Copy-Paste", section 3): scale, crop, pad to one size."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LargeScaleJitterConfig:
     min_scale: float = 0.1
     #: Largest factor (ibid.: 2.0; their standard jitter: 1.25).
     max_scale: float = 2.0
-    #: R, G, B of the padding; by default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
+    #: R, G, B of the padding; default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
     pad_value: tuple[int, int, int] = MEAN_PIXEL
     #: linear, or area when shrinking.
     interpolation: Interpolation = "linear"

@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from maskrcnn.data.copy_paste import CopyPasteConfig
 from maskrcnn.data.geometry import apply_transforms
-from maskrcnn.data.registries import Dataset, Transform
+from maskrcnn.data.registries import Dataset, RawSample, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import Batch, Sample, collate
@@ -38,8 +39,16 @@ class _Loaded:
 class _Images(TorchDataset[_Loaded]):
     """Loads whole batches in a worker.  Fetched by a list of draws, so that one item is one batch."""
 
-    def __init__(self, dataset: Dataset, transforms: Sequence[Transform], seed: int, replace: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        transforms: Sequence[Transform],
+        seed: int,
+        replace: bool,
+        copy_paste: CopyPasteConfig | None = None,
+    ) -> None:
         self.dataset, self.transforms, self.seed, self.replace = dataset, tuple(transforms), seed, replace
+        self.copy_paste = copy_paste
 
     def __getitem__(self, draws: Any) -> _Loaded:
         samples: list[Sample] = []
@@ -54,21 +63,35 @@ class _Images(TorchDataset[_Loaded]):
         return _Loaded(collate(samples), tuple(passed_over))
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
-        """One image, transformed; in training the next readable one takes an unreadable one's place."""
+        """One image, transformed, and pasted onto where that is asked for."""
+        raw = self._load(draw.image, passed_over)
+        if raw is None:
+            return None
+        place = [self.seed, draw.epoch, draw.position]
+        sample = apply_transforms(self.transforms, raw, np.random.Generator(np.random.PCG64(place)))
+        if self.copy_paste is not None:
+            # A generator of its own: with and without pasting, the image itself is the same.
+            rng = np.random.Generator(np.random.PCG64([*place, 1]))
+            partner = self.copy_paste.partner(len(self.dataset), rng)
+            other = None if partner is None else self._load(partner, passed_over)
+            if other is not None:
+                other = apply_transforms(self.transforms, other, rng)
+                sample = self.copy_paste.paste(sample, other, rng)
+        return sample.to_sample()
+
+    def _load(self, image: int, passed_over: list[tuple[int, str]]) -> RawSample | None:
+        """An image; in training the next readable one takes an unreadable one's place."""
         count = len(self.dataset)
         for offset in range(min(count, MAX_REPLACEMENTS)):
-            index = (draw.image + offset) % count
+            index = (image + offset) % count
             try:
-                raw = self.dataset.load(index)
+                return self.dataset.load(index)
             except DataError as error:
                 if self.dataset.on_error != "skip":
                     raise
                 passed_over.append((int(self.dataset.image_ids[index]), str(error)))
                 if not self.replace:
                     return None
-                continue
-            rng = np.random.Generator(np.random.PCG64([self.seed, draw.epoch, draw.position]))
-            return apply_transforms(self.transforms, raw, rng).to_sample()
         raise DataError(f"{len(passed_over)} images in a row cannot be read; the last: {passed_over[-1][1]}")
 
 
@@ -104,6 +127,7 @@ class BatchLoader:
         replace: bool,
         workers: int,
         pin_memory: bool,
+        copy_paste: CopyPasteConfig | None = None,
     ) -> None:
         self.dataset = dataset
         self._batches = batches
@@ -112,7 +136,7 @@ class BatchLoader:
             # A forked worker shares the data set's arrays; any other start copies them.
             options["multiprocessing_context"] = "fork"
         self._loader: DataLoader[Any] = DataLoader(
-            _Images(dataset, transforms, seed, replace),
+            _Images(dataset, transforms, seed, replace, copy_paste),
             sampler=batches,  # an item is a batch, its key a list of draws
             batch_size=None,
             collate_fn=_as_is,
@@ -149,6 +173,7 @@ def train_loader(
     workers: int = 0,
     pin_memory: bool = False,
     group: bool = True,
+    copy_paste: CopyPasteConfig | None = None,
 ) -> BatchLoader:
     """The training batches of one rank, ``accumulate`` for each optimizer step.
 
@@ -158,6 +183,7 @@ def train_loader(
     images_per_rank: images of one micro-step on one rank.
     start_step, total_steps: optimizer steps [start_step, total_steps) are made.
     group: keep wide and tall images in batches of their own.
+    copy_paste: paste objects of a second image, drawn from the whole data set, onto each image.
 
     Raises (while iterating):
         DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then the next
@@ -172,7 +198,14 @@ def train_loader(
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
     return BatchLoader(
-        dataset, transforms, batches, seed=seed, replace=True, workers=workers, pin_memory=pin_memory
+        dataset,
+        transforms,
+        batches,
+        seed=seed,
+        replace=True,
+        workers=workers,
+        pin_memory=pin_memory,
+        copy_paste=copy_paste,
     )
 
 
@@ -185,14 +218,17 @@ def eval_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
+    limit: int | None = None,
 ) -> BatchLoader:
     """All images once over all ranks, in the data set's order: rank r takes images r, r + world size, ...
+
+    limit: only the first so many images.
 
     Raises (while iterating):
         DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then it is left
             out, counted and logged.
     """
-    mine = [Draw(0, i, i) for i in range(rank, len(dataset), world_size)]
+    mine = [Draw(0, i, i) for i in range(rank, min(len(dataset), limit or len(dataset)), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     return BatchLoader(
         dataset, transforms, batches, seed=0, replace=False, workers=workers, pin_memory=pin_memory

@@ -219,6 +219,7 @@ class _Run:
             world_size=ranks.size,
             workers=setup.worker_count(recipe, ranks),
             pin_memory=ranks.device.type == "cuda",
+            copy_paste=recipe.data.copy_paste,
         )
         try:
             self.trainer.fit(batches)

@@ -266,6 +266,21 @@ class InstanceMasks:
                 out[i] += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
         return torch.from_numpy(out.astype(np.float32))
 
+    def tile(self, index: int) -> tuple[Bitmap, int, int]:
+        """Instance ``index`` as a 0/1 bitmap of frame pixels around its box, with its corner (x0, y0)."""
+        return self._tile(index, self.height, self.width)
+
+    def replace(self, index: Sequence[int], rles: Sequence[RLE]) -> InstanceMasks:
+        """The same masks, those at ``index`` taken from ``rles``, codes of the current frame."""
+        n = len(rles)
+        none = np.zeros(0, dtype=np.int64)
+        new = InstanceMasks.from_packed(
+            self.height, self.width, np.zeros((0, 2)), none, np.zeros(n, dtype=np.int64), rles
+        )
+        order = np.arange(len(self))
+        order[np.asarray(index, dtype=np.int64)] = len(self) + np.arange(n)
+        return InstanceMasks.cat([self, new]).select(order.tolist())
+
     def to_bitmaps(self, height: int | None = None, width: int | None = None) -> Tensor:
         """Full bitmaps: uint8 0/1 [G, height, width], the frame's size by default.  For small uses."""
         h, w = self.height if height is None else height, self.width if width is None else width
@@ -285,10 +300,7 @@ class InstanceMasks:
             elif np.array_equal(self._affines[i], _IDENTITY) and entry["size"] == [h, w]:
                 found.append(entry)
             else:
-                full = np.zeros((h, w), dtype=np.uint8, order="F")
-                tile, x0, y0 = self._tile(i, h, w)
-                full[y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] = tile
-                found.append(rle.encode(full))
+                found.append(rle.encode_crop(*self._tile(i, h, w), h, w))
         return found
 
     def crop_and_resize(

@@ -127,6 +127,26 @@ def encode(bitmap: npt.NDArray[np.uint8]) -> RLE:
     return code
 
 
+def encode_crop(bitmap: npt.NDArray[np.uint8], x0: int, y0: int, height: int, width: int) -> RLE:
+    """The code of an image of ``height`` x ``width`` that is 0 but for a 0/1 ``bitmap`` at (x0, y0).
+
+    The inverse of :func:`decode_crop`; only the bitmap's own pixels are ever looked at.
+    """
+    rows, columns = bitmap.shape
+    padded = np.zeros((columns, rows + 2), dtype=np.int8)
+    padded[:, 1:-1] = bitmap.T
+    column, row = np.nonzero(np.diff(padded, axis=1))  # starts and ends of runs, in turn
+    places = (x0 + column) * height + y0 + row
+    # A run down to the lower edge goes on at the top of the next column.
+    joined = np.flatnonzero(places[1:-1:2] == places[2::2])
+    places = np.delete(places, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    lengths = np.diff(places, prepend=0, append=height * width).tolist()
+    # A mask that holds the last pixel has no background behind it.
+    entry = {"size": [height, width], "counts": lengths if lengths[-1] else lengths[:-1]}
+    code: RLE = _coco.frUncompressedRLE([entry], height, width)[0]
+    return code
+
+
 def draw_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> list[RLE]:
     """One code a flat polygon ``[x1, y1, ...]``, drawn as COCO's own tools draw it."""
     # frPyObjects would take a list of 4 numbers for a box; this entry does not.

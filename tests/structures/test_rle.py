@@ -35,6 +35,18 @@ def test_decode_crop_is_the_crop_of_the_whole(seed: int, height: int, width: int
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 12), st.data())
+def test_encode_crop_is_the_code_of_the_whole(
+    seed: int, height: int, width: int, data: st.DataObject
+) -> None:
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    crop = random_bitmap(seed, height, width)[: height - y0, : width - x0]
+    whole = np.zeros((height, width), dtype=np.uint8)
+    whole[y0:, x0:] = crop
+    assert rle.encode_crop(crop, x0, y0, height, width) == rle.encode(whole)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 300), st.integers(1, 300))
 def test_runs_and_area(seed: int, height: int, width: int) -> None:
     bitmap = random_bitmap(seed, height, width)
