@@ -1,0 +1,1 @@
+"""Ablations: a suite of variants over one recipe, their runs, and the report that compares them."""

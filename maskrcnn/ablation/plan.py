@@ -1,0 +1,182 @@
+"""The runs of a suite, where each lives, and whether what is there may be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from maskrcnn.ablation.suite import Suite, Variant, recipe_of
+from maskrcnn.config import dump, fingerprint
+from maskrcnn.data import Dataset
+from maskrcnn.engine.distributed import Ranks
+from maskrcnn.errors import ConfigError, UserError
+from maskrcnn.recipe import NEUTRAL_KEYS, DataConfig, Recipe
+from maskrcnn.run.folder import RunFolder, changed_keys
+from maskrcnn.run.setup import build_data, images_per_pass
+
+#: new: nothing there; partial: to be resumed; done: finished; stale: made by other code or another config.
+State = Literal["new", "partial", "done", "stale"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed."""
+
+    variant: Variant
+    seed: int
+    recipe: Recipe
+    folder: RunFolder
+
+    @property
+    def name(self) -> str:
+        """``RoIAlign, seed 0``."""
+        return f"{self.variant.label}, seed {self.seed}"
+
+    @property
+    def log_file(self) -> Path:
+        """What its process prints."""
+        return self.folder.path / "output.txt"
+
+    def is_finished(self) -> bool:
+        """Whether the figures of its last step are there."""
+        try:
+            figures = json.loads(self.folder.figures.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(figures["step"] == self.recipe.solver.steps and self.folder.results.is_file())
+
+    def codes(self) -> tuple[str, ...]:
+        """Fingerprints of the code that worked on it, each once."""
+        return tuple(dict.fromkeys(str(entry.get("code", "?")) for entry in self.folder.history()))
+
+    def why_stale(self, code: str | None) -> str | None:
+        """Why the folder's content is not this run's; None where it is, or where there is none.
+
+        Args:
+            code: fingerprint of the code that must have made it; None: any, but one alone.
+        """
+        codes = self.codes()
+        if not codes:
+            return None
+        if any(
+            entry.get("config") != fingerprint(self.recipe, NEUTRAL_KEYS) for entry in self.folder.history()
+        ):
+            text = self.folder.config.read_text(encoding="utf-8")
+            changes = changed_keys(self.recipe, text, str(self.folder.config))
+            more = "; ..." if len(changes) > 3 else ""
+            return f"config changed: {'; '.join(changes[:3]) or 'by an earlier resumption'}{more}"
+        if len(codes) > 1:
+            return f"begun with code {codes[0]}, resumed with code {codes[-1]}"
+        if code is not None and codes[0] != code:
+            return f"made with code {codes[0]}, now {code}"
+        return None
+
+    def state(self, code: str) -> State:
+        """What is there, for code of this fingerprint."""
+        if self.why_stale(code):
+            return "stale"
+        if self.is_finished():
+            return "done"
+        return "partial" if self.codes() else "new"
+
+    def prepare(self) -> None:
+        """Make the folder and write the resolved recipe, from which ``train --resume`` starts.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self.folder.config.write_text(dump(self.recipe), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self.folder.path}: cannot be written ({error.strerror}); use --output"
+            ) from None
+
+    def set_aside(self) -> Path:
+        """Rename the folder to ``seed0.stale``, ``seed0.stale-2`` ...; nothing is ever deleted."""
+        number, target = 2, self.folder.path.with_name(f"{self.folder.path.name}.stale")
+        while target.exists():
+            target = target.with_name(f"{self.folder.path.name}.stale-{number}")
+            number += 1
+        self.folder.path.rename(target)
+        return target
+
+
+def plan_runs(
+    suite: Suite,
+    folder: Path,
+    variants: Sequence[Variant],
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+) -> list[Run]:
+    """The runs, by seed and then in the order of the variants, so that every seed gives a whole table.
+
+    Args:
+        folder: the suite's own; runs lie in ``folder/<variant>/seed<k>``.
+        seeds: instead of the suite's.
+        overrides: ``key.path=value`` on every recipe.
+
+    Raises:
+        ConfigError: a variant's recipe is wrong; names the variant.
+    """
+    return [
+        Run(v, seed, recipe_of(suite, v, seed, overrides), RunFolder(folder / v.slug / f"seed{seed}"))
+        for seed in seeds or suite.seeds
+        for v in variants
+    ]
+
+
+def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset:
+    """Build every variant once, on no device, and read its data, before anything is trained.
+
+    Args:
+        processes: a run's, which share its batch.
+
+    Returns:
+        The validation data, which all variants have in common.
+
+    Raises:
+        UserError: and its kinds: whatever would stop a run at its start; the message begins with the variant.
+    """
+    known: list[tuple[DataConfig, Dataset, int]] = []
+    first = runs[0].recipe.data.val
+    for run in {r.variant.label: r for r in reversed(runs)}.values():
+        recipe = run.recipe
+        try:
+            if recipe.data.val is None:
+                raise ConfigError("data.val is not set, so there is nothing to compare on")
+            if recipe.data.val != first:
+                raise ConfigError(f"data.val differs from that of variant {runs[0].variant.label!r}")
+            alone = Ranks(0, 1, 0, torch.device("cpu"))
+            images_per_pass(recipe, Ranks(0, processes, 0, torch.device("cpu")))
+            found = [(val, classes) for data, val, classes in known if data == recipe.data]
+            if not found:
+                data = build_data(recipe, alone, training=True)
+                assert data.val is not None
+                found = [(data.val, len(data.categories))]
+                known.append((recipe.data, *found[0]))
+            with torch.device("meta"):
+                recipe.model.build(found[0][1])
+            _check_metrics(suite, recipe)
+        except UserError as error:
+            raise type(error)(f"variant {run.variant.label!r}: {error}") from None
+    return known[0][1]
+
+
+def _check_metrics(suite: Suite, recipe: Recipe) -> None:
+    cap = recipe.model.roi.max_detections
+    for metric in suite.metrics:
+        kind, _, name = metric.partition("/")
+        _, _, at = name.partition("@")
+        if kind == "segm" and (recipe.model.mask_head is None or kind not in recipe.eval.iou_types):
+            raise ConfigError(f"the suite's metric {metric} needs a mask head and segm in eval.iou_types")
+        if at and int(at) != cap:
+            raise ConfigError(
+                f"the suite's metric {metric} needs model.roi.max_detections {at}, which is {cap}"
+            )

@@ -1,0 +1,70 @@
+"""A 1x1 convolution a level, to give every level the same few channels; nothing flows between levels.
+
+With one level this is the plain network of Fast and Faster R-CNN, cut where the config says: what the RoI
+operators do at a stride shows without a pyramid that sends small objects to a finer level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.registries import NECKS, Neck
+
+
+class Reduce(Neck):
+    """c2..c5 in, p2..p5 out, each through its own 1x1 convolution, normalisation and ReLU.
+
+    Args:
+        channels, strides: of every input level.
+        out_channels: channels of every output.
+        norm: normalisation after the convolution, or None.
+    """
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        strides: dict[str, int],
+        *,
+        out_channels: int = 256,
+        norm: NormName | None = None,
+    ) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleDict(
+            {n: ConvNorm(c, out_channels, 1, norm=norm, relu=True) for n, c in channels.items()}
+        )
+        self.strides = {n.replace("c", "p"): s for n, s in strides.items()}
+        self.channels = dict.fromkeys(self.strides, out_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form), as the backbone.
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """name: [N, C, H, W] for c2..c5 -> name: [N, out_channels, H, W] for p2..p5."""
+        return {name.replace("c", "p"): layer(features[name]) for name, layer in self.lateral.items()}
+
+
+@NECKS.register("reduce")
+@dataclass(frozen=True, kw_only=True)
+class ReduceConfig:
+    """A 1x1 convolution a level; see :class:`Reduce`."""
+
+    #: Channels of every level.
+    out_channels: int = 256
+    #: Normalisation after the convolution, or none.
+    norm: NormName | None = None
+
+    def build(self, channels: dict[str, int], strides: dict[str, int]) -> Reduce:
+        """
+        Raises:
+            ConfigError: ``out_channels`` is below 1.
+        """
+        if self.out_channels < 1:
+            raise ConfigError(f"neck.out_channels is {self.out_channels}; it must be at least 1")
+        return Reduce(channels, strides, out_channels=self.out_channels, norm=self.norm)
