@@ -48,19 +48,20 @@ def box_regression_loss(
     deltas: Tensor,
     reference: Tensor,
     truth: Tensor,
+    normalizer: float,
     *,
     kind: BoxLoss = "smooth_l1",
     beta: float = 0.0,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
-    """The sum over boxes of smooth L1 on the deltas (the coder's space), or of GIoU on the decoded boxes.
-
-    The caller divides by the number of sampled boxes or anchors, whichever the kind, as Detectron2 does.
+    """Smooth L1 of the positives' deltas, or GIoU of their decoded boxes: summed, over ``normalizer``.
 
     Args:
         deltas: [M, 4], predicted.
         reference: [M, 4] xyxy pixels, the anchors or proposals that they move.
         truth: [M, 4] xyxy pixels, where to.
+        normalizer: all sampled boxes, so that positives and negatives weigh the same whatever their mix
+            (Girshick 2015, eq. 1-3); the same for both kinds, as in Detectron2.
         beta: of smooth L1; 0 = L1.  weights: of the box coder.
 
     Returns:
@@ -68,5 +69,7 @@ def box_regression_loss(
     """
     deltas, truth = deltas.to(reference.dtype), truth.to(reference.dtype)
     if kind == "giou":
-        return giou_loss(decode_boxes(deltas, reference, weights), truth).sum()
-    return smooth_l1(deltas, encode_boxes(truth, reference, weights), beta).sum()
+        loss = giou_loss(decode_boxes(deltas, reference, weights), truth)
+    else:
+        loss = smooth_l1(deltas, encode_boxes(truth, reference, weights), beta)
+    return loss.sum() / normalizer

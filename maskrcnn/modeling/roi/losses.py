@@ -1,4 +1,6 @@
-"""The RoI heads' losses.  Pure functions; every one is 0, with a gradient of 0, on empty input.
+"""The RoI heads' losses, but that of the boxes, which is in :mod:`maskrcnn.modeling.losses`.
+
+Pure functions; every one is 0, with a gradient of 0, on empty input.
 
 Legend: R = sampled RoIs of the batch, P = positive ones, K = classes, M = mask side.
 """
@@ -7,8 +9,6 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
-
-from maskrcnn.modeling.losses import smooth_l1
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -20,17 +20,6 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.numel() == 0:
         return logits.sum() * 0
     return F.cross_entropy(wide(logits), labels)
-
-
-def box_loss(deltas: Tensor, targets: Tensor, beta: float, sampled: int) -> Tensor:
-    """Smooth L1 of the positive RoIs' deltas, summed and divided by all sampled RoIs.
-
-    Positive and negative RoIs thus weigh the same whatever their mix (Girshick 2015, eq. 1-3).
-
-    Args:
-        deltas, targets: [P, 4], of each RoI's own class.  beta: 0 = L1.  sampled: R.
-    """
-    return smooth_l1(wide(deltas), targets, beta).sum() / max(sampled, 1)
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.box_coder import Weights, encode_boxes
+from maskrcnn.modeling.box_coder import Weights
+from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
 from maskrcnn.modeling.registries import BoxHead, KeypointHead, MaskHead, RoIOpConfig, RoITrunk
 from maskrcnn.modeling.roi.decode import own_class, select_detections
-from maskrcnn.modeling.roi.losses import box_loss, class_loss
+from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.targets import (
     MaskTarget,
@@ -45,7 +46,9 @@ class RoIHeadsConfig:
     background_iou: float = 0.0
     #: Factors of dx, dy, dw, dh, about 1 / their standard deviations (Girshick's Fast R-CNN release).
     box_weights: Weights = (10.0, 10.0, 5.0, 5.0)
-    #: Width of the box loss's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision.
+    #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
+    box_loss: BoxLoss = "smooth_l1"
+    #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision.
     beta: float = 0.0
     #: Keep detections of a score above this.
     score_threshold: float = 0.05
@@ -239,10 +242,12 @@ class RoIHeads(nn.Module):
         own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
         boxes = torch.cat([s.positive_boxes for s in samples])
         truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        wanted = encode_boxes(truth.to(boxes.dtype), boxes, self.config.box_weights)
+        c = self.config
         return {
             "loss_box_cls": class_loss(logits, labels),
-            "loss_box_reg": box_loss(own, wanted, self.config.beta, len(labels)),
+            "loss_box_reg": box_regression_loss(
+                own, boxes, truth, max(len(labels), 1), kind=c.box_loss, beta=c.beta, weights=c.box_weights
+            ),
         }, pooled
 
     @torch.no_grad()

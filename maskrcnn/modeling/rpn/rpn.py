@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.head import RPNHead
-from maskrcnn.modeling.rpn.losses import box_loss, objectness_loss
+from maskrcnn.modeling.rpn.losses import objectness_loss
 from maskrcnn.modeling.rpn.proposals import RankBy, select_proposals
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
@@ -28,6 +29,10 @@ class RPNConfig:
     levels: tuple[str, ...] = ("p2", "p3", "p4", "p5", "p6")
     #: Anchor shapes.
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    #: 3x3 convolutions of the head (Ren et al. 2015, section 3.1: 1; torchvision's v2 models: 2).
+    convs: int = 1
+    #: Their channels; none = as many as the levels have (Detectron2; the VGG-16 of the paper: 512).
+    width: int | None = None
     #: An anchor is positive from this IoU on (Ren et al. 2015, section 3.1.2).
     positive_iou: float = 0.7
     #: An anchor is negative below this IoU (ibid.).
@@ -36,7 +41,9 @@ class RPNConfig:
     samples: int = 256
     #: At most this part of them positive (ibid.: up to 1:1).
     positive_fraction: float = 0.5
-    #: Width of the box loss's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision and the original.
+    #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
+    box_loss: BoxLoss = "smooth_l1"
+    #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision and the original.
     beta: float = 0.0
     #: Divide the losses by `samples` x images (Detectron2) or by the anchors really sampled (torchvision).
     normalize_by: Literal["capacity", "sampled"] = "capacity"
@@ -71,8 +78,10 @@ class RPNConfig:
                 raise ConfigError(f"model.rpn.{name} is {getattr(self, name)}; it must be from 0 to 1")
         if self.negative_iou > self.positive_iou:
             raise ConfigError("model.rpn.negative_iou must not be greater than model.rpn.positive_iou")
+        if self.convs < 1 or (self.width is not None and self.width < 1):
+            raise ConfigError("model.rpn: convs and width must be at least 1")
         anchors = self.anchors.build([strides[level] for level in self.levels])
-        head = RPNHead(channels[self.levels[0]], anchors.per_cell)
+        head = RPNHead(channels[self.levels[0]], anchors.per_cell, convs=self.convs, width=self.width)
         return RPN(self, anchors, head)
 
 
@@ -121,11 +130,35 @@ class RPN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals of every image ([P, 4] xyxy, network frame), and the losses (empty without targets)."""
+        anchors, logits, deltas = self._outputs(batch, features)
+        proposals, _ = self._select(batch, anchors, logits, deltas, training=targets is not None)
+        if targets is None:
+            return proposals, {}
+        return proposals, self.losses(anchors, logits, deltas, targets, generator)
+
+    def propose(self, batch: ImageBatch, features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As in evaluation: proposals of every image ([P, 4] xyxy, network frame) and their scores [P]."""
+        return self._select(batch, *self._outputs(batch, features), training=False)
+
+    def _outputs(
+        self, batch: ImageBatch, features: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Anchors, logits and deltas a level."""
         levels = [features[level] for level in self.config.levels]
         logits, deltas = self.head(levels)
-        anchors = self.anchors(levels, batch.padded_size, batch.tensor.dtype)
-        training, c = targets is not None, self.config
-        proposals = select_proposals(
+        return self.anchors(levels, batch.padded_size, batch.tensor.dtype), logits, deltas
+
+    def _select(
+        self,
+        batch: ImageBatch,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        *,
+        training: bool,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        c = self.config
+        return select_proposals(
             anchors,
             [level.detach() for level in logits],
             [level.detach() for level in deltas],
@@ -137,9 +170,6 @@ class RPN(nn.Module):
             min_score=c.min_score,
             rank_by=c.rank_by,
         )
-        if targets is None:
-            return proposals, {}
-        return proposals, self.losses(anchors, logits, deltas, targets, generator)
 
     def losses(
         self,
@@ -164,10 +194,17 @@ class RPN(nn.Module):
         all_logits = torch.cat(list(logits), dim=1).flatten()
         all_deltas = torch.cat(list(deltas), dim=1).flatten(0, 1)
         sampled = torch.cat((wanted.positive, wanted.negative))
-        labels = torch.zeros(sampled.shape[0], dtype=wanted.deltas.dtype, device=sampled.device)
+        labels = torch.zeros(sampled.shape[0], dtype=wanted.anchors.dtype, device=sampled.device)
         labels[: wanted.positive.shape[0]] = 1
         normalizer = c.samples * len(targets) if c.normalize_by == "capacity" else max(sampled.shape[0], 1)
         return {
             "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer),
-            "loss_rpn_box": box_loss(all_deltas[wanted.positive], wanted.deltas, c.beta, normalizer),
+            "loss_rpn_box": box_regression_loss(
+                all_deltas[wanted.positive],
+                wanted.anchors,
+                wanted.truth,
+                normalizer,
+                kind=c.box_loss,
+                beta=c.beta,
+            ),
         }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrcnn.modeling.box_coder import encode_boxes
 from maskrcnn.modeling.matching import Sampler, match_boxes
 
 
@@ -16,12 +15,14 @@ from maskrcnn.modeling.matching import Sampler, match_boxes
 class AnchorTargets:
     """The sampled anchors of a batch, as indices into the flattened [N * A_all].
 
-    positive: int64 [P].  negative: int64 [Q].  deltas: [P, 4], what the positive ones should predict.
+    positive: int64 [P].  negative: int64 [Q].
+    anchors, truth: [P, 4] xyxy pixels, the positive anchors and the ground truth that each should predict.
     """
 
     positive: Tensor
     negative: Tensor
-    deltas: Tensor
+    anchors: Tensor
+    truth: Tensor
 
 
 @torch.no_grad()
@@ -44,12 +45,13 @@ def anchor_targets(
         low, high: IoU below which an anchor is negative, from which it is positive.
         count, positive_fraction: anchors to sample an image, and how many of them at most positive.
     """
-    positives, negatives, deltas = [], [], []
+    positives, negatives, references, matched = [], [], [], []
     for image, truth in enumerate(truths):
         truth = truth.to(anchors.dtype)
         index, labels = match_boxes(truth, anchors, low, high, low_quality=True)
         positive, negative = sampler(labels, count, positive_fraction, generator)
         positives.append(positive + image * anchors.shape[0])
         negatives.append(negative + image * anchors.shape[0])
-        deltas.append(encode_boxes(truth[index[positive]], anchors[positive]))
-    return AnchorTargets(torch.cat(positives), torch.cat(negatives), torch.cat(deltas))
+        references.append(anchors[positive])
+        matched.append(truth[index[positive]])
+    return AnchorTargets(*(torch.cat(rows) for rows in (positives, negatives, references, matched)))
