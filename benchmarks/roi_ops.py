@@ -1,12 +1,18 @@
 """RoI operators: ours and torchvision's, interleaved in one run, beside the memory-bandwidth floor.
 
     python benchmarks/roi_ops.py [--repeats 15] [--threads 1 2] [--only box_train ...] [--quick] [--out FILE]
+                                 [--memory kept|found]
     python benchmarks/roi_ops.py --cuda
 
 Prints and writes a markdown table of medians in milliseconds.  The floor is the time to touch the memory
 that the operator cannot avoid touching: forward, the feature cells under the RoIs once plus the output;
 backward, the whole gradient map once (it must at least be zeroed) plus the incoming gradient.  Its bandwidth
 is measured in the same process with the same number of threads.
+
+Both run with freed memory kept in the process, as our trainer keeps it (``engine.memory``): with glibc's
+default every large result is unmapped when it is freed, and most of the time goes into faulting it in again.
+``--memory found`` measures that.  The peer, which takes up to 30 s a call, repeats less often: until it has
+taken 6 seconds of a row, at least once.
 
 Boxes are drawn as proposals cluster: around ground-truth boxes with log-uniform sizes, assigned to levels
 by Eq. 1 of the FPN paper, with a fixed seed.
@@ -28,9 +34,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.layers import ops, roi_align, roi_pool
 
 IMAGE = (800, 1066)
+PEER_SECONDS = 6.0  # of one row, after which the peer is not repeated any more
 FPN = ((200, 267, 1 / 4), (100, 134, 1 / 8), (50, 67, 1 / 16), (25, 34, 1 / 32))
 
 
@@ -198,13 +206,14 @@ def measure(
                 timed(lambda: torch.autograd.grad(out, inputs, g), device)
             )
 
-    for turn in range(repeats + 1):
+    for _ in range(repeats + 1):
         step("ours", lambda: ours(features, rois, levels, shape), features, grad)
         if shape.op == "align" and len(shape.levels) > 1:
             step("each", lambda: ours(features, rois, levels, shape, fused=False), features, grad)
-        if turn <= max(2, repeats // 3):  # the peer takes long; fewer repeats do
+        if sum(sum(values) for name, values in times.items() if name[:4] == "peer") < PEER_SECONDS:
             step("peer", lambda: peer(peer_features, peer_rois, levels, shape), peer_features, peer_grad)
-    middle = {name: statistics.median(values[1:]) for name, values in times.items()}
+    # The first turn warms up; a peer so slow that it had one turn alone keeps that one.
+    middle = {name: statistics.median(values[1:] or values) for name, values in times.items()}
     low_f, low_b = floor_seconds(shape, rois.cpu(), levels.cpu(), features[0].element_size(), rate)
 
     def cells(kind: str, low: float) -> dict[str, str]:
@@ -244,19 +253,22 @@ def main() -> int:
     parser.add_argument("--layouts", nargs="+", default=["channels_last", "nchw"])
     parser.add_argument("--cuda", action="store_true", help="also run on the GPU")
     parser.add_argument("--quick", action="store_true", help="three repeats, for direction")
+    parser.add_argument("--memory", choices=("kept", "found"), default="kept", help="see above")
     parser.add_argument("--out", type=Path, help="write the report here too")
     args = parser.parse_args()
     if not ops.COMPILED_DEVICES:
         print("the compiled operators are not loaded (see `maskrcnn doctor`)", file=sys.stderr)
         return 1
+    kept = args.memory == "kept" and keep_freed_memory()
     shapes = [s for s in SHAPES if not args.only or any(s.name.startswith(o) for o in args.only)]
     repeats = 3 if args.quick else args.repeats
     command = " ".join(["python benchmarks/roi_ops.py", *sys.argv[1:]])
     about = (
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, "
-        f"{time.strftime('%Y-%m-%d')}. Milliseconds, medians of {repeats} interleaved repeats; f forward, b "
-        "backward; 'peer' is torchvision (float32 beside our bfloat16 on the CPU, where it has none); 'f a "
-        "level' is ours with one call a level."
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()},"
+        f" {time.strftime('%Y-%m-%d')}, freed memory {'kept' if kept else 'as glibc has it'}. Milliseconds,"
+        f" medians of {repeats} interleaved repeats (the peer: as many as fit {PEER_SECONDS:g} s); f forward, b"
+        " backward; 'peer' is torchvision (float32 beside our bfloat16 on the CPU, where it has none); 'f a"
+        " level' is ours with one call a level."
     )
     report = ["# RoI operators against torchvision", f"\n`{command}`", f"\n{about}"]
 
