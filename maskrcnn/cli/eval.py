@@ -1,4 +1,4 @@
-"""``maskrcnn eval``: COCO's figures of a checkpoint."""
+"""``maskrcnn eval``: COCO's figures of a checkpoint, and whether they are the expected ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 
 from maskrcnn.cli.options import add_set_argument
+
+#: A figure under ``expect:`` was not met.  (2 is a user's error, as everywhere.)
+EXIT_NOT_MET = 1
 
 HELP = "evaluate a checkpoint: COCO's figures for boxes and masks, per class"
 
@@ -35,10 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the tables."""
+    """Evaluate and print the tables; 1 where a figure that the recipe expects is not met, else 0."""
     from maskrcnn.recipe import load_recipe
     from maskrcnn.run import evaluate
 
     recipe = None if args.config is None else load_recipe(args.config, args.overrides)
-    evaluate(args.checkpoint, recipe, overrides=args.overrides, results=args.results, pictures=args.pictures)
-    return 0
+    found = evaluate(
+        args.checkpoint, recipe, overrides=args.overrides, results=args.results, pictures=args.pictures
+    )
+    return EXIT_NOT_MET if found is not None and not found.met else 0

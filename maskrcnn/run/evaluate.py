@@ -34,6 +34,7 @@ from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.run.expect import compare
 from maskrcnn.run.setup import (
     build_data,
     build_transforms,
@@ -56,10 +57,11 @@ class BrokenOff(Exception):  # noqa: N818 - it is no error
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures, and the COCO records they come from."""
+    """The figures, the COCO records they come from, and whether they meet the recipe's ``expect``."""
 
     result: EvalResult
     records: list[Result]
+    met: bool = True
 
 
 def run_evaluation(
@@ -120,7 +122,21 @@ def run_evaluation(
         image_ids=[int(i) for i in dataset.image_ids],
         backend=recipe.eval.backend,
     )
-    return Evaluation(result, merged)
+    return Evaluation(result, merged, compare(recipe.expect, result.scalars())[0])
+
+
+def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
+    """A function that prints ``what``, how far it is, the rate and the time left, now and then."""
+    last_line = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= _PROGRESS_SECONDS:
+            last_line = time.monotonic()
+            eta = "" if progress.eta is None else f"  eta {format_seconds(progress.eta)}"
+            console.line(f"{what} {progress.done}/{progress.total}  {progress.rate:.2f} img/s{eta}")
+
+    return tell
 
 
 def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
@@ -227,6 +243,8 @@ def evaluate(
         found = run_evaluation(model, data.val, recipe, ranks, console)
         if found is not None:
             console.line(found.result.table())
+            for line in compare(recipe.expect, found.result.scalars())[1]:
+                console.line(line)
             if results is not None:
                 save_results(results, found.records)
                 console.line(f"results written to {results}")

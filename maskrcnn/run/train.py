@@ -28,6 +28,7 @@ from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import setup
 from maskrcnn.run.evaluate import BrokenOff, draw_pictures, run_evaluation, write_figures, write_picture
+from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
 
 
@@ -251,16 +252,7 @@ class _Run:
             write_picture(self.folder.pictures / f"{name}.png", image)
             if self.events is not None:
                 self.events.picture(step, f"eval/{name}", image)
-        self._compare(found.result.scalars())
         self.metrics = found.result.scalars()
+        for line in compare(self.recipe.expect, self.metrics)[1]:
+            self.console.line(line)
         return self.metrics
-
-    def _compare(self, metrics: Mapping[str, float]) -> None:
-        """Published figures beside the run's own."""
-        for item in self.recipe.expect:
-            if item.metric in metrics:
-                own = metrics[item.metric]
-                word = "reached" if own >= item.value - item.tolerance else "below"
-                self.console.line(
-                    f"expected {item.metric} {item.value:.3f} ({item.source}): {word}, {own:.3f}"
-                )

@@ -59,3 +59,29 @@ def test_masks_alone_of_a_model_without_any_is_said(run: Path, capsys: pytest.Ca
     assert "the model has no mask head" in capsys.readouterr().err
     assert main(["eval", "--checkpoint", folder, "--set", "data.val=null"]) == 2
     assert "data.val is not set" in capsys.readouterr().err
+
+
+def test_the_exit_status_says_whether_the_expected_figures_were_met(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = json.loads((run / "figures.json").read_text())["figures"]["bbox"]["AP50"]
+
+    def status(*items: str) -> tuple[int, list[str]]:
+        code = main(["eval", "--checkpoint", str(run), "--set", f"expect=[{', '.join(items)}]"])
+        return code, [line for line in capsys.readouterr().out.splitlines() if "expected" in line]
+
+    within = f"{{metric: bbox/AP50, value: {own + 0.002:.9f}, tolerance: 0.003, source: S. Omeone}}"
+    beyond = f"{{metric: bbox/AP50, value: {own + 0.004:.9f}, tolerance: 0.003}}"
+    absent = "{metric: keypoints/AP, value: 0.5}"
+    assert status() == (0, [])
+    code, lines = status(within)
+    assert code == 0
+    assert lines[0].endswith(
+        f"expected bbox/AP50 {own + 0.002:.3f} - 0.003 (S. Omeone), here {own:.3f}: met"
+    )
+    code, lines = status(within, beyond)
+    assert code == 1
+    assert [line.split(": ")[-1] for line in lines] == ["met", "NOT MET"]
+    code, lines = status(absent)
+    assert code == 1
+    assert "keypoints/AP 0.500 - 0.005, here NOT COMPUTED" in lines[0]
