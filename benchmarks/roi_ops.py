@@ -266,7 +266,7 @@ def main() -> int:
     about = (
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()},"
         f" {time.strftime('%Y-%m-%d')}, freed memory {'kept' if kept else 'as glibc has it'}. Milliseconds,"
-        f" medians of {repeats} interleaved repeats (the peer: as many as fit {PEER_SECONDS:g} s); f forward, b"
+        f" medians of {repeats} interleaved repeats (the peer: what fits {PEER_SECONDS:g} s); f forward, b"
         " backward; 'peer' is torchvision (float32 beside our bfloat16 on the CPU, where it has none); 'f a"
         " level' is ours with one call a level."
     )
