@@ -25,7 +25,9 @@ def proposals(**changes: object) -> Tensor:
     anchors = [torch.tensor(LEVEL_0), torch.tensor(LEVEL_1)]
     logits = [torch.tensor([[3.0, 4.0, 1.0, 9.0]]), torch.tensor([[2.0, 0.0]])]
     deltas = [torch.zeros(1, len(a), 4) for a in anchors]
-    (found,) = select_proposals(anchors, logits, deltas, [(50, 60)], **options)  # type: ignore[arg-type]
+    (found,), (scores,) = select_proposals(anchors, logits, deltas, [(50, 60)], **options)  # type: ignore[arg-type]
+    assert scores.shape == (len(found),)
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     return found
 
 
@@ -48,13 +50,22 @@ def test_proposal_counts_and_thresholds() -> None:
     assert len(proposals(nms_threshold=0.9)) == 5
 
 
+def test_scores_are_probabilities() -> None:
+    anchors = [torch.tensor(LEVEL_0)]
+    logits = [torch.tensor([[3.0, 4.0, 1.0, 9.0]])]
+    _, (scores,) = select_proposals(
+        anchors, logits, [torch.zeros(1, 4, 4)], [(50, 60)], pre_nms=4, post_nms=4, nms_threshold=0.9
+    )
+    assert scores.tolist() == pytest.approx([0.98201, 0.95257, 0.73106], abs=1e-5)  # sigmoid of 4, 3, 1
+
+
 def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0]])]
     logits, deltas = [torch.tensor([[30.0, 40.0]])], [torch.zeros(1, 2, 4)]
     best = [
         select_proposals(
             anchors, logits, deltas, [(50, 60)], pre_nms=2, post_nms=1, nms_threshold=0.9, rank_by=rank
-        )[0].tolist()
+        )[0][0].tolist()
         for rank in ("logit", "probability")
     ]
     assert best[0] == [[1.0, 0.0, 11.0, 10.0]]
@@ -64,10 +75,10 @@ def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:
 def test_broken_outputs_give_no_proposal() -> None:
     anchors = [torch.tensor(LEVEL_0)]
     bad = torch.full((1, 4), float("nan"))
-    (found,) = select_proposals(
+    (found,), (scores,) = select_proposals(
         anchors, [bad], [torch.zeros(1, 4, 4)], [(50, 60)], pre_nms=4, post_nms=4, nms_threshold=0.7
     )
-    assert found.shape == (0, 4)
+    assert (found.shape, scores.shape) == ((0, 4), (0,))
 
 
 def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object):  # type: ignore[no-untyped-def]

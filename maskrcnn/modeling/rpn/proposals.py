@@ -28,7 +28,7 @@ def select_proposals(
     min_size: float = 0.0,
     min_score: float = 0.0,
     rank_by: RankBy = "logit",
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """The best proposals of every image: top-k and NMS a level, then top-k over the image.
 
     Args:
@@ -41,7 +41,8 @@ def select_proposals(
         rank_by: what NMS sorts by.  The order is the same but where the probability rounds to 0 or 1.
 
     Returns:
-        One [P, 4] an image, xyxy pixels, by falling objectness, in the anchors' dtype.
+        boxes: one [P, 4] an image, xyxy pixels, by falling objectness, in the anchors' dtype.
+        scores: their objectness, one [P] an image, in [0, 1].
     """
     boxes, scores, levels = [], [], []
     for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
@@ -54,7 +55,7 @@ def select_proposals(
         scores.append(score)
         levels.append(torch.full((count,), level, dtype=torch.int64, device=logit.device))
     all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
-    proposals = []
+    proposals, objectness = [], []
     for box, score, (height, width) in zip(all_boxes, all_scores, image_sizes, strict=True):
         box = clip_boxes(box, height, width)
         valid = large_enough(box, min_size) & torch.isfinite(score)
@@ -63,7 +64,8 @@ def select_proposals(
             valid &= probability >= min_score
         if rank_by == "probability":
             score = probability
-        box, score, level_of = box[valid], score[valid], all_levels[valid]
+        box, score, level_of, probability = box[valid], score[valid], all_levels[valid], probability[valid]
         keep = batched_nms(box, score, level_of, nms_threshold)[:post_nms]
         proposals.append(box[keep])
-    return proposals
+        objectness.append(probability[keep])
+    return proposals, objectness
