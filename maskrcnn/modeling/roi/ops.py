@@ -33,9 +33,11 @@ class RoIAlignOp(RoIOp):
         aggregation: Aggregation = "avg",
         samples: Samples = "grid",
         seed: int = 0,
+        inclusive: bool = False,
     ) -> None:
         super().__init__()
         self.output_size = output_size
+        self.inclusive = inclusive
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.aggregation: Aggregation = aggregation
@@ -45,6 +47,8 @@ class RoIAlignOp(RoIOp):
     def forward(
         self, features: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
     ) -> Tensor:
+        if self.inclusive:
+            rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
         return roi_align(
             features,
             rois,
@@ -149,6 +153,8 @@ class RoIAlignConfig:
     samples: Samples = "grid"
     #: Where random positions are drawn from, 0 .. 2^32 - 1.
     seed: int = 0
+    #: Take the box's last pixel as its far corner, not that pixel's end: a pixel less (maskrcnn-benchmark).
+    inclusive: bool = False
 
     def build(self, output_size: int) -> RoIAlignOp:
         return RoIAlignOp(
@@ -158,6 +164,7 @@ class RoIAlignConfig:
             aggregation=self.aggregation,
             samples=self.samples,
             seed=self.seed,
+            inclusive=self.inclusive,
         )
 
 

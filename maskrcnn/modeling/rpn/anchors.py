@@ -66,6 +66,7 @@ class AnchorGenerator:
         offset, rounded: see :func:`grid_anchors`, :func:`base_anchors`.
         true_stride: False steps by padded image size // cells instead of ``strides``, as torchvision does;
             the two differ at p6 where 64 does not divide the padded size.
+        boxes: (width, height) of every anchor of each level, in place of ``sizes`` and ``ratios``.
     """
 
     def __init__(
@@ -77,14 +78,16 @@ class AnchorGenerator:
         offset: float = 0.0,
         rounded: bool = False,
         true_stride: bool = True,
+        boxes: Sequence[Sequence[tuple[float, float]]] | None = None,
     ) -> None:
         self.strides = list(strides)
-        self.base = [
-            torch.tensor(base_anchors(s, ratios, rounded=rounded), dtype=torch.float64) for s in sizes
-        ]
+        base = [base_anchors(s, ratios, rounded=rounded) for s in sizes]
+        if boxes is not None:
+            base = [[[-w / 2, -h / 2, w / 2, h / 2] for w, h in level] for level in boxes]
+        self.base = [torch.tensor(level, dtype=torch.float64) for level in base]
         self.offset = offset
         self.true_stride = true_stride
-        self.per_cell = len(sizes[0]) * len(ratios)
+        self.per_cell = len(base[0])
         self._cache: dict[object, list[Tensor]] = {}
 
     def __call__(
@@ -120,6 +123,9 @@ class AnchorConfig:
     sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     #: Height / width.
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    #: (width, height) of every anchor of each level, pixels, in place of sizes and ratios: for a checkpoint
+    #: whose anchors are none of theirs, as those that its framework rounded.
+    boxes: tuple[tuple[tuple[float, float], ...], ...] | None = None
     #: Position of the centre in its cell, 0 to 1 (Detectron2 and torchvision: 0).
     offset: float = 0.0
     #: Round corners to whole pixels (torchvision; Detectron2 does not).
@@ -132,7 +138,16 @@ class AnchorConfig:
         Raises:
             ConfigError: the sizes do not fit the levels.
         """
-        if len(self.sizes) != len(strides):
+        if self.boxes is not None:
+            sides = [side for level in self.boxes for box in level for side in box]
+            if len(self.boxes) != len(strides) or len({len(b) for b in self.boxes}) != 1 or not sides:
+                raise ConfigError(
+                    f"model.rpn.anchors.boxes needs a list for each of the {len(strides)} levels of"
+                    " model.rpn.levels, all of the same length, at least 1"
+                )
+            if min(sides) <= 0:
+                raise ConfigError("model.rpn.anchors.boxes: width and height must be greater than 0")
+        elif len(self.sizes) != len(strides):
             raise ConfigError(
                 f"model.rpn.anchors.sizes has {len(self.sizes)} entries for {len(strides)} levels (strides"
                 f" {', '.join(map(str, strides))}); give one list of sizes a level of model.rpn.levels"
@@ -151,4 +166,5 @@ class AnchorConfig:
             offset=self.offset,
             rounded=self.rounded,
             true_stride=self.true_stride,
+            boxes=self.boxes,
         )
