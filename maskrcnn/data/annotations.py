@@ -4,7 +4,8 @@ Worker processes share the arrays as they are (a forked process copies only page
 reading a Python object writes its reference count, but reading an array's contents does not), so memory
 stays flat however many workers and epochs there are.
 
-Legend: N = images, A = annotations that train (crowd regions and faulty ones are not among them).
+Legend: N = images, A = annotations that train (crowd regions and faulty ones are not among them),
+J = keypoints an instance.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.data.categories import Categories
-from maskrcnn.data.checks import FaultError, check_box, check_mask, check_record
-from maskrcnn.data.coco_json import ImageRecords, difference, load_coco, read_categories
+from maskrcnn.data.checks import FaultError, check_box, check_keypoints, check_mask, check_record
+from maskrcnn.data.coco_json import (
+    ImageRecords,
+    difference,
+    load_coco,
+    read_categories,
+    read_keypoint_schema,
+)
 from maskrcnn.data.report import FaultReport
 from maskrcnn.errors import DataError
-from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, rle
+from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
 
 # How an annotation's mask is stored: as polygons in hundredths of a pixel, exact for what COCO's own
 # files hold, at half the memory; as polygons in float64 where hundredths are not exact; as RLE text.
@@ -38,6 +45,8 @@ class AnnotationIndex:
     image_ids: int64 [N].  sizes: int32 [N, 2] (height, width), original frame, pixels.
     ends: int64 [N], where the annotations of each image end in ``rows``, int64 [A].
     The other arrays are in the order of the file; ``rows`` points into them.
+    keypoints: float32 [A, J, 3], continuous, see ``Targets``; J = 0 where they were not asked for.
+    keypoint_schema: their names, or None.
     """
 
     categories: Categories
@@ -59,6 +68,8 @@ class AnnotationIndex:
     floats: npt.NDArray[np.float64]
     texts: npt.NDArray[np.uint8]
     masks: bool
+    keypoints: npt.NDArray[np.float32]
+    keypoint_schema: KeypointSchema | None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -79,6 +90,12 @@ class AnnotationIndex:
         """How many training annotations each image has: int64 [N]."""
         return np.diff(self.ends, prepend=0)
 
+    def labelled_keypoints(self) -> npt.NDArray[np.int64]:
+        """How many labelled keypoints each image has: int64 [N]."""
+        visible = (self.keypoints[self.rows, :, 2] > 0).sum(1)
+        before = np.concatenate(([0], np.cumsum(visible, dtype=np.int64)))
+        return np.diff(before[self.ends], prepend=0)
+
     def targets(self, i: int) -> Targets:
         """The ground truth of image ``i`` in the original frame."""
         rows = self.rows[0 if i == 0 else self.ends[i - 1] : self.ends[i]]
@@ -87,6 +104,7 @@ class AnnotationIndex:
             torch.from_numpy(self.labels[rows].astype(np.int64)),
             self._masks(rows, *self.sizes[i].tolist()) if self.masks else None,
             torch.from_numpy(self.annotation_ids[rows]),
+            None if self.keypoint_schema is None else torch.from_numpy(self.keypoints[rows]),
         )
 
     def _masks(self, rows: npt.NDArray[np.int64], height: int, width: int) -> InstanceMasks:
@@ -118,17 +136,26 @@ class AnnotationIndex:
 
 
 def read_annotations(
-    path: Path, report: FaultReport, *, masks: bool = True, categories: Categories | None = None
+    path: Path,
+    report: FaultReport,
+    *,
+    masks: bool = True,
+    keypoints: bool = False,
+    keypoint_offset: float = 0.5,
+    categories: Categories | None = None,
 ) -> AnnotationIndex:
     """Read and check a COCO json.
 
     report: takes the faulty annotations, which are then left out.
     masks: read segmentations too; an annotation without one is then a fault.
+    keypoints: read keypoints too; an annotation without any has none labelled, which is no fault.
+    keypoint_offset: added to their x and y, see ``CocoConfig``.
     categories: the classes that the file must share (those of the training data).
 
     Raises:
         DataError: the file is missing or no COCO json, an image or category record is faulty, the classes
-            differ from ``categories``; or an annotation is faulty and the report is told to raise.
+            differ from ``categories``, no class defines keypoints though they are wanted; or an annotation
+            is faulty and the report is told to raise.
     """
     content = load_coco(path)
     own = read_categories(content["categories"], path)
@@ -137,7 +164,8 @@ def read_annotations(
             f"{path}: its categories differ from those of the training data: {difference(own, categories)}"
         )
     images = ImageRecords(content["images"], path)
-    packer = _Packer(path, images, own, report, masks)
+    schema = read_keypoint_schema(content["categories"], path) if keypoints else None
+    packer = _Packer(path, images, own, report, masks, schema, keypoint_offset)
     for number, record in enumerate(content["annotations"]):
         packer.add(record, number)
     return packer.finish()
@@ -147,10 +175,18 @@ class _Packer:
     """Checks annotations one by one and packs them."""
 
     def __init__(
-        self, path: Path, images: ImageRecords, categories: Categories, report: FaultReport, masks: bool
+        self,
+        path: Path,
+        images: ImageRecords,
+        categories: Categories,
+        report: FaultReport,
+        masks: bool,
+        schema: KeypointSchema | None,
+        keypoint_offset: float,
     ) -> None:
         self.path, self.images, self.categories = path, images, categories
-        self.report, self.masks = report, masks
+        self.report, self.masks, self.schema, self.keypoint_offset = report, masks, schema, keypoint_offset
+        self.keypoints = array("f")
         self.seen: set[int] = set()
         self.image, self.ids, self.labels = array("q"), array("q"), array("i")
         self.boxes, self.kinds = array("f"), array("B")
@@ -181,12 +217,14 @@ class _Packer:
         height, width = self.images.sizes[image].tolist()
         box = check_box(record, height, width)
         polygons, text = check_mask(record, height, width) if self.masks else ([], None)
+        points = [] if self.schema is None else check_keypoints(record, len(self.schema))
         if record.get("iscrowd", 0):
             return  # a crowd region never trains; evaluation reads it from the file
         self.image.append(image)
         self.ids.append(record["id"])
         self.labels.append(self.categories.index_of(record["category_id"]))
         self.boxes.extend(box)
+        self.keypoints.extend(points)
         self._pack(polygons, text)
 
     def _pack(self, polygons: Sequence[array[float]], text: bytes | None) -> None:
@@ -217,6 +255,10 @@ class _Packer:
 
     def finish(self) -> AnnotationIndex:
         image = np.array(self.image, dtype=np.int64)
+        joints = 0 if self.schema is None else len(self.schema)
+        keypoints = np.array(self.keypoints, dtype=np.float32).reshape(len(image), joints, 3)
+        keypoints[..., :2] += self.keypoint_offset
+        keypoints[keypoints[..., 2] == 0] = 0
         return AnnotationIndex(
             categories=self.categories,
             image_ids=self.images.ids,
@@ -237,4 +279,6 @@ class _Packer:
             floats=np.array(self.floats, dtype=np.float64),
             texts=np.frombuffer(bytes(self.texts), dtype=np.uint8),
             masks=self.masks,
+            keypoints=keypoints,
+            keypoint_schema=self.schema,
         )

@@ -70,6 +70,29 @@ def check_mask(record: dict[str, Any], height: int, width: int) -> tuple[list[ar
     return segmentation, None
 
 
+def check_keypoints(record: dict[str, Any], count: int) -> list[float]:
+    """``count`` times x, y, v as the annotation has them; zeros where it has none.
+
+    Raises:
+        FaultError: they are malformed.
+    """
+    values = record.get("keypoints")
+    if not values:
+        return [0.0] * (3 * count)
+    if not isinstance(values, list) or any(type(v) not in (int, float) for v in values):
+        raise FaultError("wrong type", "its 'keypoints' are not a list of numbers")
+    if len(values) != 3 * count:
+        raise FaultError(
+            "broken keypoints",
+            f"its 'keypoints' are {len(values)} numbers, not x, y, v of {count} keypoints",
+        )
+    if not all(map(math.isfinite, values)):
+        raise FaultError("broken keypoints", "its 'keypoints' hold a number that is not finite")
+    if not all(v in (0, 1, 2) for v in values[2::3]):
+        raise FaultError("broken keypoints", "a flag v among its 'keypoints' is not 0, 1 or 2")
+    return values
+
+
 def check_box(record: dict[str, Any], height: int, width: int) -> tuple[float, float, float, float]:
     """The annotation's box as xyxy in pixels, clipped to the image.
 

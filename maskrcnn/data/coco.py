@@ -34,6 +34,7 @@ class CocoDataset:
         exif: turn images as their EXIF orientation says.
         sixteen_bit: what becomes of 16-bit images.
         masks: read segmentations; False for a data set of boxes alone.
+        keypoints, keypoint_offset, min_keypoints: see :class:`CocoConfig`.
         filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
         max_images: keep only so many, those of the smallest ids.
         categories: the classes that the file must share (those of the training data).
@@ -55,6 +56,9 @@ class CocoDataset:
         exif: bool = True,
         sixteen_bit: SixteenBit = "scale",
         masks: bool = True,
+        keypoints: bool = False,
+        keypoint_offset: float = 0.5,
+        min_keypoints: int = 1,
         filter_empty: bool = True,
         max_images: int | None = None,
         categories: Categories | None = None,
@@ -72,14 +76,25 @@ class CocoDataset:
         if not self.images.is_dir():
             raise DataError(f"{self.images}: there is no such folder of images")
         self.index: AnnotationIndex = read_annotations(
-            self.annotation_file, self.report, masks=masks, categories=categories
+            self.annotation_file,
+            self.report,
+            masks=masks,
+            keypoints=keypoints,
+            keypoint_offset=keypoint_offset,
+            categories=categories,
         )
         self.categories = self.index.categories
+        self.keypoints = self.index.keypoint_schema
+        self._mirror = None if self.keypoints is None else self.keypoints.mirror
         keep = np.arange(len(self.index))[:max_images]
         if training and filter_empty:
             keep = keep[self.index.counts()[keep] > 0]
+            if keypoints:
+                keep = keep[self.index.labelled_keypoints()[keep] >= min_keypoints]
         if not len(keep):
             what = "no image with a usable annotation" if len(self.index) else "no images"
+            if keypoints and len(self.index):
+                what = f"no image with at least {min_keypoints} labelled keypoints"
             raise DataError(
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )
@@ -130,7 +145,8 @@ class CocoDataset:
         proposals = None
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
-        return RawSample(image, info, self.index.targets(int(self.kept[index])), proposals)
+        targets = self.index.targets(int(self.kept[index]))
+        return RawSample(image, info, targets, proposals, self._mirror)
 
 
 def check_num_proposals(count: int | None) -> None:
@@ -160,6 +176,15 @@ class CocoConfig:
     sixteen_bit: SixteenBit = "scale"
     #: Read masks; false for a data set of boxes alone.
     masks: bool = True
+    #: Read keypoints, whose names and skeleton the json's categories define.
+    keypoints: bool = False
+    #: Added to keypoints' x and y: in COCO's files they are indices of pixels, whose centres are at + 0.5
+    #: (as Detectron2); 0 where they are continuous as boxes are (so takes them torchvision).
+    #: ``eval.keypoint_offset`` is its counterpart in results.
+    keypoint_offset: float = 0.5
+    #: With keypoints, in training: drop images with fewer labelled ones, where filter_empty (Detectron2: 1;
+    #: torchvision: 10).
+    min_keypoints: int = 1
     #: In training, drop images without an instance that trains.  Never applied in evaluation.
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
@@ -171,6 +196,8 @@ class CocoConfig:
 
     def __post_init__(self) -> None:
         check_num_proposals(self.num_proposals)
+        if self.min_keypoints < 0:
+            raise ConfigError(f"min_keypoints is {self.min_keypoints}; it must be at least 0")
 
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
@@ -184,6 +211,9 @@ class CocoConfig:
             exif=self.exif,
             sixteen_bit=self.sixteen_bit,
             masks=self.masks,
+            keypoints=self.keypoints,
+            keypoint_offset=self.keypoint_offset,
+            min_keypoints=self.min_keypoints,
             filter_empty=self.filter_empty,
             max_images=self.max_images,
             categories=categories,

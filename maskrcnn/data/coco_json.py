@@ -13,6 +13,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Categories
 from maskrcnn.errors import DataError
+from maskrcnn.structures import KeypointSchema
 
 
 def load_coco(path: Path) -> dict[str, Any]:
@@ -95,6 +96,43 @@ def read_categories(records: list[Any], path: Path) -> Categories:
         raise DataError(f"{path}: it has no categories")
     ids = tuple(sorted(found))
     return Categories(ids, tuple(found[i] for i in ids))
+
+
+def read_keypoint_schema(records: list[Any], path: Path) -> KeypointSchema:
+    """The keypoints that the class records (checked before) define; classes without any are let be.
+
+    Raises:
+        DataError: no class defines keypoints, two define different ones, or a definition is faulty.
+    """
+    found: tuple[str, KeypointSchema] | None = None
+    for record in records:
+        names, pairs = record.get("keypoints"), record.get("skeleton") or []
+        if not names:
+            continue
+        where = f"{path}: category {record['name']!r}"
+        if not isinstance(names, list) or not all(type(n) is str for n in names):
+            raise DataError(f"{where}: its 'keypoints' must be a list of names")
+        if len(set(names)) != len(names):
+            raise DataError(f"{where}: two of its 'keypoints' have the same name")
+        try:
+            skeleton = tuple((a - 1, b - 1) for a, b in pairs)  # COCO counts them from 1
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: its 'skeleton' must be a list of pairs of integers") from None
+        if not all(0 <= j < len(names) for pair in skeleton for j in pair):
+            raise DataError(f"{where}: its 'skeleton' names keypoints outside 1..{len(names)}")
+        schema = KeypointSchema(tuple(names), skeleton)
+        try:
+            schema.mirror  # noqa: B018 - raises where it cannot be told
+        except ValueError as error:
+            raise DataError(f"{where}: {error}; name them left_* and right_*") from None
+        if found is not None and found[1].names != schema.names:
+            raise DataError(
+                f"{where}: its keypoints differ from those of {found[0]!r}; a model has one kind"
+            )
+        found = found or (record["name"], schema)
+    if found is None:
+        raise DataError(f"{path}: no category defines 'keypoints'; leave them out with keypoints: false")
+    return found[1]
 
 
 def difference(own: Categories, wanted: Categories) -> str:

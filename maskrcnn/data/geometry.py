@@ -64,9 +64,10 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
 
 
 def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
-    """``image`` in place of the old one; boxes, masks and proposals through ``matrix`` [2, 3].
+    """``image`` in place of the old one; boxes, masks, keypoints and proposals through ``matrix`` [2, 3].
 
-    Proposals are cut to the image, and those of which nothing is left dropped.
+    Proposals are cut to the image, and those of which nothing is left dropped.  Keypoints outside count as
+    not labelled, and where ``matrix`` mirrors, left and right ones change places.
     """
     targets = sample.targets
     boxes = move_boxes(targets.boxes, matrix)
@@ -76,7 +77,12 @@ def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> Ra
         proposals = clip_boxes(move_boxes(proposals, matrix), height, width)
         proposals = proposals[large_enough(proposals, 0)]
     masks = None if targets.masks is None else targets.masks.transform(matrix, height, width)
-    moved = replace(targets, boxes=boxes, masks=masks)
+    keypoints = targets.keypoints
+    if keypoints is not None:
+        if np.linalg.det(matrix[:, :2]) < 0 and sample.mirror is not None:
+            keypoints = keypoints[:, list(sample.mirror)]
+        keypoints = move_points(keypoints, matrix, height, width)
+    moved = replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
     return replace(sample, image=image, targets=moved, proposals=proposals)
 
 
@@ -85,6 +91,15 @@ def move_boxes(boxes: Tensor, matrix: npt.NDArray[np.float64]) -> Tensor:
     m = torch.from_numpy(matrix)
     corners = boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
     return torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
+
+
+def move_points(points: Tensor, matrix: npt.NDArray[np.float64], height: int, width: int) -> Tensor:
+    """float32 [..., 3] (x, y, v) through ``matrix`` [2, 3]; (0, 0, 0) where unlabelled or outside."""
+    m = torch.from_numpy(matrix)
+    places = points[..., :2].double() @ m[:, :2].T + m[:, 2]
+    inside = ((places >= 0) & (places <= places.new_tensor([width, height]))).all(-1)
+    moved = torch.cat((places.float(), points[..., 2:]), -1)
+    return torch.where((inside & (points[..., 2] > 0))[..., None], moved, 0)
 
 
 def round_side(value: float) -> int:

@@ -15,7 +15,7 @@ from maskrcnn.config.registry import Registry
 from maskrcnn.data.categories import Categories
 from maskrcnn.data.images import Image
 from maskrcnn.data.report import FaultReport, OnError
-from maskrcnn.structures import ImageInfo, Sample, Targets
+from maskrcnn.structures import ImageInfo, KeypointSchema, Sample, Targets
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class RawSample:
     targets: the ground truth in the current frame.
     proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
         data come without.
+    mirror: for each keypoint, the one that takes its place in a mirror; None where there are none.
     """
 
     image: Image
     info: ImageInfo
     targets: Targets
     proposals: Tensor | None = None
+    mirror: tuple[int, ...] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,6 +54,7 @@ class Dataset(Protocol):
     annotation_file: the COCO json that evaluation reads.
     image_ids: int64 [N], the id of each image.
     sizes: int32 [N, 2], (height, width) of each image in the original frame, in pixels.
+    keypoints: what the keypoints of its targets are; None where they have none.
     report: what was wrong and passed over.
     on_error: what the loader does about an unreadable image.
     """
@@ -64,6 +67,8 @@ class Dataset(Protocol):
     def image_ids(self) -> Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]: ...
     @property
     def sizes(self) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]: ...
+    @property
+    def keypoints(self) -> KeypointSchema | None: ...
     @property
     def report(self) -> FaultReport: ...
     @property

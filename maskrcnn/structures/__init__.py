@@ -8,14 +8,17 @@ from maskrcnn.structures.boxes import (
     xywh_to_xyxy,
     xyxy_to_xywh,
 )
+from maskrcnn.structures.keypoints import COCO_PERSON, KeypointSchema
 from maskrcnn.structures.masks import InstanceMasks
 from maskrcnn.structures.samples import Batch, Detections, ImageInfo, Sample, Targets, collate
 
 __all__ = [
+    "COCO_PERSON",
     "Batch",
     "Detections",
     "ImageInfo",
     "InstanceMasks",
+    "KeypointSchema",
     "Sample",
     "Targets",
     "box_area",
