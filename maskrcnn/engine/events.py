@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class Events:
         # Exponential mean for the ETA: one slow step must not double it.
         self._rate = step_seconds if self._rate is None else 0.7 * self._rate + 0.3 * step_seconds
         eta = format_seconds(self._rate * (now.total - now.step))
-        parts = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in now.losses.items())
+        parts = describe_losses(now.losses)
         clip = "" if now.grad_norm is None else f"  grad {now.grad_norm:.2f}"
         return (
             f"step {now.step}/{now.total}  loss {total_loss:.3f} ({parts})  lr {now.lr:.2e}{clip}"
@@ -126,6 +127,14 @@ class Events:
         self._metrics.close()
         if self._board is not None:
             self._board.close()
+
+
+def describe_losses(losses: Mapping[str, float]) -> str:
+    """``loss_mask`` 1.0 -> ``mask 1.000``; a cascade's stages together: ``box_cls 1.000/0.800/0.700``."""
+    parts: dict[str, list[str]] = {}
+    for name, value in losses.items():
+        parts.setdefault(re.sub(r"^loss_|_stage\d+$", "", name), []).append(f"{value:.3f}")
+    return " ".join(f"{name} {'/'.join(values)}" for name, values in parts.items())
 
 
 def format_seconds(seconds: float) -> str:

@@ -124,7 +124,7 @@ class MaskRCNN(nn.Module):
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
             proposals, losses = self.rpn(batch, features, targets, generator)
-        return losses | self.roi.losses(features, _given(proposals), targets, generator)
+        return losses | self.roi.losses(features, _given(proposals), targets, generator, batch.sizes)
 
     @torch.no_grad()
     def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:
@@ -200,6 +200,11 @@ class MaskRCNNConfig:
         if self.neck is not None:
             neck = self.neck.build(channels, strides)
             channels, strides = neck.channels, neck.strides
+        if self.roi.cascade is not None and getattr(self.box_head, "class_agnostic", True) is False:
+            raise ConfigError(
+                "model.roi.cascade hands boxes from stage to stage, so it needs one set of deltas for all"
+                " classes: set model.box_head.class_agnostic: true"
+            )
         check_levels("model.roi.levels", self.roi.levels, channels)
         pooled = channels[self.roi.levels[0]]
         trunk = None if self.roi_trunk is None else self.roi_trunk.build(self.backbone, pooled)

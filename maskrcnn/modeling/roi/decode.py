@@ -34,12 +34,39 @@ def select_detections(
     max_detections: int,
     min_size: float = 0.0,
 ) -> Detections:
+    """:func:`select_scored` by the softmax of ``logits`` [R, K + 1], background last."""
+    return select_scored(
+        wide(logits).softmax(dim=1)[:, :-1],
+        deltas,
+        proposals,
+        image_size,
+        weights=weights,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        max_detections=max_detections,
+        min_size=min_size,
+    )
+
+
+@torch.no_grad()
+def select_scored(
+    scores: Tensor,
+    deltas: Tensor,
+    proposals: Tensor,
+    image_size: tuple[int, int],
+    *,
+    weights: Weights,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+    min_size: float = 0.0,
+) -> Detections:
     """Score threshold, then NMS in every class, then the best over the classes (He et al. 2017, section 3.1).
 
     Only the pairs of proposal and class that pass the threshold are decoded.
 
     Args:
-        logits: [R, K + 1], background last.  deltas: [R, 4K] or [R, 4].
+        scores: [R, K] in [0, 1].  deltas: [R, 4K] or [R, 4].
         proposals: [R, 4] xyxy, pixels of the network frame.
         image_size: (height, width) before padding; boxes are cut to it.
         weights: of the box coder.
@@ -49,7 +76,6 @@ def select_detections(
     Returns:
         Detections by falling score, no masks.
     """
-    scores = wide(logits).softmax(dim=1)[:, :-1]
     row, label = (scores > score_threshold).nonzero(as_tuple=True)
     score = scores[row, label]
     per_class = deltas.view(deltas.shape[0], deltas.shape[1] // 4, 4)

@@ -16,6 +16,7 @@ from maskrcnn.modeling.registries import BoxHead, KeypointHead, MaskHead, RoIOpC
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
+from maskrcnn.modeling.roi.stages import CascadeConfig
 from maskrcnn.modeling.roi.targets import (
     MaskTarget,
     RoISample,
@@ -60,6 +61,8 @@ class RoIHeadsConfig:
     min_size: float = 0.0
     #: Which peer's rounding guards the choice of the pyramid level (differs at exact powers of 2 only).
     level_rule: LevelRule = "detectron2"
+    #: Several box heads in a row, or one.
+    cascade: CascadeConfig | None = None
 
     def build(
         self,
@@ -93,6 +96,8 @@ class RoIHeadsConfig:
             raise ConfigError("model.roi.background_iou must not be greater than model.roi.negative_iou")
         if min(self.box_weights) <= 0:
             raise ConfigError("model.roi.box_weights must be greater than 0")
+        if self.cascade is not None:
+            self.cascade.check(self.positive_iou, trunk is not None)
 
         def pooler(name: str, size: int) -> Pooler:
             if trunk is not None:
@@ -105,7 +110,7 @@ class RoIHeadsConfig:
             return Pooler(roi_op.build(size), self.levels, strides, self.level_rule)
 
         box = box_head()
-        return RoIHeads(
+        heads = RoIHeads(
             self,
             num_classes,
             pooler("box_head", box.pool_size),
@@ -119,6 +124,11 @@ class RoIHeadsConfig:
             ),
             keypoint_head=keypoint_head,
         )
+        if self.cascade is None:
+            return heads
+        from maskrcnn.modeling.roi.cascade import CascadeRoIHeads  # which is made of these heads
+
+        return CascadeRoIHeads(heads, [box_head() for _ in self.cascade.ious[1:]], self.cascade)
 
 
 class RoIHeads(nn.Module):
@@ -167,15 +177,17 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         targets: Sequence[Targets],
         generator: torch.Generator | None = None,
+        image_sizes: Sequence[tuple[int, int]] = (),
     ) -> dict[str, Tensor]:
         """``loss_box_cls``, ``loss_box_reg`` and, with their heads, ``loss_mask`` and ``loss_keypoint``.
 
         Args:
             features: by level name.
             proposals: [P, 4] of every image, xyxy, network frame.
+            image_sizes: (height, width) of every image before padding; a cascade cuts boxes to them.
         """
         samples = self.sample(proposals, targets, generator)
-        losses, pooled = self._box_losses(features, samples, targets)
+        losses, pooled = self._box_losses(features, samples, targets, image_sizes)
         if self.mask_head is not None:
             logits = self.mask_head(self._positive_features(self.mask_pooler, features, samples, pooled))
             labels = torch.cat([s.positive_labels for s in samples])
@@ -232,11 +244,26 @@ class RoIHeads(nn.Module):
         return self._pool(pooler, features, [s.positive_boxes for s in samples])
 
     def _box_losses(
-        self, features: Mapping[str, Tensor], samples: Sequence[RoISample], targets: Sequence[Targets]
+        self,
+        features: Mapping[str, Tensor],
+        samples: Sequence[RoISample],
+        targets: Sequence[Targets],
+        image_sizes: Sequence[tuple[int, int]],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The box head's losses, and the pooled features that it read."""
         pooled = self._pool(self.box_pooler, features, [s.boxes for s in samples])
         logits, deltas = self.box_head(pooled)
+        return self._losses_of(logits, deltas, samples, targets, self.config.box_weights), pooled
+
+    def _losses_of(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        samples: Sequence[RoISample],
+        targets: Sequence[Targets],
+        weights: Weights,
+    ) -> dict[str, Tensor]:
+        """The losses of a box head's outputs; ``weights`` of the box coder."""
         labels = torch.cat([s.labels for s in samples])
         positive = positive_rows(samples)
         own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
@@ -246,9 +273,9 @@ class RoIHeads(nn.Module):
         return {
             "loss_box_cls": class_loss(logits, labels),
             "loss_box_reg": box_regression_loss(
-                own, boxes, truth, max(len(labels), 1), kind=c.box_loss, beta=c.beta, weights=c.box_weights
+                own, boxes, truth, max(len(labels), 1), kind=c.box_loss, beta=c.beta, weights=weights
             ),
-        }, pooled
+        }
 
     @torch.no_grad()
     def predict(

@@ -1,0 +1,96 @@
+"""The parts of a cascade that need no network: its config, and what a stage is trained on.
+
+Cai & Vasconcelos 2018, "Cascade R-CNN: Delving into High Quality Object Detection", section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.box_coder import Weights
+from maskrcnn.modeling.matching import match_boxes
+from maskrcnn.modeling.roi.targets import RoISample
+from maskrcnn.structures import Targets, clip_boxes, large_enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeConfig:
+    """Box heads in a row, each trained on the last one's boxes at a higher IoU (Cai & Vasconcelos 2018).
+
+    The box heads need class-agnostic deltas (``model.box_head.class_agnostic: true``).
+    """
+
+    #: A RoI of a stage is foreground from this IoU on, else background (Cai & Vasconcelos 2018, section
+    #: 4.2); the first is that of the sampling, model.roi.positive_iou.
+    ious: tuple[float, ...] = (0.5, 0.6, 0.7)
+    #: In place of model.roi.box_weights, a stage each: later stages correct smaller errors (ibid., section
+    #: 4.1; the values of the authors' release and of Detectron2).
+    box_weights: tuple[Weights, ...] = (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    )
+
+    def check(self, positive_iou: float, has_trunk: bool) -> None:
+        """
+        Raises:
+            ConfigError: a value is out of range or does not fit the others.
+        """
+        key = "model.roi.cascade"
+        if not self.ious or len(self.ious) != len(self.box_weights):
+            raise ConfigError(f"{key}: ious and box_weights need one entry a stage, and at least one")
+        if not all(0 < iou <= 1 for iou in self.ious) or min(map(min, self.box_weights)) <= 0:
+            raise ConfigError(f"{key}: ious must be greater than 0 and at most 1, box_weights greater than 0")
+        if self.ious[0] != positive_iou:
+            raise ConfigError(
+                f"{key}.ious starts with {self.ious[0]}, but the RoIs are sampled at model.roi.positive_iou"
+                f" {positive_iou}; make them equal"
+            )
+        if has_trunk:
+            raise ConfigError(f"{key} and model.roi_trunk exclude each other; leave one out")
+
+
+@torch.no_grad()
+def relabel(
+    boxes: Tensor, targets: Targets, image_size: tuple[int, int], *, iou: float, num_classes: int
+) -> RoISample:
+    """The RoIs of a later stage, all of them: the last stage's boxes, labelled anew.
+
+    They are cut to the image; those of which nothing is left are dropped.  Nothing is sampled and no ground
+    truth joins them, as in Detectron2 (the ground truth joined the first stage's).
+
+    Args:
+        boxes: [R, 4] xyxy, network frame, of one image.
+        image_size: (height, width) before padding.
+        iou: foreground from it on, else background.
+    """
+    boxes = clip_boxes(boxes, *image_size)
+    boxes = boxes[large_enough(boxes, 0)]
+    index, matched = match_boxes(targets.boxes.to(boxes.dtype), boxes, iou, iou, low_quality=False)
+    positive = (matched > 0).nonzero()[:, 0]
+    order = torch.cat((positive, (matched == 0).nonzero()[:, 0]))
+    labels = torch.full((len(order),), num_classes, device=boxes.device)
+    labels[: len(positive)] = targets.labels[index[positive]]
+    return RoISample(boxes[order], labels, index[positive])
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """``x`` itself, whose gradient is multiplied by ``factor`` on its way back."""
+    result: Tensor = _ScaledGradient.apply(x, factor)
+    return result
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
