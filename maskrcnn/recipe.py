@@ -207,6 +207,21 @@ class Recipe:
     #: Published figures, shown beside the run's own.
     expect: tuple[Expectation, ...] = ()
 
+    def __post_init__(self) -> None:
+        for key, data in (("data.train", self.data.train), ("data.val", self.data.val)):
+            if not hasattr(data, "proposals"):  # no data, or data of one's own that bring them as they like
+                continue
+            proposals = getattr(data, "proposals", None)
+            if self.model.rpn is None and proposals is None:
+                raise ValueError(
+                    f"{key}.proposals is not set, but the model has no RPN (model.rpn: null): name a file of"
+                    " proposals (maskrcnn proposals writes one from a trained RPN)"
+                )
+            if self.model.rpn is not None and proposals is not None:
+                raise ValueError(
+                    f"{key}.proposals is set, but the model makes its own: drop it, or set model.rpn: null"
+                )
+
 
 #: Keys that do not change what a run computes: two runs that differ in these alone are the same run.
 NEUTRAL_KEYS = (

@@ -30,6 +30,8 @@ COMMANDS = (
     Command("train", "train a model from a config file"),
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
     Command("predict", "find objects in images: overlays and a results file"),
+    Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
+    Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
     Command("convert", "take over weights from other frameworks"),

@@ -49,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     predictor = Predictor(args.checkpoint, device=args.device, score=args.score, overrides=args.overrides)
     names = overlay_names(paths)
+    if predictor.recipe.model.rpn is None:
+        raise UserError(
+            f"{args.checkpoint}: this model has no RPN and needs proposals with each image; evaluate it on"
+            " data that have them (maskrcnn eval), or call maskrcnn.run.Predictor with proposals"
+        )
     records = []
     broken = 0
     for image_id, path in enumerate(paths, start=1):

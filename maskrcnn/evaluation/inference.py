@@ -60,6 +60,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a model runs at ``precision``."""
+    dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def predict_batches(
     model: nn.Module,
     loader: Iterable[Batch],
@@ -73,11 +79,9 @@ def predict_batches(
     """
     device = torch.device(device)
     predictor = cast(Predictor, getattr(model, "module", model))
-    dtype = getattr(torch, precision)
-    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
     with evaluating(model):
         for batch in loader:
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast(device, precision):
                 images = [image.to(device, non_blocking=True) for image in batch.images]
                 if batch.proposals is None:
                     found = predictor.predict(images)

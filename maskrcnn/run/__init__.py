@@ -3,6 +3,7 @@
 from maskrcnn.run.evaluate import Evaluation, evaluate
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.predictor import Prediction, Predictor
+from maskrcnn.run.proposals import propose
 from maskrcnn.run.train import TrainResult, train
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "RunFolder",
     "TrainResult",
     "evaluate",
+    "propose",
     "train",
 ]

@@ -91,15 +91,6 @@ def run_evaluation(
         world_size=ranks.size,
         workers=worker_count(recipe, ranks),
     )
-    last_line = time.monotonic()
-
-    def tell(progress: Progress) -> None:
-        nonlocal last_line
-        if time.monotonic() - last_line >= _PROGRESS_SECONDS:
-            last_line = time.monotonic()
-            eta = "" if progress.eta is None else f"  eta {format_seconds(progress.eta)}"
-            console.line(f"evaluating {progress.done}/{progress.total}  {progress.rate:.2f} img/s{eta}")
-
     records = predict_dataset(
         model,
         _until(loader, stopping),
@@ -107,7 +98,7 @@ def run_evaluation(
         dataset.categories,
         precision=recipe.eval.precision,
         paste=recipe.eval.paste,
-        progress=tell,
+        progress=progress_lines(console, "evaluating"),
         total=-(-len(dataset) // ranks.size),
     )
     gathered = ranks.gather(records)
@@ -198,6 +189,23 @@ def write_figures(path: Path, result: EvalResult, step: int) -> None:
     path.write_text(json.dumps({"step": step, **result.as_json()}, indent=1) + "\n", encoding="utf-8")
 
 
+def load_state(
+    checkpoint: Path, recipe: Recipe | None, overrides: Sequence[str]
+) -> tuple[Path, checkpoints.Checkpoint, Recipe]:
+    """The checkpoint's file and content, and ``recipe`` or its own with ``overrides``.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no recipe where none is given.
+    """
+    path = checkpoints.find_checkpoint(checkpoint)
+    state = checkpoints.load(path)
+    if recipe is None:
+        if not state.config:
+            raise CheckpointError(f"{path}: holds no recipe; name the config file")
+        recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+    return path, state, recipe
+
+
 def evaluate(
     checkpoint: Path,
     recipe: Recipe | None = None,
@@ -224,12 +232,7 @@ def evaluate(
         DataError: the data are wrong, or of other categories than the checkpoint's.
     """
     keep_freed_memory()
-    path = checkpoints.find_checkpoint(checkpoint)
-    state = checkpoints.load(path)
-    if recipe is None:
-        if not state.config:
-            raise CheckpointError(f"{path}: holds no recipe; name the config file")
-        recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+    path, state, recipe = load_state(checkpoint, recipe, overrides)
     ranks = connect(recipe.device)
     console = console or new_console(ranks)
     with closing(console):

@@ -101,22 +101,37 @@ class Predictor:
         self._transforms = build_transforms(self.recipe, training=False)
         self._precision = Precision(precision, self.device)
 
-    def __call__(self, image: npt.NDArray[Any] | Path | str) -> Prediction:
+    def __call__(
+        self, image: npt.NDArray[Any] | Path | str, proposals: npt.NDArray[Any] | None = None
+    ) -> Prediction:
         """Find the instances in an image file, or in uint8 [H, W, 3] RGB (or [H, W] gray).
 
+        proposals: float [P, 4] xyxy, pixels of the image; for a model without RPN, which needs them.
+
         Raises:
-            DataError: the file cannot be read, or the array has another shape or type.
+            DataError: the file cannot be read, an array has another shape or type, or there are no proposals
+                for a model without RPN.
         """
+        if (self.recipe.model.rpn is None) != (proposals is not None):
+            raise DataError(
+                "this model has no RPN, so it needs proposals with each image"
+                if proposals is None
+                else "this model makes its own proposals; give it none"
+            )
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else _as_rgb(image)
         height, width = pixels.shape[:2]
         info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
-        sample = RawSample(pixels, info, _no_targets(height, width))
+        given = None if proposals is None else torch.as_tensor(proposals, dtype=torch.float32)
+        if given is not None and (given.ndim != 2 or given.shape[1] != 4):
+            raise DataError(f"proposals are float [P, 4] xyxy, got {list(given.shape)}")
+        sample = RawSample(pixels, info, _no_targets(height, width), given)
         rng = np.random.default_rng(0)
         for transform in self._transforms:
             sample = transform(sample, rng)
         tensor = sample.to_sample().image.to(self.device)
+        network = None if sample.proposals is None else [sample.proposals.to(self.device)]
         with torch.inference_mode(), self._precision.autocast():
-            found = self.model.predict([tensor])[0]
+            found = self.model.predict([tensor], network)[0]
         found = found.to("cpu")
         found = found.select(found.scores >= self.score)
         size = (tensor.shape[-2], tensor.shape[-1])

@@ -1,0 +1,160 @@
+"""Write the proposals of a trained RPN to a file, which Fast R-CNN then trains on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from maskrcnn.data import Dataset, eval_loader
+from maskrcnn.data.proposals import ProposalSpool, write_proposals
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks, connect
+from maskrcnn.engine.memory import keep_freed_memory
+from maskrcnn.errors import UserError
+from maskrcnn.evaluation import Progress
+from maskrcnn.evaluation.inference import autocast, evaluating
+from maskrcnn.evaluation.recall import average_recall, best_overlaps
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.modeling.rpn.rpn import RPN
+from maskrcnn.recipe import Recipe
+from maskrcnn.run.evaluate import load_state, progress_lines
+from maskrcnn.run.setup import build_transforms, load_model, new_console, one_first, worker_count
+
+Split = Literal["train", "val"]
+
+#: Average recall is told for so many proposals an image (Detectron, COCO's own evaluation of proposals).
+RECALL_AT = (100, 1000)
+
+
+def propose(
+    checkpoint: Path,
+    output: Path,
+    recipe: Recipe | None = None,
+    *,
+    split: Split = "val",
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, float] | None:
+    """Run a checkpoint's RPN over a data set and write its proposals, in the original frame.
+
+    All images count, also those without ground truth, with ``data.eval_transforms``.
+
+    Args:
+        checkpoint: a checkpoint file, or a run's folder (its best).
+        output: the file, see :mod:`maskrcnn.data.proposals`; replaced if it exists.
+        recipe: how; None: as the checkpoint says.
+        split: over ``data.train`` or ``data.val``.
+        limit: only so many images, those of the smallest ids.
+        overrides: ``key.path=value`` on the checkpoint's recipe, where ``recipe`` is None.
+
+    Returns:
+        the average recall by name ("AR@100", "AR@1000") on rank 0, None on the others.
+
+    Raises:
+        UserError: the model has no RPN, the split is not set, or the file cannot be written.
+        CheckpointError: the checkpoint is unreadable or belongs to another model.
+        DataError: the data are wrong.
+    """
+    keep_freed_memory()
+    path, state, recipe = load_state(checkpoint, recipe, overrides)
+    config = recipe.data.train if split == "train" else recipe.data.val
+    if recipe.model.rpn is None:
+        raise UserError("this model has no RPN (model.rpn is null), so it cannot propose anything")
+    if config is None:
+        raise UserError("data.val is not set; set it in the config, or take --split train")
+    ranks = connect(recipe.device)
+    console = console or new_console(ranks)
+    with closing(console):
+        console.take_logs()
+        dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+        model = load_model(recipe, state, path, ranks.device)
+        total = min(len(dataset), limit or len(dataset))
+        console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")
+        with _spool(output, ranks) as spool:
+            overlaps = _run(model, dataset, recipe, ranks, console, spool, total)
+            spool.close()
+            parts = ranks.gather((spool.path, spool.image_ids, spool.counts))
+            gathered = ranks.gather(overlaps)
+            count = write_proposals(output, parts) if ranks.is_main else 0
+            ranks.barrier()  # the raw files stay until they are joined
+        if not ranks.is_main:
+            return None
+        console.line(f"{count} proposals written to {output}")
+        figures = {
+            f"AR@{k}": average_recall(torch.cat([found[i] for found in gathered]))
+            for i, k in enumerate(RECALL_AT)
+        }
+        console.line("average recall, IoU 0.5 to 0.95, of proposals an image:")
+        for name, value in figures.items():
+            console.line(f"  {name:<8} {value:.3f}")
+        return figures
+
+
+@contextmanager
+def _spool(output: Path, ranks: Ranks) -> Iterator[ProposalSpool]:
+    """This rank's raw file beside the output, removed at the end.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    raw = output.with_name(f".{output.name}.rank{ranks.rank}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        spool = ProposalSpool(raw)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    try:
+        yield spool
+    finally:
+        spool.close()
+        raw.unlink(missing_ok=True)
+
+
+def _run(
+    model: MaskRCNN,
+    dataset: Dataset,
+    recipe: Recipe,
+    ranks: Ranks,
+    console: Console,
+    spool: ProposalSpool,
+    total: int,
+) -> list[torch.Tensor]:
+    """This rank's images into ``spool``; for each of ``RECALL_AT`` the IoUs of all ground truths."""
+    loader = eval_loader(
+        dataset,
+        build_transforms(recipe, training=False),
+        batch_size=recipe.eval.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        limit=total,
+    )
+    overlaps: list[list[torch.Tensor]] = [[torch.zeros(0)] for _ in RECALL_AT]
+    tell = progress_lines(console, "proposing")
+    begin, done, share = time.perf_counter(), 0, -(-total // ranks.size)
+    rpn: RPN | None = model.rpn
+    assert rpn is not None
+    with evaluating(model), torch.inference_mode():
+        for batch in loader:
+            with autocast(ranks.device, recipe.eval.precision):
+                images = model.preprocess([image.to(ranks.device) for image in batch.images])
+                boxes, scores = rpn.propose(images, model.features(images.tensor))
+            assert batch.targets is not None
+            for info, size, found, score, target in zip(
+                batch.infos, images.sizes, boxes, scores, batch.targets, strict=True
+            ):
+                found, score = found.float().cpu(), score.float().cpu()
+                for values, count in zip(overlaps, RECALL_AT, strict=True):
+                    values.append(best_overlaps(found[:count], target.boxes))
+                factor = torch.tensor([info.width / size[1], info.height / size[0]]).repeat(2)
+                spool.add(info.image_id, found * factor, score)
+            done += len(batch)
+            rate = done / max(time.perf_counter() - begin, 1e-9)
+            tell(Progress(done, share, rate, max(share - done, 0) / rate))
+    return [torch.cat(values) for values in overlaps]
