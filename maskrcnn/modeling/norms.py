@@ -6,8 +6,11 @@ import math
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from maskrcnn.errors import UserError
 
 NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 
@@ -50,6 +53,28 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalisation over the batches of all processes (Peng et al. 2018, "MegDet", section 3.2).
+
+    PyTorch synchronises on GPUs alone.  On the CPU one process computes plain batch normalisation, also
+    where it has joined a process group, and several are refused rather than left unsynchronised.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """
+        Raises:
+            UserError: training on the CPU with more than one process.
+        """
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise UserError(
+                "norm: sync_bn cannot be trained on the CPU with more than one process, because PyTorch"
+                " synchronises it on GPUs only; use one process, device: cuda, or norm: gn"
+            )
+        return super(nn.SyncBatchNorm, self).forward(input)
+
+
 def make_norm(name: NormName, channels: int) -> nn.Module:
     """The normalisation layer called ``name`` for ``channels`` channels.
 
@@ -60,7 +85,7 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     if name == "bn":
         return nn.BatchNorm2d(channels)
     if name == "sync_bn":
-        return nn.SyncBatchNorm(channels)
+        return SyncBatchNorm(channels)
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101/152 (He et al. 2015, "Deep Residual Learning", table 1).
+"""ResNet-18/34/50/101/152 (He et al. 2015, "Deep Residual Learning", table 1), ResNeXt and Wide ResNet.
 
 Parameter names are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1`` ...), so its ImageNet checkpoints
 load without a table of names.
@@ -14,102 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.backbones.blocks import BLOCKS, initialise, make_stage, stage_channels
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
-from maskrcnn.modeling.norms import FrozenBatchNorm2d, NormName, conv_norm, make_norm
+from maskrcnn.modeling.norms import NormName, conv_norm, make_norm
 from maskrcnn.modeling.registries import BACKBONES, Backbone
 
 Depth = Literal[18, 34, 50, 101, 152]
 Level = Literal["c2", "c3", "c4", "c5"]
 
-# Blocks a stage, He et al. 2015, table 1; the deep ones use the bottleneck block.
-BLOCKS: dict[int, tuple[int, int, int, int]] = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-    )
-
-
-class _Block(nn.Module):
-    """What both residual blocks share: the shortcut, projected where the shape changes."""
-
-    expansion: int
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: NormName) -> None:
-        super().__init__()
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                _conv(in_channels, out_channels, 1, stride), make_norm(norm, out_channels)
-            )
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if self.downsample is None:
-            return x
-        conv = self.downsample[0]
-        assert isinstance(conv, nn.Conv2d)
-        return conv_norm(conv, self.downsample[1], x)
-
-
-class BasicBlock(_Block):
-    """Two 3x3 convolutions (He et al. 2015, figure 5 left)."""
-
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, norm: NormName, stride_in_1x1: bool
-    ) -> None:
-        super().__init__(in_channels, width, stride, norm)
-        self.conv1 = _conv(in_channels, width, 3, stride)
-        self.bn1 = make_norm(norm, width)
-        self.conv2 = _conv(width, width, 3)
-        self.bn2 = make_norm(norm, width)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn2
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        return F.relu_(conv_norm(self.conv2, self.bn2, out).add_(self._shortcut(x)))
-
-
-class Bottleneck(_Block):
-    """1x1, 3x3, 1x1 (He et al. 2015, figure 5 right), four times as many channels out.
-
-    The stride is in the 3x3 convolution, or in the first 1x1 as in the original release.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, norm: NormName, stride_in_1x1: bool
-    ) -> None:
-        super().__init__(in_channels, width * self.expansion, stride, norm)
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = _conv(in_channels, width, 1, first)
-        self.bn1 = make_norm(norm, width)
-        self.conv2 = _conv(width, width, 3, second)
-        self.bn2 = make_norm(norm, width)
-        self.conv3 = _conv(width, width * self.expansion, 1)
-        self.bn3 = make_norm(norm, width * self.expansion)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn3
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
-        return F.relu_(conv_norm(self.conv3, self.bn3, out).add_(self._shortcut(x)))
 
 
 class ResNet(Backbone):
@@ -119,9 +32,11 @@ class ResNet(Backbone):
         depth: 18, 34, 50, 101 or 152.
         norm: normalisation layers, see :func:`maskrcnn.modeling.norms.make_norm`.
         width: channels of the stem; the stages have 1, 2, 4, 8 times as many (times 4 in bottlenecks).
+        groups, width_per_group: of the bottlenecks' 3x3 convolutions in c2; doubled from stage to stage.
         outputs: which levels to return; stages above the last of them are not built.
         freeze_at: 0 trains all; 1 freezes the stem; n + 1 the stem and the first n stages too.
         stride_in_1x1: put a bottleneck's stride into its first 1x1 convolution.
+        dilated_c5: c5 keeps c4's stride of 16, and every 3x3 convolution of it has dilation 2 (DC5).
         zero_init_residual: start every block as the identity (Goyal et al. 2017, section 5.1).
     """
 
@@ -131,41 +46,40 @@ class ResNet(Backbone):
         *,
         norm: NormName = "frozen_bn",
         width: int = 64,
+        groups: int = 1,
+        width_per_group: int = 64,
         outputs: tuple[Level, ...] = LEVELS,
         freeze_at: int = 2,
         stride_in_1x1: bool = False,
+        dilated_c5: bool = False,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
         self.outputs = tuple(level for level in LEVELS if level in outputs)
         self.freeze_at = freeze_at
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, width)
         self.stages = LEVELS[: LEVELS.index(self.outputs[-1]) + 1]
         self.channels, self.strides = {}, {}
-        channels = width
         for i, level in enumerate(self.stages):
-            blocks = []
-            for j in range(BLOCKS[depth][i]):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block(channels, width * 2**i, stride, norm, stride_in_1x1))
-                channels = width * 2**i * block.expansion
-            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+            dilated = dilated_c5 and level == "c5"
+            stage = make_stage(
+                depth,
+                i,
+                norm=norm,
+                width=width,
+                groups=groups,
+                width_per_group=width_per_group,
+                stride=1 if i == 0 or dilated else 2,
+                dilation=2 if dilated else 1,
+                stride_in_1x1=stride_in_1x1,
+            )
+            self.add_module(f"layer{i + 1}", stage)
             if level in self.outputs:
-                self.channels[level], self.strides[level] = channels, 4 * 2**i
-        self._initialise(zero_init_residual)
+                self.channels[level] = stage_channels(depth, i, width)
+                self.strides[level] = 16 if dilated else 4 * 2**i
+        initialise(self, zero_init_residual)
         self._freeze()
-
-    def _initialise(self, zero_init_residual: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form).
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-                weight = module.last_norm.weight
-                assert isinstance(weight, Tensor)
-                nn.init.zeros_(weight)
 
     def _frozen(self) -> list[nn.Module]:
         stem: list[nn.Module] = [self.conv1, self.bn1] if self.freeze_at >= 1 else []
@@ -198,7 +112,11 @@ class ResNet(Backbone):
 @BACKBONES.register("resnet")
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """A ResNet; see :class:`ResNet`."""
+    """A ResNet; see :class:`ResNet`.
+
+    ResNeXt-50-32x4d is depth 50, groups 32, width_per_group 4; ResNeXt-101-32x8d is depth 101, groups 32,
+    width_per_group 8; Wide-ResNet-50-2 is depth 50, width_per_group 128.
+    """
 
     #: Layers: 18, 34, 50, 101 or 152.
     depth: Depth = 50
@@ -210,10 +128,18 @@ class ResNetConfig:
     freeze_at: int = 2
     #: Stem channels; 64 is the published network, smaller ones are for tests.
     width: int = 64
+    #: Groups of the bottlenecks' 3x3 convolutions ("cardinality", Xie et al. 2017, table 1).
+    groups: int = 1
+    #: Channels of each such group in c2 (ibid.), doubled from stage to stage; scaled by ``width / 64``, at
+    #: least 1.
+    width_per_group: int = 64
     #: Levels to return.
     outputs: tuple[Level, ...] = LEVELS
     #: Stride in the first 1x1 convolution of a bottleneck (original release) and not in its 3x3.
     stride_in_1x1: bool = False
+    #: DC5: c5 at stride 16 with 3x3 convolutions of dilation 2 (Dai et al. 2017, "Deformable ConvNets",
+    #: section 4.1, as Detectron2's RES5_DILATION: the first block's too).
+    dilated_c5: bool = False
     #: Start each residual block as the identity; for training from scratch with bn, sync_bn or gn.
     zero_init_residual: bool = False
 
@@ -227,10 +153,20 @@ class ResNetConfig:
             raise ConfigError(f"backbone.depth is {self.depth}; choose one of {', '.join(map(str, BLOCKS))}")
         if not 0 <= self.freeze_at <= 5:
             raise ConfigError(f"backbone.freeze_at is {self.freeze_at}; it must be 0 to 5")
-        if self.width < 1:
-            raise ConfigError(f"backbone.width is {self.width}; it must be at least 1")
+        for name in ("width", "groups", "width_per_group"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.outputs:
             raise ConfigError("backbone.outputs is empty; name at least one of c2, c3, c4, c5")
+        if self.depth < 50 and (self.groups, self.width_per_group, self.dilated_c5) != (1, 64, False):
+            raise ConfigError(
+                "backbone.groups, width_per_group and dilated_c5 belong to bottleneck blocks; set"
+                f" backbone.depth to 50, 101 or 152 (it is {self.depth})"
+            )
+        if self.dilated_c5 and "c5" not in self.outputs:
+            raise ConfigError(
+                "backbone.dilated_c5 changes c5, which backbone.outputs leaves out; add it there"
+            )
         if self.zero_init_residual and self.norm == "frozen_bn":
             raise ConfigError(
                 "backbone.zero_init_residual needs a norm that trains; with frozen_bn the blocks would stay"
@@ -240,14 +176,18 @@ class ResNetConfig:
             self.depth,
             norm=self.norm,
             width=self.width,
+            groups=self.groups,
+            width_per_group=self.width_per_group,
             outputs=self.outputs,
             freeze_at=self.freeze_at,
             stride_in_1x1=self.stride_in_1x1,
+            dilated_c5=self.dilated_c5,
             zero_init_residual=self.zero_init_residual,
         )
         if self.weights is not None:
-            load_imagenet_weights(model, self.weights)
+            absent = (f"layer{i}." for i in range(len(model.stages) + 1, 5))
+            load_imagenet_weights(model, self.weights, ("fc.", *absent))
         return model
 
 
-__all__ = ["BasicBlock", "Bottleneck", "FrozenBatchNorm2d", "ResNet", "ResNetConfig"]
+__all__ = ["BLOCKS", "Depth", "ResNet", "ResNetConfig"]

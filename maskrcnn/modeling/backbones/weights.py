@@ -10,26 +10,21 @@ from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.state_dict import mismatch, read_state_dict
 
 
-def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
-    """Copy a torchvision classifier's weights into ``backbone``.
+def load_imagenet_weights(module: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
+    """Copy a torchvision classifier's weights into ``module``, a part of that classifier.
 
-    The classifier's ``fc`` is left out, and so are whole stages that the backbone does not have.
+    Args:
+        skip: beginnings of the names in the file that belong to other parts, such as ``fc.``
 
     Raises:
         CheckpointError: the file cannot be read, or anything else in it is missing, left over, or of
-            another shape; the backbone is then unchanged.
+            another shape; the module is then unchanged.
     """
-    own = backbone.state_dict()
-    stages = {name.split(".")[0] for name in own}
-    source = {
-        name: value
-        for name, value in read_state_dict(path).items()
-        if not name.startswith("fc.") and (name.split(".")[0] in stages or not name.startswith("layer"))
-    }
-    problem = mismatch(own, source)
+    source = {name: value for name, value in read_state_dict(path).items() if not name.startswith(skip)}
+    problem = mismatch(module.state_dict(), source)
     if problem:
         raise CheckpointError(
             f"{path}: these weights do not fit the backbone: {problem}."
-            " Check backbone.depth, norm and width against the file"
+            " Check backbone.type, depth, norm, width and groups against the file"
         )
-    backbone.load_state_dict(source, strict=False)
+    module.load_state_dict(source, strict=False)

@@ -1,0 +1,176 @@
+"""Any model of the timm library that gives feature maps (optional: ``pip install maskrcnn[timm]``)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from maskrcnn.errors import CheckpointError, ConfigError
+from maskrcnn.modeling.registries import BACKBONES, Backbone
+from maskrcnn.modeling.state_dict import mismatch, read_state_dict
+
+Options = Mapping[str, bool | int | float | str]
+
+
+class TimmBackbone(Backbone):
+    """timm's ``features_only`` form of a model; a level is named by its stride, c<log2 stride>.
+
+    Args:
+        name: timm's name of the model; no weights are downloaded.
+        outputs: levels to return, e.g. c2 at stride 4; where several layers have a stride, the last of them.
+        freeze: names of the model's submodules that are not trained.
+        frozen_bn: batch normalisation keeps its statistics and its affine map, as in
+            :class:`maskrcnn.modeling.norms.FrozenBatchNorm2d`.
+        options: further arguments of timm's ``create_model``.
+
+    Raises:
+        ConfigError: timm is not installed, does not know the model, or the model has no such level or part.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        outputs: tuple[str, ...] = ("c2", "c3", "c4", "c5"),
+        freeze: tuple[str, ...] = (),
+        frozen_bn: bool = True,
+        options: Options | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.options: dict[str, Any] = dict(options or {})
+        net = self._create(features_only=True)
+        indices = {f"c{s.bit_length() - 1}": i for i, s in _levels(net) if s.bit_count() == 1}
+        if not outputs or not set(outputs) <= set(indices):
+            raise ConfigError(
+                f"backbone.outputs is [{', '.join(outputs)}], but timm's {name} gives [{', '.join(indices)}];"
+                " name levels from the latter"
+            )
+        wanted = [i for level, i in indices.items() if level in outputs]
+        if wanted != [i for i, _ in _levels(net)]:
+            net = self._create(features_only=True, out_indices=wanted)
+        self.net = net
+        self.channels = dict(
+            zip((n for n in indices if n in outputs), net.feature_info.channels(), strict=True)
+        )
+        self.strides = {level: 2 ** int(level[1:]) for level in self.channels}
+        self._frozen = [self._part(part) for part in freeze]
+        if frozen_bn:
+            self._frozen += [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def _create(self, **arguments: Any) -> Any:
+        """timm's model; a plain classifier without ``features_only``."""
+        try:
+            import timm  # optional, and slow to import
+        except ImportError:
+            raise ConfigError("backbone.type timm needs the timm library: pip install timm") from None
+        if not timm.is_model(self.name):
+            near = difflib.get_close_matches(self.name, timm.list_models(), n=3)
+            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            raise ConfigError(f"backbone.name {self.name!r} is no model of timm {timm.__version__}.{hint}")
+        try:
+            return timm.create_model(self.name, pretrained=False, **arguments, **self.options)
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"timm cannot build {self.name} as a backbone ({type(error).__name__}: {error});"
+                " choose another backbone.name, or change backbone.options"
+            ) from error
+
+    def _part(self, name: str) -> nn.Module:
+        try:
+            part: nn.Module = self.net.get_submodule(name)
+        except AttributeError:
+            names = ", ".join(n for n, _ in self.net.named_children())
+            raise ConfigError(f"backbone.freeze names {name!r}, but {self.name} has [{names}]") from None
+        return part
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """As ``nn.Module.train``, but frozen parts keep their statistics too."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[N, 3, H, W] -> the levels in ``outputs``."""
+        features = self.net(x)
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            features = [f.permute(0, 3, 1, 2) for f in features]
+        return dict(zip(self.channels, features, strict=True))
+
+    def load_weights(self, path: Path) -> None:
+        """Copy the weights of this model's classifier, as timm stores them; layers above are left out.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is not of the same model.
+        """
+        source = read_state_dict(path)
+        own = {_flat(name): name for name in self.net.state_dict()}
+        # A classification layer of any size will do, but it must be there: a file of a deeper model, whose
+        # first layers would fit, is refused.
+        whole = {
+            name: value if _flat(name) in own else source.get(name, value)
+            for name, value in self._create().state_dict().items()
+        }
+        problem = mismatch(whole, source)
+        if problem:
+            raise CheckpointError(
+                f"{path}: these weights do not fit timm's {self.name}: {problem}. Check backbone.name"
+            )
+        fitting = {own[_flat(name)]: value for name, value in source.items() if _flat(name) in own}
+        self.net.load_state_dict(fitting, strict=False)
+
+
+def _levels(net: Any) -> list[tuple[int, int]]:
+    """(timm's index, stride) of every feature map that ``net`` gives."""
+    return list(zip(net.feature_info.out_indices, net.feature_info.reduction(), strict=True))
+
+
+def _flat(name: str) -> str:
+    """A parameter's name, the same for a classifier and its ``features_only`` form (``stages_0`` there)."""
+    return name.removeprefix("model.").replace(".", "_")
+
+
+@BACKBONES.register("timm")
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig:
+    """A model of the timm library; see :class:`TimmBackbone`."""
+
+    #: timm's name, such as convnext_tiny; ``timm.list_models()`` lists them.
+    name: str
+    #: Weights: a checkpoint file of the same model as timm publishes it (``pytorch_model.bin``).
+    weights: Path | None = None
+    #: Levels by stride: c2 = 4, c3 = 8, c4 = 16, c5 = 32.
+    outputs: tuple[str, ...] = ("c2", "c3", "c4", "c5")
+    #: Submodules not to train, by timm's names, such as [conv1, bn1, layer1] in a ResNet.
+    freeze: tuple[str, ...] = ()
+    #: Fix batch normalisation, as frozen_bn does in our own backbones.
+    frozen_bn: bool = True
+    #: Further arguments of timm's create_model, such as {strict_img_size: false} for Swin Transformers and
+    #: {dynamic_img_size: true} for ViTs, which else read one image size only.
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+
+    def build(self) -> TimmBackbone:
+        """
+        Raises:
+            ConfigError: timm is not installed, does not know the model, or it has no such level or part.
+            CheckpointError: ``weights`` cannot be read or does not fit.
+        """
+        model = TimmBackbone(
+            self.name,
+            outputs=self.outputs,
+            freeze=self.freeze,
+            frozen_bn=self.frozen_bn,
+            options=self.options,
+        )
+        if self.weights is not None:
+            model.load_weights(self.weights)
+        return model

@@ -1,0 +1,118 @@
+"""The fifth stage of a ResNet on pooled RoIs: the C4 models (He et al. 2017, figure 4 left)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
+from maskrcnn.modeling.backbones.resnet import ResNetConfig
+from maskrcnn.modeling.backbones.weights import load_imagenet_weights
+from maskrcnn.modeling.norms import NormName
+from maskrcnn.modeling.registries import ROI_TRUNKS, BackboneConfig, RoITrunk
+
+C4 = Literal["paper", "detectron2"]
+
+
+class Res5Trunk(RoITrunk):
+    """``layer4`` of a ResNet, from RoI features to 7 x 7.
+
+    Args:
+        c4: "paper" pools 7 x 7 and has stride 1 (He et al. 2017, figure 4); "detectron2" pools 14 x 14 and
+            has stride 2, as the backbone itself would.
+        frozen: do not train it, and keep its statistics.
+        depth, norm, width, groups, width_per_group, stride_in_1x1, zero_init_residual: as the backbone's, see
+            :class:`maskrcnn.modeling.backbones.resnet.ResNet`.
+    """
+
+    def __init__(
+        self,
+        c4: C4,
+        depth: int = 50,
+        *,
+        norm: NormName = "frozen_bn",
+        width: int = 64,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+        zero_init_residual: bool = False,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        stride = 1 if c4 == "paper" else 2
+        self.pool_size, self.output_size = 7 * stride, 7
+        self.channels = stage_channels(depth, 3, width)
+        self.frozen = frozen
+        self.layer4 = make_stage(
+            depth,
+            3,
+            norm=norm,
+            width=width,
+            groups=groups,
+            width_per_group=width_per_group,
+            stride=stride,
+            stride_in_1x1=stride_in_1x1,
+        )
+        initialise(self, zero_init_residual)
+        self.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> Res5Trunk:
+        """As ``nn.Module.train``, but a frozen trunk keeps its statistics too."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[R, C, pool_size, pool_size] -> [R, channels, 7, 7]."""
+        out: Tensor = self.layer4(pooled)
+        return out
+
+
+@ROI_TRUNKS.register("res5")
+@dataclass(frozen=True, kw_only=True)
+class Res5TrunkConfig:
+    """The fifth stage of the model's ResNet; see :class:`Res5Trunk`."""
+
+    #: paper = RoIs of 7 x 7, stride 1 (He et al. 2017, figure 4); detectron2 = RoIs of 14 x 14, stride 2.
+    c4: C4 = "detectron2"
+
+    def build(self, backbone: BackboneConfig, channels: int) -> Res5Trunk:
+        """The stage after c4, with the backbone's norm, weights and ``freeze_at`` (5 freezes it).
+
+        Raises:
+            ConfigError: ``backbone`` is no ResNet that ends in c4, or RoIs are not pooled from c4.
+            CheckpointError: the backbone's ``weights`` cannot be read or do not fit.
+        """
+        if not isinstance(backbone, ResNetConfig):
+            raise ConfigError(
+                "model.roi_trunk res5 is the last stage of a ResNet; set model.backbone.type to resnet,"
+                " or model.roi_trunk to null"
+            )
+        if "c5" in backbone.outputs:
+            raise ConfigError(
+                "model.roi_trunk res5 takes c5's place, but the backbone builds c5 too; set"
+                " model.backbone.outputs to [c4]"
+            )
+        wanted = stage_channels(backbone.depth, 2, backbone.width)
+        if channels != wanted:
+            raise ConfigError(
+                f"model.roi_trunk res5 reads the backbone's c4 with {wanted} channels, but RoIs are pooled"
+                f" from {channels}; set model.neck to null and model.roi.levels to [c4]"
+            )
+        trunk = Res5Trunk(
+            self.c4,
+            backbone.depth,
+            norm=backbone.norm,
+            width=backbone.width,
+            groups=backbone.groups,
+            width_per_group=backbone.width_per_group,
+            stride_in_1x1=backbone.stride_in_1x1,
+            zero_init_residual=backbone.zero_init_residual,
+            frozen=backbone.freeze_at >= 5,
+        )
+        if backbone.weights is not None:
+            others = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "fc.")
+            load_imagenet_weights(trunk, backbone.weights, others)
+        return trunk
