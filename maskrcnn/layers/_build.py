@@ -234,6 +234,12 @@ def arch_flags(archs: str) -> list[str]:
     return flags
 
 
+def size_flags(version: str) -> list[str]:
+    """Return what halves the object: nvcc's best compression, where no driver of its release lacks it (13.0)."""
+    match = re.search(r"release (\d+)\.", version)
+    return ["--compress-mode=size"] if match and int(match.group(1)) >= 13 else []
+
+
 def covers(archs: str, capability: str) -> bool:
     """Whether an object built for ``archs`` runs on a GPU of compute capability ``capability``."""
     major, minor = map(int, capability.split("."))
@@ -311,13 +317,14 @@ def plan(kind: Kind, torch_dir: Path | None) -> Plan:
         raise BuildError(f"there are no {kind} sources in {csrc_dir()}")
     archs = architectures() if kind == "cuda" else ""
     link = ["-shared", f"-L{torch_dir / 'lib'}", "-ltorch_cpu"]
-    flags = [*_flags(kind), *arch_flags(archs)]
+    version = compiler_version(compiler)
+    flags = [*_flags(kind), *arch_flags(archs), *(size_flags(version) if kind == "cuda" else [])]
     if kind == "cuda":
         link += ["-ltorch_cuda", "-cudart=static"]
     elif sanitizer():
         link += [f"-fsanitize={sanitizer()}"]
     include = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f"-I{torch_dir / 'include'}", f"-I{csrc_dir()}"]
-    info = BuildInfo(source_key(kind), compiler_version(compiler), archs, torch_version(torch_dir))
+    info = BuildInfo(source_key(kind), version, archs, torch_version(torch_dir))
     return Plan(kind, tuple(compiler.split()), (*flags, *include), tuple(link), info)
 
 

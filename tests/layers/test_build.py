@@ -333,6 +333,12 @@ def test_architectures_are_the_users_else_this_machines_else_all(
         _build.arch_flags("Hopper")
 
 
+def test_only_an_nvcc_that_knows_it_is_asked_to_compress() -> None:
+    assert _build.size_flags("Cuda compilation tools, release 13.0, V13.0.88") == ["--compress-mode=size"]
+    assert _build.size_flags("Cuda compilation tools, release 12.4, V12.4.131") == []
+    assert _build.size_flags("unknown") == []
+
+
 @pytest.mark.parametrize(
     ("archs", "capability", "expected"),
     [
