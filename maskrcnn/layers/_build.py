@@ -235,7 +235,7 @@ def arch_flags(archs: str) -> list[str]:
 
 
 def size_flags(version: str) -> list[str]:
-    """Return what halves the object: nvcc's best compression, where no driver of its release lacks it (13.0)."""
+    """Return what halves the object: the best compression, from nvcc 13.0 on, whose drivers all read it."""
     match = re.search(r"release (\d+)\.", version)
     return ["--compress-mode=size"] if match and int(match.group(1)) >= 13 else []
 
