@@ -96,15 +96,17 @@ class BuildOps(build_ext):
 
 
 class BuildPython(build_py):
-    """Copies csrc into the package, so that an installation can build the operators at first import."""
+    """Copies csrc and configs into the package: an installation builds the operators at its first import, and
+    has the recipes at hand.
+    """
 
     def run(self) -> None:
-        """Copy the Python files, then the C++ sources (an editable install reads the checkout's)."""
+        """Copy the Python files, then the two folders (an editable install reads the checkout's)."""
         super().run()
-        if not self.editable_mode:
-            target = Path(self.build_lib) / "maskrcnn/csrc"
+        for folder in () if self.editable_mode else ("csrc", "configs"):
+            target = Path(self.build_lib) / "maskrcnn" / folder
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(ROOT / "csrc", target)
+            shutil.copytree(ROOT / folder, target)
 
 
 class Wheel(bdist_wheel):

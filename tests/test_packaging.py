@@ -41,7 +41,13 @@ def project(tmp_path: Path) -> Path:
     )
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "Makefile", ".clang-format"):
         shutil.copy(ROOT / name, root)
-    for name in ("csrc/cpu/kernel.cpp", "csrc/ops.h", "csrc/ops.cpp", "tests/test_x.py", "configs/x.yaml"):
+    for name in (
+        "csrc/cpu/kernel.cpp",
+        "csrc/ops.h",
+        "csrc/ops.cpp",
+        "tests/test_x.py",
+        "configs/base/x.yaml",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
@@ -80,10 +86,11 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
         "maskrcnn/csrc/ops.cpp",
         "maskrcnn/csrc/ops.h",
         "maskrcnn/csrc/cpu/kernel.cpp",
+        "maskrcnn/configs/base/x.yaml",
         "maskrcnn/py.typed",
         "maskrcnn/cli/__init__.py",
     } <= names
-    assert not [name for name in names if name.startswith(("tests/", "tools/", "csrc/"))]
+    assert not [name for name in names if name.startswith(("tests/", "tools/", "csrc/", "configs/"))]
 
     # Installed, the object's stamp fits the sources that came with it: it is not taken for a stale one.
     site = project.parent / "site"
@@ -93,12 +100,14 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
         f"spec = u.spec_from_file_location('b', {str(site / 'maskrcnn/layers/_build.py')!r})\n"
         "b = u.module_from_spec(spec); sys.modules['b'] = b; spec.loader.exec_module(b)\n"
         "print(b.csrc_dir(), b.read_stamp(b.ahead_of_time('cpu')).source_key == b.source_key('cpu'))\n"
+        f"sys.path.insert(0, {str(site)!r})\n"
+        "from maskrcnn.config.shipped import shipped_configs; print(shipped_configs())\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "MASKRCNN_SANITIZE"}
     told = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert told.split() == [str(site / "maskrcnn/csrc"), "True"]
+    assert told.split() == [str(site / "maskrcnn/csrc"), "True", str(site / "maskrcnn/configs")]
 
 
 def test_without_a_compiler_the_wheel_is_pure_and_carries_the_sources(project: Path) -> None:
@@ -131,7 +140,7 @@ def test_an_sdist_can_be_built_from_and_tested(project: Path) -> None:
     with tarfile.open(hook(project, "build_sdist")) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"csrc/ops.cpp", "csrc/ops.h", "csrc/cpu/kernel.cpp", "setup.py", "pyproject.toml"} <= names
-    assert {"tests/test_x.py", "configs/x.yaml", "Makefile", "maskrcnn/layers/_build.py"} <= names
+    assert {"tests/test_x.py", "configs/base/x.yaml", "Makefile", "maskrcnn/layers/_build.py"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 

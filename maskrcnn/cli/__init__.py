@@ -32,6 +32,7 @@ COMMANDS = (
     Command("predict", "find objects in images: overlays and a results file"),
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
+    Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
     Command("convert", "take over weights from other frameworks"),

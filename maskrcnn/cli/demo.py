@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from maskrcnn.cli.options import add_set_argument
-from maskrcnn.errors import UserError
 
 HELP = "train and evaluate a small model on generated data, in minutes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: configs/demo.yaml")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: demo.yaml of the shipped configs"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="run folder; default runs/demo, runs/demo-2 ..."
     )
@@ -23,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, say what to look at; the last line is ``RESULT bbox_AP=... segm_AP=...``."""
+    from maskrcnn.config.shipped import shipped_configs
     from maskrcnn.engine.interrupt import Interrupted
     from maskrcnn.recipe import load_recipe
     from maskrcnn.run import train
 
-    config = args.config or find_demo_config()
+    config = args.config or shipped_configs() / "demo.yaml"
     recipe = load_recipe(config, args.overrides)
     output = args.output or free_folder(Path("runs") / config.stem)
     try:
@@ -46,21 +48,6 @@ def run(args: argparse.Namespace) -> int:
     parts = [f"{kind}_AP={result.metrics.get(f'{kind}/AP', 0.0):.3f}" for kind in ("bbox", "segm")]
     print("RESULT " + " ".join(parts), flush=True)
     return 0
-
-
-def find_demo_config() -> Path:
-    """``configs/demo.yaml`` of the checkout, or of the working folder.
-
-    Raises:
-        UserError: there is neither.
-    """
-    import maskrcnn
-
-    for root in (Path(maskrcnn.__file__).parent.parent, Path()):
-        path = root / "configs" / "demo.yaml"
-        if path.is_file():
-            return path
-    raise UserError("configs/demo.yaml is not here; run from a checkout, or name a file with --config")
 
 
 def free_folder(path: Path) -> Path:

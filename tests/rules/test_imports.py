@@ -22,9 +22,11 @@ RANK = {
     "explain": 6,
     "recipe": 7,
     "run": 8,
+    "ablation": 9,
     "diagnostics": 8,
-    "cli": 9,
-    "__main__": 10,
+    "zoo": 8,
+    "cli": 10,
+    "__main__": 11,
 }
 #: Evaluation reads the data side's plain types (categories), never the other way round.
 ALLOWED = {("evaluation", "data")}
