@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.registries import BOX_HEADS, BoxHead
 
@@ -120,6 +122,8 @@ class TwoFCBoxHeadConfig:
 class VGGBoxHeadConfig:
     """VGG-16's own fc6 and fc7 with dropout (Girshick 2015, section 2.2), as ``fc1`` and ``fc2``."""
 
+    #: ImageNet weights: a torchvision vgg16 checkpoint file, usually the backbone's; none = random.
+    weights: Path | None = None
     #: Width of both layers (Simonyan & Zisserman 2014, table 1: 4096); smaller ones are for tests.
     hidden: int = 4096
     #: Side of the pooled features (Girshick 2015, section 2.2: 7).
@@ -133,13 +137,17 @@ class VGGBoxHeadConfig:
         """
         Raises:
             ConfigError: a value is out of range.
+            CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        return TwoFCBoxHeadConfig(
+        head = TwoFCBoxHeadConfig(
             hidden=self.hidden,
             pool_size=self.pool_size,
             dropout=self.dropout,
             class_agnostic=self.class_agnostic,
         ).build(channels, num_classes)
+        if self.weights is not None:
+            load_vgg_classifier(head.fc1, head.fc2, self.weights)
+        return head
 
 
 class ConvFCBoxHead(BoxHead):
