@@ -15,7 +15,7 @@ from maskrcnn.config import dump, fingerprint
 from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import ConfigError, UserError
-from maskrcnn.recipe import NEUTRAL_KEYS, DataConfig, Recipe
+from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
 from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.setup import build_data, images_per_pass
 
@@ -144,9 +144,9 @@ def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset
     Raises:
         UserError: and its kinds: whatever would stop a run at its start; the message begins with the variant.
     """
-    known: list[tuple[DataConfig, Dataset, int]] = []
+    known: list[tuple[object, Dataset, int]] = []
     first = runs[0].recipe.data.val
-    for run in {r.variant.label: r for r in reversed(runs)}.values():
+    for run in (r for i, r in enumerate(runs) if r.variant not in [other.variant for other in runs[:i]]):
         recipe = run.recipe
         try:
             if recipe.data.val is None:
@@ -155,12 +155,13 @@ def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset
                 raise ConfigError(f"data.val differs from that of variant {runs[0].variant.label!r}")
             alone = Ranks(0, 1, 0, torch.device("cpu"))
             images_per_pass(recipe, Ranks(0, processes, 0, torch.device("cpu")))
-            found = [(val, classes) for data, val, classes in known if data == recipe.data]
+            source = (recipe.data.train, recipe.data.val, recipe.data.on_error)
+            found = [(val, classes) for other, val, classes in known if other == source]
             if not found:
                 data = build_data(recipe, alone, training=True)
                 assert data.val is not None
                 found = [(data.val, len(data.categories))]
-                known.append((recipe.data, *found[0]))
+                known.append((source, *found[0]))
             with torch.device("meta"):
                 recipe.model.build(found[0][1])
             _check_metrics(suite, recipe)

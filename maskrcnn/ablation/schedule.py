@@ -17,6 +17,7 @@ import torch
 from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.progress import describe, read_progress, time_left
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
+from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import UserError
 
 #: Seconds between two looks at the processes, and between two progress lines.
@@ -25,6 +26,7 @@ _POLL, _TELL = 0.2, 30.0
 _GRACE = 10.0
 #: Lines of a failed run's output that are repeated.
 _LINES = 6
+_CHANGED = "the package's sources were changed since these runs began; a run from here on would not compare"
 
 #: Environment of a place on which one run at a time is trained.
 Slot = dict[str, str]
@@ -80,7 +82,7 @@ def claim(folder: Path) -> Iterator[int | None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"{folder}: runs of this suite are being trained there already; wait for them, or use --output"
+                f"{folder}: runs of this suite are being trained there already; wait, or use --output"
             ) from None
         yield file.fileno()
 
@@ -103,23 +105,23 @@ class Scheduler:
         processes: int,
         tell: Callable[[str], None],
         *,
+        code: str | None = None,
         lock: int | None = None,
-        command: Callable[[Run, int], list[str]] = command,
     ) -> None:
         """
         Args:
             slots: see :func:`find_slots`.
             processes: of each run.
             tell: takes progress lines.
+            code: fingerprint of the code that must train them; None: whatever is there.
             lock: a file descriptor that the processes inherit, see :func:`claim`.
-            command: how a run is trained; replaceable, for tests.
         """
         self._free = list(slots)
         self._places = len(slots)
         self._processes = processes
         self._tell = tell
+        self._code = code
         self._lock = lock
-        self._command = command
         self._active: list[_Active] = []
 
     def train(self, runs: Sequence[Run], resume_hint: str) -> dict[str, str]:
@@ -131,10 +133,15 @@ class Scheduler:
         Raises:
             Interrupted: Ctrl-C or SIGTERM, once every process has written its checkpoint.
         """
-        waiting, failures, done = list(runs), {}, 0
+        waiting, done = list(runs), 0
+        failures: dict[str, str] = {}
         with StopRequest() as stop:
             try:
                 while self._active or (waiting and not stop.signal_number):
+                    if waiting and self._free and self._code not in (None, code_fingerprint()):
+                        failures |= {run.name: _CHANGED for run in waiting}
+                        self._tell(_CHANGED)
+                        waiting.clear()
                     while waiting and self._free and not stop.signal_number:
                         self._start(waiting.pop(0), len(runs), done + len(failures) + len(self._active) + 1)
                     if stop.signal_number:
@@ -170,7 +177,7 @@ class Scheduler:
         environment = {**os.environ, **slot, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
         with run.log_file.open("ab") as output:
             process = subprocess.Popen(
-                self._command(run, self._processes),
+                command(run, self._processes),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -24,13 +24,19 @@ def versions() -> dict[str, str]:
     }
 
 
+#: Parts of the package that a training run cannot import, see tests/rules/test_imports.py.
+_ABOVE_RUNS = ("ablation", "cli")
+
+
 def code_fingerprint() -> str:
-    """Twelve hex digits over the package's Python and C++ sources: equal for equal code."""
+    """Twelve hex digits over the Python and C++ sources that a run may use: equal for equal code."""
     package = Path(maskrcnn.__file__).parent
     digest = hashlib.sha256()
     for folder in (package, package.parent / "csrc"):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".cpp", ".h", ".cu"):
+            if folder == package and path.relative_to(folder).parts[0] in _ABOVE_RUNS:
+                continue
+            if path.suffix in (".py", ".cpp", ".h", ".cu", ".cuh"):
                 digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
