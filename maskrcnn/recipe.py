@@ -148,12 +148,18 @@ class EvalConfig:
 
     #: Images a forward pass and rank, > 0.  Default 1 (so that padding never touches a result).
     batch_size: int = 1
-    #: What is compared: boxes, masks.  Default both; masks are left out where the model has none.
-    iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
-    #: Metric whose highest value marks best.pt; null: segm/AP, or bbox/AP without masks.  Default null.
+    #: What is compared: boxes, masks, keypoints.  Default all; what the model does not predict is left out.
+    iou_types: tuple[Literal["bbox", "segm", "keypoints"], ...] = ("bbox", "segm", "keypoints")
+    #: Metric whose highest value marks best.pt; null: the first there is of segm/AP, keypoints/AP, bbox/AP.
     best_metric: str | None = None
     #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), or as torchvision does.
     paste: Literal["aligned", "torchvision"] = "aligned"
+    #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
+    #: keypoints-eval); null: COCO's 17.  Default null.
+    sigmas: tuple[float, ...] | None = None
+    #: Taken off keypoints' x and y in results, pixels: COCO's are indices of pixels, whose centres are at
+    #: + 0.5 (Detectron2: 0.5, torchvision: 0).  Default 0.5; see keypoint_offset of the data set.
+    keypoint_offset: float = 0.5
     #: What computes the figures; auto: faster-coco-eval where installed, else pycocotools (equal figures).
     backend: Literal["auto", "pycocotools", "faster"] = "auto"
     #: As solver.precision, for evaluation.  Default float32.
@@ -162,7 +168,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _positive(batch_size=self.batch_size)
         if not self.iou_types:
-            raise ValueError("iou_types must name bbox, segm or both")
+            raise ValueError("iou_types must name at least one of bbox, segm and keypoints")
+        if self.sigmas is not None and not all(s > 0 for s in self.sigmas):
+            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +199,11 @@ class Recipe:
     output: Path | None = None
     #: auto (a GPU where there is one), cpu or cuda.  Default auto.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: Checkpoint or state dict to start from (not to resume: that is --resume); output layers of another
-    #: number of classes start fresh.  Default null.
+    #: Checkpoint or state dict to start from (not to resume: that is --resume).  Default null.
     weights: Path | None = None
+    #: Start the output layers of classes, boxes and masks afresh: ``weights`` are for other classes (or, after
+    #: `maskrcnn convert --drop-head`, without those layers).  Default false: they must fit.
+    drop_head: bool = False
     #: The network.
     model: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
     #: The data.

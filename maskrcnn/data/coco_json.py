@@ -126,9 +126,7 @@ def read_keypoint_schema(records: list[Any], path: Path) -> KeypointSchema:
         except ValueError as error:
             raise DataError(f"{where}: {error}; name them left_* and right_*") from None
         if found is not None and found[1].names != schema.names:
-            raise DataError(
-                f"{where}: its keypoints differ from those of {found[0]!r}; a model has one kind"
-            )
+            raise DataError(f"{where}: its keypoints differ from those of {found[0]!r}; a model has one kind")
         found = found or (record["name"], schema)
     if found is None:
         raise DataError(f"{path}: no category defines 'keypoints'; leave them out with keypoints: false")

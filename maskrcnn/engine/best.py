@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from maskrcnn.errors import UserError
 
+#: What decides where the recipe does not say.
+DEFAULT = ("segm/AP", "keypoints/AP", "bbox/AP")
+
 
 def improved(
     metrics: Mapping[str, float], wanted: str | None, best: Mapping[str, float], step: int
@@ -15,13 +18,13 @@ def improved(
 
     Args:
         metrics: name -> value, of the evaluation at ``step``.
-        wanted: the metric whose highest value wins; None: ``segm/AP``, or ``bbox/AP`` where there is none.
+        wanted: the metric whose highest value wins; None: the first there is of :data:`DEFAULT`.
         best: the record so far, ``{metric: value, "step": step}``, or empty.
 
     Raises:
         UserError: ``wanted`` is not among the metrics.
     """
-    name = wanted or next((m for m in ("segm/AP", "bbox/AP") if m in metrics), None)
+    name = wanted or next((m for m in DEFAULT if m in metrics), None)
     if name is None:
         return None
     if name not in metrics:

@@ -89,7 +89,7 @@ class Trainer:
             checkpoint_every: steps between checkpoints, None: only at evaluations and at the end.
             eval_every: steps between evaluations, None: only at the end.
             evaluate: computes the metrics; None: no evaluations.
-            best_metric: the metric whose highest value marks ``best.pt``; None: ``segm/AP``, or ``bbox/AP``.
+            best_metric: the metric whose highest value marks ``best.pt``; None: see ``engine.best``.
             checkpoints: where they go; None: nowhere.  Used on rank 0 alone.
             template: what a checkpoint says besides the state (config, classes, versions).
             events: progress lines, metrics and TensorBoard; None on ranks other than 0.

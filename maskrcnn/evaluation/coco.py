@@ -1,4 +1,4 @@
-"""COCO evaluation of boxes and masks (Lin et al. 2014; cocodataset.org/#detection-eval).
+"""COCO evaluation of boxes, masks and keypoints (Lin et al. 2014; cocodataset.org/#detection-eval).
 
 pycocotools is the reference.  faster-coco-eval computes the same figures in a fraction of the time and is
 used where it is installed.  Their precisions differ by one rounding (2.2e-16) at most, since pycocotools
@@ -12,7 +12,7 @@ import importlib.util
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.errors import DataError, UserError
+from maskrcnn.evaluation import keypoints as oks
 from maskrcnn.evaluation.coco_input import GroundTruth, detection_records, read_ground_truth
 from maskrcnn.evaluation.diagnose import why_zero
 from maskrcnn.evaluation.eval_result import AT_CAP, ClassFigures, EvalResult, Matches
 
-IouType = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm", "keypoints"]
 Backend = Literal["auto", "pycocotools", "faster"]
 #: COCO's numbers of detections an image and class.
 MAX_DETECTIONS = (1, 10, 100)
@@ -41,23 +42,25 @@ def evaluate_coco(
     per_class: bool = True,
     backend: Backend = "auto",
     matches: bool = False,
+    sigmas: Sequence[float] | None = None,
 ) -> EvalResult:
     """Compute COCO's figures.
 
     Args:
         annotations: a COCO annotation file, or its content; not modified.
         results: COCO result records (see ``results.coco_results``).
-        iou_types: what to compare, boxes or masks.
+        iou_types: what to compare: boxes, masks, keypoints.
         max_detections: the model's cap on detections an image.  The twelve figures are always those at
-            1, 10 and 100; a larger cap adds ``AP@cap`` and its like.
+            1, 10 and 100 (the ten of keypoints at 20); a larger cap adds ``AP@cap`` and its like.
         image_ids: evaluate on these images alone; results elsewhere do not count.
         per_class: whether to list each class.
         backend: "auto" takes faster-coco-eval where installed, else pycocotools.
         matches: also return which detection met which annotation (computed by pycocotools).
+        sigmas: of each keypoint, see ``keypoints.choose_sigmas``; None: COCO's.
 
     Raises:
         DataError: the annotations or the results are unusable, or name different images.
-        UserError: the backend is not installed.
+        UserError: the backend is not installed, or ``sigmas`` do not fit the keypoints.
     """
     chosen = "pycocotools" if matches else choose_backend(backend)
     truth = read_ground_truth(annotations, masks="segm" in iou_types)
@@ -76,13 +79,20 @@ def evaluate_coco(
     for iou_type in iou_types:
         case = Case(truth, detection_records(results, iou_type, truth, images), iou_type, images)
         counted = len(case.detections)
-        evaluator = run(case, caps, chosen)
-        figures[iou_type] = _figures(evaluator.eval, caps)
+        if iou_type == "keypoints":
+            joints = oks.count_keypoints(truth)
+            oks.check_counts(case.detections, joints)
+            case = replace(case, joints=joints, sigmas=oks.choose_sigmas(sigmas, joints))
+            evaluator = run(case, [oks.MAX_DETECTIONS], chosen)
+            figures[iou_type] = oks.keypoint_figures(evaluator.eval)
+        else:
+            evaluator = run(case, caps, chosen)
+            figures[iou_type] = _figures(evaluator.eval, caps)
         if per_class:
             classes[iou_type] = _class_figures(evaluator.eval, caps, case)
         if matches:
             found_matches[iou_type] = _matches(evaluator, truth)
-        if figures[iou_type]["AP"] == 0 and case.detections:
+        if iou_type != "keypoints" and figures[iou_type]["AP"] == 0 and case.detections:
             blind = _figures(run(case, caps, chosen, use_categories=False).eval, caps)["AP"] or 0.0
             notes += why_zero(case.annotations, case.detections, iou_type, truth, blind)
     return EvalResult(
@@ -118,19 +128,24 @@ def choose_backend(backend: Backend) -> Literal["pycocotools", "faster"]:
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation to run: the ground truth, the completed detections, boxes or masks, image ids."""
+    """One evaluation to run: the ground truth, the completed detections, what to compare, image ids; of
+    keypoints, their number and their sigmas (None: COCO's).
+    """
 
     truth: GroundTruth
     detections: list[dict[str, Any]]
     iou_type: str
     images: list[int]
+    joints: int = 0
+    sigmas: npt.NDArray[np.float64] | None = None
 
     @property
     def annotations(self) -> list[dict[str, Any]]:
         """The annotations that take part, as fresh records (the evaluators write into theirs)."""
         wanted = set(self.images)
         skip = self.truth.without_mask if self.iou_type == "segm" else frozenset()
-        return [dict(a) for a in self.truth.annotations if a["image_id"] in wanted and a["id"] not in skip]
+        found = [dict(a) for a in self.truth.annotations if a["image_id"] in wanted and a["id"] not in skip]
+        return oks.complete_truth(found, self.joints) if self.iou_type == "keypoints" else found
 
 
 def run(case: Case, caps: Sequence[int], backend: str, use_categories: bool = True) -> Any:
@@ -156,6 +171,8 @@ def run(case: Case, caps: Sequence[int], backend: str, use_categories: bool = Tr
         evaluator.params.imgIds = case.images
         evaluator.params.maxDets = list(caps)
         evaluator.params.useCats = int(use_categories)
+        if case.sigmas is not None:
+            evaluator.params.kpt_oks_sigmas = case.sigmas
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
@@ -198,8 +215,11 @@ def _class_figures(found: Mapping[str, Any], caps: Sequence[int], case: Case) ->
     out = []
     for k, (category_id, name) in enumerate(case.truth.categories.items()):
         one = precision[:, :, k : k + 1]
-        named = _precisions(one, 2)
-        if len(caps) > len(MAX_DETECTIONS):
+        if case.iou_type == "keypoints":
+            named = oks.keypoint_figures(found, slice(k, k + 1))
+        else:
+            named = _precisions(one, 2)
+        if case.iou_type != "keypoints" and len(caps) > len(MAX_DETECTIONS):
             named.update({f"{n}@{caps[3]}": v for n, v in _precisions(one, 3).items()})
         out.append(ClassFigures(category_id, name, named, truths[category_id], hits[category_id]))
     return out

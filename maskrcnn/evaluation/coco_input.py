@@ -101,11 +101,12 @@ def detection_records(
     """The results that lie on ``image_ids``, completed for one kind of evaluation.
 
     ``area`` is the mask's for segm and the box's for bbox, so that small, medium and large mean the same
-    for a detection as for the ground truth.  A record's ``id`` is its place in ``results`` plus one.
+    for a detection as for the ground truth; for keypoints, as COCO has it, that of the box around them.
+    A record's ``id`` is its place in ``results`` plus one.
 
     Raises:
-        DataError: a result of an unknown image, without score, box or mask, with a number that is not
-            finite, or with a mask of another size than its image.
+        DataError: a result of an unknown image, without score, box, mask or keypoints, with a number that
+            is not finite, or with a mask of another size than its image.
     """
     wanted = set(image_ids)
     unknown = sorted({r["image_id"] for r in results if r["image_id"] not in truth.images}, key=str)
@@ -132,6 +133,8 @@ def detection_records(
             record["segmentation"] = _result_mask(result, truth.images[result["image_id"]], where)
             # One by one: pycocotools 2.0.11 raises an OverflowError for a list of more than 255 masks.
             record["area"] = float(coco_mask.area(record["segmentation"]))
+        elif iou_type == "keypoints":
+            record |= _result_keypoints(result, where)
         else:
             record["bbox"] = _result_box(result, truth.images[result["image_id"]], where)
             record["area"] = record["bbox"][2] * record["bbox"][3]
@@ -270,3 +273,19 @@ def _result_box(result: Mapping[str, Any], image: Record, where: str) -> list[fl
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_finite, box)):
         raise DataError(f"{where}: its bbox is {box!r}, not four finite numbers [x, y, width, height]")
     return [float(v) for v in box]
+
+
+def _result_keypoints(result: Mapping[str, Any], where: str) -> Record:
+    """``keypoints``, ``bbox`` and ``area`` of a result: the box is that of its keypoints, as COCO has it.
+
+    Raises:
+        DataError: the keypoints are missing or malformed.
+    """
+    points = result.get("keypoints")
+    if not points:
+        raise DataError(f"{where}: it has no 'keypoints'; leave them out of eval.iou_types")
+    if not isinstance(points, list) or len(points) % 3 or not all(map(_finite, points)):
+        raise DataError(f"{where}: its 'keypoints' are not a list of finite numbers x, y, v, x, y, v, ...")
+    x, y = points[0::3], points[1::3]
+    width, height = max(x) - min(x), max(y) - min(y)
+    return {"keypoints": points, "bbox": [min(x), min(y), width, height], "area": width * height}

@@ -15,6 +15,8 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 #: COCO's twelve figures, in the order in which its evaluator prints them.
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+#: Those of keypoints.
+TEN = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 #: Figures repeated at the model's own cap on detections where that is above 100.
 AT_CAP = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 #: Recall levels of COCO's precision-recall curve.
@@ -110,14 +112,15 @@ def _interpolated(
 class EvalResult:
     """COCO's figures for each kind of evaluation.
 
-    figures: "bbox" / "segm" -> name (see ``TWELVE``; at a cap above 100 also "AP@cap", "AP50@cap" ...)
-        -> value in [0, 1], or None where it is not defined (no ground truth of that kind).
-    per_class: "bbox" / "segm" -> one entry a category, in the order of ids; empty unless asked for.
+    figures: "bbox" / "segm" / "keypoints" -> name (see ``TWELVE``, of keypoints ``TEN``; at a cap above 100
+        also "AP@cap", "AP50@cap" ...) -> value in [0, 1], or None where it is not defined (no ground truth
+        of that kind).
+    per_class: the same kinds -> one entry a category, in the order of ids; empty unless asked for.
     max_detections: the model's cap on detections an image.
     backend: what computed them, "pycocotools" or "faster".
     images, ground_truth, detections: counts; ground truth without crowds.
     notes: what was left out, and what is likely wrong where AP is 0; one sentence each.
-    matches: "bbox" / "segm" -> matches, where asked for.
+    matches: the same kinds -> matches, where asked for.
     """
 
     figures: dict[str, dict[str, float | None]]
@@ -161,10 +164,11 @@ class EvalResult:
 
     def table(self, per_class: bool = True, digits: int = 3) -> str:
         """The figures as text for a terminal."""
-        lines = _grid([["", *TWELVE], *self._rows(TWELVE, digits)])
-        extra = [f"{name}@{self.max_detections}" for name in AT_CAP]
-        if any(extra[0] in named for named in self.figures.values()):
-            lines += ["", *_grid([["", *extra], *self._rows(extra, digits)])]
+        lines: list[str] = []
+        for names in (TWELVE, [f"{name}@{self.max_detections}" for name in AT_CAP], TEN):
+            rows = self._rows(names, digits)
+            if rows:
+                lines += [*([""] if lines else []), *_grid([["", *names], *rows])]
         entries = next((v for v in self.per_class.values() if v), [])
         if per_class and len(entries) > 1:
             columns = [(kind, name) for kind in self.per_class for name in ("AP", "AP50")]
@@ -182,9 +186,11 @@ class EvalResult:
         return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
 
     def _rows(self, names: Sequence[str], digits: int) -> list[list[str]]:
+        """Of the kinds that have all of these figures."""
         return [
-            [kind, *(_number(named.get(name), digits) for name in names)]
+            [kind, *(_number(named[name], digits) for name in names)]
             for kind, named in self.figures.items()
+            if all(name in named for name in names)
         ]
 
 

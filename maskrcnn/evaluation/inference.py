@@ -100,6 +100,7 @@ def predict_dataset(
     progress: Callable[[Progress], None] | None = None,
     total: int | None = None,
     overlap: bool | None = None,
+    keypoint_offset: float = 0.5,
 ) -> list[Result]:
     """COCO result records of every image the loader gives, each image once.
 
@@ -113,6 +114,7 @@ def predict_dataset(
         progress: called after each batch.
         total: number of images, for the time left.
         overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
+        keypoint_offset: see ``results.coco_results``.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to
@@ -126,7 +128,11 @@ def predict_dataset(
     overlap = torch.device(device).type != "cpu" if overlap is None else overlap
 
     def encode(found: list[tuple[ImageInfo, Detections, tuple[int, int]]]) -> list[Result]:
-        return [r for info, dets, size in found for r in coco_results(info, dets, size, categories, paste)]
+        return [
+            record
+            for info, detections, size in found
+            for record in coco_results(info, detections, size, categories, paste, keypoint_offset)
+        ]
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         for batch, detections in predict_batches(model, loader, device, precision):

@@ -1,7 +1,9 @@
 """Detections as COCO result records, and result files.
 
 A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` in the original
-frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks.
+frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks and
+``"keypoints": [x, y, score, x, y, score, ...]`` (a logit for COCO's flag, which no evaluator reads) where it
+has keypoints.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.paste import Paste, encode_masks
@@ -31,6 +35,7 @@ def coco_results(
     network_size: tuple[int, int],
     categories: CategoryIds,
     paste: Paste = "aligned",
+    keypoint_offset: float = 0.5,
 ) -> list[Result]:
     """The COCO records of one image.
 
@@ -40,6 +45,8 @@ def coco_results(
         network_size: (height, width) of the network frame before padding, in pixels.
         categories: maps class indices back to the data set's category ids.
         paste: how masks are pasted, see ``evaluation.paste``.
+        keypoint_offset: taken off keypoints' x and y: COCO's are indices of pixels, whose centres are at
+            + 0.5 (as Detectron2).
 
     Returns:
         D records in the order of the detections, all numbers in full precision.
@@ -51,6 +58,10 @@ def coco_results(
     rles = None
     if found.mask_probs is not None:
         rles = encode_masks(found.mask_probs, found.boxes, info.height, info.width, paste)
+    points = None
+    if found.keypoints is not None:
+        offset = found.keypoints.new_tensor([keypoint_offset, keypoint_offset, 0], dtype=torch.float64)
+        points = (found.keypoints - offset).flatten(1).tolist()
     records: list[Result] = []
     for i, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True)):
         record: Result = {
@@ -61,6 +72,8 @@ def coco_results(
         }
         if rles is not None:
             record["segmentation"] = rles[i]
+        if points is not None:
+            record["keypoints"] = points[i]
         records.append(record)
     return records
 
@@ -118,9 +131,18 @@ def ground_truth_results(dataset: Mapping[str, Any], image_ids: Iterable[int] | 
     ``dataset`` is a COCO annotation file's content; segmentations are passed on as they are written.
     """
     wanted = None if image_ids is None else set(image_ids)
+    keys = ("image_id", "category_id", "bbox", "segmentation")
     return [
-        {key: ann[key] for key in ("image_id", "category_id", "bbox", "segmentation") if key in ann}
-        | {"score": 1.0}
+        {key: ann[key] for key in keys if key in ann} | _keypoints(ann) | {"score": 1.0}
         for ann in dataset["annotations"]
         if not ann.get("iscrowd", 0) and (wanted is None or ann["image_id"] in wanted)
     ]
+
+
+def _keypoints(annotation: Mapping[str, Any]) -> Result:
+    """An annotation's keypoints; where none is labelled, all in its middle, which evaluators then ignore."""
+    points = annotation.get("keypoints")
+    if not points or any(points[2::3]):
+        return {"keypoints": points} if points else {}
+    x, y, width, height = annotation["bbox"]
+    return {"keypoints": [x + width / 2, y + height / 2, 0] * (len(points) // 3)}

@@ -1,4 +1,4 @@
-"""Pictures of instances: translucent masks, anti-aliased outlines, labels; drawn with OpenCV alone.
+"""Pictures of instances: translucent masks, anti-aliased outlines, keypoints, labels; with OpenCV alone.
 
 All images are uint8 [H, W, 3] in RGB order, all boxes xyxy in the pixels of the image they are drawn on.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from maskrcnn.evaluation.labels import Image, Label, Rect, draw_labels
 from maskrcnn.evaluation.palette import Colour, class_colour, instance_colour, shade
 from maskrcnn.evaluation.paste import Paste, encode_masks
+from maskrcnn.evaluation.skeletons import draw_skeleton, sure
 from maskrcnn.structures import Detections, Targets
 
 Mask = Mapping[str, Any] | npt.NDArray[Any]
@@ -42,6 +43,8 @@ def draw_instances(
     show_boxes: bool | None = None,
     show_labels: bool = True,
     smallest: int = SMALLEST,
+    keypoints: npt.NDArray[Any] | Tensor | None = None,
+    skeleton: Sequence[tuple[int, int]] | None = None,
 ) -> Image:
     """Draw N instances over an image.
 
@@ -57,6 +60,8 @@ def draw_instances(
         show_boxes: also draw the boxes; None: only where there are no masks.
         show_labels: write names and scores, those for which there is room.
         smallest: longer side in pixels below which the picture is enlarged; 0 keeps the size.
+        keypoints: [N, J, 3], x, y in pixels, drawn where the third number is above 0; or None.
+        skeleton: pairs of keypoints to join; None: COCO's for 17 keypoints, else none.
 
     Returns:
         uint8 [k * H, k * W, 3] with a whole number k >= 1, the enlargement.
@@ -83,6 +88,8 @@ def draw_instances(
         if outlined:
             x1, y1, x2, y2 = frames[i]
             cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness)
+        if keypoints is not None:
+            draw_skeleton(canvas, np.asarray(keypoints[i]), skeleton, colours[i], thickness, factor)
     if show_labels:
         order = range(len(frames))
         first = sorted(order, key=lambda i: -area[i] if confidence is None else -confidence[i])
@@ -109,7 +116,7 @@ def draw_detections(
         names: name of each class.
         min_score, most: of detections, only the best ``most`` of at least ``min_score`` are drawn.
         paste: how mask probabilities are pasted, see ``evaluation.paste``.
-        style: further arguments of :func:`draw_instances`.
+        style: further arguments of :func:`draw_instances`, but keypoints: those of ``instances`` are drawn.
     """
     picture = image.detach().cpu().permute(1, 2, 0).numpy() if isinstance(image, Tensor) else image
     height, width = picture.shape[:2]
@@ -117,6 +124,7 @@ def draw_detections(
         masks: Sequence[Mask] | None = None
         if instances.masks is not None:
             masks = instances.masks.to_rles(height, width)
+        style["keypoints"] = instances.keypoints
         return draw_instances(picture, instances.boxes, masks, instances.labels, names, **style)
     best = instances.to("cpu")
     best = best.select(torch.argsort(best.scores, descending=True, stable=True)[:most])
@@ -124,6 +132,7 @@ def draw_detections(
     rles = None
     if best.mask_probs is not None:
         rles = encode_masks(best.mask_probs, best.boxes, height, width, paste)
+    style["keypoints"] = None if best.keypoints is None else sure(best.keypoints)
     return draw_instances(picture, best.boxes, rles, best.labels, names, best.scores, **style)
 
 

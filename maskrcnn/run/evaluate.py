@@ -32,6 +32,7 @@ from maskrcnn.evaluation import (
 )
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
+from maskrcnn.evaluation.skeletons import of_records, sure
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run.expect import compare
@@ -98,6 +99,7 @@ def run_evaluation(
         dataset.categories,
         precision=recipe.eval.precision,
         paste=recipe.eval.paste,
+        keypoint_offset=recipe.eval.keypoint_offset,
         progress=progress_lines(console, "evaluating"),
         total=-(-len(dataset) // ranks.size),
     )
@@ -112,6 +114,7 @@ def run_evaluation(
         max_detections=recipe.model.roi.max_detections,
         image_ids=[int(i) for i in dataset.image_ids],
         backend=recipe.eval.backend,
+        sigmas=recipe.eval.sigmas,
     )
     return Evaluation(result, merged, compare(recipe.expect, result.scalars())[0])
 
@@ -131,14 +134,23 @@ def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
 
 
 def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
-    """What is compared: ``eval.iou_types``, without masks where the model has none.
+    """What is compared: ``eval.iou_types``, without masks or keypoints where the model has none.
 
     Raises:
         UserError: nothing is left.
     """
-    kinds = tuple(k for k in recipe.eval.iou_types if k == "bbox" or recipe.model.mask_head is not None)
+    missing = {}
+    if recipe.model.mask_head is None:
+        missing["segm"] = "no mask head"
+    if recipe.model.keypoint_head is None:
+        missing["keypoints"] = "no keypoint head"
+    kinds = tuple(k for k in recipe.eval.iou_types if k not in missing)
     if not kinds:
-        raise UserError("eval.iou_types asks for segm alone, but the model has no mask head; use [bbox]")
+        asked, why = (
+            " and ".join(recipe.eval.iou_types),
+            " and ".join(missing[k] for k in recipe.eval.iou_types),
+        )
+        raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
 
 
@@ -150,10 +162,11 @@ def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Ba
 
 
 def draw_pictures(
-    dataset: Dataset, records: Sequence[Result], limit: int, categories: Categories
+    dataset: Dataset, records: Sequence[Result], recipe: Recipe, categories: Categories
 ) -> Iterator[tuple[str, Image]]:
-    """The first ``limit`` images with true and predicted masks side by side, by file name."""
-    for index in range(min(limit, len(dataset))):
+    """The first ``train.pictures`` images with prediction and truth side by side, by file name."""
+    skeleton = None if dataset.keypoints is None else dataset.keypoints.skeleton
+    for index in range(min(recipe.train.pictures, len(dataset))):
         sample = dataset.load(index)
         found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
         boxes = None
@@ -161,6 +174,7 @@ def draw_pictures(
         if masks is None:
             boxes = torch.tensor([r["bbox"] for r in found])
             boxes[:, 2:] += boxes[:, :2]
+        points = of_records(found, recipe.eval.keypoint_offset)
         predicted = draw_instances(
             sample.image,
             boxes,
@@ -168,8 +182,10 @@ def draw_pictures(
             [categories.index_of(r["category_id"]) for r in found],
             categories.names,
             [r["score"] for r in found],
+            keypoints=None if points is None else sure(points),
+            skeleton=skeleton,
         )
-        truth = draw_detections(sample.image, sample.targets, categories.names)
+        truth = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)
         yield Path(sample.info.file_name).stem, side_by_side(predicted, truth)
 
 
@@ -252,7 +268,6 @@ def evaluate(
                 save_results(results, found.records)
                 console.line(f"results written to {results}")
             if pictures is not None:
-                limit = recipe.train.pictures
-                for name, image in draw_pictures(data.val, found.records, limit, known):
+                for name, image in draw_pictures(data.val, found.records, recipe, known):
                     write_picture(pictures / f"{name}.png", image)
         return found

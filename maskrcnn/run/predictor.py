@@ -20,6 +20,7 @@ from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.rle import decode
+from maskrcnn.evaluation.skeletons import sure
 from maskrcnn.evaluation.visualize import draw_instances
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, load_model
@@ -36,6 +37,8 @@ class Prediction:
     labels: int64 [D], contiguous class indices; ``names[label]`` is the class.
     records: D COCO records with category ids and RLE masks.
     names: of all classes.
+    keypoints: float64 [D, J, 3], original frame: x, y in pixels (continuous, as boxes) and a score (logit);
+        None where the model has none.
     """
 
     image: Image
@@ -44,6 +47,7 @@ class Prediction:
     labels: npt.NDArray[np.int64]
     records: list[Result]
     names: tuple[str, ...]
+    keypoints: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,7 +67,15 @@ class Prediction:
         with_masks = all("segmentation" in r for r in self.records)
         rles = [r["segmentation"] for r in self.records] if with_masks else None
         boxes = None if with_masks else self.boxes
-        return draw_instances(self.image, boxes, rles, self.labels.tolist(), self.names, self.scores.tolist())
+        return draw_instances(
+            self.image,
+            boxes,
+            rles,
+            self.labels.tolist(),
+            self.names,
+            self.scores.tolist(),
+            keypoints=None if self.keypoints is None else sure(self.keypoints),
+        )
 
 
 class Predictor:
@@ -135,7 +147,9 @@ class Predictor:
         found = found.to("cpu")
         found = found.select(found.scores >= self.score)
         size = (tensor.shape[-2], tensor.shape[-1])
-        records = coco_results(info, found, size, self.categories, self.recipe.eval.paste)
+        settings = self.recipe.eval
+        records = coco_results(info, found, size, self.categories, settings.paste, settings.keypoint_offset)
+        points = found.rescale(size, (height, width)).keypoints
         boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return Prediction(
@@ -145,6 +159,7 @@ class Predictor:
             labels=found.labels.numpy(),
             records=records,
             names=self.categories.names,
+            keypoints=None if points is None else points.double().numpy(),
         )
 
 

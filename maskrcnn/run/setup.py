@@ -100,6 +100,26 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
     return model
 
 
+def check_keypoints(model: MaskRCNN, dataset: Dataset, where: str) -> None:
+    """A keypoint head trains on keypoints of its own number.
+
+    Raises:
+        DataError: ``dataset`` has none, or another number.
+    """
+    head = model.roi.keypoint_head
+    if head is None:
+        return
+    if dataset.keypoints is None:
+        raise DataError(
+            f"model.keypoint_head is set, but {where} brings no keypoints: set {where}.keypoints to true"
+        )
+    if len(dataset.keypoints) != head.num_keypoints:
+        raise DataError(
+            f"{dataset.annotation_file}: instances have {len(dataset.keypoints)} keypoints, the model"
+            f" {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
+        )
+
+
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
     """The recipe's model with a checkpoint's weights.
 

@@ -20,7 +20,7 @@ from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.provenance import describe_run, versions
-from maskrcnn.engine.restore import initialize_model, restore_model
+from maskrcnn.engine.restore import drop_head, initialize_model, restore_model
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError
@@ -106,6 +106,8 @@ class _Run:
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks, training=True)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
+        assert self.data.train is not None
+        setup.check_keypoints(self.model, self.data.train, "data.train")
         self.events: Events | None = None
         self.trainer: Trainer
 
@@ -117,7 +119,10 @@ class _Run:
         if found is not None:
             self._check_resumed(*found)
         elif recipe.weights is not None:
-            fresh = initialize_model(self.model, load_weights(recipe.weights), recipe.weights)
+            weights = load_weights(recipe.weights)
+            if recipe.drop_head:
+                weights, _ = drop_head(weights)
+            fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
         ranks.barrier()
         if ranks.is_main:
@@ -247,8 +252,8 @@ class _Run:
         self.console.line(found.result.table())
         save_results(self.folder.results, found.records)
         write_figures(self.folder.figures, found.result, step)
-        limit = self.recipe.train.pictures
-        for name, image in draw_pictures(self.data.val, found.records, limit, self.data.categories):
+        pictures = draw_pictures(self.data.val, found.records, self.recipe, self.data.categories)
+        for name, image in pictures:
             write_picture(self.folder.pictures / f"{name}.png", image)
             if self.events is not None:
                 self.events.picture(step, f"eval/{name}", image)
