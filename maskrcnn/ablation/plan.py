@@ -164,19 +164,26 @@ def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset
                 known.append((source, *found[0]))
             with torch.device("meta"):
                 recipe.model.build(found[0][1])
-            _check_metrics(suite, recipe)
+            check_metrics(suite, recipe)
         except UserError as error:
             raise type(error)(f"variant {run.variant.label!r}: {error}") from None
     return known[0][1]
 
 
-def _check_metrics(suite: Suite, recipe: Recipe) -> None:
+def check_metrics(suite: Suite, recipe: Recipe) -> None:
+    """
+    Raises:
+        ConfigError: the recipe gives no such figures as the suite compares.
+    """
     cap = recipe.model.roi.max_detections
+    heads = {"segm": recipe.model.mask_head, "keypoints": recipe.model.keypoint_head}
     for metric in suite.metrics:
         kind, _, name = metric.partition("/")
         _, _, at = name.partition("@")
-        if kind == "segm" and (recipe.model.mask_head is None or kind not in recipe.eval.iou_types):
-            raise ConfigError(f"the suite's metric {metric} needs a mask head and segm in eval.iou_types")
+        if heads.get(kind, True) is None or kind not in recipe.eval.iou_types:
+            raise ConfigError(
+                f"the suite's metric {metric} needs a head for {kind}, and {kind} in eval.iou_types"
+            )
         if at and int(at) != cap:
             raise ConfigError(
                 f"the suite's metric {metric} needs model.roi.max_detections {at}, which is {cap}"

@@ -21,7 +21,8 @@ from maskrcnn.evaluation.eval_result import Matches
 
 #: Figures with an interval, and the IoU thresholds they are the mean of; the others are of one object size.
 BOOTSTRAPPED = {"AP": slice(0, 10), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-_KINDS = ("bbox", "segm")
+#: Detections that count an image and class where the metric does not say (COCO's evaluators).
+_CAPS = {"bbox": 100, "segm": 100, "keypoints": 20}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Outcome:
             image_ids=[int(i) for i in self.data.image_ids],
             per_class=False,
             matches=True,
+            sigmas=self.run.recipe.eval.sigmas,
         ).matches
 
 
@@ -154,7 +156,7 @@ def plain(metric: str) -> str:
 
 def _bootstrapped(metric: str) -> bool:
     kind, _, name = plain(metric).partition("/")
-    return kind in _KINDS and name in BOOTSTRAPPED
+    return kind in _CAPS and name in BOOTSTRAPPED
 
 
 def _defined(outcomes: Sequence[Outcome], metric: str) -> tuple[float, ...]:
@@ -167,8 +169,8 @@ class _Resampled:
 
     def __init__(self, data: Dataset, metrics: Sequence[str]) -> None:
         self._ids = [int(i) for i in data.image_ids]
-        self._kinds = tuple(cast(IouType, k) for k in _KINDS if any(m.startswith(k) for m in metrics))
-        self._caps = {m: int(m.partition("@")[2] or 100) for m in metrics}
+        self._kinds = tuple(cast(IouType, k) for k in _CAPS if any(m.startswith(k) for m in metrics))
+        self._caps = {m: int(m.partition("@")[2] or _CAPS[m.partition("/")[0]]) for m in metrics}
         self._draws: dict[int, Draws] = {}
         self._found: dict[int, dict[tuple[str, int], Floats]] = {}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from maskrcnn.config import did_you_mean, load_traced
+from maskrcnn.config.shipped import shipped_configs
 from maskrcnn.errors import ConfigError, UserError
 from maskrcnn.recipe import Recipe, load_recipe
 
@@ -126,6 +127,20 @@ def _check_metrics(key: str, names: Iterable[str]) -> None:
     for name in names:
         if not _METRIC.fullmatch(name):
             raise ValueError(f"{key}: {name!r} is not of the form segm/AP")
+
+
+def find_suite(name: Path) -> Path:
+    """``name`` itself where it is a file, or that of configs/suites: ``table2c_demo``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name.exists() or name.suffix in (".yaml", ".yml"):
+        return name
+    shipped = {path.stem: path for path in (shipped_configs() / "suites").glob("*.yaml")}
+    if str(name) not in shipped:
+        raise ConfigError(f"{name}: no such suite.{did_you_mean(str(name), shipped)}")
+    return shipped[str(name)]
 
 
 def load_suite(path: Path) -> Suite:

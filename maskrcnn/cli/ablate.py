@@ -14,7 +14,7 @@ HELP = "train the variants of a suite over some seeds, and compare them with err
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("suite", metavar="SUITE", type=Path, help="the YAML file, as configs/suites/*.yaml")
+    parser.add_argument("suite", metavar="SUITE", type=Path, help="the YAML file, or the name of one in configs/suites")
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -47,13 +47,14 @@ def run(args: argparse.Namespace) -> int:
     """Validate, train what is missing, report; 130 or 143 after Ctrl-C or SIGTERM, 2 if a run failed."""
     from maskrcnn.ablation.plan import check_runs, plan_runs
     from maskrcnn.ablation.report import write_report
-    from maskrcnn.ablation.suite import load_suite
+    from maskrcnn.ablation.suite import find_suite, load_suite
     from maskrcnn.engine.interrupt import Interrupted
 
     if args.nproc_per_run < 1:
         raise UserError(f"--nproc-per-run must be >= 1, got {args.nproc_per_run}")
-    suite = load_suite(args.suite)
-    folder = args.output / args.suite.stem
+    path = find_suite(args.suite)
+    suite = load_suite(path)
+    folder = args.output / path.stem
     variants = suite.chosen(full=args.full, only=args.only)
     runs = plan_runs(suite, folder, variants, args.seeds, args.overrides)
     data = check_runs(suite, runs, args.nproc_per_run)

@@ -212,7 +212,7 @@ def test_time_left_by_what_was_measured(runs: list[Run]) -> None:
         ("[model.roi_op=roi_align]", "[data.val=null]", "variant 'RoIAlign, avg': data.val is not set"),
         ("[model.roi_op=roi_align]", "[data.val.exif=false]", "'RoIAlign, avg': data.val differs"),
         ("[model.roi_op=roi_align]", "[data.train.images=gone]", "'RoIAlign, avg': .*gone"),
-        ("[model.roi_op=roi_align]", "[model.mask_head=null]", "metric segm/AP needs a mask head"),
+        ("[model.roi_op=roi_align]", "[model.mask_head=null]", "metric segm/AP needs a head for segm"),
         ("segm/AP75]", "segm/AP@200]", "'RoIPool': .*segm/AP@200 needs model.roi.max_detections 200"),
         ("set: [solver.steps=2,", "set: [solver.batch_size=3,", "'RoIPool': .*cannot be dealt evenly"),
     ],
