@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from maskrcnn.data import Categories, RawSample
 from maskrcnn.data.images import read_image
@@ -24,7 +25,7 @@ from maskrcnn.evaluation.skeletons import sure
 from maskrcnn.evaluation.visualize import draw_instances
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, load_model
-from maskrcnn.structures import ImageInfo, InstanceMasks, Targets
+from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,7 @@ class Predictor:
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else _as_rgb(image)
         height, width = pixels.shape[:2]
         info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
-        given = None if proposals is None else torch.as_tensor(proposals, dtype=torch.float32)
-        if given is not None and (given.ndim != 2 or given.shape[1] != 4):
-            raise DataError(f"proposals are float [P, 4] xyxy, got {list(given.shape)}")
+        given = None if proposals is None else _as_boxes(proposals, height, width)
         sample = RawSample(pixels, info, _no_targets(height, width), given)
         rng = np.random.default_rng(0)
         for transform in self._transforms:
@@ -169,6 +168,14 @@ def _as_rgb(image: npt.NDArray[Any]) -> Image:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise DataError(f"an image is uint8 [H, W, 3] RGB or [H, W] gray, got {image.dtype} {image.shape}")
     return np.ascontiguousarray(image)
+
+
+def _as_boxes(proposals: npt.NDArray[Any], height: int, width: int) -> Tensor:
+    boxes = torch.as_tensor(proposals, dtype=torch.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DataError(f"proposals are float [P, 4] xyxy, got {list(boxes.shape)}")
+    boxes = clip_boxes(boxes, height, width)
+    return boxes[large_enough(boxes, 0)]
 
 
 def _no_targets(height: int, width: int) -> Targets:

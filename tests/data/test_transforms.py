@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -215,14 +216,40 @@ def test_float_images_resize_too() -> None:
     assert Resize(80, 128)(deep, rng()).image.dtype == np.float32
 
 
+#: What transforms without a default for everything are built with.
+NEEDED: dict[str, dict[str, int]] = {
+    "resize": {"height": 50, "width": 60},
+    "resize_longest": {"size": 50},
+    "random_crop": {"height": 20, "width": 20},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS.names())
+def test_proposals_move_with_the_image(name: str) -> None:
+    """Rectangles are their own proposals, also where a crop cuts them, turns them or leaves them out."""
+    transform = TRANSFORMS.get(name)(**NEEDED.get(name, {})).build()  # type: ignore[call-arg]
+    for seed in range(6):
+        before = sample()
+        found = transform(replace(before, proposals=before.targets.boxes), rng(seed))
+        assert found.proposals is not None
+        assert found.proposals.dtype == torch.float32
+        assert torch.allclose(found.proposals, found.targets.boxes, atol=1e-4)
+        assert found.to_sample().proposals is found.proposals
+        assert transform(before, rng(seed)).proposals is None
+
+
+def test_proposals_are_cut_to_the_image() -> None:
+    whole = replace(sample(), proposals=torch.tensor([[-5.0, 4, 20, 30], [50, 10, 70, 50], [22, 0, 40, 9]]))
+    cut = crop_to(whole, 10, 5, 20, 20, min_side=1).proposals
+    assert cut is not None
+    assert cut.tolist() == [[0, 0, 10, 20], [12, 0, 20, 4]]  # the second lies outside the window
+    empty = crop_to(whole, 0, 35, 5, 5, min_side=1).proposals
+    assert empty is not None and empty.shape == (0, 4)
+
+
 @pytest.mark.parametrize("name", TRANSFORMS.names())
 def test_every_transform_builds_and_is_pure(name: str) -> None:
-    needed: dict[str, dict[str, int]] = {
-        "resize": {"height": 50, "width": 60},
-        "resize_longest": {"size": 50},
-        "random_crop": {"height": 20, "width": 20},
-    }
-    transform = TRANSFORMS.get(name)(**needed.get(name, {})).build()  # type: ignore[call-arg]
+    transform = TRANSFORMS.get(name)(**NEEDED.get(name, {})).build()  # type: ignore[call-arg]
     a, b = transform(sample(), rng(5)), transform(sample(), rng(5))
     assert np.array_equal(a.image, b.image)
     assert torch.equal(a.targets.boxes, b.targets.boxes)

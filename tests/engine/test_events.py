@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, Progress, format_seconds
+from maskrcnn.engine.events import Events, Progress, describe_losses, format_seconds
 
 
 def progress(step: int = 40, waiting: float = 0.5) -> Progress:
@@ -40,6 +40,15 @@ def test_a_progress_line_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[
         "eta 30s",
     ):
         assert part in line
+
+
+def test_losses_of_a_cascade_stand_together() -> None:
+    losses = {"loss_rpn_cls": 0.5, "loss_mask": 0.25}
+    for stage in (1, 2, 3):
+        losses |= {f"loss_box_cls_stage{stage}": stage / 10, f"loss_box_reg_stage{stage}": 0.0}
+    assert describe_losses(losses) == (
+        "rpn_cls 0.500 mask 0.250 box_cls 0.100/0.200/0.300 box_reg 0.000/0.000/0.000"
+    )
 
 
 def test_waiting_for_data_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

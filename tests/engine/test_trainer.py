@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,25 @@ def trainer(model: nn.Module, folder: Path | None = None, **changes: Any) -> Tra
     rate: Callable[[int], float] = options.pop("rate", lambda step: 0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=77.0, momentum=0.9)
     return Trainer(model, optimizer, rate, **options)
+
+
+def test_proposals_reach_the_model() -> None:
+    class Proposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(()))
+            self.seen: list[list[int]] = []
+
+        def forward(
+            self, images: Any, targets: Any, generator: Any, proposals: list[Tensor]
+        ) -> dict[str, Tensor]:
+            self.seen.append([len(p) for p in proposals])
+            return {"loss": self.w**2}
+
+    model = Proposed()
+    given = [replace(batch(i), proposals=[torch.zeros(i, 4), torch.zeros(0, 4)]) for i in range(2)]
+    trainer(model, total_steps=2).fit(given)
+    assert model.seen == [[0, 0], [1, 0]]
 
 
 def test_each_step_takes_its_own_learning_rate() -> None:

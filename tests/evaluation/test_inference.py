@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -55,6 +55,16 @@ def batch(*ids: int) -> Batch:
     """Image i holds i % 3 objects; network frame half the original."""
     images = [torch.full((3, 10, 20), i % 3, dtype=torch.uint8) for i in ids]
     return Batch(images, [ImageInfo(i, f"{i}.png", 20, 40) for i in ids], None)
+
+
+def test_proposals_reach_the_model() -> None:
+    class Proposed(Stub):
+        def predict(self, images: list[Tensor], proposals: list[Tensor]) -> list[Detections]:  # type: ignore[override]
+            assert [p.tolist() for p in proposals] == [[[1.0, 2.0, 3.0, 4.0]]]
+            return super().predict(images)
+
+    given = replace(batch(2), proposals=[torch.tensor([[1.0, 2.0, 3.0, 4.0]])])
+    assert len(predict_dataset(Proposed(), [given], "cpu", Ids())) == 2
 
 
 def test_every_image_once_in_the_original_frame() -> None:

@@ -40,6 +40,18 @@ def test_collate_keeps_sizes_and_order() -> None:
     assert collate([samples[0], without]).targets is None
 
 
+def test_proposals_travel_with_their_images() -> None:
+    image, info = torch.zeros((3, 5, 7), dtype=torch.uint8), ImageInfo(1, "1.png", 5, 7)
+    samples = [Sample(image, info, None, torch.full((n, 4), float(n))) for n in (2, 0)]
+    batch = collate(samples)
+    assert batch.proposals is not None
+    assert [p.tolist() for p in batch.proposals] == [[[2.0] * 4] * 2, []]
+    moved = batch.to("meta").proposals
+    assert moved is not None and [p.device.type for p in moved] == ["meta", "meta"]
+    assert collate([samples[0], Sample(image, info, None)]).proposals is None
+    assert collate([Sample(image, info, None)]).to("cpu").proposals is None
+
+
 def test_detections_rescale_each_axis() -> None:
     found = Detections(torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert found.rescale((10, 20), (30, 100)).boxes.tolist() == [[5, 6, 15, 12]]
