@@ -105,6 +105,14 @@ class MaskHead(nn.Module):
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]."""
         raise NotImplementedError
 
+    def own(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """The logits that ``loss`` and ``probabilities`` read for RoIs of these classes (int64 [R]).
+
+        All of ``forward`` here; a head that can leave the other classes out gives [R, 1, M, M].
+        """
+        logits: Tensor = self(pooled)
+        return logits
+
     def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss: logits [R, K or 1, M, M], labels int64 [R], targets [R, M, M] in [0, 1]."""
         raise NotImplementedError

@@ -118,6 +118,26 @@ def test_box_head_shapes(name: str, options: dict[str, Any]) -> None:
     assert deltas.shape == (5, 4 if options["class_agnostic"] else 4 * CLASSES)
 
 
+@pytest.mark.parametrize("count", [0, 5])
+@pytest.mark.parametrize(("name", "options"), cases(MASK))
+def test_own_logits_are_those_of_all_classes(name: str, options: dict[str, Any], count: int) -> None:
+    """Loss, probabilities and gradients do not depend on whether the other classes were computed."""
+    head = mask_head(name, options).double()
+    labels = torch.arange(count) % CLASSES
+    targets = torch.rand(
+        count, head.mask_size, head.mask_size, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    found = []
+    for logits_of in (lambda x: head(x), lambda x: head.own(x, labels)):
+        pooled = features(head, count).double().requires_grad_()
+        logits = logits_of(pooled)
+        loss = head.loss(logits, labels, targets)
+        gradients = torch.autograd.grad(loss, [pooled, *head.parameters()])
+        found.append([loss, head.probabilities(logits, labels), *gradients])
+    for whole, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, whole, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("name", "options"), cases(MASK))
 def test_mask_head_shapes(name: str, options: dict[str, Any]) -> None:
     head = mask_head(name, options)

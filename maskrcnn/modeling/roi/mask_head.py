@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,10 +87,25 @@ class FCNMaskHead(PixelMaskHead):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
 
+    def _features(self, pooled: Tensor) -> Tensor:
+        return F.relu_(self.deconv(self.convs(pooled)))
+
     def forward(self, pooled: Tensor) -> Tensor:
-        x = F.relu_(self.deconv(self.convs(pooled)))
-        logits: Tensor = self.logits(x)
+        logits: Tensor = self.logits(self._features(pooled))
         return logits
+
+    def own(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """As ``forward``, but [R, 1, M, M] where the classes do not compete: 1/K of the last layer's work,
+        and 64 MB less for 128 RoIs of 80 classes in training.
+        """
+        if self.softmax or self.out_channels == 1:
+            logits: Tensor = self(pooled)
+            return logits
+        pixels = self._features(pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
+        weight = self.logits.weight.flatten(1)[labels]
+        assert self.logits.bias is not None
+        rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0] + self.logits.bias[labels, None]
+        return rows.view(-1, 1, self.mask_size, self.mask_size)
 
 
 @MASK_HEADS.register("fcn")

@@ -189,8 +189,9 @@ class RoIHeads(nn.Module):
         samples = self.sample(proposals, targets, generator)
         losses, pooled = self._box_losses(features, samples, targets, image_sizes)
         if self.mask_head is not None:
-            logits = self.mask_head(self._positive_features(self.mask_pooler, features, samples, pooled))
             labels = torch.cat([s.positive_labels for s in samples])
+            rois = self._positive_features(self.mask_pooler, features, samples, pooled)
+            logits = self.mask_head.own(rois, labels)
             wanted = mask_targets(samples, targets, self.mask_head.mask_size, self.mask_target)
             losses["loss_mask"] = self.mask_head.loss(logits, labels, wanted)
         if self.keypoint_head is not None:
@@ -291,8 +292,8 @@ class RoIHeads(nn.Module):
         counts = [len(d) for d in detections]
         boxes = [d.boxes for d in detections]
         if self.mask_head is not None:
-            logits = self.mask_head(self._pool(self.mask_pooler, features, boxes))
             labels = torch.cat([d.labels for d in detections])
+            logits = self.mask_head.own(self._pool(self.mask_pooler, features, boxes), labels)
             masks = self.mask_head.probabilities(logits, labels).split(counts)
             detections = [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]
         if self.keypoint_head is not None:
