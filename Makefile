@@ -9,10 +9,11 @@ HAVE_CXX := $(shell command -v "$${CXX:-g++}" >/dev/null 2>&1 && echo 1 || echo 
 TEST_ENV = OMP_NUM_THREADS=1 MASKRCNN_REQUIRE_OPS=$(HAVE_CXX)
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-all test-compat lint format asan wheel clean
+.PHONY: help demo ablation test test-all test-compat lint format asan wheel clean
 
 help:
 	@echo "make demo         install into $(VENV), train and evaluate a small model (under 10 minutes)"
+	@echo "make ablation     RoIPool, RoIWarp, RoIAlign at strides 16 and 32, 3 seeds (under an hour); FULL=1: every row"
 	@echo "make test         the test suite; make test-all adds the slow full-size checks"
 	@echo "make lint         ruff, mypy --strict, clang-format; make format applies the formatters"
 	@echo "make asan         the operator tests under AddressSanitizer"
@@ -34,6 +35,11 @@ $(VENV)/.installed-%: pyproject.toml setup.py | $(BIN)/python
 
 demo: $(VENV)/.installed
 	$(BIN)/maskrcnn demo
+
+# Table 2c's core rows and table 2d of the Mask R-CNN paper on generated shapes.
+ablation: $(VENV)/.installed
+	$(BIN)/maskrcnn ablate table2c_demo $(if $(FULL),--full)
+	$(BIN)/maskrcnn ablate table2d_demo $(if $(FULL),--full)
 
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"

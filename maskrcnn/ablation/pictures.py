@@ -65,15 +65,15 @@ def _row(rows: Sequence[Row], chosen: dict[str, Outcome], sample: RawSample, dat
         maps[label] = class_map(found[label], height, width)
     for row in rows:
         label, reference = row.variant.label, row.reference.label
-        picture = _draw(image, found[label], data)
-        if reference != label and reference in maps:
-            picture = highlight(picture, maps[label], maps[reference])
-        panels.append(picture)
+        compared = reference != label and reference in maps
+        # Where differences are filled in, nothing else is.
+        picture = _draw(image, found[label], data, alpha=0.0 if compared else 0.3)
+        panels.append(highlight(picture, maps[label], maps[reference]) if compared else picture)
         titles.append(label)
     return side_by_side(*(_shrink(p) for p in panels), titles=titles)
 
 
-def _draw(image: Image, records: Sequence[Result], data: Dataset) -> Image:
+def _draw(image: Image, records: Sequence[Result], data: Dataset, alpha: float) -> Image:
     labels = [data.categories.index_of(r["category_id"]) for r in records]
     with_masks = all("segmentation" in r for r in records)
     masks = [r["segmentation"] for r in records] if with_masks else None
@@ -82,7 +82,7 @@ def _draw(image: Image, records: Sequence[Result], data: Dataset) -> Image:
         boxes = torch.tensor([r["bbox"] for r in records])
         boxes[:, 2:] += boxes[:, :2]
     return draw_instances(
-        image, boxes, masks, labels, data.categories.names, show_labels=False, alpha=0.25, smallest=PANEL
+        image, boxes, masks, labels, data.categories.names, show_labels=False, alpha=alpha, smallest=PANEL
     )
 
 
