@@ -102,7 +102,7 @@ class MaskHead(nn.Module):
     mask_size: int
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]."""
+        """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]; one channel more with a background."""
         raise NotImplementedError
 
     def own(self, pooled: Tensor, labels: Tensor) -> Tensor:
