@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, default=200, metavar="N", help="held-out images (default 200)")
     parser.add_argument("--size", type=int, default=128, metavar="PX", help="longer side (default 128)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keypoints", action="store_true", help="crescents alone, with four keypoints each")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +41,13 @@ def run(args: argparse.Namespace) -> int:
         folder = args.out / split
         try:
             write_synthetic(
-                folder, level=args.level, split=split, num_images=count, size=args.size, seed=args.seed
+                folder,
+                level=args.level,
+                split=split,
+                num_images=count,
+                size=args.size,
+                seed=args.seed,
+                keypoints=args.keypoints,
             )
         except OSError as error:
             raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from maskrcnn.data.canvas import FINE, Canvas, Ints, Pixels, Shape, coverage
-from maskrcnn.data.shapes import SHAPES, Ring, make_shape
+from maskrcnn.data.shapes import POSED, SHAPES, Ring, keypoints_of, make_shape
 from maskrcnn.structures import rle
 
 #: A crowd region is recorded as this class's pixels in one mask.
@@ -64,29 +64,34 @@ class Scene:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
 
-def make_scene(level: Level, size: int, rng: np.random.Generator) -> Scene:
-    """One picture whose longer side has ``size`` pixels."""
+def make_scene(level: Level, size: int, rng: np.random.Generator, keypoints: bool = False) -> Scene:
+    """One picture whose longer side has ``size`` pixels; ``keypoints``: of the class that has them alone."""
+    classes = (POSED,) if keypoints else tuple(range(len(SHAPES)))
     height, width = ((size, size), (size, size * 3 // 4), (size * 3 // 4, size))[int(rng.integers(3))]
     scale = size / 128
     canvas = Canvas(_background(level, height, width, rng))
     if rng.random() >= level.empty:
         if rng.random() < level.crowd:
-            _add_crowd(canvas, level, scale, rng)
+            _add_crowd(canvas, level, scale, rng, classes)
         for _ in range(int(rng.integers(level.instances[0], level.instances[1] + 1))):
-            _add_shape(canvas, level, scale, rng)
+            _add_shape(canvas, level, scale, rng, classes)
     image = canvas.image + rng.integers(-level.noise, level.noise + 1, canvas.image.shape, dtype=np.int32)
     scene = Scene(np.clip(image, 0, 255).astype(np.uint8))
     for number, shape in enumerate(canvas.shapes, start=1):
         annotation = _annotate(canvas, shape, number)
         if annotation is not None:
+            if keypoints:
+                annotation |= _keypoints(canvas, shape, number)
             scene.annotations.append(annotation)
     return scene
 
 
-def _add_shape(canvas: Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+def _add_shape(
+    canvas: Canvas, level: Level, scale: float, rng: np.random.Generator, classes: tuple[int, ...]
+) -> None:
     """Put a shape where it hides no other too much; after some tries, none."""
     height, width = canvas.image.shape[:2]
-    category = int(rng.integers(len(SHAPES)))
+    category = classes[int(rng.integers(len(classes)))]
     outline = make_shape(SHAPES[category], rng)
     smallest, largest = level.diameters
     diameter = smallest * (largest / smallest) ** rng.random()
@@ -110,10 +115,12 @@ def _add_shape(canvas: Canvas, level: Level, scale: float, rng: np.random.Genera
         return
 
 
-def _add_crowd(canvas: Canvas, level: Level, scale: float, rng: np.random.Generator) -> None:
+def _add_crowd(
+    canvas: Canvas, level: Level, scale: float, rng: np.random.Generator, classes: tuple[int, ...]
+) -> None:
     """A cluster of many tiny shapes of one class, recorded as one crowd region."""
     height, width = canvas.image.shape[:2]
-    category = int(rng.integers(len(SHAPES)))
+    category = classes[int(rng.integers(len(classes)))]
     spread = _CROWD_SPREAD * max(height, width)
     centre = (0.2 + 0.6 * rng.random(2)) * (width, height)
     canvas.shapes.append(Shape(category, crowd=True))
@@ -223,6 +230,24 @@ def _annotate(canvas: Canvas, shape: Shape, number: int) -> dict[str, Any] | Non
     fields["area"] = rle.area(code)
     fields["bbox"] = [round(float(v), 2) for v in (*low, *(high - low))]
     return fields if fields["area"] > 0 else None
+
+
+def _keypoints(canvas: Canvas, shape: Shape, number: int) -> dict[str, Any]:
+    """COCO's ``keypoints``: indices of pixels (centres at + 0.5), flagged hidden where covered."""
+    height, width = canvas.image.shape[:2]
+    values: list[float] = []
+    labelled = 0
+    points = np.zeros((4, 2)) if shape.crowd else keypoints_of(shape.rings[0])
+    for x, y in points.tolist():
+        if shape.crowd or not (0 <= x < width and 0 <= y < height):
+            values += [0, 0, 0]
+            continue
+        labelled += 1
+        # A point on the outline: seen where the shape owns a sub-pixel beside it.
+        row, column = int(y * FINE), int(x * FINE)
+        near = canvas.owner[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        values += [round(x - 0.5, 2), round(y - 0.5, 2), 2 if (near == number).any() else 1]
+    return {"keypoints": values, "num_keypoints": labelled}
 
 
 def _from_bitmap(

@@ -17,6 +17,11 @@ Ring: TypeAlias = npt.NDArray[np.float64]
 
 #: Class names by rising category id.
 SHAPES = ("disc", "box", "star", "crescent", "ring", "cross")
+#: The class with keypoints, which its outline alone tells apart; a mirror changes left and right.
+POSED = SHAPES.index("crescent")
+KEYPOINTS = ("belly", "waist", "left_tip", "right_tip")
+#: Lines between them, places in ``KEYPOINTS``.
+SKELETON = ((2, 0), (0, 3), (3, 1), (1, 2))
 
 
 def make_shape(name: str, rng: np.random.Generator) -> list[Ring]:
@@ -73,6 +78,16 @@ def _crescent(rng: np.random.Generator) -> list[Ring]:
             ]
         )
     ]
+
+
+def keypoints_of(outline: Ring) -> Ring:
+    """The keypoints [4, 2] of a crescent's outline, wherever it lies.
+
+    The belly is the middle of the outer arc, the waist of the inner one; left and right are those of one who
+    stands on the belly and looks at the waist (y points down).
+    """
+    tips, belly, waist = outline[[29, 0]], outline[14:16].mean(0), outline[40:42].mean(0)
+    return np.stack([belly, waist, *tips])
 
 
 def _ring(rng: np.random.Generator) -> list[Ring]:

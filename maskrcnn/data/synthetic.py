@@ -22,7 +22,7 @@ from maskrcnn.data.coco import CocoDataset, check_num_proposals
 from maskrcnn.data.registries import DATASETS
 from maskrcnn.data.report import OnError
 from maskrcnn.data.scenes import LEVELS, category_id, make_scene
-from maskrcnn.data.shapes import SHAPES
+from maskrcnn.data.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
 from maskrcnn.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,14 @@ _SPLIT_SEED = {"train": 0, "val": 1}
 
 
 def synthetic_dataset(
-    root: Path, *, level: LevelName, split: Split, num_images: int, size: int = 128, seed: int = 0
+    root: Path,
+    *,
+    level: LevelName,
+    split: Split,
+    num_images: int,
+    size: int = 128,
+    seed: int = 0,
+    keypoints: bool = False,
 ) -> Path:
     """The folder ``root``/<name> with ``images/`` and ``annotations.json``, generated if need be.
 
@@ -51,7 +58,8 @@ def synthetic_dataset(
     Raises:
         DataError: the folder cannot be written.
     """
-    name = f"{level}-{split}-{num_images}x{size}px-seed{seed}-v{VERSION}"
+    kind = "-keypoints" if keypoints else ""
+    name = f"{level}{kind}-{split}-{num_images}x{size}px-seed{seed}-v{VERSION}"
     folder = root / name
     if (folder / "annotations.json").is_file():
         return folder
@@ -62,7 +70,13 @@ def synthetic_dataset(
                 part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
                 try:
                     write_synthetic(
-                        part, level=level, split=split, num_images=num_images, size=size, seed=seed
+                        part,
+                        level=level,
+                        split=split,
+                        num_images=num_images,
+                        size=size,
+                        seed=seed,
+                        keypoints=keypoints,
                     )
                     part.chmod(0o755)  # mkdtemp makes it private
                     shutil.rmtree(folder, ignore_errors=True)
@@ -75,9 +89,18 @@ def synthetic_dataset(
 
 
 def write_synthetic(
-    folder: Path, *, level: LevelName, split: Split, num_images: int, size: int = 128, seed: int = 0
+    folder: Path,
+    *,
+    level: LevelName,
+    split: Split,
+    num_images: int,
+    size: int = 128,
+    seed: int = 0,
+    keypoints: bool = False,
 ) -> None:
     """Write ``images/*.png`` and ``annotations.json`` into ``folder``; the json comes last.
+
+    keypoints: crescents alone, with their keypoints.
 
     Raises:
         OSError: the folder cannot be written.
@@ -88,7 +111,7 @@ def write_synthetic(
     annotations: list[dict[str, Any]] = []
     for k in range(num_images):
         rng = np.random.Generator(np.random.PCG64([seed, _LEVEL_SEED[level], _SPLIT_SEED[split], size, k]))
-        scene = make_scene(LEVELS[level], size, rng)
+        scene = make_scene(LEVELS[level], size, rng, keypoints)
         image_id = k + 1
         file_name = f"{image_id:06d}.png"
         ok, png = cv2.imencode(
@@ -104,7 +127,7 @@ def write_synthetic(
         if sys.stderr.isatty() and ((k + 1) % 50 == 0 or k + 1 == num_images):
             end = "\n" if k + 1 == num_images else ""
             print(f"\rgenerating {level} {split}: {k + 1}/{num_images}", end=end, file=sys.stderr, flush=True)
-    content = {
+    content: dict[str, Any] = {
         "info": {
             "description": "synthetic shapes",
             "level": level,
@@ -118,6 +141,11 @@ def write_synthetic(
             {"id": category_id(i), "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)
         ],
     }
+    if keypoints:
+        skeleton = [[a + 1, b + 1] for a, b in SKELETON]
+        content["categories"] = [
+            {**content["categories"][POSED], "keypoints": list(KEYPOINTS), "skeleton": skeleton}
+        ]
     part = folder / "annotations.json.part"
     part.write_text(json.dumps(content), encoding="utf-8")
     part.replace(folder / "annotations.json")
@@ -155,6 +183,8 @@ class SyntheticConfig:
     size: int = 128
     #: Seed of the pictures.
     seed: int = 0
+    #: Crescents alone, each with four keypoints: belly, waist, left_tip, right_tip.
+    keypoints: bool = False
     #: Folder to keep the data in; unset: in the cache folder of the user.
     root: Path | None = None
     #: In training, drop images without an instance that trains.  Never applied in evaluation.
@@ -180,12 +210,14 @@ class SyntheticConfig:
             num_images=self.num_images,
             size=self.size,
             seed=self.seed,
+            keypoints=self.keypoints,
         )
         return CocoDataset(
             folder / "images",
             folder / "annotations.json",
             training=training,
             on_error=on_error,
+            keypoints=self.keypoints,
             filter_empty=self.filter_empty,
             categories=categories,
             proposals=self.proposals,

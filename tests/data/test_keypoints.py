@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.data import CocoConfig, CocoDataset, RawSample, apply_transforms
+from maskrcnn.data import CocoConfig, CocoDataset, RawSample, SyntheticConfig, apply_transforms
 from maskrcnn.data.geometry import crop_to, resize_to
 from maskrcnn.data.jitter import LargeScaleJitter
 from maskrcnn.data.transforms import HorizontalFlip, Rotate90, VerticalFlip
@@ -183,3 +183,33 @@ def test_large_scale_jitter_keeps_keypoints_inside() -> None:
         labelled = found[found[..., 2] > 0]
         assert ((labelled[:, :2] >= 0) & (labelled[:, :2] <= 24)).all()
         assert not found[found[..., 2] == 0].any()
+
+
+def test_generated_keypoints_stand_where_they_should(tmp_path: Path) -> None:
+    """Left is left of the way from belly to waist, also in a mirror; those to be seen lie at the mask."""
+    config = SyntheticConfig(level="hard", num_images=12, root=tmp_path, keypoints=True)
+    dataset = config.build(training=False)
+    assert dataset.keypoints is not None
+    assert dataset.categories.names == ("crescent",)
+    assert dataset.keypoints.names == ("belly", "waist", "left_tip", "right_tip")
+    assert dataset.keypoints.mirror == (0, 1, 3, 2)
+    rng = np.random.default_rng(0)
+    flags: list[float] = []
+    at_mask: list[bool] = []
+    for i in range(len(dataset)):
+        raw = dataset.load(i)
+        assert raw.targets.masks is not None and raw.targets.keypoints is not None
+        near = [cv2.dilate(m, np.ones((5, 5))) for m in raw.targets.masks.to_bitmaps(*raw.size).numpy()]
+        for mask, points in zip(near, raw.targets.keypoints.tolist(), strict=True):
+            flags += [v for _, _, v in points]
+            at_mask += [bool(mask[int(y), int(x)]) for x, y, v in points if v == 2]
+        for sample in (raw, HorizontalFlip(1.0)(raw, rng)):
+            points = sample.targets.keypoints
+            belly, waist, left, right = points[(points[..., 2] > 0).all(1)][..., :2].unbind(1)
+            ahead = waist - belly
+            for tip, sign in ((left, -1), (right, 1)):  # y points down
+                aside = ahead[:, 0] * (tip - belly)[:, 1] - ahead[:, 1] * (tip - belly)[:, 0]
+                assert (aside * sign > 0).all()
+    assert min(flags.count(v) for v in (0, 1, 2)) > 5
+    assert np.mean(at_mask) > 0.98  # masks leave out slivers of less than half a pixel
+    assert config.build(training=True).load(0).mirror == (0, 1, 3, 2)
