@@ -101,9 +101,9 @@ def markdown(rows: Sequence[Entry]) -> str:
     lines = [
         "# Recipes",
         "",
-        "The configs that come with the package, with the figures that their sources publish. This page is the",
-        "output of `maskrcnn zoo --markdown`; `maskrcnn zoo [WORD...]` prints the table, `--json` its data.",
-        "`maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures.",
+        "The configs that come with the package, with the figures that their sources publish. This page is",
+        "the output of `maskrcnn zoo --markdown`; `maskrcnn zoo WORD...` prints the table, `--json` its data",
+        "(and `maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures).",
         "",
         "| config | model | backbone | steps x images | "
         + " | ".join(METRICS.values())
@@ -172,7 +172,7 @@ def _size(recipe: Recipe) -> tuple[int, int]:
 def _classes(name: str, recipe: Recipe) -> int:
     """Of the data, which need not be here."""
     if isinstance(recipe.data.train, SyntheticConfig):
-        return len(SHAPES)
+        return 1 if recipe.data.train.keypoints else len(SHAPES)
     if recipe.model.keypoint_head is not None or name.startswith("nuclei"):
         return 1
     return _COCO_CLASSES

@@ -42,10 +42,20 @@ def test_a_row_by_hand(rows: dict[str, zoo.Entry]) -> None:
     assert row.flops == pytest.approx(259.3e9, rel=1e-3)
 
 
-def test_parameters_are_torchvisions() -> None:
-    """Its weights' page says 44401393, of which 4357 are outputs for the background that ours lack."""
-    model = load_recipe(shipped_recipes()["coco/mask_rcnn_r50_fpn_torchvision"]).model
-    assert count_cost(model, 90).parameters == 44_401_393 - (4 * 1025 + 257)
+@pytest.mark.parametrize(
+    ("name", "classes", "theirs", "background"),
+    [
+        ("mask_rcnn_r50_fpn_torchvision", 90, 44_401_393, 4 * 1025 + 257),
+        ("mask_rcnn_r50_fpn_torchvision_v2", 90, 46_359_409, 4 * 1025 + 257),
+        ("faster_rcnn_r50_fpn_torchvision", 90, 41_755_286, 4 * 1025),
+        ("faster_rcnn_r50_fpn_torchvision_v2", 90, 43_712_278, 4 * 1025),
+        ("keypoint_rcnn_r50_fpn_torchvision", 1, 59_137_258, 4 * 1025),
+    ],
+)
+def test_parameters_are_torchvisions(name: str, classes: int, theirs: int, background: int) -> None:
+    """Theirs as their weights' pages say, but for the background's boxes and masks, which ours lack."""
+    model = load_recipe(shipped_recipes()[f"coco/{name}"]).model
+    assert count_cost(model, classes).parameters == theirs - background
 
 
 def test_multiply_adds_by_hand() -> None:

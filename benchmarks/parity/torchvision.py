@@ -34,7 +34,7 @@ from maskrcnn.modeling.rpn.proposals import select_proposals
 from maskrcnn.structures import InstanceMasks, Targets
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs/coco/mask_rcnn_r50_fpn_torchvision.yaml"
+CONFIG = ROOT / "configs/base/torchvision.yaml"
 
 #: Largest differences allowed: absolute in float64, in parts of the maximum in float32.
 BOUNDS = {"float64": 1e-6, "float32": 1e-4, "losses": 1e-9, "gradients": 1e-7}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 
 #: (height, width) of the published comparisons of backbones for Mask R-CNN (mmdetection's ``get_flops``).
 SIZE = (800, 1280)
@@ -44,18 +43,6 @@ def count_cost(
         with FlopCounterMode(display=False) as counter:
             _run(model, config.preprocess.size_divisor, size, proposals, detections)
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
-
-
-def without_weights(config: Any) -> Any:
-    """The same config, with every ``weights`` file left out, at any depth."""
-    changes = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name == "weights" and value is not None:
-            changes[field.name] = None
-        elif is_dataclass(value):
-            changes[field.name] = without_weights(value)
-    return replace(config, **changes)
 
 
 def _run(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, detections: int) -> None:

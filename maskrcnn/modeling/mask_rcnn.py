@@ -7,8 +7,8 @@ besides (proposals come with the images) Fast R-CNN, ``keypoint_head`` Keypoint 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -228,3 +228,20 @@ class MaskRCNNConfig:
             ),
         )
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+
+def without_weights(model: MaskRCNNConfig) -> MaskRCNNConfig:
+    """The same model, its parts without the weight files that they would start from."""
+
+    def strip(part: Any) -> Any:
+        changes = {}
+        for item in fields(part):
+            value = getattr(part, item.name)
+            if item.name == "weights" and value is not None:
+                changes[item.name] = None
+            elif is_dataclass(value):
+                changes[item.name] = strip(value)
+        return replace(part, **changes)
+
+    stripped: MaskRCNNConfig = strip(model)
+    return stripped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.restore import restore_model
 from maskrcnn.errors import CheckpointError, DataError, UserError
-from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
 
 T = TypeVar("T")
@@ -121,13 +121,14 @@ def check_keypoints(model: MaskRCNN, dataset: Dataset, where: str) -> None:
 
 
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
-    """The recipe's model with a checkpoint's weights.
+    """The recipe's model with a checkpoint's weights; the files that training started from are not needed.
 
     Raises:
         CheckpointError: they do not fit, or the checkpoint does not know its classes.
     """
     if not checkpoint.category_ids:
         raise CheckpointError(f"{source}: does not say which classes it was trained for")
+    recipe = replace(recipe, model=without_weights(recipe.model))
     model = place_model(recipe, len(checkpoint.category_ids), device)
     restore_model(model, checkpoint.model, source)
     return model

@@ -1,8 +1,12 @@
-"""Every YAML that we ship is valid, builds, and trains and predicts one step at a small size."""
+"""Every YAML that we ship is valid, builds, and trains and predicts one step: small always, full if asked."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,69 +14,158 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.config import load_traced
+from maskrcnn.config.shipped import shipped_recipes
+from maskrcnn.engine.optim import OptimizerConfig
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.structures import InstanceMasks, Targets
+from maskrcnn.zoo import METRICS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-#: `configs/base` holds parts, not recipes.
-RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if "base" not in p.relative_to(CONFIGS).parts)
-#: What makes a full-size recipe a small one, where it has the key.
+NAMES = list(shipped_recipes())
+#: `configs/base` holds parts; `configs/suites` another kind of file.
+VARIANTS = sorted(
+    p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.glob("ablations/**/*.yaml")
+)
+#: What makes a full-size part a small one, where it has the key.
 SMALL = {
-    "model.backbone.width": "8",
-    "model.backbone.weights": "null",
-    "model.neck.out_channels": "16",
-    "model.box_head.hidden": "16",
-    "model.mask_head.width": "16",
+    "backbone": {"width": 8},
+    "neck": {"out_channels": 16},
+    "rpn": {
+        "width": None,
+        "pre_nms_train": 60,
+        "pre_nms_test": 60,
+        "post_nms_train": 30,
+        "post_nms_test": 30,
+    },
+    "box_head": {"hidden": 16, "width": 16},
+    "mask_head": {"hidden": 16, "width": 16},
+    "keypoint_head": {"width": 16},
 }
 
 
-def small(path: Path) -> Recipe:
-    """The recipe of ``path`` at small widths, from random weights."""
-    loaded = load_traced(Recipe, path)
-    text = loaded.render()
-    overrides = [f"{key}={value}" for key, value in SMALL.items() if f"{key.rsplit('.', 1)[1]}:" in text]
-    return load_recipe(path, overrides)
+def recipe(name: str) -> Recipe:
+    return load_recipe(CONFIGS / f"{name}.yaml")
 
 
-def targets() -> Targets:
+def small(model: MaskRCNNConfig) -> MaskRCNNConfig:
+    """The model at small widths."""
+    parts: dict[str, Any] = {}
+    for key, values in SMALL.items():
+        part: Any = getattr(model, key)
+        if part is not None:
+            parts[key] = replace(part, **{k: v for k, v in values.items() if hasattr(part, k)})
+    return replace(model, **parts)
+
+
+def example(model: MaskRCNNConfig) -> tuple[torch.Tensor, Targets, list[torch.Tensor] | None]:
+    """An image, its ground truth, and proposals where the model wants them."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 96, 128), dtype=np.uint8))
     polygons = [[[10.0, 12.0, 60.0, 12.0, 60.0, 50.0, 10.0, 50.0]], [[70.0, 40.0, 90.0, 40.0, 80.0, 90.0]]]
     masks = InstanceMasks.from_coco(polygons, 96, 128)
-    return Targets(masks.boxes(), torch.tensor([0, 1]), masks, torch.tensor([1, 2]))
+    boxes = masks.boxes()
+    keypoints = None
+    if model.keypoint_head is not None:
+        points = torch.stack((boxes[:, :2], boxes[:, 2:] - 1), 1).repeat(1, 20, 1)
+        keypoints = torch.cat((points, torch.full((2, 40, 1), 2.0)), 2)[
+            :, : model.keypoint_head.num_keypoints
+        ]
+    targets = Targets(boxes, torch.tensor([0, 1]), masks, torch.tensor([1, 2]), keypoints)
+    around = torch.cat((boxes + torch.tensor([-4.0, 3, 2, -5]), torch.tensor([[0.0, 60, 40, 95]])))
+    return image, targets, [around.clamp(min=0)] if model.rpn is None else None
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_builds_and_takes_a_step(path: Path) -> None:
-    recipe = small(path)
+@cache
+def step(model_config: MaskRCNNConfig, optimizer_config: OptimizerConfig) -> None:
+    """Build, train a step, predict.  Recipes that differ in their schedule alone share it."""
     torch.manual_seed(0)
-    model = recipe.model.build(2)
-    optimizer = recipe.solver.optimizer.build(model, recipe.solver.rate_at(0))
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 96, 128), dtype=np.uint8))
+    model = model_config.build(2)
+    optimizer = optimizer_config.build(model, 0.01)
+    image, targets, proposals = example(model_config)
     model.train()
-    losses: Any = model([image], [targets()], torch.Generator().manual_seed(0))
-    assert losses and all(torch.isfinite(v) for v in losses.values()), losses
+    losses: Any = model([image], [targets], torch.Generator().manual_seed(0), proposals)
+    wanted = {"loss_box_cls", "loss_box_reg"}
+    wanted |= set() if model_config.rpn is None else {"loss_rpn_cls", "loss_rpn_box"}
+    wanted |= set() if model_config.mask_head is None else {"loss_mask"}
+    wanted |= set() if model_config.keypoint_head is None else {"loss_keypoint"}
+    assert wanted <= {name.split("_stage")[0] for name in losses}, losses
+    assert all(torch.isfinite(v) for v in losses.values()), losses
     torch.stack(list(losses.values())).sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained and all(p.grad is not None for p in trained)
     before = [p.detach().clone() for p in trained]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.01
     optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
-    found = model.predict([image])[0]
-    assert len(found) <= recipe.model.roi.max_detections
+    found = model.predict([image], proposals)[0]
+    assert len(found) <= model_config.roi.max_detections
     assert torch.isfinite(found.boxes).all()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_rate_and_evaluation_fit_the_schedule(path: Path) -> None:
-    recipe = load_recipe(path)
-    solver = recipe.solver
-    rates = [solver.rate_at(step) for step in (0, solver.steps // 2, solver.steps - 1)]
-    assert 0 < rates[0] < rates[1], "the rate warms up"
+@pytest.mark.parametrize("name", NAMES + VARIANTS)
+def test_builds_and_takes_a_step(name: str) -> None:
+    found = recipe(name)
+    step(small(without_weights(found.model)), found.solver.optimizer)
+
+
+def full_size() -> list[str]:
+    """A recipe for each model, whatever their schedules."""
+    return list({without_weights(recipe(name).model): name for name in reversed(NAMES)}.values())[::-1]
+
+
+FULL = """
+import json, resource, sys
+from tests.rules.test_configs import recipe, replace, step, without_weights
+found = recipe(sys.argv[1])
+model = without_weights(found.model)
+step(replace(model, roi=replace(model.roi, samples=min(model.roi.samples, 64))), found.solver.optimizer)
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", full_size())
+def test_builds_and_takes_a_step_at_full_width(name: str) -> None:
+    """In a process of its own, which gives its memory back: at most 8 GiB."""
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, name], cwd=CONFIGS.parent, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout.splitlines()[-1]) < 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rate_data_and_evaluation_fit_the_recipe(name: str) -> None:
+    found = recipe(name)
+    solver = found.solver
+    rates = [solver.rate_at(at) for at in (0, solver.steps // 2, solver.steps - 1)]
+    warm = getattr(solver.schedule, "warmup_steps", 1) > 0
+    assert 0 < rates[0] < rates[1] or (not warm and rates[0] == rates[1]), "the rate warms up"
     assert rates[2] < rates[1], "and falls at the end"
-    for expected in recipe.expect:
-        assert 0 < expected.value < 1 and "/" in expected.metric and expected.source
+    assert all(t.build() for t in (*found.data.train_transforms, *found.data.eval_transforms))
+    for expected in found.expect:
+        assert 0 < expected.value < 1 and expected.metric in METRICS and expected.source
+        assert expected.tolerance == 0.003 and expected.source.endswith("; not re-run here")
+    kinds = {item.metric.split("/")[0] for item in found.expect}
+    assert "segm" not in kinds or found.model.mask_head is not None
+    assert ("keypoints" in kinds) <= (found.model.keypoint_head is not None)
+    if found.data.copy_paste is not None:
+        assert getattr(found.data.train, "masks", True), "copy-paste needs masks"
+
+
+def test_every_file_below_base_is_used() -> None:
+    text = "".join(p.read_text() for p in CONFIGS.rglob("*.yaml"))
+    optional = {"msra.yaml"}  # laid over a recipe by those who have the weights
+    unused = [p.name for p in (CONFIGS / "base").glob("*.yaml") if f"{p.name}" not in text.replace("# ", "")]
+    assert set(unused) <= optional
+
+
+def test_the_original_weights_lie_over_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    bases = [str(CONFIGS / "coco/mask_rcnn_r50_fpn_1x.yaml"), str(CONFIGS / "base/msra.yaml")]
+    path.write_text(json.dumps({"base": bases}))
+    model = load_recipe(path).model
+    assert model.preprocess.std == (1.0, 1.0, 1.0) and model.backbone.stride_in_1x1  # type: ignore[attr-defined]
+    assert model.neck is not None
 
 
 @pytest.mark.parametrize("where", ["demo", "nuclei", "coco"])
