@@ -15,7 +15,8 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, UserError
+from maskrcnn.modeling.norms import make_norm
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.setup import one_first
@@ -63,11 +64,19 @@ def check_one_bad_rank_stops_both(ranks: Ranks) -> None:
     assert torch.isfinite(model.w)
 
 
+def check_sync_bn_is_refused_on_the_cpu() -> None:
+    norm = make_norm("sync_bn", 3)
+    norm.eval()(torch.randn(2, 3, 4, 4))
+    with pytest.raises(UserError, match="sync_bn cannot be trained on the CPU with more than one process"):
+        norm.train()(torch.randn(2, 3, 4, 4))
+
+
 def main(recipe_file: str, folder: str) -> None:
     ranks = connect("cpu")
     check_calls(ranks)
     check_halves_are_the_whole(ranks)
     check_one_bad_rank_stops_both(ranks)
+    check_sync_bn_is_refused_on_the_cpu()
     rank = int(os.environ["RANK"])
     recipe = load_recipe(recipe_file, ["solver.steps=4"])
     straight, parted = Path(folder) / "straight", Path(folder) / "parted"
