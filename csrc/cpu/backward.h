@@ -46,18 +46,30 @@ class Backward {
     std::vector<Unit> units;
     for (const Group& g : groups_) {
       const Level& level = maps_.levels[g.level];
-      const bool small = level.height * level.width * 512 <= (int64_t(8) << 20);  // 128 channels in 8 MiB
       const int64_t block = direct(level) ? channel_block(channels_, maps_.images, 1, channels_)
-                                          : channel_block(channels_, maps_.images, 2, small ? 128 : 64);
+                                          : channel_block(channels_, maps_.images, 2, 128);
       for (int64_t c = 0; c < channels_; c += block) {
         const int64_t n = std::min(block, channels_ - c);
         const double cost =
             static_cast<double>(n * (level.height * level.width + bins_ * 8 * int64_t(g.members.size())));
-        units.push_back({&g, c, n, cost});
+        units.push_back({&g, c, n, c / block, (channels_ + block - 1) / block, cost});
       }
     }
     std::sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
+    // Taken here and not by the threads: what a thread allocates its arena gives back when it is freed, and
+    // faulting it in again at every call took more time than all the arithmetic.
+    int64_t map_size = 0, most = 0;
+    for (const Unit& u : units) {
+      const Level& level = maps_.levels[u.group->level];
+      if (!direct(level) && !u.group->members.empty())
+        map_size = std::max(map_size, level.height * level.width * u.count);
+      most = std::max(most, u.count);
+    }
     std::vector<Local> locals(std::max<int64_t>(torch::stable::get_num_threads(), 1));
+    for (Local& local : locals) {
+      local.map.get(map_size);
+      local.tile.get(bins_ * most);
+    }
     for_each_unit(static_cast<int64_t>(units.size()),
                   [&](int64_t thread, int64_t u) { run_unit(units[u], locals[thread]); });
   }
@@ -70,10 +82,12 @@ class Backward {
   struct Group {
     std::vector<Member> members;
     int64_t level, image;
+    std::vector<int32_t> first, last;  // columns [first, last) of each row are under some RoI
   };
   struct Unit {
     const Group* group;
     int64_t channel, count;
+    int64_t part, parts;  // which of the map's units this is
     double cost;
   };
   struct Local {
@@ -110,6 +124,18 @@ class Backward {
       m.erase(std::remove_if(m.begin(), m.end(), [](const Member& x) { return x.prepared.box.empty(); }), m.end());
       std::stable_sort(m.begin(), m.end(),
                        [](const Member& a, const Member& b) { return a.prepared.box.y0 < b.prepared.box.y0; });
+      const Level& level = maps_.levels[g.level];
+      if (direct(level)) continue;
+      const int32_t width = static_cast<int32_t>(level.width);
+      g.first.assign(level.height, width);
+      g.last.assign(level.height, 0);
+      for (const Member& member : m) {
+        const Box& box = member.prepared.box;
+        for (int64_t y = box.y0; y < box.y1; ++y) {  // planes are written a row at a time
+          g.first[y] = level.pixels ? std::min(g.first[y], static_cast<int32_t>(box.x0)) : 0;
+          g.last[y] = level.pixels ? std::max(g.last[y], static_cast<int32_t>(box.x1)) : width;
+        }
+      }
     }
   }
 
@@ -126,10 +152,15 @@ class Backward {
     int64_t ready = 0;  // rows from `done` to it are being summed in `map`
     for (const Member& m : g.members) {
       const Box& box = m.prepared.box;
-      if (!in_place) finish(map, out, level, n, &done, ready, box.y0);
+      if (!in_place) finish(map, out, level, unit, &done, ready, box.y0);
       if (ready < box.y1) {
-        const int64_t from = in_place ? ready : std::max(ready, box.y0);
-        zero(map, pixel, n, from * width, box.y1 * width);
+        if (in_place) {
+          zero(map, pixel, n, ready * width, box.y1 * width);
+        } else {
+          for (int64_t y = std::max(ready, box.y0); y < box.y1; ++y) {
+            zero(map, pixel, n, y * width + g.first[y], y * width + g.last[y]);
+          }
+        }
         ready = box.y1;
       }
       add(m, unit, local, map, row, pixel);
@@ -137,7 +168,7 @@ class Backward {
     if (in_place) {
       zero(map, pixel, n, ready * width, level.height * width);
     } else {
-      finish(map, out, level, n, &done, ready, level.height);
+      finish(map, out, level, unit, &done, ready, level.height);
     }
   }
 
@@ -150,25 +181,30 @@ class Backward {
     for (int64_t p = first; p < last; ++p) std::memset(map + p * pixel, 0, sizeof(A) * n);
   }
 
-  // Writes rows [*done, until) out: those below `ready` from the scratch map, the rest, which no RoI touched, as 0.
-  void finish(const A* map, T* out, const Level& level, int64_t n, int64_t* done, int64_t ready, int64_t until) const {
+  // Writes rows [*done, until) out: what is under a RoI from the scratch map, the rest as 0.
+  void finish(const A* map, T* out, const Level& level, const Unit& unit, int64_t* done, int64_t ready,
+              int64_t until) const {
     const auto& kernel = kernels<T>();
-    const int64_t cells = level.height * level.width;
-    const int64_t first = *done * level.width, summed = std::min(ready, until) * level.width,
-                  last = until * level.width;
+    const Group& g = *unit.group;
+    const int64_t n = unit.count, width = level.width, cells = level.height * width;
     if (until <= *done) return;
-    if (summed > first) {
-      if (level.pixels) {
-        kernel.copy_round(map + first * n, n, summed - first, n, out + first * channels_, channels_);
-      } else {
-        kernel.transpose_round(map + first * n, n, summed - first, n, out + first, cells);
+    if (level.pixels) {
+      for (int64_t y = *done; y < until; ++y) {
+        const int64_t row = y * width, first = row + std::min(g.first[y], g.last[y]), last = row + g.last[y];
+        if (y % unit.parts == unit.part) {  // whole pixels: the units of a map agree on what is under no RoI
+          T* whole = out - unit.channel;
+          std::memset(whole + row * channels_, 0, sizeof(T) * (first - row) * channels_);
+          std::memset(whole + last * channels_, 0, sizeof(T) * (row + width - last) * channels_);
+        }
+        if (first < last) {
+          kernel.copy_round(map + first * n, n, last - first, n, out + first * channels_, channels_);
+        }
       }
-    }
-    const int64_t rest = std::max(first, summed);
-    if (last > rest) {
-      if (level.pixels) {
-        for (int64_t p = rest; p < last; ++p) std::memset(out + p * channels_, 0, sizeof(T) * n);
-      } else {
+    } else {
+      const int64_t first = *done * width, last = until * width, summed = std::min(ready, until) * width;
+      if (summed > first) kernel.transpose_round(map + first * n, n, summed - first, n, out + first, cells);
+      const int64_t rest = std::max(first, summed);
+      if (last > rest) {
         for (int64_t c = 0; c < n; ++c) std::memset(out + c * cells + rest, 0, sizeof(T) * (last - rest));
       }
     }

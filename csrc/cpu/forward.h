@@ -148,15 +148,21 @@ class Forward {
 
     const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
     const int64_t block = channel_block(channels_, features_.images, 2, 64);  // its scratch map fits the cache
+    int64_t map_size = 0;
     std::vector<Unit> units;
     for (const Group& g : groups) {
       const Level& level = features_.levels[g.level];
       double tiles = 0;
+      int64_t largest = 0;
       for (const Member& m : g.members) {
         const Box& box = m.prepared.box;
-        if (!box.empty()) tiles += static_cast<double>((box.y1 - box.y0) * tile_width(box, level.width));
+        if (box.empty()) continue;
+        const int64_t cells = (box.y1 - box.y0) * tile_width(box, level.width);
+        tiles += static_cast<double>(cells);
+        largest = std::max(largest, cells);
       }
       const double whole = static_cast<double>(level.height * level.width);
+      map_size = std::max(map_size, block * (tiles < whole ? largest : level.height * level.width));
       for (int64_t c = 0; c < channels_; c += block) {
         const int64_t n = std::min(block, channels_ - c);
         const double cost = (std::min(tiles, whole) + static_cast<double>(g.members.size() * bins_ * 4)) * n;
@@ -169,6 +175,10 @@ class Forward {
       Scratch<int32_t> arg;
     };
     std::vector<Local> locals(threads);
+    for (Local& local : locals) {  // taken here and not by the threads, see backward.h
+      local.map.get(map_size);
+      local.tile.get(bins_ * block);
+    }
     for_each_unit(static_cast<int64_t>(units.size()), [&](int64_t thread, int64_t u) {
       Local& local = locals[thread];
       run_unit(units[u], local.map, local.tile, local.arg);
