@@ -101,19 +101,19 @@ def _spool(output: Path, ranks: Ranks) -> Iterator[ProposalSpool]:
     """This rank's raw file beside the output, removed at the end.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: it, or the output in the body, cannot be written.
     """
     raw = output.with_name(f".{output.name}.rank{ranks.rank}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         spool = ProposalSpool(raw)
+        try:
+            yield spool
+        finally:
+            spool.close()
+            raw.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
-    try:
-        yield spool
-    finally:
-        spool.close()
-        raw.unlink(missing_ok=True)
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
 def _run(

@@ -111,3 +111,7 @@ def test_wrong_combinations_are_a_sentence(folder: Path, capsys: pytest.CaptureF
     assert "--limit must be at least 1" in capsys.readouterr().err
     assert main([*command]) == 2  # trained without data.val
     assert "take --split train" in capsys.readouterr().err
+    (folder / "file").write_text("")
+    command = ["proposals", "--checkpoint", str(folder / "run"), "--output", str(folder / "file" / "x.npz")]
+    assert main([*command, "--split", "train"]) == 2
+    assert "x.npz: cannot be written: " in capsys.readouterr().err

@@ -94,15 +94,17 @@ def test_boxes_run_from_stage_to_stage() -> None:
     even = [0.0, 0.0, 0.0, 0.0]
     heads = Fixed(even, [0.5, 0.0, 0.0, 0.0]), Fixed(even, [0.5, 0.0, 0.0, 0.0])
     roi = with_heads(*heads)
-    proposals = [torch.tensor([[0.0, 0, 40, 40], [100, 0, 140, 40]])]
+    proposals = [torch.tensor([[0.0, 0, 40, 40], [100, 0, 140, 40], [10, 0, 50, 40]])]
     targets = tiny.targets([[20.0, 0, 60, 40]])
     found = roi.losses(features(), proposals, targets, tiny.generator(), [(128, 128)])
     assert set(found) == {f"loss_box_{kind}_stage{k}" for kind in ("cls", "reg") for k in (1, 2)}
-    # Stage 1: IoU 1/3, 0 and 1 (the ground truth itself).  Positive is the last, whose deltas should be 0.
-    assert float(found["loss_box_reg_stage1"].detach()) == pytest.approx(0.5 / 3)
-    # Stage 2: (20, 0, 60, 40), IoU 1; (120, 0, 128, 40), cut; (40, 0, 80, 40), IoU 1/3.
-    assert heads[1].shown == [3]
-    assert float(found["loss_box_reg_stage2"].detach()) == pytest.approx(0.5 / 3)
+    # Stage 1: IoU 1/3, 0, 0.6 and 1 (the ground truth itself).  The last two are positive; dx should be
+    # 0.25 and 0.
+    assert float(found["loss_box_reg_stage1"].detach()) == pytest.approx((0.25 + 0.5) / 4)
+    # Stage 2: (20, 0, 60, 40), IoU 1; (120, 0, 128, 40), cut; (30, 0, 70, 40), IoU 0.6, now too little;
+    # (40, 0, 80, 40), IoU 1/3.
+    assert heads[1].shown == [4]
+    assert float(found["loss_box_reg_stage2"].detach()) == pytest.approx(0.5 / 4)
     assert float(found["loss_box_cls_stage2"]) == pytest.approx(1.3862944)  # log 4
     # What stage 2 wants of its boxes says nothing to stage 1's deltas.
     found["loss_box_reg_stage2"].backward()
