@@ -1,17 +1,19 @@
-"""Is our Mask R-CNN the same function as torchvision's?  Seeded random weights, real images, stage by stage.
+"""Are our detectors the same functions as torchvision's?  Seeded random weights, real images, by stages.
 
-    python benchmarks/parity/torchvision.py --depth 50 --images ../shared/data/coco/val2017 --limit 2
+    python benchmarks/parity/torchvision.py --model mask_v2 --images ../shared/data/coco/val2017 --limit 1
 
-prints the worst difference of every stage: in float64 end to end, in float32 with each stage fed
-torchvision's input, and of losses and gradients in float64 with the same anchors and RoIs sampled.
-Exit status 1 where a bound of BOUNDS is broken.
+converts torchvision's model, and prints the worst difference of every stage: in float64 end to end, in
+float32 with each stage fed torchvision's input, and of losses and gradients in float64 with the same anchors
+and RoIs sampled.  Exit status 1 where a bound of BOUNDS is broken; ``--json FILE`` keeps the numbers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +23,143 @@ if __name__ == "__main__":  # this file's own folder, first on the path, would h
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, keypoint_rcnn, mask_rcnn
 from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FrozenBatchNorm2d
 
-from maskrcnn.config import loads
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
-from maskrcnn.modeling.convert.torchvision import convert_torchvision
+from maskrcnn.modeling.convert.detector import Conversion, convert
+from maskrcnn.modeling.convert.source import File
+from maskrcnn.modeling.convert.torchvision import SOURCE
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.rpn.proposals import select_proposals
-from maskrcnn.structures import InstanceMasks, Targets
+from maskrcnn.structures import Detections, InstanceMasks, Targets
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs/base/torchvision.yaml"
+
+#: What ``--model`` may be; the version after the underscore.
+MODELS = ("mask_v1", "mask_v2", "faster_v1", "faster_v2", "keypoint_v1")
 
 #: Largest differences allowed: absolute in float64, in parts of the maximum in float32.
 BOUNDS = {"float64": 1e-6, "float32": 1e-4, "losses": 1e-9, "gradients": 1e-7}
 
 
-def model_config(depth: int, overrides: Sequence[str] = ()) -> MaskRCNNConfig:
-    """The ``model:`` section of the torchvision config, for another depth; ``overrides`` as for --set."""
-    import yaml
-
-    section = yaml.safe_load(CONFIG.read_text())["model"]
-    section["backbone"] = {"type": "resnet", "depth": depth}
-    config: MaskRCNNConfig = loads(MaskRCNNConfig, yaml.safe_dump(section), overrides=overrides)
-    return config
-
-
-def their_model(depth: int, labels: int, tensor: Tensor, seed: int, **arguments: Any) -> Any:
+def their_model(
+    name: str, depth: int, labels: int, tensor: Tensor, seed: int, *, width: int = 256, **arguments: Any
+) -> Any:
     """torchvision's model with random weights that give sensible features and many detections.
 
     One pass in training mode sets the batch statistics; the output layers are scaled up so that objectness,
     scores and boxes spread.
 
     Args:
+        name: of MODELS.  Version 1 has frozen batch normalisation in the backbone and none elsewhere, version
+            2 has it everywhere and trains it.
         labels: classes, background included.
         tensor: [N, 3, H, W], what sets the statistics.
-        arguments: further ones of torchvision's MaskRCNN.
+        width: channels of the pyramid; 256, torchvision's own, makes exactly what its builders make.
+        arguments: further ones of torchvision's constructor.
     """
     torch.manual_seed(seed)
-    backbone = resnet_fpn_backbone(
-        backbone_name=f"resnet{depth}", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=3
-    )
-    model = TheirMaskRCNN(backbone, num_classes=labels, **arguments)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, std=0.1)
+    kind, version = name.split("_")
+    second = version == "v2"
+    norm = nn.BatchNorm2d if second else None
+    arguments |= _heads(kind, second, width, labels)
+    make = {"mask": TheirMaskRCNN, "faster": FasterRCNN, "keypoint": KeypointRCNN}[kind]
+    model = make(_pyramid(depth, 5 if second else 3, width, norm), **arguments)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.momentum = 1.0
+        nn.init.uniform_(module.weight, 0.5, 1.0)
+        nn.init.normal_(module.bias, std=0.1)
     with torch.no_grad():
         model.backbone.train()
         model.backbone(tensor.float())
-        for layer, factor in (
+        heads = model.roi_heads
+        scaled = [
             (model.rpn.head.cls_logits, 30.0),
             (model.rpn.head.bbox_pred, 10.0),
-            (model.roi_heads.box_predictor.cls_score, 20.0),
-            (model.roi_heads.box_predictor.bbox_pred, 3.0),
-            (model.roi_heads.mask_predictor.mask_fcn_logits, 3.0),
-        ):
+            (heads.box_predictor.cls_score, 20.0),
+            (heads.box_predictor.bbox_pred, 3.0),
+        ]
+        if kind == "mask":
+            scaled.append((heads.mask_predictor.mask_fcn_logits, 3.0))
+        if kind == "keypoint":
+            scaled.append((heads.keypoint_predictor.kps_score_lowres, 3.0))
+        for layer, factor in scaled:
             layer.weight.mul_(factor)
             nn.init.normal_(layer.bias, std=0.1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.requires_grad_(False)  # theirs train here, ours are frozen
+        for module in norms:
+            module.momentum = 0.1
+            if module.running_mean.abs().max() == 0:  # in a head, which has not run
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+    if not second:
+        _freeze(model.backbone.body)
     return model.eval()
 
 
-def our_model(theirs: Any, depth: int, overrides: Sequence[str] = ()) -> MaskRCNN:
-    """Ours with their weights, by the converter."""
-    result = convert_torchvision(theirs.state_dict())
-    model = model_config(depth, overrides).build(result.num_classes)
+def _pyramid(depth: int, trainable: int, width: int, norm: Any) -> BackboneWithFPN:
+    """A ResNet with its last ``trainable`` stages trained (5: all of it), and the pyramid over it."""
+    body = getattr(resnet, f"resnet{depth}")(weights=None, norm_layer=nn.BatchNorm2d)
+    trained = ["layer4", "layer3", "layer2", "layer1", "conv1", "bn1"][: trainable + (trainable == 5)]
+    for key, parameter in body.named_parameters():
+        parameter.requires_grad_(key.split(".")[0] in trained)
+    levels = {f"layer{i + 1}": str(i) for i in range(4)}
+    channels = [body.inplanes // 2**i for i in (3, 2, 1, 0)]
+    return BackboneWithFPN(body, levels, channels, width, norm_layer=norm)
+
+
+def _heads(kind: str, second: bool, width: int, labels: int) -> dict[str, Any]:
+    """What torchvision's builders make, at another width."""
+    norm = nn.BatchNorm2d if second else None
+    heads: dict[str, Any] = {"rpn_head": RPNHead(width, 3, conv_depth=2 if second else 1)}
+    heads["box_head"] = TwoMLPHead(width * 7 * 7, 4 * width)
+    if second:
+        heads["box_head"] = FastRCNNConvFCHead((width, 7, 7), [width] * 4, [4 * width], norm_layer=norm)
+    heads["box_predictor"] = FastRCNNPredictor(4 * width, labels)
+    if kind == "mask":
+        heads["mask_head"] = mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
+        heads["mask_predictor"] = mask_rcnn.MaskRCNNPredictor(width, width, labels)
+    if kind == "keypoint":
+        heads["keypoint_head"] = keypoint_rcnn.KeypointRCNNHeads(width, [2 * width] * 8)
+        heads["keypoint_predictor"] = keypoint_rcnn.KeypointRCNNPredictor(2 * width, 17)
+    return heads
+
+
+def _freeze(module: nn.Module) -> None:
+    """Put torchvision's frozen batch normalisation in place of the other."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            _freeze(child)
+
+
+def conversion(state: dict[str, Tensor]) -> Conversion:
+    """All classes of a torchvision state dict, converted."""
+    return convert(File(state), SOURCE)
+
+
+def our_model(theirs: Any, limits: Sequence[tuple[str, str, int]] = ()) -> MaskRCNN:
+    """The model that the converter recognises, with the converted weights.
+
+    Args:
+        limits: ("rpn" or "roi", key, value), other than the recognised ones.
+    """
+    result = conversion(theirs.state_dict())
+    config = result.model
+    for part, key, value in limits:
+        config = replace(config, **{part: replace(getattr(config, part), **{key: value})})
+    model = config.build(result.num_classes)
     model.load_state_dict(result.state)
     return model.eval()
 
@@ -132,12 +199,23 @@ def compare_float64(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
         "boxes": worst([d.boxes for d in own], [d["boxes"] for d in detections]),
         "scores": worst([d.scores for d in own], [d["scores"] for d in detections]),
         "labels": worst([d.labels for d in own], [d["labels"] - 1 for d in detections]),
-        "masks": worst(
-            [d.mask_probs for d in own if d.mask_probs is not None], [d["masks"][:, 0] for d in detections]
-        ),
+        **_shapes(own, detections),
         "detections an image": sum(len(d) for d in own) / len(own),
         "proposals an image": sum(len(p) for p in own_proposals) / len(own),
     }
+
+
+def _shapes(own: Sequence[Detections], theirs: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Worst differences of masks and keypoints, where there are any."""
+    found = {}
+    if "masks" in theirs[0]:
+        masks = [d.mask_probs for d in own if d.mask_probs is not None]
+        found["masks"] = worst(masks, [d["masks"][:, 0] for d in theirs])
+    if "keypoints" in theirs[0]:
+        points = [d.keypoints for d in own if d.keypoints is not None]
+        found["keypoints"] = worst([p[..., :2] for p in points], [d["keypoints"][..., :2] for d in theirs])
+        found["keypoint scores"] = worst([p[..., 2] for p in points], [d["keypoints_scores"] for d in theirs])
+    return found
 
 
 @torch.no_grad()
@@ -201,23 +279,24 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     stage("boxes", [d.boxes for d in detections], boxes)
     stage("scores", [d.scores for d in detections], scores)
     stage("labels", [d.labels for d in detections], [x - 1 for x in labels])
-    pooled = theirs.roi_heads.mask_roi_pool(features, boxes, sizes)
-    assert ours.roi.mask_pooler is not None
-    assert ours.roi.mask_head is not None
-    stage("mask pooler", [ours.roi.mask_pooler(named, boxes)], [pooled])
-    mask_logits = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(pooled))
-    stage("mask logits", [ours.roi.mask_head(pooled)], [mask_logits[:, 1:]])
-    all_labels = torch.cat(labels)
-    stage(
-        "masks",
-        [ours.roi.mask_head.probabilities(mask_logits[:, 1:], all_labels - 1)],
-        [own_class(mask_logits, all_labels).sigmoid()],
-    )
+    if ours.roi.mask_head is not None and ours.roi.mask_pooler is not None:
+        pooled = theirs.roi_heads.mask_roi_pool(features, boxes, sizes)
+        stage("mask pooler", [ours.roi.mask_pooler(named, boxes)], [pooled])
+        mask_logits = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(pooled))
+        stage("mask logits", [ours.roi.mask_head(pooled)], [mask_logits[:, 1:]])
+        all_labels = torch.cat(labels)
+        own_masks = ours.roi.mask_head.probabilities(mask_logits[:, 1:], all_labels - 1)
+        stage("masks", [own_masks], [own_class(mask_logits, all_labels).sigmoid()])
+    if ours.roi.keypoint_head is not None and ours.roi.keypoint_pooler is not None:
+        pooled = theirs.roi_heads.keypoint_roi_pool(features, boxes, sizes)
+        stage("keypoint pooler", [ours.roi.keypoint_pooler(named, boxes)], [pooled])
+        maps = theirs.roi_heads.keypoint_predictor(theirs.roi_heads.keypoint_head(pooled))
+        stage("heat maps", [ours.roi.keypoint_head(pooled)], [maps])
     return found
 
 
-def random_truth(sizes: Sequence[tuple[int, int]], classes: int, seed: int) -> list[Targets]:
-    """A few rectangles with polygon masks in every image, corners at whole pixels."""
+def random_truth(sizes: Sequence[tuple[int, int]], classes: int, joints: int, seed: int) -> list[Targets]:
+    """A few rectangles with polygon masks and keypoints in every image, corners at whole pixels."""
     generator = torch.Generator().manual_seed(seed)
     targets = []
     for height, width in sizes:
@@ -228,7 +307,12 @@ def random_truth(sizes: Sequence[tuple[int, int]], classes: int, seed: int) -> l
         polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
         labels = torch.randint(0, classes, (5,), generator=generator)
         masks = InstanceMasks.from_coco(polygons, height, width)
-        targets.append(Targets(boxes, labels, masks, torch.arange(5)))
+        place = (
+            boxes[:, None, :2]
+            + torch.rand(5, joints, 2, generator=generator) * (boxes[:, 2:] - boxes[:, :2])[:, None]
+        )
+        seen = torch.randint(0, 3, (5, joints, 1), generator=generator)
+        targets.append(Targets(boxes, labels, masks, torch.arange(5), keypoints=torch.cat((place, seen), 2)))
     return targets
 
 
@@ -263,6 +347,7 @@ LOSSES = {
     "loss_box_cls": "loss_classifier",
     "loss_box_reg": "loss_box_reg",
     "loss_mask": "loss_mask",
+    "loss_keypoint": "loss_keypoint",
 }
 
 
@@ -272,9 +357,10 @@ def compare_training(ours: MaskRCNN, theirs: Any, batch: ImageBatch, seed: int) 
     Gradients: norm of the difference over norm, of each parameter as our names have it; the worst of them.
     """
     ours, theirs = ours.double().train(), theirs.double().train()
-    theirs.backbone.eval()
     batch = ImageBatch(batch.tensor.double(), batch.sizes)
-    targets = random_truth(batch.sizes, ours.num_classes, seed)
+    head = ours.roi.keypoint_head
+    targets = random_truth(batch.sizes, ours.num_classes, 1 if head is None else head.num_keypoints, seed)
+    assert ours.rpn is not None
     ours.rpn.sampler = ours.roi.sampler = first_sampler
     rpn, roi = ours.rpn.config, ours.roi.config
     theirs.rpn.fg_bg_sampler = _FirstSampler(rpn.samples, rpn.positive_fraction)
@@ -293,23 +379,26 @@ def compare_training(ours: MaskRCNN, theirs: Any, batch: ImageBatch, seed: int) 
             "boxes": t.boxes.double(),
             "labels": t.labels + 1,
             "masks": torch.as_tensor(t.masks.to_bitmaps(*size)),
+            "keypoints": t.keypoints.double(),
         }
         for t, size in zip(targets, batch.sizes, strict=True)
-        if t.masks is not None
+        if t.masks is not None and t.keypoints is not None
     ]
     features = theirs.backbone(batch.tensor)
     proposals, losses = theirs.rpn(ImageList(batch.tensor, batch.sizes), features, their_targets)
     losses = losses | theirs.roi_heads(features, proposals, batch.sizes, their_targets)[1]
     own = ours.losses_of_batch(batch, targets)
-    found = {name: abs(own[name].item() - losses[their].item()) for name, their in LOSSES.items()}
+    if set(own) != {name for name, their in LOSSES.items() if their in losses}:
+        return {"losses": float("inf")}
+    found = {name: abs(own[name].item() - losses[LOSSES[name]].item()) for name in own}
     for model, terms in ((theirs, losses), (ours, own)):
         model.zero_grad()
         sum(terms.values(), torch.zeros((), dtype=torch.float64)).backward()
     gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters()}
-    expected = convert_torchvision(theirs.state_dict() | gradients).state
+    expected = conversion({**theirs.state_dict(), **gradients}).state
     compared = {n: p.grad for n, p in ours.named_parameters() if p.requires_grad}
     found["gradients"] = max(
-        float("inf") if g is None else ((g - expected[n]).norm() / expected[n].norm()).item()
+        float("inf") if g is None else ((g - expected[n]).norm() / expected[n].norm().clamp(min=1e-30)).item()
         for n, g in compared.items()
     )
     found["parameters compared"] = len(compared)
@@ -329,22 +418,27 @@ def load_images(folder: Path, limit: int, size: int) -> list[Tensor]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=MODELS, default="mask_v1")
     parser.add_argument("--depth", type=int, default=50)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/coco/val2017")
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--size", type=int, default=800, help="shorter side, pixels")
-    parser.add_argument("--labels", type=int, default=91, help="classes, background included")
+    parser.add_argument("--labels", type=int, help="classes, background included; default 91, keypoints 2")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="append the numbers to this file, a line a model")
     args = parser.parse_args()
+    labels = args.labels or (2 if args.model == "keypoint_v1" else 91)
     images = load_images(args.images, args.limit, args.size)
     if not images:
         print(f"no images in {args.images}: nothing was compared")
         return 0
     batch = image_batch(images)
-    theirs = their_model(args.depth, args.labels, batch.tensor, args.seed)
-    ours = our_model(theirs, args.depth)
-    print(f"ResNet-{args.depth}-FPN, {len(images)} images padded to {batch.padded_size}, seed {args.seed}")
+    theirs = their_model(args.model, args.depth, labels, batch.tensor, args.seed)
+    ours = our_model(theirs)
+    what = f"{args.model}, ResNet-{args.depth}-FPN"
+    print(f"{what}, {len(images)} images padded to {batch.padded_size}, seed {args.seed}")
     broken = []
+    numbers: dict[str, Any] = {"model": args.model, "depth": args.depth, "images": len(images)}
     steps: list[tuple[str, Callable[[], dict[str, float]]]] = [
         ("float32", lambda: compare_float32(ours, theirs, batch)),
         ("float64", lambda: compare_float64(ours, theirs, batch)),
@@ -352,11 +446,15 @@ def main() -> int:
     ]
     for kind, compare in steps:
         print(kind)
-        for name, value in compare().items():
+        numbers[kind] = compare()
+        for name, value in numbers[kind].items():
             informative = " " in name and name.split()[-1] in ("image", "compared")
             bound = BOUNDS["gradients" if name == "gradients" else kind]
             broken += [name] if value > bound and not informative else []
             print(f"  {name:20s} {value:.3g}" + ("" if informative else f"  (bound {bound:g})"))
+    if args.json:
+        with args.json.open("a") as file:
+            file.write(json.dumps(numbers) + "\n")
     print("the same function" if not broken else f"DIFFERENT: {', '.join(broken)}")
     return 1 if broken else 0
 

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from the newest checkpoint of RUN, by default of the config's run folder;"
         " starts at step 0 where there is none yet",
     )
+    parser.add_argument(
+        "--drop-head",
+        action="store_true",
+        help="start the output layers afresh: the key 'weights' names a file for other classes",
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="run folder; default runs/<config name>")
     add_set_argument(parser)
 
@@ -40,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.run import train
 
     config, output = _places(args)
+    if args.drop_head:
+        args.overrides.append("drop_head=true")
     recipe = load_recipe(config, args.overrides)
     output = output or recipe.output or Path("runs") / Path(config).stem
     settings = [part for item in args.overrides for part in ("--set", item)]

@@ -58,6 +58,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     content |= {"format": _FORMAT, "format_version": _VERSION}
     content["category_ids"] = list(checkpoint.category_ids)
     content["category_names"] = list(checkpoint.category_names)
+    _write(content, path)
+
+
+def write_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a bare state dict, for other programs or as a backbone's weights; atomically, as :func:`save`.
+
+    Raises:
+        CheckpointError: as :func:`save`.
+    """
+    _write(dict(state), path)
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError
+
+# The layers whose size is the number of classes: scores, boxes and masks.
+_HEAD = re.compile(r"(^|\.)(predictor\.(logits|deltas)|mask_head\.logits)\.(weight|bias)$")
 
 
 def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
@@ -23,29 +27,38 @@ def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | 
     model.load_state_dict(dict(state))
 
 
-def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> list[str]:
-    """Start ``model`` from ``state``: every name must agree; class-dependent shapes may differ.
+def drop_head(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """``state`` without its output layers of classes, boxes and masks, and their names.
 
-    Output layers whose first dimension alone differs belong to another set of classes; they keep their
-    fresh values.
+    :func:`initialize_model` then starts them afresh: how to fine-tune for another set of classes.
+    """
+    head = [name for name in state if _HEAD.search(name)]
+    return {name: tensor for name, tensor in state.items() if name not in head}, head
+
+
+def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> list[str]:
+    """Start ``model`` from ``state``; output layers that ``state`` lacks (see :func:`drop_head`) stay fresh.
 
     Returns:
         The names that kept fresh values.
 
     Raises:
-        CheckpointError: a name is missing or unknown, or a shape differs otherwise.
+        CheckpointError: a name is missing or unknown, or a shape differs, as that of the output layers where
+            the number of classes does.  The model is then unchanged.
     """
     own = model.state_dict()
-    fresh = [
-        name
-        for name, tensor in state.items()
-        if name in own and tensor.shape != own[name].shape and tensor.shape[1:] == own[name].shape[1:]
-    ]
-    usable = {name: tensor for name, tensor in state.items() if name not in fresh}
-    problems = differences(model, {**usable, **{name: own[name] for name in fresh}})
+    fresh = [name for name in own if _HEAD.search(name) and name not in state]
+    problems = differences(model, {**state, **{name: own[name] for name in fresh}})
     if problems:
+        heads = [n for n in own if _HEAD.search(n) and n in state and n not in fresh]
+        others = [n for n in heads if state[n].shape != own[n].shape]
+        if len(others) == len(problems):
+            raise CheckpointError(
+                f"{source}: its output layers are for another number of classes ({_some(problems)}); to"
+                " fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
+            )
         raise CheckpointError(f"{source}: does not fit this model: {_some(problems)}. {_advice(problems)}")
-    model.load_state_dict(usable, strict=False)
+    model.load_state_dict(dict(state), strict=False)
     return fresh
 
 
@@ -65,7 +78,8 @@ def _advice(problems: list[str]) -> str:
     if all(" here [" in text for text in problems):
         return (
             "The layers agree but for their sizes: the number of classes differs, or a width; use the"
-            " checkpoint's own data and model, or start from it with the key 'weights'"
+            " checkpoint's own data and model, or start a training from it with the key 'weights' and"
+            " --drop-head"
         )
     return (
         "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"

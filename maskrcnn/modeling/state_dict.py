@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,43 +13,60 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.convert.unpickle import load_pickle
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a PyTorch checkpoint file, on the CPU; nothing in the file is executed.
+    """The tensors by name in a checkpoint file, on the CPU; see :func:`read_checkpoint`."""
+    return read_checkpoint(path)[0]
 
-    A mapping of names to tensors, or one under "state_dict" or "model"; a leading "module." is dropped.
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name in a checkpoint file, on the CPU, and what else it says; nothing in it is executed.
+
+    A mapping of names to tensors, or one under "state_dict", "model" or "blobs"; a leading "module." is
+    dropped.  A file called ``.pkl`` may hold numpy arrays (Detectron2, Caffe2).
 
     Raises:
         CheckpointError: the file is missing, unreadable, or holds something else.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint") from None
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
-    for key in ("state_dict", "model"):
+    pickled = path.suffix == ".pkl" and not zipfile.is_zipfile(path)
+    content: Any = load_pickle(path) if pickled else _load(path)
+    meta: dict[str, Any] = {}
+    for key in ("state_dict", "model", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            meta |= {str(k): v for k, v in content.items() if k != key}
             content = content[key]
+    if pickled and isinstance(content, Mapping):  # Caffe2 leaves the optimizer's state and numbers there
+        content = {n: v for n, v in content.items() if isinstance(v, Tensor) and not _momentum(n)}
     if (
         not isinstance(content, Mapping)
         or not content
         or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items())
     ):
         raise CheckpointError(f"{path}: holds no mapping of names to tensors (a state dict)")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return {name.removeprefix("module."): value for name, value in content.items()}, meta
+
+
+def _momentum(name: object) -> bool:
+    return str(name).endswith("_momentum")
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        inside = f" ({found.group(1)})" if found else ""
+        raise CheckpointError(
+            f"{path}: not a readable PyTorch checkpoint; it is damaged, or holds Python objects{inside},"
+            " which are never loaded since they could run code. Save its state dict alone where it was made"
+        ) from None
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
 
 
 def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:

@@ -68,10 +68,14 @@ def test_weights_start_a_run_on_other_classes(
     capsys.readouterr()
     command = ["train", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "b"), *common]
     still = ["--set", f"weights={weights}", "--set", "solver.optimizer.lr=0.0"]
-    assert main([*command, *still]) == 0
+    assert main([*command, *still]) == 2
+    message = capsys.readouterr().err
+    assert "for another number of classes" in message and "--drop-head" in message
+    command = ["train", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "c"), *common]
+    assert main([*command, *still, "--drop-head"]) == 0
     out = capsys.readouterr().out
     assert f"weights from {weights}; fresh: roi." in out
-    a, b = load(weights).model, load(tmp_path / "b" / "checkpoints" / "last.pt").model
+    a, b = load(weights).model, load(tmp_path / "c" / "checkpoints" / "last.pt").model
     assert a["backbone.stem.weight"].equal(b["backbone.stem.weight"])
 
 

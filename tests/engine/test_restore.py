@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
-from maskrcnn.engine.restore import initialize_model, restore_model
+from maskrcnn.engine.restore import drop_head, initialize_model, restore_model
 from maskrcnn.errors import CheckpointError
 
 
@@ -38,15 +37,40 @@ def test_another_architecture_names_the_first_few_keys() -> None:
         restore_model(net(), {}, "c.pt")
 
 
-def test_starting_from_other_classes_keeps_their_layers_fresh() -> None:
-    source, target = net(classes=2), net(classes=5)
-    head = target["head"].weight.clone()  # type: ignore[index, union-attr, operator]
-    assert initialize_model(target, source.state_dict(), "c.pt") == ["head.weight", "head.bias"]
-    assert target.state_dict()["body.weight"].equal(source.state_dict()["body.weight"])
-    assert target.state_dict()["head.weight"].equal(head)
+def headed(classes: int, width: int = 3) -> nn.Module:
+    """A net whose output layers are called as the model's are."""
+    predictor = nn.ModuleDict({"logits": nn.Linear(width, classes), "deltas": nn.Linear(width, 4 * classes)})
+    mask = nn.ModuleDict({"logits": nn.Conv2d(width, classes, 1), "deconv": nn.Linear(width, width)})
+    parts = {"box_head": nn.ModuleDict({"predictor": predictor}), "mask_head": mask}
+    return nn.ModuleDict({"body": nn.Linear(4, width), "roi": nn.ModuleDict(parts)})
+
+
+HEAD = [
+    f"roi.{layer}.{kind}"
+    for layer in ("box_head.predictor.logits", "box_head.predictor.deltas", "mask_head.logits")
+    for kind in ("weight", "bias")
+]
+
+
+def test_output_layers_of_other_classes_are_refused() -> None:
+    target = headed(5)
+    before = {n: p.clone() for n, p in target.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"c\.pt: its output layers are for another.*--drop-head"):
+        initialize_model(target, headed(2).state_dict(), "c.pt")
+    assert all(before[n].equal(p) for n, p in target.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_dropped_output_layers_start_afresh(classes: int) -> None:
+    source, target = headed(2), headed(classes)
+    before = {n: p.clone() for n, p in target.state_dict().items()}
+    state, dropped = drop_head(source.state_dict())
+    assert sorted(dropped) == sorted(HEAD)
+    assert sorted(initialize_model(target, state, "c.pt")) == sorted(HEAD)
+    for name, value in target.state_dict().items():
+        assert value.equal(before[name] if name in HEAD else source.state_dict()[name]), name
 
 
 def test_starting_from_another_width_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"head\.weight is \[2, 3\], here \[2, 6\]"):
-        initialize_model(net(width=6), net().state_dict(), "c.pt")
-    assert torch.is_grad_enabled()
+    with pytest.raises(CheckpointError, match=r"body\.weight is \[3, 4\], here \[6, 4\]"):
+        initialize_model(headed(2, width=6), headed(2).state_dict(), "c.pt")

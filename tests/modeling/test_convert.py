@@ -1,207 +1,317 @@
-"""torchvision's weights to ours: all of them in their places, or an error."""
+"""Every framework's detectors to ours: each tensor in its place, the right model, or an error."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError, ConfigError
-from maskrcnn.modeling import MaskRCNNConfig
-from maskrcnn.modeling.backbones.fpn import FPNConfig
-from maskrcnn.modeling.backbones.resnet import ResNetConfig
-from maskrcnn.modeling.convert.torchvision import COCO_LABELS, RULES, convert_torchvision
-from maskrcnn.modeling.norms import FrozenBatchNorm2d
-from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
-from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from tests.modeling import tiny
+from maskrcnn.modeling.convert import maskrcnn_benchmark, mmdetection
+from maskrcnn.modeling.convert.anchors import rounded_cells
+from maskrcnn.modeling.convert.detector import Conversion, convert, describe, find_source
+from maskrcnn.modeling.convert.source import File, Source
+from maskrcnn.modeling.convert.torchvision import COCO_CLASSES, SOURCE
+from maskrcnn.modeling.rpn.anchors import AnchorConfig
+from maskrcnn.recipe import load_recipe
+from tests.modeling.foreign import CLASSES, FORMS, our_state, their_name, their_state
+from tests.modeling.tiny import build
 
-LABELS = 5  # background included
+#: What each framework has.
+CASES = [
+    *(("torchvision", form) for form in ("mask", "faster", "keypoint", "v2")),
+    *(("detectron2", form) for form in FORMS),
+    *(("maskrcnn-benchmark", form) for form in ("mask", "faster", "keypoint", "c4")),
+    *(("mmdetection", form) for form in ("mask", "faster", "gn")),
+]
+PARTS = ("neck", "box_head", "mask_head", "keypoint_head", "roi_trunk")
 
 
-def source(*, masks: bool = True, old_names: bool = False) -> dict[str, Tensor]:
-    """A small detector's random weights under torchvision's names; every tensor differs from every other."""
-    config = MaskRCNNConfig(
-        backbone=ResNetConfig(depth=18, width=8),
-        neck=FPNConfig(out_channels=16),
-        box_head=TwoFCBoxHeadConfig(hidden=12),
-        mask_head=FCNMaskHeadConfig(width=16) if masks else None,
-    )
-    shapes = {name: value.shape for name, value in config.build(LABELS - 1).state_dict().items()}
-    dot = "" if old_names else "0."
-    names = {
-        "neck.lateral.c{}.0": f"backbone.fpn.inner_blocks.{{}}.{dot}",
-        "neck.output.c{}.0": f"backbone.fpn.layer_blocks.{{}}.{dot}",
-    }
-    result: dict[str, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
-    for name, size in shapes.items():
-        theirs = name
-        if name.startswith("backbone."):
-            theirs = name.replace("backbone.", "backbone.body.")
-        for ours, their in names.items():
-            for level in range(4):
-                theirs = theirs.replace(ours.format(level + 2) + ".", their.format(level))
-        for ours, their in (
-            ("rpn.head.conv.", "rpn.head.conv." if old_names else "rpn.head.conv.0.0."),
-            ("rpn.head.objectness", "rpn.head.cls_logits"),
-            ("rpn.head.deltas", "rpn.head.bbox_pred"),
-            ("roi.box_head.fc1", "roi_heads.box_head.fc6"),
-            ("roi.box_head.fc2", "roi_heads.box_head.fc7"),
-            ("roi.box_head.predictor.logits", "roi_heads.box_predictor.cls_score"),
-            ("roi.box_head.predictor.deltas", "roi_heads.box_predictor.bbox_pred"),
-            ("roi.mask_head.deconv", "roi_heads.mask_predictor.conv5_mask"),
-            ("roi.mask_head.logits", "roi_heads.mask_predictor.mask_fcn_logits"),
+def source_of(state: dict[str, Tensor]) -> Source:
+    source = find_source(state)
+    assert source is not None
+    return source
+
+
+def converted(state: dict[str, Tensor], **options: Any) -> Conversion:
+    meta = options.pop("meta", {})
+    return convert(File(state, meta), source_of(state), **options)
+
+
+@pytest.mark.parametrize(("framework", "form"), CASES)
+def test_every_tensor_finds_its_place(framework: str, form: str) -> None:
+    ours = our_state(form, msra=framework != "torchvision")
+    theirs = their_state(ours, framework)
+    assert source_of(theirs).name == framework
+    result = converted(theirs)
+    assert set(result.state) == set(ours)
+    assert result.num_classes == CLASSES
+    for name, value in ours.items():
+        if (
+            framework == "maskrcnn-benchmark"
+            and value.dim() == 1
+            and name.replace("weight", "running_var") in ours
         ):
-            theirs = theirs.replace(ours, their)
-        for i in range(4):
-            new = f"roi_heads.mask_head.mask_fcn{i + 1}." if old_names else f"roi_heads.mask_head.{i}.0."
-            theirs = theirs.replace(f"roi.mask_head.convs.{i}.0.", new)
-        rows = list(size)
-        if ".bbox_pred" in theirs and "roi_heads" in theirs:
-            rows[0] += 4
-        if "mask_fcn_logits" in theirs:
-            rows[0] += 1
-        result[theirs] = torch.rand(rows, generator=generator) + 0.1
-    return result
+            if name.endswith(".weight"):
+                var = ours[name.replace("weight", "running_var")]
+                value = value * ((var + 1e-5) / var).sqrt()  # its epsilon is 0
+            torch.testing.assert_close(result.state[name], value, rtol=1e-6, atol=0, msg=name)
+        else:
+            assert result.state[name].equal(value), name
+    wanted = FORMS[form]
+    for part in PARTS:
+        assert getattr(result.model, part) == getattr(wanted, part), part
+    assert result.model.rpn is not None and wanted.rpn is not None
+    assert result.model.rpn.convs == wanted.rpn.convs
+    assert result.model.rpn.levels == wanted.rpn.levels
+    assert result.model.roi.levels == wanted.roi.levels
+    assert result.model.roi.cascade == wanted.roi.cascade
+    msra = framework in ("detectron2", "mmdetection", "maskrcnn-benchmark") and form != "gn"
+    stride = msra and not (framework == "mmdetection" and form == "gn")
+    freeze = 0 if form == "v2" else 2
+    assert result.model.backbone == replace(wanted.backbone, stride_in_1x1=stride, freeze_at=freeze)  # type: ignore[type-var]
+    result.model.build(CLASSES).load_state_dict(result.state)  # strict
 
 
-@pytest.mark.parametrize("old_names", [False, True])
-@pytest.mark.parametrize("masks", [False, True])
-def test_every_tensor_finds_its_place(masks: bool, old_names: bool) -> None:
-    state = source(masks=masks, old_names=old_names)
-    result = convert_torchvision(state)
-    assert result.num_classes == LABELS - 1
-    assert len(result.matched) == len(state) == len(result.state)
-    assert result.model.backbone == ResNetConfig(depth=18, width=8)
-    assert (result.model.mask_head is not None) == masks
-    result.model.build(result.num_classes).load_state_dict(result.state)  # strict
+def test_the_shipped_config_is_what_the_converter_chooses() -> None:
+    path = Path(__file__).resolve().parents[2] / "configs/coco/mask_rcnn_r50_fpn_torchvision.yaml"
+    shipped = load_recipe(path).model
+    result = converted(their_state(our_state("mask"), "torchvision")).model
+    for part in ("rpn", "roi", "roi_op", "mask_target", "preprocess"):
+        assert getattr(result, part) == getattr(shipped, part), part
 
 
-def test_levels_and_mask_layers_keep_their_order() -> None:
-    for old_names in (False, True):
-        state = source(old_names=old_names)
-        by_ours = {ours: theirs for theirs, ours in convert_torchvision(state).matched}
-        dot = "" if old_names else "0."
-        assert by_ours["neck.lateral.c2.0.weight"] == f"backbone.fpn.inner_blocks.0.{dot}weight"
-        assert by_ours["neck.output.c5.0.bias"] == f"backbone.fpn.layer_blocks.3.{dot}bias"
-        third = "mask_fcn3" if old_names else "2.0"
-        assert by_ours["roi.mask_head.convs.2.0.weight"] == f"roi_heads.mask_head.{third}.weight"
-
-
-def test_background_moves_from_first_to_last() -> None:
-    state = source()
+def test_classes_can_be_chosen_and_background_moves() -> None:
+    state = their_state(our_state("mask"), "torchvision")
     logits = state["roi_heads.box_predictor.cls_score.bias"]
     deltas = state["roi_heads.box_predictor.bbox_pred.bias"]
     masks = state["roi_heads.mask_predictor.mask_fcn_logits.bias"]
-    ours = convert_torchvision(state).state
-    assert ours["roi.box_head.predictor.logits.bias"].tolist() == [*logits[1:].tolist(), logits[0].item()]
-    assert ours["roi.box_head.predictor.deltas.bias"].tolist() == deltas[4:].tolist()
-    assert ours["roi.mask_head.logits.bias"].tolist() == masks[1:].tolist()
-
-
-def test_classes_can_be_chosen() -> None:
-    state = source()
-    result = convert_torchvision(state, labels=(4, 2))
-    logits = state["roi_heads.box_predictor.cls_score.bias"]
-    deltas = state["roi_heads.box_predictor.bbox_pred.bias"]
+    result = converted(state, keep=(2, 0))
+    head = "roi.box_head.predictor."
     assert result.num_classes == 2
-    assert result.state["roi.box_head.predictor.logits.bias"].tolist() == logits[[4, 2, 0]].tolist()
-    assert result.state["roi.box_head.predictor.deltas.bias"].tolist() == [
-        *deltas[16:20].tolist(),
-        *deltas[8:12].tolist(),
-    ]
-    with pytest.raises(ConfigError, match="1 to 4"):
-        convert_torchvision(state, labels=(5,))
+    assert result.state[f"{head}logits.bias"].tolist() == logits[[3, 1, 0]].tolist()
+    assert result.state[f"{head}deltas.bias"].tolist() == [*deltas[12:16].tolist(), *deltas[4:8].tolist()]
+    assert result.state["roi.mask_head.logits.bias"].tolist() == masks[[3, 1]].tolist()
+    with pytest.raises(ConfigError, match="0 to 2"):
+        converted(state, keep=(3,))
+    assert len(COCO_CLASSES) == 80
+    assert (COCO_CLASSES[0], COCO_CLASSES[11], COCO_CLASSES[-1]) == (0, 12, 89)
 
 
-def test_coco_has_80_labels() -> None:
-    assert len(COCO_LABELS) == 80
-    assert (COCO_LABELS[0], COCO_LABELS[11], COCO_LABELS[-1]) == (1, 13, 90)
+@pytest.mark.parametrize("framework", ["detectron2", "maskrcnn-benchmark", "mmdetection"])
+def test_colours_change_places_and_nothing_else_changes(framework: str) -> None:
+    state = their_state(our_state("faster", msra=True), framework)
+    result = converted(state)
+    assert result.reading.bgr
+    p = result.model.preprocess
+    rgb = torch.rand(1, 3, 20, 24, dtype=torch.float64) * 255
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (p.mean, p.std))
+    own = (rgb - mean) / std
+    theirs = rgb.flip(1) - torch.tensor(result.reading.mean, dtype=torch.float64).view(3, 1, 1)
+    assert result.reading.mean[0] < result.reading.mean[2]
+    first = state[their_name("backbone.conv1.weight", framework)].double()
+    torch.testing.assert_close(
+        F.conv2d(own, result.state["backbone.conv1.weight"].double()), F.conv2d(theirs, first)
+    )
+
+
+def test_detectron2_says_what_it_reads_by_its_weights() -> None:
+    torchvisions = converted(their_state(our_state("faster"), "detectron2"))
+    assert not torchvisions.reading.bgr
+    assert torchvisions.model.preprocess.std == (58.395, 57.12, 57.375)
+    assert torchvisions.model.backbone.stride_in_1x1 is False  # type: ignore[attr-defined]
+    state = their_state(our_state("faster", msra=True), "detectron2")
+    state["pixel_mean"] = torch.tensor([[[103.0]], [[116.0]], [[123.0]]])
+    state["pixel_std"] = torch.tensor([[[57.0]], [[58.0]], [[59.0]]])
+    stored = converted(state)
+    assert stored.model.preprocess.mean == (123.0, 116.0, 103.0)
+    assert stored.model.preprocess.std == (59.0, 58.0, 57.0)
+    assert {name for name, _ in stored.dropped} == {"pixel_mean", "pixel_std"}
+    told = converted(state, bgr=False)
+    assert told.model.preprocess.mean == (103.0, 116.0, 123.0)
+    assert told.state["backbone.conv1.weight"].equal(state["backbone.bottom_up.stem.conv1.weight"])
+
+
+CONFIG = """model = dict(backbone=dict(style='{style}'))
+img_norm_cfg = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], {turn})"""
+
+
+@pytest.mark.parametrize("turn", ["to_rgb=False", "bgr_to_rgb=False"])
+def test_mmdetection_says_what_it_reads_in_its_config(turn: str) -> None:
+    state = their_state(our_state("faster"), "mmdetection")
+    plain = converted(state)
+    assert not plain.reading.bgr and not plain.reading.stride_in_1x1
+    key = "config" if turn.startswith("to") else "cfg"
+    meta = {"meta": {key: CONFIG.format(style="caffe", turn=turn), "CLASSES": ("a", "b", "c")}}
+    result = converted(state, meta=meta)
+    assert result.reading.bgr and result.reading.stride_in_1x1
+    assert result.model.preprocess.mean == (123.675, 116.28, 103.53)
+    assert result.model.preprocess.std == (1.0, 1.0, 1.0)
+    assert mmdetection.class_names(meta) == ("a", "b", "c")
+    assert mmdetection.class_names({"meta": {"dataset_meta": {"classes": ["x"]}}}) == ("x",)
+
+
+def test_the_anchors_of_faster_rcnns_release() -> None:
+    # The table in its generate_anchors.py, from 0.
+    table = [
+        [-84, -40, 99, 55], [-176, -88, 191, 103], [-360, -184, 375, 199],
+        [-56, -56, 71, 71], [-120, -120, 135, 135], [-248, -248, 263, 263],
+        [-36, -80, 51, 95], [-80, -168, 95, 183], [-168, -344, 183, 359],
+    ]  # fmt: skip
+    cells = rounded_cells((16,), [(128.0, 256.0, 512.0)], (0.5, 1.0, 2.0))
+    assert cells[0].tolist() == [[float(v) for v in row] for row in table]
+
+
+def test_stored_anchors_are_taken_over() -> None:
+    state = their_state(our_state("faster", msra=True), "maskrcnn-benchmark")
+    usual = converted(state).model.rpn
+    assert usual is not None and usual.anchors.boxes is not None
+    assert usual.anchors.offset == 0.5
+    assert usual.anchors.boxes[0] == ((48.0, 24.0), (32.0, 32.0), (24.0, 48.0))
+    base = usual.anchors.build([4, 8, 16, 32, 64])
+    first = base([torch.zeros(1, 1, 1, 1)] * 5, (32, 32), torch.float64)[2][0]
+    assert first.tolist() == [-84.0, -40.0, 100.0, 56.0]  # the table's first, its last pixel's end
+    for level in range(5):
+        cell = torch.tensor([[-10.0, -20.0, 9.0, 19.0]]).repeat(3, 1)
+        state[f"rpn.anchor_generator.cell_anchors.{level}"] = cell
+    stored = converted(state).model.rpn
+    assert stored is not None and stored.anchors.boxes is not None
+    assert stored.anchors.boxes[4] == ((20.0, 40.0),) * 3
+    # Detectron2's usual ones are no news, others are.
+    d2 = their_state(our_state("faster", msra=True), "detectron2")
+    for level, cell in enumerate(AnchorConfig().build([4, 8, 16, 32, 64]).base):
+        d2[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = cell.float()
+    assert converted(d2).reading.anchors is None
+    d2["proposal_generator.anchor_generator.cell_anchors.0"] += torch.tensor([-1.0, 0, 1, 0])
+    moved = converted(d2).reading.anchors
+    assert moved is not None and moved.boxes is not None
+    assert moved.boxes[0][1] == pytest.approx((34.0, 32.0))
+
+
+def test_maskrcnn_benchmark_pools_a_pixel_less() -> None:
+    model = converted(their_state(our_state("mask", msra=True), "maskrcnn-benchmark")).model
+    op = model.roi_op.build(2)
+    features = [torch.arange(64.0).view(1, 1, 8, 8)]
+    rois, level = torch.tensor([[0.0, 1, 1, 6, 6]]), torch.zeros(1, dtype=torch.int64)
+    less = replace(model.roi_op, inclusive=False).build(2)  # type: ignore[type-var]
+    shorter = rois - torch.tensor([0.0, 0, 0, 1, 1])
+    assert op(features, rois, level, [1.0]).equal(less(features, shorter, level, [1.0]))
+    assert maskrcnn_benchmark.SOURCE.bn_eps == 0
+
+
+def test_c4_heads_share_a_trunk_that_the_file_holds_twice() -> None:
+    state = their_state(our_state("c4", msra=True), "maskrcnn-benchmark")
+    twins = {n.replace("heads.box.f", "heads.mask.f"): v for n, v in state.items() if ".head.layer4." in n}
+    result = converted(state | {n: v.clone() for n, v in twins.items()})
+    assert {name for name, _ in result.dropped} == set(twins)
+    twins[next(iter(twins))] = next(iter(twins.values())) + 1
+    with pytest.raises(CheckpointError, match="differs from another tensor"):
+        converted(state | twins)
 
 
 def test_another_epsilon_is_worked_into_the_weights() -> None:
-    state = source()
-    plain, moved = convert_torchvision(state), convert_torchvision(state, bn_eps=0.0)
-    prefix = "backbone.layer1.0.bn1."
-    theirs = FrozenBatchNorm2d(8, eps=0.0).double()
-    ours = FrozenBatchNorm2d(8).double()
-    for norm, result in ((theirs, plain), (ours, moved)):
-        norm.load_state_dict(
-            {n.removeprefix(prefix): v for n, v in result.state.items() if n.startswith(prefix)}
-        )
-    for a, b in zip(theirs.scale_shift(), ours.scale_shift(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    assert not torch.equal(plain.state[prefix + "weight"], moved.state[prefix + "weight"])
+    state = their_state(our_state("faster"), "torchvision")
+    plain, moved = converted(state), converted(state, bn_eps=0.0)
+    name = "backbone.layer1.0.bn1."
+    var = state["backbone.body.layer1.0.bn1.running_var"]
+    for result, eps in ((plain, 1e-5), (moved, 0.0)):
+        scale = result.state[f"{name}weight"] / (var + 1e-5).sqrt()
+        wanted = state["backbone.body.layer1.0.bn1.weight"] / (var + eps).sqrt()
+        torch.testing.assert_close(scale, wanted, rtol=1e-6, atol=0)
+    assert not plain.state[f"{name}weight"].equal(moved.state[f"{name}weight"])
     state["backbone.body.bn1.running_var"][0] = 0
     with pytest.raises(CheckpointError, match="variance of 0"):
-        convert_torchvision(state, bn_eps=0.0)
+        converted(state, bn_eps=0.0)
 
 
-def test_batch_counters_are_left_out_unless_wanted() -> None:
-    state = source() | {"backbone.body.bn1.num_batches_tracked": torch.tensor(3)}
-    result = convert_torchvision(state)
-    assert [name for name, _ in result.dropped] == ["backbone.body.bn1.num_batches_tracked"]
-    kept = convert_torchvision(state, batch_counts=True).state
-    assert kept["backbone.bn1.num_batches_tracked"] == 3
+def test_counters_stay_where_the_norm_has_them() -> None:
+    state = their_state(our_state("v2"), "torchvision")
+    assert converted(state).state["backbone.bn1.num_batches_tracked"] == 7
+
+    def frozen(model: Any) -> Any:
+        return replace(model, backbone=replace(model.backbone, norm="frozen_bn"))
+
+    result = converted(state, adjust=frozen)
+    assert "backbone.bn1.num_batches_tracked" not in result.state
+    assert "backbone.body.bn1.num_batches_tracked" in {name for name, _ in result.dropped}
+    del state["backbone.fpn.layer_blocks.0.1.num_batches_tracked"]
+    assert converted(state).state["neck.output.c2.1.num_batches_tracked"] == 0
 
 
-def without(name: str) -> Callable[[dict[str, Tensor]], None]:
+def test_class_agnostic_deltas_and_masks() -> None:
+    state = their_state(our_state("mask", msra=True), "maskrcnn-benchmark")
+    box = "roi_heads.box.predictor.bbox_pred."
+    for kind in ("weight", "bias"):  # background's four, then everything's
+        state[f"{box}{kind}"] = state[f"{box}{kind}"][:8]
+        state[f"roi_heads.mask.predictor.mask_fcn_logits.{kind}"] = state[
+            f"roi_heads.mask.predictor.mask_fcn_logits.{kind}"
+        ][:1]
+    result = converted(state)
+    assert result.model.box_head.class_agnostic and result.model.mask_head.class_agnostic  # type: ignore[union-attr, attr-defined]
+    assert result.state["roi.box_head.predictor.deltas.bias"].equal(state[f"{box}bias"][4:])
+
+
+def remove(part: str) -> Callable[[dict[str, Tensor]], None]:
     def harm(state: dict[str, Tensor]) -> None:
-        del state[name]
+        del state[next(n for n in state if part in n)]
 
     return harm
 
 
-def other_shape(state: dict[str, Tensor]) -> None:
-    state["roi_heads.box_head.fc7.weight"] = torch.zeros(12, 13)
+def reshape(state: dict[str, Tensor]) -> None:
+    name = next(n for n in state if n.endswith(("fc7.weight", "box_head.fc2.weight", "shared_fcs.1.weight")))
+    state[name] = torch.zeros(12, 13)
 
 
-def unknown(state: dict[str, Tensor]) -> None:
-    state["roi_heads.keypoint_head.0.weight"] = torch.zeros(1)
+def add(state: dict[str, Tensor]) -> None:
+    state["roi_heads.densepose_head.0.weight"] = torch.zeros(1)
 
 
-def extra_block(state: dict[str, Tensor]) -> None:
-    state["backbone.body.layer3.2.conv1.weight"] = torch.zeros(1)
-
-
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection"])
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (without("backbone.body.layer2.1.conv2.weight"), "layer2.1.conv2"),
-        (without("backbone.fpn.inner_blocks.0.0.weight"), "neck.lateral.c2"),
-        (without("roi_heads.mask_head.2.0.bias"), "mask_head.convs.2.0.bias"),
-        (without("roi_heads.box_predictor.cls_score.weight"), "not the weights of a torchvision"),
-        (other_shape, r"fc2.weight \[12, 13\] for \[12, 12\]"),
-        (unknown, "keypoint_head"),
-        (extra_block, "blocks a stage"),
+        (remove(".0.conv2.weight"), r"layer\d.0.conv2.weight"),
+        (remove("conv1.weight"), "conv1|not all of it fits|recognised"),
+        (reshape, r"fc2.weight \[12, 13\] for \[12, 12\]"),
+        (add, "densepose_head"),
     ],
 )
-def test_a_half_match_is_refused(harm: Callable[[dict[str, Tensor]], None], message: str) -> None:
-    state = source()
+def test_a_half_match_is_refused(
+    framework: str, harm: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    state = their_state(our_state("mask", msra=True), framework)
     harm(state)
+    source = find_source(state)
+    if source is None:
+        assert message.endswith("recognised")
+        return
     with pytest.raises(CheckpointError, match=message):
-        convert_torchvision(state)
+        convert(File(state), source)
 
 
-def test_our_own_checkpoint_is_not_taken_for_theirs() -> None:
-    with pytest.raises(CheckpointError, match="torchvision"):
-        convert_torchvision(tiny.build().state_dict())
+def test_our_own_checkpoint_is_nobodys() -> None:
+    assert find_source(build().state_dict()) is None
 
 
 def test_the_source_is_not_written_to() -> None:
-    state = source()
+    state = their_state(our_state("mask", msra=True), "maskrcnn-benchmark")
     copy = {name: value.clone() for name, value in state.items()}
-    result = convert_torchvision(state, bn_eps=0.0)
-    for value in result.state.values():
+    for value in converted(state).state.values():
         value.zero_()
-    assert all(torch.equal(state[name], copy[name]) for name in state)
+    assert all(state[name].equal(copy[name]) for name in state)
 
 
-def test_every_rule_is_used() -> None:
-    names = [*source(), *source(old_names=True)]
-    unused = [pattern for pattern, _ in RULES if not any(re.fullmatch(pattern, n) for n in names)]
-    assert unused == []
+def test_models_have_names() -> None:
+    words = {form: describe(FORMS[form]) for form in ("mask", "cascade", "c4", "dc5", "keypoint")}
+    assert words["mask"] == "Mask R-CNN, ResNet-18-FPN, frozen_bn"
+    assert words["cascade"].startswith("Cascade Mask R-CNN")
+    assert "ResNet-50-C4" in words["c4"] and "ResNet-50-DC5" in words["dc5"]
+    assert words["keypoint"].startswith("Keypoint R-CNN")
+    assert SOURCE.background == "first"
