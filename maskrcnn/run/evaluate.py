@@ -146,10 +146,8 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
         missing["keypoints"] = "no keypoint head"
     kinds = tuple(k for k in recipe.eval.iou_types if k not in missing)
     if not kinds:
-        asked, why = (
-            " and ".join(recipe.eval.iou_types),
-            " and ".join(missing[k] for k in recipe.eval.iou_types),
-        )
+        asked = " and ".join(recipe.eval.iou_types)
+        why = " and ".join(missing[k] for k in recipe.eval.iou_types)
         raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
 

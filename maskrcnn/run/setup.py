@@ -16,6 +16,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.restore import restore_model
 from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
 
@@ -100,24 +101,27 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
     return model
 
 
-def check_keypoints(model: MaskRCNN, dataset: Dataset, where: str) -> None:
-    """A keypoint head trains on keypoints of its own number.
+def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
+    """A keypoint head trains on keypoints of its own number, and its evaluation will know their sigmas.
 
     Raises:
-        DataError: ``dataset`` has none, or another number.
+        DataError: ``dataset``, the training set, has none, or another number.
+        UserError: ``eval.sigmas`` are missing or do not fit.
     """
     head = model.roi.keypoint_head
     if head is None:
         return
     if dataset.keypoints is None:
         raise DataError(
-            f"model.keypoint_head is set, but {where} brings no keypoints: set {where}.keypoints to true"
+            "model.keypoint_head is set, but data.train brings no keypoints: set data.train.keypoints to true"
         )
     if len(dataset.keypoints) != head.num_keypoints:
         raise DataError(
             f"{dataset.annotation_file}: instances have {len(dataset.keypoints)} keypoints, the model"
             f" {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
         )
+    if recipe.data.val is not None and "keypoints" in recipe.eval.iou_types:
+        choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
 
 
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:

@@ -27,7 +27,14 @@ from maskrcnn.errors import UserError
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import setup
-from maskrcnn.run.evaluate import BrokenOff, draw_pictures, run_evaluation, write_figures, write_picture
+from maskrcnn.run.evaluate import (
+    BrokenOff,
+    draw_pictures,
+    iou_types,
+    run_evaluation,
+    write_figures,
+    write_picture,
+)
 from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
 
@@ -107,7 +114,9 @@ class _Run:
         self.data = setup.build_data(recipe, ranks, training=True)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
         assert self.data.train is not None
-        setup.check_keypoints(self.model, self.data.train, "data.train")
+        setup.check_keypoints(recipe, self.model, self.data.train)
+        if recipe.data.val is not None:
+            iou_types(recipe)  # a mistake should end the run now, not at its first evaluation
         self.events: Events | None = None
         self.trainer: Trainer
 

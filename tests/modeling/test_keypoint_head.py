@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from maskrcnn.modeling.roi.keypoint_head import (
     keypoint_cells,
     keypoint_loss,
 )
+from maskrcnn.structures import Targets
+from tests.modeling.tiny import CONFIG, build, detecting, generator, images, targets
 
 
 def random_boxes(count: int, most: float, seed: int = 0) -> Tensor:
@@ -172,3 +175,61 @@ def test_sizes_and_names_are_the_papers() -> None:
 def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ConvKeypointHeadConfig(**wrong).build(4)
+
+
+HEAD = ConvKeypointHeadConfig(num_keypoints=2, convs=1, width=8, pool_size=7)
+
+
+def truth(flags: list[float]) -> list[Targets]:
+    """Two images of one and no instance; its keypoints stand in the middle, with these flags."""
+    with_box, without = targets([[10.0, 12.0, 80.0, 90.0]], [])
+    points = torch.tensor([[[40.0, 50.0, v] for v in flags]])
+    return [replace(with_box, keypoints=points), replace(without, keypoints=torch.zeros(0, 2, 3))]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_model_trains_keypoints_beside_masks(mask: bool) -> None:
+    model = build(keypoint_head=HEAD, **({} if mask else {"mask_head": None}))
+    losses = model.losses(images(), truth([2, 1]), generator())
+    assert ("loss_mask" in losses) == mask
+    # 28 x 28 cells, and a head that knows nothing yet: about log 784 = 6.7.
+    assert 4 < losses["loss_keypoint"].item() < 9
+    losses["loss_keypoint"].backward()
+    assert model.roi.keypoint_head is not None
+    assert all(p.grad is not None and p.grad.any() for p in model.roi.keypoint_head.parameters())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_model_without_a_labelled_keypoint_has_no_loss(labelled: bool) -> None:
+    model = build(keypoint_head=HEAD)
+    wanted = truth([0, 0]) if labelled else [truth([0, 0])[1]] * 2  # unlabelled; no instance at all
+    loss = model.losses(images(), wanted, generator())["loss_keypoint"]
+    assert loss.item() == 0
+    loss.backward()
+    assert model.roi.keypoint_head is not None
+    assert all(p.grad is not None for p in model.roi.keypoint_head.parameters())
+
+
+def test_other_losses_do_not_depend_on_keypoints() -> None:
+    with_head = build(keypoint_head=HEAD)
+    without = build()
+    without.load_state_dict({k: v for k, v in with_head.state_dict().items() if "keypoint" not in k})
+    ours = with_head.losses(images(), truth([2, 2]), generator())
+    for name, value in without.losses(images(), truth([2, 2]), generator()).items():
+        assert torch.equal(ours[name], value), name
+
+
+def test_the_model_predicts_keypoints_inside_their_boxes() -> None:
+    for found in detecting(keypoint_head=HEAD).predict(images()):
+        assert found.keypoints is not None and found.keypoints.shape == (len(found), 2, 3)
+        assert found.mask_probs is not None and len(found) > 0
+        places, box = found.keypoints[..., :2], found.boxes[:, None]
+        assert ((places >= box[..., :2]) & (places <= box[..., 2:].maximum(box[..., :2] + 1))).all()
+    model = build(keypoint_head=HEAD, roi=replace(CONFIG.roi, score_threshold=1.0))
+    (nothing, _) = model.predict(images())
+    assert nothing.keypoints is not None and nothing.keypoints.shape == (0, 2, 3)
+
+
+def test_targets_without_keypoints_are_told() -> None:
+    with pytest.raises(ValueError, match="wants 2 keypoints an instance, the data have none"):
+        build(keypoint_head=HEAD).losses(images(), targets([[10.0, 12.0, 80.0, 90.0]], []), generator())
