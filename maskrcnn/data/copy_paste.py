@@ -102,7 +102,7 @@ def _uncovered(sample: RawSample, cover: Bitmap) -> Targets:
         if not cover[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))].any():
             continue
         tile, x0, y0 = masks.tile(i)
-        left = tile & (cover[y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] ^ 1)
+        left = (tile > cover[y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]]).astype(np.uint8)
         rows, columns = np.flatnonzero(left.any(1)), np.flatnonzero(left.any(0))
         if not len(rows):
             seen[i] = False

@@ -234,7 +234,7 @@ def without_weights(model: MaskRCNNConfig) -> MaskRCNNConfig:
     """The same model, its parts without the weight files that they would start from."""
 
     def strip(part: Any) -> Any:
-        changes = {}
+        changes: dict[str, Any] = {}
         for item in fields(part):
             value = getattr(part, item.name)
             if item.name == "weights" and value is not None:

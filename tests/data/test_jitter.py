@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,27 @@ def test_the_scale_is_drawn_from_the_whole_range() -> None:
     assert min(sizes) < 10 and 0.4 < np.mean([s == 64 for s in sizes]) < 0.65  # factors above 1: 10 of 19
     below = np.array([s for s in sizes if s < 64])
     assert abs(np.median(below) - 64 * 0.55) < 6  # even between 0.1 and 1
+
+
+def test_keypoints_and_proposals_follow_and_end_at_the_window() -> None:
+    start = sample()
+    corners = start.targets.boxes.view(4, 2, 2)
+    keypoints = torch.cat((corners, torch.full((4, 2, 1), 2.0)), 2)
+    start = replace(start, targets=replace(start.targets, keypoints=keypoints), proposals=start.targets.boxes)
+    small = LargeScaleJitter(80, 80, 0.5, 0.5)(start, rng())
+    assert small.proposals is not None and small.targets.keypoints is not None
+    assert torch.allclose(small.proposals, start.targets.boxes * (40 / WIDTH))
+    assert torch.allclose(small.targets.keypoints[..., :2], corners * (40 / WIDTH))
+    hidden = 0
+    for seed in range(10):
+        large = LargeScaleJitter(64, 64, 2.0, 2.0)(start, rng(seed))
+        points, proposals = large.targets.keypoints, large.proposals
+        assert points is not None and proposals is not None
+        assert len(points) == len(large.targets) == len(proposals)
+        assert (points[..., :2] >= 0).all() and (points[..., :2] <= 64).all()
+        assert (proposals >= 0).all() and (proposals <= 64).all()
+        seen = points[..., 2] > 0
+        hidden += int((~seen).sum())
+        # A corner still in the window is that of the box.
+        assert torch.allclose(points[..., :2][seen], large.targets.boxes.view(-1, 2, 2)[seen], atol=1e-4)
+    assert hidden > 0
