@@ -76,9 +76,7 @@ def test_the_exit_status_says_whether_the_expected_figures_were_met(
     assert status() == (0, [])
     code, lines = status(within)
     assert code == 0
-    assert lines[0].endswith(
-        f"expected bbox/AP50 {own + 0.002:.3f} - 0.003 (S. Omeone), here {own:.3f}: met"
-    )
+    assert lines[0].endswith(f"expected bbox/AP50 {own + 0.002:.3f} - 0.003 (S. Omeone), here {own:.3f}: met")
     code, lines = status(within, beyond)
     assert code == 1
     assert [line.split(": ")[-1] for line in lines] == ["met", "NOT MET"]
