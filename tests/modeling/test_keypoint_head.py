@@ -16,7 +16,7 @@ from torchvision.models.detection.roi_heads import (
 )
 
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.roi import keypoint_head
+from maskrcnn.modeling.roi import keypoint_head, roi_heads
 from maskrcnn.modeling.roi.keypoint_head import (
     ConvKeypointHead,
     ConvKeypointHeadConfig,
@@ -24,6 +24,7 @@ from maskrcnn.modeling.roi.keypoint_head import (
     keypoint_cells,
     keypoint_loss,
 )
+from maskrcnn.modeling.roi.targets import show_keypoints
 from maskrcnn.structures import Targets
 from tests.modeling.tiny import CONFIG, build, detecting, generator, images, targets
 
@@ -233,3 +234,22 @@ def test_the_model_predicts_keypoints_inside_their_boxes() -> None:
 def test_targets_without_keypoints_are_told() -> None:
     with pytest.raises(ValueError, match="wants 2 keypoints an instance, the data have none"):
         build(keypoint_head=HEAD).losses(images(), targets([[10.0, 12.0, 80.0, 90.0]], []), generator())
+
+
+def test_rois_without_a_keypoint_are_left_out_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    keypoints = torch.tensor([[[5.0, 5, 0], [12, 5, 2]], [[5, 5, 0], [10, 10, 1]], [[1, 1, 2], [0, 0, 0]]])
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).expand(3, 4)
+    assert show_keypoints(boxes, keypoints).tolist() == [False, True, True]
+
+    model = build(keypoint_head=HEAD)
+    (one, _) = targets([[10.0, 12.0, 80.0, 90.0], [5.0, 5.0, 60.0, 60.0]], [])
+    points = torch.tensor([[[40.0, 50.0, 2], [50, 50, 1]], [[0, 0, 0], [0, 0, 0]]])
+    wanted = [replace(one, keypoints=points)] * 2
+    seen: list[int] = []
+    assert model.roi.keypoint_head is not None
+    model.roi.keypoint_head.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
+    some = model.losses(images(), wanted, generator())["loss_keypoint"]
+    monkeypatch.setattr(roi_heads, "show_keypoints", lambda boxes, _: torch.ones(len(boxes)).bool())
+    every = model.losses(images(), wanted, generator())["loss_keypoint"]
+    assert 0 < seen[0] < seen[1]
+    torch.testing.assert_close(some, every, rtol=1e-6, atol=0)

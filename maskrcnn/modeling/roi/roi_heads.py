@@ -24,6 +24,7 @@ from maskrcnn.modeling.roi.targets import (
     mask_targets,
     positive_rows,
     sample_rois,
+    show_keypoints,
 )
 from maskrcnn.modeling.rpn.rpn import check_levels
 from maskrcnn.structures import Detections, Targets
@@ -195,12 +196,13 @@ class RoIHeads(nn.Module):
             wanted = mask_targets(samples, targets, self.mask_head.mask_size, self.mask_target)
             losses["loss_mask"] = self.mask_head.loss(logits, labels, wanted)
         if self.keypoint_head is not None:
-            logits = self.keypoint_head(
-                self._positive_features(self.keypoint_pooler, features, samples, pooled)
-            )
             boxes = torch.cat([s.positive_boxes for s in samples])
             truth = keypoint_targets(samples, targets, self.keypoint_head.num_keypoints)
-            losses["loss_keypoint"] = self.keypoint_head.loss(logits, boxes, truth)
+            keep = show_keypoints(boxes, truth)
+            rois = self._positive_features(self.keypoint_pooler, features, samples, pooled, keep)
+            losses["loss_keypoint"] = self.keypoint_head.loss(
+                self.keypoint_head(rois), boxes[keep], truth[keep]
+            )
         return losses
 
     def sample(
@@ -235,14 +237,21 @@ class RoIHeads(nn.Module):
         features: Mapping[str, Tensor],
         samples: Sequence[RoISample],
         pooled: Tensor,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """What a head other than the box head reads in training; ``pooled`` is what the box head read.
 
+        keep: bool [P of all images], which positive RoIs; None: all.
         Without a positive RoI it runs on none: the loss is 0, all parameters stay in the graph.
         """
         if self.trunk is not None:
-            return pooled[positive_rows(samples)]
-        return self._pool(pooler, features, [s.positive_boxes for s in samples])
+            rows = positive_rows(samples)
+            return pooled[rows if keep is None else rows[keep]]
+        boxes = [s.positive_boxes for s in samples]
+        if keep is not None:
+            parts = keep.split([len(b) for b in boxes])
+            boxes = [b[part] for b, part in zip(boxes, parts, strict=True)]
+        return self._pool(pooler, features, boxes)
 
     def _box_losses(
         self,

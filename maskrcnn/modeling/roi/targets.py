@@ -108,6 +108,18 @@ def keypoint_targets(samples: Sequence[RoISample], targets: Sequence[Targets], n
     return torch.cat(rows) if rows else torch.zeros(0, num_keypoints, 3, device=samples[0].boxes.device)
 
 
+def show_keypoints(boxes: Tensor, keypoints: Tensor) -> Tensor:
+    """Which RoIs show a labelled keypoint: bool [P].  The others would cost time and add nothing to the loss
+    (Detectron2 leaves them out too).
+
+    Args:
+        boxes: [P, 4] xyxy.  keypoints: [P, J, 3] in their frame.
+    """
+    points = keypoints[..., :2]
+    inside = ((points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])).all(-1)
+    return (inside & (keypoints[..., 2] > 0)).any(-1)
+
+
 @torch.no_grad()
 def mask_targets(
     samples: Sequence[RoISample], targets: Sequence[Targets], size: int, mode: MaskTarget
