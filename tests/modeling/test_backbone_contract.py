@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.registries import BACKBONES, Backbone
+from maskrcnn.modeling.rpn.anchors import AnchorConfig
+from tests.modeling import tiny
 
 #: Small members of each registered family, nothing frozen.
 SMALL: dict[str, list[dict[str, Any]]] = {
@@ -161,6 +164,26 @@ def test_a_step_lowers_the_loss(config: Any) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_a_model_on_it_trains_and_predicts(config: Any) -> None:
+    level = (list(config.build().channels)[-1],)
+    model = tiny.build(
+        backbone=config,
+        neck=None,
+        rpn=replace(tiny.CONFIG.rpn, levels=level, anchors=AnchorConfig(sizes=((16.0, 32.0),))),
+        roi=replace(tiny.CONFIG.roi, levels=level),
+    )
+    images = tiny.images()
+    targets = tiny.targets([[10.0, 10.0, 60.0, 50.0]], [[5.0, 5.0, 40.0, 60.0]])
+    losses = model.train().losses(images, targets, tiny.generator())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.backbone.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())
+    for image, found in zip(images, model.predict(images), strict=True):
+        assert found.boxes.shape == (len(found), 4) and torch.isfinite(found.scores).all()
+        assert (found.boxes[:, 2] <= image.shape[2]).all() and (found.boxes[:, 3] <= image.shape[1]).all()
 
 
 def test_evaluation_treats_every_image_alone_and_changes_nothing(config: Any) -> None:

@@ -22,6 +22,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "resnet152": {"depth": 152},
     "resnext50_32x4d": {"depth": 50, "groups": 32, "width_per_group": 4},
     "resnext101_32x8d": {"depth": 101, "groups": 32, "width_per_group": 8},
+    "resnext101_64x4d": {"depth": 101, "groups": 64, "width_per_group": 4},
     "wide_resnet50_2": {"depth": 50, "width_per_group": 128},
 }
 
