@@ -261,11 +261,9 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any], state: dict[str, Tenso
 
 
 def their_loss(name: str) -> str:
-    """Detectron2's name of our loss; a cascade's ends on its stage."""
-    if name in LOSSES:
-        return LOSSES[name]
-    base, stage = name.rsplit("_", 1)
-    return f"{LOSSES[base]}_stage{stage}"
+    """Detectron2's name of our loss; a cascade's ends on its stage, from 0 there and from 1 here."""
+    base, stage, number = name.partition("_stage")
+    return LOSSES[base] + (f"{stage}{int(number) - 1}" if stage else "")
 
 
 def stored(theirs: dict[str, Any], state: dict[str, Tensor], command: str, version: str) -> dict[str, Any]:

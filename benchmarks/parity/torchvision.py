@@ -10,9 +10,10 @@ and RoIs sampled.  Exit status 1 where a bound of BOUNDS is broken; ``--json FIL
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,8 @@ def compare_float64(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     batch = ImageBatch(batch.tensor.double(), batch.sizes)
     features = theirs.backbone(batch.tensor)
     proposals, _ = theirs.rpn(ImageList(batch.tensor, batch.sizes), features)
-    detections, _ = theirs.roi_heads(features, proposals, batch.sizes)
+    with _double_keypoints():
+        detections, _ = theirs.roi_heads(features, proposals, batch.sizes)
     own_features = ours.features(batch.tensor)
     own_proposals, _ = ours.rpn(batch, own_features)
     own = ours.predict_batch(batch)
@@ -203,6 +205,21 @@ def compare_float64(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
         "detections an image": sum(len(d) for d in own) / len(own),
         "proposals an image": sum(len(p) for p in own_proposals) / len(own),
     }
+
+
+@contextlib.contextmanager
+def _double_keypoints() -> Iterator[None]:
+    """torchvision writes keypoints into float32 tensors, where 1e-5 pixels are lost; here into float64."""
+    zeros = torch.zeros
+
+    def wide(*size: Any, dtype: Any = None, **options: Any) -> Tensor:
+        return zeros(*size, dtype=torch.float64 if dtype == torch.float32 else dtype, **options)
+
+    torch.zeros = wide
+    try:
+        yield
+    finally:
+        torch.zeros = zeros
 
 
 def _shapes(own: Sequence[Detections], theirs: Sequence[dict[str, Tensor]]) -> dict[str, float]:

@@ -60,19 +60,23 @@ def caffe2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_torchvisions_are_taken_as_they_are() -> None:
-    for model in (resnet.resnet18(), resnet.resnext50_32x4d()):
-        state = model.state_dict()
-        result = convert_classifier(state)
-        assert result.maker == "torchvision" and not result.reading.bgr
-        assert all(value.equal(state[name]) for name, value in result.state.items())
-        assert {name for name, _ in result.dropped if "num_batches" not in name} == {"fc.weight", "fc.bias"}
-        result.config.build().load_state_dict(result.state)
-    assert isinstance(result.config, ResNetConfig)
-    assert (result.config.groups, result.config.width_per_group) == (32, 4)
+    state = real(18)
+    result = convert_classifier(state | {"bn1.num_batches_tracked": torch.tensor(3)})
+    assert result.maker == "torchvision" and not result.reading.bgr
+    assert all(value.equal(state[name]) for name, value in result.state.items())
+    assert {name for name, _ in result.dropped} == {"fc.weight", "fc.bias", "bn1.num_batches_tracked"}
+
+
+def test_torchvisions_own_networks_are_recognised() -> None:
     with torch.device("meta"):
-        state = vgg16().state_dict()
-    state = {n: torch.zeros(1).expand(v.shape) for n, v in state.items()}
-    found = convert_classifier(state)
+        models = [resnet.resnet34(), resnet.resnext50_32x4d(), resnet.wide_resnet50_2(), vgg16()]
+    configs = [convert_classifier(model.state_dict()).config for model in models]
+    assert configs[:3] == [
+        ResNetConfig(depth=34),
+        ResNetConfig(groups=32, width_per_group=4),
+        ResNetConfig(width_per_group=128),
+    ]
+    found = convert_classifier(models[3].state_dict())
     assert {"features.28.bias", "classifier.3.weight"} <= set(found.state)
     assert {name for name, _ in found.dropped} == {"classifier.6.weight", "classifier.6.bias"}
 

@@ -112,12 +112,21 @@ def _problems(model: MaskRCNNConfig) -> list[str]:
         found.append("model.rpn.anchors (it has FPN's, rounded: true, true_stride: false)")
     if model.roi.cascade is not None or model.roi_trunk is not None:
         found.append("model.roi.cascade or model.roi_trunk")
-    if "gn" in [getattr(part, "norm", None) for part in (neck, box, mask)]:
+    second = isinstance(box, ConvFCBoxHeadConfig)
+    norms = [
+        getattr(part, "norm", None) for part in (neck, mask, *([box] if second else [])) if part is not None
+    ]
+    if "gn" in norms:
         found.append("norm: gn")
+    elif any((norm is not None) != second for norm in norms) or (model.rpn and model.rpn.convs != 1 + second):
+        found.append(
+            "a mix of its versions 1 (two_fc, no norm in neck and heads, model.rpn.convs: 1) and 2 (conv_fc,"
+            " norm in all of them, model.rpn.convs: 2)"
+        )
     if not isinstance(box, (TwoFCBoxHeadConfig, ConvFCBoxHeadConfig)) or box.class_agnostic:
         found.append("model.box_head (it has two_fc and conv_fc, with deltas a class)")
-    elif isinstance(box, ConvFCBoxHeadConfig) and (box.fcs != 1 or not box.convs or box.norm is None):
-        found.append("model.box_head.fcs other than 1, or without norm")
+    elif isinstance(box, ConvFCBoxHeadConfig) and (box.fcs != 1 or not box.convs):
+        found.append("model.box_head.fcs other than 1, or convs: 0")
     if mask is not None and (
         not isinstance(mask, FCNMaskHeadConfig) or mask.class_agnostic or mask.loss != "sigmoid"
     ):
