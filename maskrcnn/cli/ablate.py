@@ -14,7 +14,8 @@ HELP = "train the variants of a suite over some seeds, and compare them with err
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("suite", metavar="SUITE", type=Path, help="the YAML file, or the name of one in configs/suites")
+    where = "the YAML file, or the name of one in configs/suites"
+    parser.add_argument("suite", metavar="SUITE", type=Path, help=where)
     parser.add_argument(
         "--output",
         metavar="DIR",
