@@ -201,8 +201,8 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: Checkpoint or state dict to start from (not to resume: that is --resume).  Default null.
     weights: Path | None = None
-    #: Start the output layers of classes, boxes and masks afresh: ``weights`` are for other classes (or, after
-    #: `maskrcnn convert --drop-head`, without those layers).  Default false: they must fit.
+    #: Start the output layers of classes, boxes and masks afresh: ``weights`` are for other classes (or,
+    #: after `maskrcnn convert --drop-head`, without those layers).  Default false: they must fit.
     drop_head: bool = False
     #: The network.
     model: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)

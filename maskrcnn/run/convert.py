@@ -35,9 +35,6 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.state_dict import read_checkpoint
 from maskrcnn.recipe import parse_recipe
 
-#: What ``--from`` may name.
-MAKERS = tuple(source.name for source in SOURCES)
-
 # Published version-1 detectors of torchvision, by the first digits of the file's SHA-256 (which their names
 # carry too): Mask, Faster and Keypoint R-CNN R50-FPN.  torchvision runs these with a batch-norm epsilon of 0.
 _EPSILON_ZERO = ("bf2d0c1e", "258fb6c6", "fc266e95", "9f466800")
@@ -115,9 +112,8 @@ def convert_file(path: Path, output: Path, options: Options) -> Report:
 def _check_maker(state: dict[str, torch.Tensor], maker: str | None, wanted: str) -> None:
     found = f"names found: {', '.join(list(state)[:3])}, ..."
     if maker is None:
-        raise CheckpointError(
-            f"recognised as none of {', '.join(MAKERS)}, nor as an ImageNet classifier ({found})"
-        )
+        known = ", ".join(source.name for source in SOURCES)
+        raise CheckpointError(f"recognised as none of {known}, nor as an ImageNet classifier ({found})")
     if wanted not in ("auto", maker) and not (wanted == "detectron2" and maker == "caffe2"):
         raise CheckpointError(f"--from {wanted}, but these are the names of {maker} ({found})")
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from maskrcnn.cli import main
+from maskrcnn.cli.convert import MAKERS
 from maskrcnn.data.coco_classes import COCO
 from maskrcnn.engine.checkpoint import load
+from maskrcnn.modeling.convert.detector import SOURCES
 from maskrcnn.recipe import parse_recipe
 from maskrcnn.run import Predictor
 from tests.modeling.foreign import our_state, their_state
@@ -161,6 +163,10 @@ def test_an_unreadable_file_is_a_sentence(
         path.write_bytes(content)
     assert main(["convert", str(path), str(tmp_path / "ours.pt")]) == 2
     assert name in capsys.readouterr().err
+
+
+def test_the_makers_are_those_that_are_known() -> None:
+    assert tuple(source.name for source in SOURCES) == MAKERS
 
 
 def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

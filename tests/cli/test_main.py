@@ -67,7 +67,7 @@ def test_ctrl_c(command, capsys):
 def test_a_misspelt_command(capsys):
     assert main(["trian"]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("maskrcnn: error: no command 'trian'. Did you mean 'train'? Known: config,")
+    assert message.startswith("maskrcnn: error: no command 'trian'. Did you mean 'train'? Known: ablate,")
 
 
 def test_an_option_without_command(capsys):

@@ -6,6 +6,7 @@ benchmarks/parity/detectron2.py made them (each file holds the command), and com
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ REFERENCE = Path(__file__).parent / "reference"
 NAMES = ("fpn", "c4", "dc5", "cascade")
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """As the script has it: the pixel statistics are float64, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_function_as_detectron2(name: str) -> None:
     wanted: dict[str, Any] = json.loads((REFERENCE / f"{name}.json").read_text())
