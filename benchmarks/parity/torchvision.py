@@ -372,7 +372,7 @@ def compare_training(ours: MaskRCNN, theirs: Any, batch: ImageBatch, seed: int) 
     """Losses and gradients in float64, the samplers of both replaced by one without chance.
 
     Gradients: norm of the difference over norm, of each parameter as our names have it; the worst of them.
-    A gradient that is 0 but for rounding (a bias before a softmax over places) counts as 1e-10 of the largest.
+    A gradient that is 0 but for rounding (a bias before a softmax over places) counts as 1e-10 of the others.
     """
     ours, theirs = ours.double().train(), theirs.double().train()
     batch = ImageBatch(batch.tensor.double(), batch.sizes)
