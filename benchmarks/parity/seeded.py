@@ -17,10 +17,11 @@ from maskrcnn.structures import InstanceMasks, Targets
 
 #: Parts of Detectron2's names, and factors of their weights: scores and boxes should spread.
 _FACTORS = (
+    ("stem.conv1", 1 / 60),  # pixels reach it undivided, and logits of hundreds would hide the small ones
     ("objectness_logits", 1.5),
     ("anchor_deltas", 0.3),
-    ("cls_score", 3.0),
-    ("bbox_pred", 1.0),
+    ("cls_score", 1.5),
+    ("bbox_pred", 0.1),
     ("mask_head.predictor", 3.0),
     ("score_lowres", 3.0),
 )
