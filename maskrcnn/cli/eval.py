@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.options import add_set_argument, add_trained_arguments
 
 #: A figure under ``expect:`` was not met.  (2 is a user's error, as everywhere.)
 EXIT_NOT_MET = 1
@@ -15,19 +15,7 @@ HELP = "evaluate a checkpoint: COCO's figures for boxes and masks, per class"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "config",
-        metavar="CONFIG",
-        nargs="?",
-        help="the YAML file; default: the config kept in the checkpoint",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="C",
-        help="a checkpoint file, or a run folder (its best)",
-    )
+    add_trained_arguments(parser)
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="also write the detections, a COCO results file"
     )

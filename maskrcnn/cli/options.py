@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 SET_HELP = "change one value, as in --set solver.lr=0.01 or --set model.roi_op=roi_pool; may be repeated"
 
@@ -11,6 +12,28 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``CONFIG`` (``args.config``) and ``--set`` (``args.overrides``, a list)."""
     parser.add_argument("config", metavar="CONFIG", help="the YAML file")
     add_set_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint`` (``args.checkpoint``, a path), which must be given."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="C",
+        help="a checkpoint file, or a run folder (its best)",
+    )
+
+
+def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint``, and ``CONFIG`` (``args.config``, or None) in place of the config kept in it."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="the YAML file; default: the config kept in the checkpoint",
+    )
+    add_checkpoint_argument(parser)
 
 
 def add_set_argument(parser: argparse.ArgumentParser) -> None:

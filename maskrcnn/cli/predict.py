@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.options import add_checkpoint_argument, add_set_argument
 from maskrcnn.errors import DataError, UserError
 
 HELP = "find objects in images: writes an overlay an image and predictions.json"
@@ -20,13 +20,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, folders or patterns")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="C",
-        help="a checkpoint file, or a run folder (its best)",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), metavar="DIR", help="default predictions"
     )

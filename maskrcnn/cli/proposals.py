@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.options import add_set_argument, add_trained_arguments
 from maskrcnn.errors import UserError
 
 HELP = "write the proposals of a trained RPN to a file, and their average recall"
@@ -13,19 +13,7 @@ HELP = "write the proposals of a trained RPN to a file, and their average recall
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "config",
-        metavar="CONFIG",
-        nargs="?",
-        help="the YAML file; default: the config kept in the checkpoint",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="C",
-        help="a checkpoint file, or a run folder (its best)",
-    )
+    add_trained_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the file, as train.npz")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default val")
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, to try it out")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
-import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
 _VERSION = 1
@@ -85,7 +83,7 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's zip writer says RuntimeError when the disk is full
         raise CheckpointError(
-            f"{path}: the checkpoint could not be written ({_first_line(error)}); make room or choose another"
+            f"{path}: the checkpoint could not be written ({first_line(error)}); make room or choose another"
             " folder with --output; earlier checkpoints are untouched"
         ) from error
     finally:
@@ -99,7 +97,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: no such file, cut short, damaged, not ours, or holding more than plain data.
     """
-    content = _read(path)
+    content = safe_load(path)
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path}: not a checkpoint of maskrcnn (no 'format: {_FORMAT}' inside); a bare state dict can"
@@ -125,50 +123,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as :func:`load`, or neither of the two.
     """
-    content = _read(path)
+    content = safe_load(path)
     if isinstance(content, Mapping) and content.get("format") == _FORMAT:
         return load(path).model
     if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
         return dict(content)
     raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
-
-
-def _read(path: Path) -> Any:
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
-    try:
-        if zipfile.is_zipfile(path):  # torch does not compare the sums that it writes
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
-            if bad is not None:
-                raise ValueError(f"wrong checksum of {bad}")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        inside = f" ({found.group(1)})" if found else ""
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint; it is damaged, or holds Python objects{inside} and not plain"
-            " tensors alone, and those are never loaded since they could run code"
-        ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        raise CheckpointError(
-            f"{path}: damaged or cut short, or no checkpoint at all ({_first_line(error)})"
-        ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.convert.unpickle import load_pickle
+from maskrcnn.modeling.safe_load import safe_load
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -31,7 +29,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: the file is missing, unreadable, or holds something else.
     """
     pickled = path.suffix == ".pkl" and not zipfile.is_zipfile(path)
-    content: Any = load_pickle(path) if pickled else _load(path)
+    content: Any = load_pickle(path) if pickled else safe_load(path)
     meta: dict[str, Any] = {}
     for key in ("state_dict", "model", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -50,23 +48,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _momentum(name: object) -> bool:
     return str(name).endswith("_momentum")
-
-
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        inside = f" ({found.group(1)})" if found else ""
-        raise CheckpointError(
-            f"{path}: not a readable PyTorch checkpoint; it is damaged, or holds Python objects{inside},"
-            " which are never loaded since they could run code. Save its state dict alone where it was made"
-        ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
 
 
 def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:

@@ -258,5 +258,5 @@ def test_weights_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     path.write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"other\.pth: not a readable"):
         config(**options, weights=path).build()
-    with pytest.raises(CheckpointError, match=r"absent\.pth: no such file"):
+    with pytest.raises(CheckpointError, match=r"absent\.pth: no such checkpoint file"):
         config(**options, weights=tmp_path / "absent.pth").build()
