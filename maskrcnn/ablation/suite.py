@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -157,12 +158,16 @@ def load_suite(path: Path) -> Suite:
     suite = loaded.value
     return replace(
         suite,
-        config=folders["config"] / suite.config,
+        config=_below(folders["config"], suite.config),
         variants=tuple(
-            v if v.config is None else replace(v, config=folders[f"variants.{i}.config"] / v.config)
+            v if v.config is None else replace(v, config=_below(folders[f"variants.{i}.config"], v.config))
             for i, v in enumerate(suite.variants)
         ),
     )
+
+
+def _below(folder: Path, path: Path) -> Path:
+    return Path(os.path.normpath(folder / path))  # for the eye: no "suites/../demo.yaml"
 
 
 def recipe_of(suite: Suite, variant: Variant, seed: int, overrides: Sequence[str] = ()) -> Recipe:
