@@ -138,6 +138,8 @@ def _data(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
     strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
     if args.table is not None:
         check_table(args.table)
+    if args.data.endswith(".json") and args.split is not None:
+        raise UserError("--split needs a config file; a .json is one set")
     new_figure(1, 1)  # is matplotlib there?
     boxes = _boxes(args)
     rows = measure(boxes, ops, list(dict.fromkeys(strides)), args.output_size or 7, args.cells)
@@ -182,8 +184,6 @@ def _boxes(args: argparse.Namespace) -> Boxes:
             return resizer.output_size(height, width, shortest)
 
     if args.data.endswith(".json"):
-        if args.split is not None:
-            raise UserError("--split needs a config file; a .json is one set")
         assert fixed is not None
         return load_boxes(Path(args.data), fixed)
     from maskrcnn.recipe import load_recipe
