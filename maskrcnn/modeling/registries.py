@@ -39,6 +39,7 @@ class Neck(nn.Module):
     strides: dict[str, int]
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone's maps [N, C, h, w] by name -> its own, by the names in ``strides``."""
         raise NotImplementedError
 
 
@@ -150,33 +151,59 @@ class KeypointHead(nn.Module):
 
 
 class BackboneConfig(Protocol):
-    def build(self) -> Backbone: ...
+    """What a ``backbone`` registration makes from a YAML mapping."""
+
+    def build(self) -> Backbone:
+        """The network; ConfigError or CheckpointError where keys or ``weights`` do not fit."""
+        ...
 
 
 class NeckConfig(Protocol):
-    def build(self, channels: dict[str, int], strides: dict[str, int]) -> Neck: ...
+    """What a ``neck`` registration makes from a YAML mapping."""
+
+    def build(self, channels: dict[str, int], strides: dict[str, int]) -> Neck:
+        """``channels``, ``strides`` (pixels a cell): of the backbone's maps, by their names."""
+        ...
 
 
 class RoIOpConfig(Protocol):
-    def build(self, output_size: int) -> RoIOp: ...
+    """What a ``roi_op`` registration makes from a YAML mapping."""
+
+    def build(self, output_size: int) -> RoIOp:
+        """``output_size``: bins a side."""
+        ...
 
 
 class RoITrunkConfig(Protocol):
+    """What a ``roi_trunk`` registration makes from a YAML mapping."""
+
     def build(self, backbone: BackboneConfig, channels: int) -> RoITrunk:
         """``backbone``: the model's, whose next stage a trunk may be.  ``channels``: of the pooled map."""
         ...
 
 
 class BoxHeadConfig(Protocol):
-    def build(self, channels: int, num_classes: int) -> BoxHead: ...
+    """What a ``box_head`` registration makes from a YAML mapping."""
+
+    def build(self, channels: int, num_classes: int) -> BoxHead:
+        """``channels``: of the pooled map.  ``num_classes``: K, without background."""
+        ...
 
 
 class MaskHeadConfig(Protocol):
-    def build(self, channels: int, num_classes: int) -> MaskHead: ...
+    """What a ``mask_head`` registration makes from a YAML mapping."""
+
+    def build(self, channels: int, num_classes: int) -> MaskHead:
+        """``channels``: of the pooled map.  ``num_classes``: K, without background."""
+        ...
 
 
 class KeypointHeadConfig(Protocol):
-    def build(self, channels: int) -> KeypointHead: ...
+    """What a ``keypoint_head`` registration makes from a YAML mapping."""
+
+    def build(self, channels: int) -> KeypointHead:
+        """``channels``: of the pooled map."""
+        ...
 
 
 BACKBONES: Registry[BackboneConfig] = Registry("backbone")

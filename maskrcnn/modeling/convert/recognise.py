@@ -90,6 +90,7 @@ def tensor(state: State, name: str) -> Tensor:
 
 
 def count(state: State, pattern: str) -> int:
+    """How many names in ``state`` match the whole of ``pattern``, a regular expression."""
     return len([n for n in state if re.fullmatch(pattern, n)])
 
 

@@ -91,6 +91,7 @@ class FCNMaskHead(PixelMaskHead):
         return F.relu_(self.deconv(self.convs(pooled)))
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """See :class:`MaskHead`."""
         logits: Tensor = self.logits(self._features(pooled))
         return logits
 

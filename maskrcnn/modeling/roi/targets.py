@@ -33,6 +33,7 @@ class RoISample:
 
     @property
     def num_positive(self) -> int:
+        """How many of the RoIs have an object; they come first."""
         return self.truth.shape[0]
 
     @property
