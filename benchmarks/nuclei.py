@@ -2,10 +2,13 @@
 
     python benchmarks/nuclei.py                    # every run that is not there yet, then the tables
     python benchmarks/nuclei.py --report           # the tables of the runs that are there
+    python benchmarks/nuclei.py --config configs/ablations/nuclei/stride8.yaml --out runs/nuclei_stride8 \\
+        --variants roi_pool torchvision_roi_pool   # cut at one level, as the ablations are
 
 Each run is a process of its own under ``--out`` (default ``runs/nuclei_benchmark``): ours with RoIAlign,
-ours with RoIPool, torchvision's, each with ``--seeds``.  A run that has finished is not repeated and one that
-was interrupted resumes (ours from its checkpoint; torchvision's starts again, having none).
+ours with RoIPool, torchvision's (on one level with either), each with ``--seeds``.  A run that has finished
+is not repeated and one that was interrupted resumes (ours from its checkpoint; torchvision's starts again,
+having none).
 
 What is the same for all: the training images and their order (our loader's batch of step t is a function of
 the seed alone), augmentation, image size, backbone (ResNet-18-FPN with group norm, from scratch), anchors,
@@ -27,27 +30,60 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "nuclei" / "mask_rcnn_r18_fpn_gn.yaml"
-VARIANTS = ("roi_align", "roi_pool", "torchvision")
+VARIANTS = ("roi_align", "roi_pool", "torchvision", "torchvision_roi_pool")
 
 
-def torchvision_model(recipe: Any, num_classes: int) -> Any:
-    """torchvision's Mask R-CNN with the sizes and thresholds of our recipe; its own losses and ops."""
+def torchvision_backbone(model: Any) -> Any:
+    """torchvision's R18 with group norm, and its FPN or, on one level, a 1x1 convolution."""
     from torch import nn
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.resnet import resnet18
+
+    width = model.neck.out_channels
+    body = resnet18(norm_layer=lambda channels: nn.GroupNorm(32, channels), zero_init_residual=True)
+    if len(model.backbone.outputs) > 1:
+        return BackboneWithFPN(
+            body, {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}, [64, 128, 256, 512], width
+        )
+
+    class OneLevel(nn.Module):
+        def __init__(self, level: int) -> None:
+            super().__init__()
+            self.body = IntermediateLayerGetter(body, {f"layer{level - 1}": "0"})
+            self.reduce = nn.Conv2d(2 ** (level + 4), width, 1)
+            self.out_channels = width
+
+        def forward(self, images: Any) -> dict[str, Any]:
+            return {"0": self.reduce(self.body(images)["0"])}
+
+    return OneLevel(int(model.backbone.outputs[0][1:]))
+
+
+def torchvision_pooler(model: Any, op: str, size: int) -> Any:
+    """Its pooler; RoIPool on one level, which it takes only dressed as its own RoIAlign."""
+    from torchvision.ops import MultiScaleRoIAlign, roi_pool
+
+    levels = len(model.backbone.outputs)
+    pooler = MultiScaleRoIAlign([str(i) for i in range(levels)], size, 2)
+    if op == "roi_pool":
+        if levels > 1:
+            raise SystemExit("torchvision_roi_pool needs a config of one level: torchvision pools no pyramid")
+        scale = 0.5 ** int(model.backbone.outputs[0][1:])
+        pooler.forward = lambda features, boxes, shapes: roi_pool(features["0"], boxes, size, scale)
+    return pooler
+
+
+def torchvision_model(recipe: Any, num_classes: int, op: str = "roi_align") -> Any:
+    """torchvision's Mask R-CNN with the sizes and thresholds of our recipe; its own losses and ops."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.models.detection.backbone_utils import BackboneWithFPN
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
     from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-    from torchvision.models.resnet import resnet18
 
     model = recipe.model
     width = model.neck.out_channels
-    backbone = BackboneWithFPN(
-        resnet18(norm_layer=lambda channels: nn.GroupNorm(32, channels), zero_init_residual=True),
-        {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)},
-        [64, 128, 256, 512],
-        width,
-    )
+    backbone = torchvision_backbone(model)
     anchors = model.rpn.anchors
     resize = recipe.data.eval_transforms[0]
     return MaskRCNN(
@@ -61,6 +97,8 @@ def torchvision_model(recipe: Any, num_classes: int) -> Any:
         rpn_post_nms_top_n_test=model.rpn.post_nms_test,
         box_batch_size_per_image=model.roi.samples,
         box_detections_per_img=model.roi.max_detections,
+        box_roi_pool=torchvision_pooler(model, op, model.box_head.pool_size),
+        mask_roi_pool=torchvision_pooler(model, op, model.mask_head.pool_size),
         box_head=TwoMLPHead(width * model.box_head.pool_size**2, model.box_head.hidden),
         box_predictor=FastRCNNPredictor(model.box_head.hidden, num_classes + 1),
         mask_head=MaskRCNNHeads(width, (model.mask_head.width,) * model.mask_head.convs, 1),
@@ -80,7 +118,7 @@ def torchvision_batch(batch: Any) -> tuple[list[Any], list[dict[str, Any]] | Non
     return images, targets
 
 
-def train_torchvision(seed: int, folder: Path, overrides: list[str]) -> None:
+def train_torchvision(config: Path, op: str, seed: int, folder: Path, overrides: list[str]) -> None:
     """Train and evaluate torchvision's model; write ``result.json`` and ``metrics.jsonl`` into ``folder``."""
     import numpy as np
     import torch
@@ -93,12 +131,12 @@ def train_torchvision(seed: int, folder: Path, overrides: list[str]) -> None:
     from maskrcnn.recipe import load_recipe
 
     keep_freed_memory()
-    recipe = load_recipe(CONFIG, overrides)
+    recipe = load_recipe(config, overrides)
     solver = recipe.solver
     torch.manual_seed(seed)
     train = recipe.data.train.build(True)
     val = recipe.data.val.build(False)
-    model = torchvision_model(recipe, len(train.categories)).train()
+    model = torchvision_model(recipe, len(train.categories), op).train()
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=solver.learning_rate,
@@ -170,27 +208,22 @@ def write_result(folder: Path, figures: dict[str, float], train_seconds: float, 
     partial.replace(folder / "result.json")
 
 
-def run_variant(variant: str, seed: int, out: Path, overrides: list[str]) -> None:
+def run_variant(config: Path, variant: str, seed: int, out: Path, overrides: list[str]) -> None:
     """One run in a process of its own; done already if its figures are there."""
     folder = out / f"{variant}_seed{seed}"
     if figures_of(folder) is not None:
         return
     settings = [part for item in overrides for part in ("--set", item)]
-    if variant == "torchvision":
-        command = [sys.executable, __file__, "--single", str(seed), "--out", str(folder), *settings]
+    if variant.startswith("torchvision"):
+        op = "roi_pool" if variant.endswith("roi_pool") else "roi_align"
+        command = [sys.executable, __file__, "--single", str(seed), op]
+        command += ["--config", str(config), "--out", str(folder), *settings]
     else:
-        config = ROOT / "configs" / "ablations" / "nuclei" / f"{variant}.yaml"
-        command = [
-            sys.executable,
-            "-m",
-            "maskrcnn",
-            "train",
-            str(config),
-            "--output",
-            str(folder),
-            "--resume",
-        ]
-        command += ["--output", str(folder), "--resume", "--set", f"seed={seed}", *settings]
+        command = [sys.executable, "-m", "maskrcnn", "train", str(config)]
+        command += ["--output", str(folder), "--resume"]
+        if variant == "roi_pool":
+            command += ["--set", "model.roi_op=roi_pool"]
+        command += ["--set", f"seed={seed}", *settings]
     print(f"\n== {variant}, seed {seed}: {' '.join(command)}", flush=True)
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT)
@@ -270,21 +303,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--config", type=Path, default=CONFIG, help="a recipe of R18 with group norm")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "nuclei_benchmark")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS[:3]))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--report", action="store_true", help="only print the tables")
-    parser.add_argument("--single", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--single", nargs=2, metavar=("SEED", "OP"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.single is not None:
-        train_torchvision(args.single, args.out, args.overrides)
+        train_torchvision(args.config, args.single[1], int(args.single[0]), args.out, args.overrides)
         return
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.report:
         for seed in args.seeds:
             for variant in args.variants:
-                run_variant(variant, seed, args.out, args.overrides)
+                run_variant(args.config.resolve(), variant, seed, args.out, args.overrides)
     print("\n" + report(args.out, args.seeds))
 
 
