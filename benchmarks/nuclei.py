@@ -41,7 +41,10 @@ def torchvision_backbone(model: Any) -> Any:
     from torchvision.models.resnet import resnet18
 
     width = model.neck.out_channels
-    body = resnet18(norm_layer=lambda channels: nn.GroupNorm(32, channels), zero_init_residual=True)
+    body = resnet18(
+        norm_layer=lambda channels: nn.GroupNorm(32, channels),
+        zero_init_residual=model.backbone.zero_init_residual,
+    )
     if len(model.backbone.outputs) > 1:
         return BackboneWithFPN(
             body, {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}, [64, 128, 256, 512], width
