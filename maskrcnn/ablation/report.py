@@ -45,10 +45,15 @@ class Report:
     files: tuple[Path, ...]
 
 
-def write_report(suite: Suite, runs: Sequence[Run], data: Dataset, folder: Path) -> Report:
+def write_report(
+    suite: Suite, runs: Sequence[Run], data: Dataset, folder: Path, overrides: Sequence[str] = ()
+) -> Report:
     """Compare what is finished and write ``report.md``, ``report.csv``, ``report.html``, ``pictures/``.
 
     Figures are the same whenever the runs are; only the costs were measured.
+
+    Args:
+        overrides: ``key.path=value`` that the runs were planned with, to be told.
 
     Raises:
         UserError: nothing is finished, or the finished runs are of several codes.
@@ -59,7 +64,7 @@ def write_report(suite: Suite, runs: Sequence[Run], data: Dataset, folder: Path)
     refuse_mixed(finished)
     rows = collect(suite, runs, data)
     found = table.tables(rows, suite.metrics)
-    notes = _notes(suite, runs, finished)
+    notes = _notes(suite, runs, finished, overrides)
     text = "\n\n".join([suite.title, *map(table.terminal, found), *notes])
     markdown = "\n\n".join([f"# {suite.title}", *map(table.markdown, found), *(f"- {n}" for n in notes)])
     shown = list(pictures.compare(rows, data, suite.pictures))
@@ -95,8 +100,12 @@ def refuse_mixed(finished: Sequence[Run]) -> None:
         )
 
 
-def _notes(suite: Suite, runs: Sequence[Run], finished: Sequence[Run]) -> list[str]:
+def _notes(
+    suite: Suite, runs: Sequence[Run], finished: Sequence[Run], overrides: Sequence[str]
+) -> list[str]:
     notes = list(suite.notes)
+    if overrides:
+        notes.append(f"Set for every row: {', '.join(overrides)}.")
     if suite.source:
         notes.append(f"Source: {suite.source}.")
     notes.append(

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             return stop.exit_status
     if failures and not any(r.is_finished() for r in runs):
         raise UserError(f"every run failed; {next(iter(failures.values()))}")
-    report = write_report(suite, runs, data, folder)
+    report = write_report(suite, runs, data, folder, args.overrides)
     print("\n" + report.text + "\n\n" + "\n".join(str(f) for f in report.files), flush=True)
     if failures:
         raise UserError(f"{len(failures)} of {len(runs)} runs failed: {'; '.join(failures)}")

@@ -157,6 +157,15 @@ def test_other_machines_are_noted(case: tuple[Suite, list[Run], Dataset]) -> Non
     assert "Threads: 1, 2 (the runs differ, so seeds do not repeat to the bit)." in text
 
 
+def test_what_was_set_on_the_command_line_is_told(case: tuple[Suite, list[Run], Dataset]) -> None:
+    suite, runs, data = case
+    folder = runs[0].folder.path.parents[1]
+    assert "Set for every row" not in write_report(suite, runs, data, folder).text
+    report = write_report(suite, runs, data, folder, ["solver.precision=bfloat16", "solver.steps=3"])
+    for text in (report.text, *(f.read_text() for f in report.files if f.suffix in (".md", ".html"))):
+        assert "Set for every row: solver.precision=bfloat16, solver.steps=3." in text
+
+
 def test_pictures_mark_the_pixels_that_differ(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, data = case
     rows = list(rows_of(case).values())
