@@ -100,9 +100,7 @@ def refuse_mixed(finished: Sequence[Run]) -> None:
         )
 
 
-def _notes(
-    suite: Suite, runs: Sequence[Run], finished: Sequence[Run], overrides: Sequence[str]
-) -> list[str]:
+def _notes(suite: Suite, runs: Sequence[Run], finished: Sequence[Run], overrides: Sequence[str]) -> list[str]:
     notes = list(suite.notes)
     if overrides:
         notes.append(f"Set for every row: {', '.join(overrides)}.")
