@@ -45,10 +45,10 @@ class Run:
     def is_finished(self) -> bool:
         """Whether the figures of its last step are there."""
         try:
-            figures = json.loads(self.folder.figures.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            step = json.loads(self.folder.figures.read_text(encoding="utf-8"))["step"]
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        return bool(figures["step"] == self.recipe.solver.steps and self.folder.results.is_file())
+        return bool(step == self.recipe.solver.steps and self.folder.results.is_file())
 
     def codes(self) -> tuple[str, ...]:
         """Fingerprints of the code that worked on it, each once."""
@@ -123,8 +123,11 @@ def plan_runs(
         overrides: ``key.path=value`` on every recipe.
 
     Raises:
+        UserError: a seed is named twice.
         ConfigError: a variant's recipe is wrong; names the variant.
     """
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: one of them is named twice")
     return [
         Run(v, seed, recipe_of(suite, v, seed, overrides), RunFolder(folder / v.slug / f"seed{seed}"))
         for seed in seeds or suite.seeds

@@ -16,6 +16,7 @@ from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.progress import Progress, read_progress
 from maskrcnn.ablation.suite import Suite, Variant
 from maskrcnn.data import Dataset
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation import IouType, Result, evaluate_coco
 from maskrcnn.evaluation.eval_result import Matches
 
@@ -40,8 +41,18 @@ class Outcome:
 
     @cached_property
     def records(self) -> list[Result]:
-        """Its detections, COCO records."""
-        return cast("list[Result]", json.loads(self.run.folder.results.read_text(encoding="utf-8")))
+        """Its detections, COCO records.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return cast("list[Result]", json.loads(self.run.folder.results.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(
+                f"{self.run.folder.results}: not readable as JSON ({error}); move its run folder away, and"
+                " the next call trains it again"
+            ) from None
 
     @cached_property
     def progress(self) -> Progress:

@@ -157,6 +157,22 @@ def test_other_machines_are_noted(case: tuple[Suite, list[Run], Dataset]) -> Non
     assert "Threads: 1, 2 (the runs differ, so seeds do not repeat to the bit)." in text
 
 
+def test_damaged_results_are_named(case: tuple[Suite, list[Run], Dataset]) -> None:
+    suite, runs, data = case
+    folder = runs[0].folder
+    folder.results.write_text(folder.results.read_text()[:-9])
+    with pytest.raises(UserError, match=r"seed0/results\.json: not readable as JSON"):
+        write_report(suite, runs, data, folder.path.parents[1])
+    folder.figures.write_text("[]")
+    assert not runs[0].is_finished()
+
+
+def test_a_seed_named_twice_is_refused(tmp_path: Path) -> None:
+    suite = load_suite(write_suite(tmp_path))
+    with pytest.raises(UserError, match="--seeds 1 1: one of them is named twice"):
+        plan_runs(suite, tmp_path, suite.variants, [1, 1])
+
+
 def test_what_was_set_on_the_command_line_is_told(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, data = case
     folder = runs[0].folder.path.parents[1]
