@@ -1,9 +1,14 @@
-"""Confidence intervals of average precision: a paired bootstrap over images and seeds.
+"""Confidence intervals of a difference in average precision: a paired bootstrap over images and seeds.
 
 Each resample draws as many validation images as there are, with replacement, the same for every variant and
 seed (Efron 1979; paired, so that what makes an image hard for all cancels in a difference), and COCO's AP is
-computed anew from the matches of the images drawn.  It then draws as many seeds as there are, again the same
-for every variant.
+computed anew from the matches of the images drawn.
+
+Seeds are few, and drawing three of three with replacement gives "95 %" intervals that hold the truth 81
+times in 100.  Their bootstrap is therefore parametric: the seeds' differences are taken as normal, and each
+resample's mean over them is moved by s / sqrt(S) times a draw of Student's t with S - 1 degrees of freedom.
+If images made no spread, that would be the t interval of the paired differences; if seeds made none, the
+percentile interval over images.
 
 Legend: B = resamples, I = images, S = seeds, T = IoU thresholds, D = detections.
 """
@@ -22,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 #: Resamples, and the coverage of the intervals, in percent.
 RESAMPLES, COVERAGE = 1000, 95.0
+#: Draws of Student's t whose quantiles are used.
+_STUDENT_SAMPLE = 1_000_000
 #: Entries of the largest temporary array.
 _CHUNK = 1 << 23
 
@@ -32,12 +39,12 @@ class Draws:
 
     image_ids: int64 [I], ascending.
     weights: float64 [B, I], how often each image was drawn; rows sum to I.
-    seeds: int64 [B, S], places of the seeds drawn.
+    student: float64 [B], of Student's t with S - 1 degrees of freedom; 0 for one seed.
     """
 
     image_ids: Ints
     weights: Floats
-    seeds: Ints
+    student: Floats
 
 
 def draw(image_ids: Sequence[int], seeds: int, resamples: int = RESAMPLES) -> Draws:
@@ -47,7 +54,12 @@ def draw(image_ids: Sequence[int], seeds: int, resamples: int = RESAMPLES) -> Dr
     count = len(ids)
     chosen = rng.integers(count, size=(resamples, count))
     weights = np.stack([np.bincount(row, minlength=count) for row in chosen]).astype(np.float64)
-    return Draws(ids, weights, rng.integers(seeds, size=(resamples, seeds)))
+    student = np.zeros(resamples)
+    if seeds > 1:
+        # Evenly spaced quantiles in random order: so few draws of so long a tail would be noisy.
+        levels = (np.arange(resamples) + 0.5) / resamples
+        student = rng.permutation(np.quantile(rng.standard_t(seeds - 1, _STUDENT_SAMPLE), levels))
+    return Draws(ids, weights, student)
 
 
 def resampled_precision(
@@ -111,24 +123,21 @@ def _class_precision(
     return np.where(totals[:, None] > 0, out, 0.0)
 
 
-def over_seeds(values: Floats, seeds: Ints) -> Floats:
-    """The mean over the seeds drawn.
-
-    Drawing S of S makes the spread of a mean too small by sqrt((S - 1) / S), much for three seeds, so the
-    deviation from the mean over all seeds is enlarged by its inverse (Davison & Hinkley 1997, section 3.8).
+def over_seeds(differences: Floats, observed: Floats, student: Floats) -> Floats:
+    """The mean difference over the seeds, resampled over images and seeds.
 
     Args:
-        values: [S, B] of every seed and resample.
-        seeds: [B, S], see :class:`Draws`.
+        differences: [S, B] of every seed and resample of the images.
+        observed: [S], on the images as they are.
+        student: [B], see :class:`Draws`.
 
     Returns:
         [B].
     """
-    centre = values.mean(axis=0)
-    if len(values) == 1:
+    centre = differences.mean(axis=0)
+    if len(observed) == 1:
         return np.asarray(centre)
-    drawn = values[seeds, np.arange(values.shape[1])[:, None]].mean(axis=1)
-    return np.asarray(centre + np.sqrt(len(values) / (len(values) - 1)) * (drawn - centre))
+    return np.asarray(centre + observed.std(ddof=1) / np.sqrt(len(observed)) * student)
 
 
 def interval(values: Floats, coverage: float = COVERAGE) -> tuple[float, float]:

@@ -221,9 +221,8 @@ def _differences(
             continue
         low = high = None
         if _bootstrapped(metric):
-            seeds = resampled.draws(len(pairs)).seeds
-            a = over_seeds(np.stack([resampled(x, metric) for x, _ in pairs]), seeds)
-            b = over_seeds(np.stack([resampled(y, metric) for _, y in pairs]), seeds)
-            low, high = interval(a - b)
+            drawn = np.stack([resampled(x, metric) - resampled(y, metric) for x, y in pairs])
+            student = resampled.draws(len(pairs)).student
+            low, high = interval(over_seeds(drawn, np.array(defined), student))
         out[metric] = Difference(statistics.fmean(defined), low, high)
     return out
