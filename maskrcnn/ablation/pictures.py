@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.ablation.results import Outcome, Row
 from maskrcnn.data import Dataset, RawSample
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation import Result
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
@@ -31,6 +32,7 @@ ClassMap = npt.NDArray[np.int64]
 def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[str, Image]]:
     """For the first ``count`` images with ground truth: their name, and truth and variants in a row.
 
+    Images that cannot be read any more are passed over; evaluation said so where it was asked to.
     The runs are those of the lowest seed that all rows have; of no common seed, none.
     """
     seeds = set.intersection(*({o.run.seed for o in row.outcomes} for row in rows)) if rows else set()
@@ -41,7 +43,10 @@ def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[st
     for index in range(len(data)):
         if drawn == count:
             return
-        sample = data.load(index)
+        try:
+            sample = data.load(index)
+        except UserError:
+            continue
         if len(sample.targets):
             drawn += 1
             yield Path(sample.info.file_name).stem, _row(rows, chosen, sample, data)

@@ -14,7 +14,8 @@ from maskrcnn.ablation.suite import Suite, Variant, recipe_of
 from maskrcnn.config import dump, fingerprint
 from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.errors import ConfigError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, UserError
+from maskrcnn.evaluation.eval_result import AT_CAP, TEN, TWELVE
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
 from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.setup import build_data, images_per_pass
@@ -62,12 +63,15 @@ class Run:
         """
         codes = self.codes()
         if not codes:
-            return None
+            return f"{self.folder.facts} is missing or damaged" if self.folder.holds_work() else None
         if any(
             entry.get("config") != fingerprint(self.recipe, NEUTRAL_KEYS) for entry in self.folder.history()
         ):
-            text = self.folder.config.read_text(encoding="utf-8")
-            changes = changed_keys(self.recipe, text, str(self.folder.config))
+            try:
+                text = self.folder.config.read_text(encoding="utf-8")
+                changes = changed_keys(self.recipe, text, str(self.folder.config))
+            except (OSError, ValueError, CheckpointError):
+                return f"config changed, and {self.folder.config} cannot be read any more"
             more = "; ..." if len(changes) > 3 else ""
             return f"config changed: {'; '.join(changes[:3]) or 'by an earlier resumption'}{more}"
         if len(codes) > 1:
@@ -123,9 +127,13 @@ def plan_runs(
         overrides: ``key.path=value`` on every recipe.
 
     Raises:
-        UserError: a seed is named twice.
+        UserError: a seed is below 0, named twice, or given by ``overrides``.
         ConfigError: a variant's recipe is wrong; names the variant.
     """
+    if min(seeds, default=0) < 0:
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: a seed must be >= 0")
+    if any(o.partition("=")[0].strip() == "seed" for o in overrides):
+        raise UserError("--set seed=...: a suite trains with each of its seeds; name them with --seeds")
     if len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: one of them is named twice")
     return [
@@ -147,6 +155,8 @@ def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset
     Raises:
         UserError: and its kinds: whatever would stop a run at its start; the message begins with the variant.
     """
+    if not runs:
+        raise ConfigError("every variant is core: false; choose with --only, or take all with --full")
     known: list[tuple[object, Dataset, int]] = []
     first = runs[0].recipe.data.val
     for run in (r for i, r in enumerate(runs) if r.variant not in [other.variant for other in runs[:i]]):
@@ -187,6 +197,9 @@ def check_metrics(suite: Suite, recipe: Recipe) -> None:
             raise ConfigError(
                 f"the suite's metric {metric} needs a head for {kind}, and {kind} in eval.iou_types"
             )
+        known = AT_CAP if at else TEN if kind == "keypoints" else TWELVE
+        if name.partition("@")[0] not in known:
+            raise ConfigError(f"the suite's metric {metric} is not one of {', '.join(known)}")
         if at and int(at) != cap:
             raise ConfigError(
                 f"the suite's metric {metric} needs model.roi.max_detections {at}, which is {cap}"

@@ -67,20 +67,21 @@ def write_report(
     notes = _notes(suite, runs, finished, overrides)
     text = "\n\n".join([suite.title, *map(table.terminal, found), *notes])
     markdown = "\n\n".join([f"# {suite.title}", *map(table.markdown, found), *(f"- {n}" for n in notes)])
-    shown = list(pictures.compare(rows, data, suite.pictures))
-    files = {
-        "report.md": markdown + "\n",
-        "report.csv": table.comma_separated(rows, suite.metrics),
-        "report.html": _page(suite, rows, found, notes, shown),
-    }
+    files = {"report.md": markdown + "\n", "report.csv": table.comma_separated(rows, suite.metrics)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (folder / name).write_text(content, encoding="utf-8")
+        # Figures first: they must not be lost over an image that cannot be drawn.
+        shown = list(pictures.compare(rows, data, suite.pictures))
+        files["report.html"] = _page(suite, rows, found, notes, shown)
+        (folder / "report.html").write_text(files["report.html"], encoding="utf-8")
+        for name, image in shown:
+            write_picture(folder / "pictures" / f"{name}.png", image)
     except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written ({error.strerror})") from None
-    for name, image in shown:
-        write_picture(folder / "pictures" / f"{name}.png", image)
+        raise UserError(
+            f"{error.filename or folder}: the report cannot be written ({error.strerror})"
+        ) from None
     return Report(rows, text, tuple(folder / name for name in files))
 
 
@@ -89,7 +90,7 @@ def refuse_mixed(finished: Sequence[Run]) -> None:
     Raises:
         UserError: the runs were not all made by one code from the configs that the suite now describes.
     """
-    codes = {run.codes()[0]: run.name for run in finished}
+    codes = {code: run.name for run in finished for code in run.codes()[:1]}
     faults = [f"{run.name}: {why}" for run in finished if (why := run.why_stale(None))]
     if len(codes) > 1:
         faults += [f"{name}: code {code}" for code, name in codes.items()]

@@ -40,8 +40,10 @@ def find_slots(runs: Sequence[Run], processes: int) -> list[Slot]:
     """
     if not torch.cuda.is_available() or all(run.recipe.device == "cpu" for run in runs):
         return [{}]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    # What CUDA makes of the variable: nothing from the first entry on that it does not know.
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    gpus = named[:count] if named else [str(i) for i in range(count)]
     if len(gpus) < processes:
         raise UserError(f"--nproc-per-run {processes} needs as many GPUs; PyTorch sees {len(gpus)}")
     starts = range(0, len(gpus) - processes + 1, processes)
@@ -143,7 +145,12 @@ class Scheduler:
                         self._tell(_CHANGED)
                         waiting.clear()
                     while waiting and self._free and not stop.signal_number:
-                        self._start(waiting.pop(0), len(runs), done + len(failures) + len(self._active) + 1)
+                        run, number = waiting.pop(0), done + len(failures) + len(self._active) + 1
+                        try:
+                            self._start(run, len(runs), number)
+                        except UserError as error:
+                            failures[run.name] = str(error)
+                            self._tell(f"failed {run.name}: {error}")
                     if stop.signal_number:
                         self._ask_to_stop()
                     for active in [a for a in self._active if a.process.poll() is not None]:
@@ -198,6 +205,11 @@ class Scheduler:
         status = active.process.returncode
         if status == 0 and active.run.is_finished():
             return None
+        if status == 0:
+            return (
+                f"its process ended well, but {active.run.folder.figures} or results.json is not there or not"
+                " of its last step; move the run's folder away, and the next call trains it again"
+            )
         text = active.run.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = "".join(f"\n  {line}" for line in text[-_LINES:])
         return f"exit status {status}, see {active.run.log_file}{tail}"

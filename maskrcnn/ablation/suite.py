@@ -17,6 +17,8 @@ from maskrcnn.recipe import Recipe, load_recipe
 _METRICS = tuple(
     f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
 )
+#: What the report writes beside the variants' folders.
+_TAKEN = ("pictures", "report.md", "report.csv", "report.html")
 _METRIC = re.compile(r"\w+/\w+(@\d+)?")
 
 
@@ -45,7 +47,13 @@ class Variant:
     def __post_init__(self) -> None:
         if not self.slug:
             raise ValueError(f"label {self.label!r} needs a letter or a digit")
+        if self.slug.lower() in _TAKEN:
+            raise ValueError(f"label {self.label!r} is the name of a part of the report")
         _check_metrics("published", self.published)
+        for metric, value in self.published.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"published: {metric} must be in [0, 1], got {value}")
+        _check_set(self.set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +91,11 @@ class Suite:
                 raise ValueError(f"variants: two of them have the {name} {twice[0]!r}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: one of them is named twice")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError("metrics: one of them is named twice")
+        _check_set(self.set)
         if self.pictures < 0:
             raise ValueError(f"pictures must be >= 0, got {self.pictures}")
         _check_metrics("metrics", self.metrics)
@@ -122,6 +135,12 @@ class Suite:
         if only:
             return tuple(v for v in self.variants if v.label in only)
         return tuple(v for v in self.variants if full or v.core)
+
+
+def _check_set(changes: Iterable[str]) -> None:
+    for change in changes:
+        if change.partition("=")[0].strip() == "seed":
+            raise ValueError(f"set: {change!r}; the suite's key seeds says with which seeds to train")
 
 
 def _check_metrics(key: str, names: Iterable[str]) -> None:

@@ -23,6 +23,9 @@ _DATA_STRIDES = ("4", "8", "16", "32", "fpn")
 #: FPN's (Lin et al. 2017, section 5.1) with the longer side capped, as in every peer.
 _MIN_SIZE, _MAX_SIZE = 800, 1333
 
+#: Edges of --box, pixels: no image is as large.
+_FAR = 2**20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of both forms."""
@@ -105,6 +108,9 @@ def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
     if args.image is not None and args.box is None:
         raise UserError("--image needs --box X1 Y1 X2 Y2: which box to explain")
     box = tuple(args.box) if args.box else example.BOX
+    if any(abs(edge) > _FAR for edge in box):
+        shown = " ".join(f"{edge:g}" for edge in box)
+        raise UserError(f"--box {shown}: coordinates must lie between -{_FAR} and {_FAR} px")
     if args.image is not None:
         image = read_image(args.image)
         size = image.shape[0], image.shape[1]

@@ -161,7 +161,8 @@ def sample_count(op: ExplainedOp, low: float, high: float, stride: float, bins: 
     if op.sampling_ratio > 0:
         return op.sampling_ratio
     axis = axis_bins(op, np.array([low]), np.array([high]), stride, bins)
-    count = max(int(np.ceil((axis.region_high - axis.region_low)[0] / bins)), 0)
+    # The region's size is a difference of sums: 7.000000000000001 cells are 7.
+    count = max(int(np.ceil(np.round((axis.region_high - axis.region_low)[0] / bins, 9))), 0)
     return min(count, MAX_RANDOM_SIDE) if op.samples == "random" else count
 
 

@@ -82,7 +82,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.config.write_text(dump(recipe), encoding="utf-8")
-            self.facts.write_text(json.dumps([*self.history(), entry], indent=1) + "\n", encoding="utf-8")
+            partial = self.facts.with_name("run.json.partial")  # a full disk must not cost the history
+            partial.write_text(json.dumps([*self.history(), entry], indent=1) + "\n", encoding="utf-8")
+            partial.replace(self.facts)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); use --output") from None
 
@@ -92,7 +94,13 @@ class RunFolder:
             entries = json.loads(self.facts.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        return entries if isinstance(entries, list) else []
+        whole = isinstance(entries, list) and all(isinstance(e, dict) for e in entries)
+        return entries if whole else []
+
+    def holds_work(self) -> bool:
+        """Whether there is anything that training made."""
+        made = (self.figures, self.results, self.path / "metrics.jsonl")
+        return any(f.exists() for f in made) or any((self.path / "checkpoints").glob("*"))
 
 
 def changed_keys(recipe: Recipe, stored: str, name: str) -> list[str]:

@@ -100,7 +100,9 @@ def test_seeds_alone_give_the_t_interval() -> None:
 
 @pytest.mark.parametrize("image_spread", [0.0, 0.3, 1.0, 3.0])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_a_95_percent_interval_holds_the_truth_at_least_95_times_in_100(seeds: int, image_spread: float) -> None:
+def test_a_95_percent_interval_holds_the_truth_at_least_95_times_in_100(
+    seeds: int, image_spread: float
+) -> None:
     rng = np.random.default_rng(0)
     student, trials, held = draw(range(10), seeds).student, 1500, 0
     for _ in range(trials):

@@ -167,10 +167,59 @@ def test_damaged_results_are_named(case: tuple[Suite, list[Run], Dataset]) -> No
     assert not runs[0].is_finished()
 
 
-def test_a_seed_named_twice_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[", "[null]", "{}"])
+def test_work_that_nobody_vouches_for_is_stale(case: tuple[Suite, list[Run], Dataset], content: str) -> None:
+    suite, runs, data = case
+    folder = runs[0].folder
+    folder.facts.write_text(content)
+    assert runs[0].state(CODE) == "stale"
+    with pytest.raises(UserError, match=r"RoIPool, seed 0: .*run\.json is missing or damaged"):
+        write_report(suite, runs, data, folder.path.parents[1])
+    runs[0].set_aside()
+    assert runs[0].state(CODE) == "new"
+
+
+def test_a_stored_config_that_cannot_be_read_is_stale(case: tuple[Suite, list[Run], Dataset]) -> None:
+    suite, runs, _ = case
+    runs[0].folder.config.write_text("model: {no_such_key: 1}")
+    changed = plan_runs(suite, runs[0].folder.path.parents[1], suite.variants, overrides=["solver.steps=9"])
+    assert "cannot be read any more" in str(changed[0].why_stale(None))
+
+
+def test_figures_are_reported_where_no_picture_can_be(
+    case: tuple[Suite, list[Run], Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, runs, data = case
+    monkeypatch.setattr(
+        type(data), "load", lambda *_: (_ for _ in ()).throw(UserError("image 100 is damaged"))
+    )
+    report = write_report(suite, runs, data, runs[0].folder.path.parents[1])
+    assert "RoIAlign" in report.text and all(f.is_file() for f in report.files)
+    folder = runs[0].folder.path.parents[1]
+    monkeypatch.undo()
+    for picture in (folder / "pictures").glob("*"):
+        picture.unlink()
+    if (folder / "pictures").is_dir():
+        (folder / "pictures").rmdir()
+    (folder / "pictures").write_text("in the way")
+    with pytest.raises(UserError, match="the report cannot be written"):
+        write_report(suite, runs, data, folder)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "overrides", "message"),
+    [
+        ([1, 1], [], "--seeds 1 1: one of them is named twice"),
+        ([-1], [], "--seeds -1: a seed must be >= 0"),
+        ([], ["seed=4"], "name them with --seeds"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused(
+    tmp_path: Path, seeds: list[int], overrides: list[str], message: str
+) -> None:
     suite = load_suite(write_suite(tmp_path))
-    with pytest.raises(UserError, match="--seeds 1 1: one of them is named twice"):
-        plan_runs(suite, tmp_path, suite.variants, [1, 1])
+    with pytest.raises(UserError, match=message):
+        plan_runs(suite, tmp_path, suite.variants, seeds, overrides)
 
 
 def test_what_was_set_on_the_command_line_is_told(case: tuple[Suite, list[Run], Dataset]) -> None:
