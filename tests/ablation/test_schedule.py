@@ -89,6 +89,13 @@ def test_a_failure_is_told_and_does_not_hold_up_the_others(runs: list[Run]) -> N
     assert runs[1].is_finished()
 
 
+def test_a_folder_that_cannot_be_made_does_not_hold_up_the_others(runs: list[Run]) -> None:
+    runs[0].folder.path.parent.mkdir(parents=True)
+    runs[0].folder.path.write_text("in the way")
+    assert list(train(runs)) == ["RoIPool, seed 0"]
+    assert runs[1].is_finished()
+
+
 @pytest.mark.parametrize("what", ["code", "config"])
 def test_stale_runs_are_named_and_only_set_aside_on_request(
     runs: list[Run], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +171,11 @@ def test_slots_and_commands_by_the_devices_there_are(tmp_path: Path, monkeypatch
     assert [s["CUDA_VISIBLE_DEVICES"] for s in find_slots(on_gpu, 1)] == ["0", "1", "2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
     assert [s["CUDA_VISIBLE_DEVICES"] for s in find_slots(on_gpu, 2)] == ["2,5"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for spelling in ("0,1,", "0, 1", "0,1,99"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", spelling)
+        assert [s["CUDA_VISIBLE_DEVICES"] for s in find_slots(on_gpu, 1)] == ["0", "1"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     with pytest.raises(UserError, match="--nproc-per-run 4 needs as many GPUs; PyTorch sees 3"):
         find_slots(on_gpu, 4)
     assert command(runs[0], 1)[1:4] == ["-m", "maskrcnn", "train"]
@@ -213,6 +225,7 @@ def test_time_left_by_what_was_measured(runs: list[Run]) -> None:
         ("[model.roi_op=roi_align]", "[data.val.exif=false]", "'RoIAlign, avg': data.val differs"),
         ("[model.roi_op=roi_align]", "[data.train.images=gone]", "'RoIAlign, avg': .*gone"),
         ("[model.roi_op=roi_align]", "[model.mask_head=null]", "metric segm/AP needs a head for segm"),
+        ("segm/AP75]", "segm/APX]", "'RoIPool': the suite's metric segm/APX is not one of AP, AP50"),
         ("segm/AP75]", "segm/AP@200]", "'RoIPool': .*segm/AP@200 needs model.roi.max_detections 200"),
         ("set: [solver.steps=2,", "set: [solver.batch_size=3,", "'RoIPool': .*cannot be dealt evenly"),
     ],
@@ -232,7 +245,13 @@ def test_every_variant_is_checked_before_the_first_run(
         ("label: RoIWarp", 'label: "RoIAlign avg"', "two of them have the slug 'roialign-avg'"),
         ("reference: RoIPool", "reference: RoIPol", "no variant is called 'RoIPol'. Did you mean 'RoIPool'"),
         ("seeds: [0, 1]", "seeds: []", "at least one entry"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "seeds must be >= 0, got -1"),
         ("bbox/AP50", "AP50", "'AP50' is not of the form segm/AP"),
+        ("bbox/AP50", "bbox/AP", "metrics: one of them is named twice"),
+        ("segm/AP: 0.269", "segm/AP: 26.9", r"published: segm/AP must be in \[0, 1\], got 26.9"),
+        ("segm/AP: 0.269", "segm/AP: .nan", "published: segm/AP must be in"),
+        ("solver.steps=2,", "seed=2,", "'seed=2'; the suite's key seeds says"),
+        ("label: RoIWarp", "label: Pictures", "'Pictures' is the name of a part of the report"),
     ],
 )
 def test_a_wrong_suite_is_a_sentence(tmp_path: Path, before: str, after: str, sentence: str) -> None:
