@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.ablation.suite import Suite, Variant, recipe_of
 from maskrcnn.config import dump, fingerprint
+from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import CheckpointError, ConfigError, UserError
@@ -74,6 +75,9 @@ class Run:
                 return f"config changed, and {self.folder.config} cannot be read any more"
             more = "; ..." if len(changes) > 3 else ""
             return f"config changed: {'; '.join(changes[:3]) or 'by an earlier resumption'}{more}"
+        plugins = plugins_fingerprint(self.recipe.plugins)
+        if any(entry.get("plugins", plugins) != plugins for entry in self.folder.history()):
+            return "the sources of its plugins changed"
         if len(codes) > 1:
             return f"begun with code {codes[0]}, resumed with code {codes[-1]}"
         if code is not None and codes[0] != code:

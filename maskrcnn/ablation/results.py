@@ -197,6 +197,10 @@ class _Resampled:
             draws = self.draws(1)
             matches = outcome.matches(self._kinds)
             wanted = {(m.partition("/")[0], cap) for m, cap in self._caps.items()}
+            for name, cap in self._caps.items():
+                kind, _, figure = plain(name).partition("/")
+                if figure == "AP":
+                    _refuse_other_data(outcome, name, matches[kind].average_precision(None, cap))
             self._found[id(outcome)] = {
                 (kind, cap): resampled_precision(matches[kind], draws.image_ids, draws.weights, cap)
                 for kind, cap in sorted(wanted)
@@ -204,6 +208,20 @@ class _Resampled:
         kind, _, name = plain(metric).partition("/")
         return np.asarray(
             self._found[id(outcome)][kind, self._caps[metric]][:, BOOTSTRAPPED[name]].mean(axis=1)
+        )
+
+
+def _refuse_other_data(outcome: Outcome, metric: str, found: float | None) -> None:
+    """
+    Raises:
+        UserError: a run's detections no longer give its figures.
+    """
+    told = outcome.figures.get(metric)
+    if told is not None and found is not None and abs(told - found) > 1e-6:
+        raise UserError(
+            f"{outcome.run.folder.figures}: {metric} was {told:.6f} when the run was evaluated, and its"
+            f" detections give {found:.6f} on the validation data as they are now; the annotations or the"
+            " detections were changed since, so nothing here can be compared"
         )
 
 

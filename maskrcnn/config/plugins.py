@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 import traceback
@@ -33,6 +34,18 @@ def import_plugins(plugins: Sequence[Scalar], folders: Iterable[Path]) -> None:
             importlib.import_module(plugin.text)
         except (Exception, SystemExit) as e:
             raise ConfigError(f"{plugin.where}: plugins: {_failure(plugin.text, e, search)}") from e
+
+
+def plugins_fingerprint(names: Sequence[str]) -> str:
+    """Twelve hex digits over the Python sources of imported plugins, whole packages; empty for no plugins."""
+    if not names:
+        return ""
+    digest = hashlib.sha256()
+    for name in names:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+            digest.update(f"{name}/{path.name}\0".encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()[:12]
 
 
 def _failure(name: str, error: BaseException, folders: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.config import dump, fingerprint, flatten
+from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.engine.checkpoint import CheckpointFolder
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe, parse_recipe
@@ -79,6 +80,8 @@ class RunFolder:
         """
         entry = {"started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "seed": recipe.seed, **facts}
         entry["config"] = fingerprint(recipe, NEUTRAL_KEYS)
+        if recipe.plugins:
+            entry["plugins"] = plugins_fingerprint(recipe.plugins)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.config.write_text(dump(recipe), encoding="utf-8")

@@ -6,6 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
+import sys
+import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +183,32 @@ def test_work_that_nobody_vouches_for_is_stale(case: tuple[Suite, list[Run], Dat
     assert runs[0].state(CODE) == "new"
 
 
+def test_changed_annotations_are_noticed(case: tuple[Suite, list[Run], Dataset]) -> None:
+    suite, runs, data = case
+    file = data.annotation_file
+    content = json.loads(file.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 101]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"detections give .* as they are now"):
+        write_report(suite, runs, data, runs[0].folder.path.parents[1])
+
+
+def test_changed_plugins_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: tuple[Suite, list[Run], Dataset]
+) -> None:
+    _, runs, _ = case
+    module = types.ModuleType("a_plugin")
+    module.__file__ = str(tmp_path / "a_plugin.py")
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    run = replace(runs[0], recipe=replace(runs[0].recipe, plugins=("a_plugin",)))
+    (tmp_path / "a_plugin.py").write_text("x = 1")
+    run.folder.facts.unlink()
+    run.folder.begin(run.recipe, {"code": CODE})
+    assert run.why_stale(CODE) is None
+    (tmp_path / "a_plugin.py").write_text("x = 2")
+    assert run.why_stale(CODE) == "the sources of its plugins changed"
+
+
 def test_a_stored_config_that_cannot_be_read_is_stale(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, _ = case
     runs[0].folder.config.write_text("model: {no_such_key: 1}")
@@ -237,7 +267,8 @@ def test_pictures_mark_the_pixels_that_differ(case: tuple[Suite, list[Run], Data
     shown = dict(pictures.compare(rows, data, 2))
     assert list(shown) == ["101", "102"]
     for run in runs:  # now both find everything
-        run.folder.results.write_text(json.dumps(perfect(data)))
+        shutil.rmtree(run.folder.path)
+        finish(run, data, perfect(data))
     alike = dict(pictures.compare(list(rows_of((suite, runs, data)).values()), data, 2))
     first, last = shown["101"].shape[1] // 3, shown["101"].shape[1] * 2 // 3 + 8
     assert np.array_equal(shown["101"][:, :first], alike["101"][:, :first])  # ground truth
