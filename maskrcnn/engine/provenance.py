@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
     }
 
 
-#: Parts of the package that a training run cannot import, see tests/rules/test_imports.py.
+#: Parts of the package that decide no result: nothing else imports them, see tests/rules/test_imports.py.
 _ABOVE_RUNS = ("ablation", "cli")
 
 
