@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,18 @@ def test_resuming_with_other_values_is_told(
         CheckpointError, match=r"does not fit this model.*another architecture|number of classes"
     ):
         resume(load_recipe(recipe_file, ["model.neck.out_channels=8"]), tmp_path / "run")
+
+
+def test_another_optimizer_is_refused_and_the_run_can_still_go_on(
+    recipe_file: Path, straight: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    before = {f: (folder / f).read_bytes() for f in ("config.yaml", "run.json")}
+    other = load_recipe(recipe_file, ["solver.optimizer={type: adamw}", "solver.steps=99"])
+    with pytest.raises(CheckpointError, match="cannot be resumed with this optimizer"):
+        resume(other, folder)
+    assert before == {f: (folder / f).read_bytes() for f in before}
 
 
 def test_resuming_on_other_classes_is_refused(tmp_path: Path) -> None:

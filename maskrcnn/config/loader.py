@@ -12,7 +12,7 @@ from maskrcnn.config.build import FAILED, build
 from maskrcnn.config.encode import defaults_of, dump_traced
 from maskrcnn.config.merge import Merger
 from maskrcnn.config.nodes import DEFAULT, Entry, Map, Node, Origin, Problems, Seq
-from maskrcnn.config.plugins import import_plugins
+from maskrcnn.config.plugins import import_plugins, refuse_untrusted
 from maskrcnn.config.reader import Reader
 from maskrcnn.config.schema import Struct, fields_of
 
@@ -80,11 +80,13 @@ def loads(cls: type[T], text: str, name: str = "<config>", overrides: Sequence[s
         overrides: ``a.b=c``, as for :func:`load`.
 
     Raises:
-        ConfigError: as :func:`load`.
+        ConfigError: as :func:`load`; or the text names plugins that were neither imported before nor named in
+            ``overrides``: text out of a checkpoint must not run code.
     """
     problems = Problems()
     reader = Reader(problems)
     reader.add_text(text, name)
+    refuse_untrusted(reader.plugins, overrides)
     return _finish(cls, reader, overrides, problems).value
 
 

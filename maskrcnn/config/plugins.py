@@ -36,6 +36,22 @@ def import_plugins(plugins: Sequence[Scalar], folders: Iterable[Path]) -> None:
             raise ConfigError(f"{plugin.where}: plugins: {_failure(plugin.text, e, search)}") from e
 
 
+def refuse_untrusted(plugins: Sequence[Scalar], overrides: Sequence[str]) -> None:
+    """A text that comes out of a checkpoint imports nothing by itself.
+
+    Raises:
+        ConfigError: it names a module that is not imported yet and that no override ``plugins=[...]`` names.
+    """
+    consent = " ".join(o.partition("=")[2] for o in overrides if o.partition("=")[0].strip() == "plugins")
+    trusted = {word.strip("'\"") for word in consent.strip("[] ").replace(",", " ").split()}
+    for plugin in plugins:
+        if plugin.text not in sys.modules and plugin.text not in trusted:
+            raise ConfigError(
+                f"{plugin.where}: it asks to import the plugin {plugin.text!r}, which would run code; if you"
+                f" trust that module, add --set plugins=[{plugin.text}]"
+            )
+
+
 def plugins_fingerprint(names: Sequence[str]) -> str:
     """Twelve hex digits over the Python sources of imported plugins, whole packages; empty for no plugins."""
     if not names:

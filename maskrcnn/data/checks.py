@@ -67,6 +67,14 @@ def check_mask(record: dict[str, Any], height: int, width: int) -> tuple[list[ar
                 "polygon of fewer than 3 points",
                 f"a polygon has only {len(polygon) // 2} points, at least 3 are needed",
             )
+        for values, length, axis in ((polygon[::2], width, "x"), (polygon[1::2], height, "y")):
+            far = max(values, key=lambda v: abs(v - length / 2))
+            if abs(far - length / 2) > 1.5 * length + 1:  # drawing it would take the memory of its extent
+                raise FaultError(
+                    "polygon outside the image",
+                    f"a polygon has a point at {axis} = {far:g}, more than an image's length outside the"
+                    f" image's {length} px",
+                )
     return segmentation, None
 
 

@@ -84,10 +84,11 @@ class RunFolder:
             entry["plugins"] = plugins_fingerprint(recipe.plugins)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(dump(recipe), encoding="utf-8")
-            partial = self.facts.with_name("run.json.partial")  # a full disk must not cost the history
-            partial.write_text(json.dumps([*self.history(), entry], indent=1) + "\n", encoding="utf-8")
-            partial.replace(self.facts)
+            history = json.dumps([*self.history(), entry], indent=1) + "\n"
+            for file, text in ((self.config, dump(recipe)), (self.facts, history)):
+                partial = file.with_name(f"{file.name}.partial")  # a full disk must not cost what was there
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(file)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); use --output") from None
 

@@ -23,7 +23,7 @@ from maskrcnn.engine.provenance import describe_run, versions
 from maskrcnn.engine.restore import drop_head, initialize_model, restore_model
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
-from maskrcnn.errors import UserError
+from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import setup
@@ -134,8 +134,10 @@ class _Run:
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
         ranks.barrier()
+        before: dict[Path, bytes] = {}
         if ranks.is_main:
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
+            before = {f: f.read_bytes() for f in (folder.config, folder.facts) if f.is_file()}
             folder.begin(recipe, facts)
             console.open(folder.log)
             self.events = Events(
@@ -147,7 +149,12 @@ class _Run:
         self._describe(start, resume)
         self.trainer = self._trainer()
         if start is not None:
-            self.trainer.resume(start)
+            try:
+                self.trainer.resume(start)
+            except CheckpointError:
+                for file, content in before.items():  # so that the run can still go on as it was
+                    file.write_bytes(content)
+                raise
 
     def _check_resumed(self, checkpoint: Checkpoint, path: Path, complaints: list[str]) -> None:
         for complaint in complaints:

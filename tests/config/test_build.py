@@ -266,6 +266,19 @@ def test_plugins_are_imported_from_beside_the_file_and_add_up(folder, schema, mo
     assert c.plugins == ("plugin_one_of_test", "plugin_two_of_test")
 
 
+def test_text_out_of_a_checkpoint_imports_nothing_unasked(folder, schema, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    Path("plugin_four_of_test.py").write_text("raise SystemExit('it ran')")
+    text = "images: x\nplugins: [plugin_four_of_test]"
+    with pytest.raises(ConfigError, match=r"'plugin_four_of_test', which would run code; .*--set plugins="):
+        loads(schema, text, "f")
+    with pytest.raises(ConfigError, match="it ran"):
+        loads(schema, text, "f", ["plugins=[plugin_four_of_test]"])
+    Path("plugin_four_of_test.py").write_text("")
+    assert loads(schema, text, "f", ["plugins=[plugin_four_of_test]"]).plugins == ("plugin_four_of_test",)
+    assert loads(schema, text, "f").plugins == ("plugin_four_of_test",)  # imported already
+
+
 def test_plugins_are_imported_from_the_working_folder(folder, schema, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     Path("sub").mkdir()

@@ -133,6 +133,8 @@ FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
         "polygon of fewer than 3 points",
         "only 1 points",
     ),
+    "far away": (["segmentation"], [[0, 0, 1e9, 0, 1e9, 1e9]], "polygon outside the image", r"x = 1e\+09"),
+    "far above": (["segmentation"], [[0, -1e7, 5, 0, 5, 5]], "polygon outside the image", r"y = -1e\+07"),
     "odd": (["segmentation"], [[1, 2, 3, 4, 5, 6, 7]], "broken polygon", "has 7 numbers"),
     "text in a polygon": (["segmentation"], [[1, 2, "3", 4, 5, 6]], "wrong type", "not a list of finite"),
     "flat polygon": (["segmentation"], [1, 2, 3, 4, 5, 6], "wrong type", "not a list of finite numbers"),
