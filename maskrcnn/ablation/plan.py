@@ -65,9 +65,8 @@ class Run:
         codes = self.codes()
         if not codes:
             return f"{self.folder.facts} is missing or damaged" if self.folder.holds_work() else None
-        if any(
-            entry.get("config") != fingerprint(self.recipe, NEUTRAL_KEYS) for entry in self.folder.history()
-        ):
+        history = self.folder.history()
+        if any(entry.get("config") != fingerprint(self.recipe, NEUTRAL_KEYS) for entry in history):
             try:
                 text = self.folder.config.read_text(encoding="utf-8")
                 changes = changed_keys(self.recipe, text, str(self.folder.config))
@@ -76,7 +75,7 @@ class Run:
             more = "; ..." if len(changes) > 3 else ""
             return f"config changed: {'; '.join(changes[:3]) or 'by an earlier resumption'}{more}"
         plugins = plugins_fingerprint(self.recipe.plugins)
-        if any(entry.get("plugins", plugins) != plugins for entry in self.folder.history()):
+        if any(entry.get("plugins", plugins) != plugins for entry in history):
             return "the sources of its plugins changed"
         if len(codes) > 1:
             return f"begun with code {codes[0]}, resumed with code {codes[-1]}"

@@ -203,9 +203,9 @@ class Scheduler:
 
     def _problem(self, active: _Active) -> str | None:
         status = active.process.returncode
-        if status == 0 and active.run.is_finished():
-            return None
         if status == 0:
+            if active.run.is_finished():
+                return None
             return (
                 f"its process ended well, but {active.run.folder.figures} or results.json is not there or not"
                 " of its last step; move the run's folder away, and the next call trains it again"

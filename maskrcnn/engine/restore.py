@@ -1,14 +1,17 @@
-"""A checkpoint's tensors into a model: everything fits, or a sentence says what does not."""
+"""A checkpoint's tensors into a model and an optimizer: everything fits, or a sentence says what does not."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.safe_load import first_line
 
 # The layers whose size is the number of classes: scores, boxes and masks.
 _HEAD = re.compile(r"(^|\.)(predictor\.(logits|deltas)|mask_head\.logits)\.(weight|bias)$")
@@ -25,6 +28,30 @@ def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | 
     if problems:
         raise CheckpointError(f"{source}: does not fit this model: {_some(problems)}. {_advice(problems)}")
     model.load_state_dict(dict(state))
+
+
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Path | str) -> None:
+    """Load ``state``, an optimizer's, into ``optimizer``: its momenta, but not its hyper-parameters.
+
+    Weight decay and the like stay those that ``optimizer`` was built with, so that a changed recipe holds.
+
+    Raises:
+        CheckpointError: it is the state of another kind of optimizer, or of other parameters.
+    """
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        for own, saved in zip(ours, state["param_groups"], strict=True):
+            # A release of torch may add a setting; another optimizer has some and lacks others.
+            if not own.keys() <= saved.keys() and not saved.keys() - {"params"} <= own.keys():
+                raise ValueError("it is of another optimizer")
+        optimizer.load_state_dict(dict(state))
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and what"
+            " is trained as they were, or begin a new run with weights: that file"
+        ) from None
+    for group, values in zip(optimizer.param_groups, ours, strict=True):
+        group.update(values)
 
 
 def drop_head(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

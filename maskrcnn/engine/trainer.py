@@ -24,8 +24,7 @@ from maskrcnn.engine.optim import clip_gradients
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.readback import Readback
 from maskrcnn.engine.seed import step_generator
-from maskrcnn.errors import CheckpointError, UserError
-from maskrcnn.modeling.safe_load import first_line
+from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch, ImageInfo
 
 #: (finished step, whether to break off) -> metric name -> value, on rank 0; empty on the others.
@@ -123,27 +122,7 @@ class Trainer:
         self._safe = "no checkpoint was written yet"
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over optimizer, scaler, step and best metric; the caller restores the model's weights.
-
-        Momenta are the checkpoint's, hyper-parameters (weight decay ...) those of this run's optimizer.
-
-        Raises:
-            CheckpointError: the optimizer's state is another kind's, or of other parameters.
-        """
-        ours = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        try:
-            saved = [set(g) - {"params"} for g in checkpoint.optimizer["param_groups"]]
-            if saved != [set(g) for g in ours]:
-                raise ValueError("its settings are those of another optimizer")
-            self.optimizer.load_state_dict(checkpoint.optimizer)
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.step} cannot be resumed with this optimizer"
-                f" ({first_line(error)}); keep solver.optimizer and what is trained as they were, or begin a"
-                " new run with weights: that file"
-            ) from None
-        for group, values in zip(self.optimizer.param_groups, ours, strict=True):
-            group.update(values)
+        """Take over scaler, step and best metric; the caller restores model and optimizer (engine.restore)."""
         if checkpoint.scaler:
             self._precision.scaler.load_state_dict(checkpoint.scaler)
         self.state = replace(

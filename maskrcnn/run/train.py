@@ -20,10 +20,10 @@ from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.provenance import describe_run, versions
-from maskrcnn.engine.restore import drop_head, initialize_model, restore_model
+from maskrcnn.engine.restore import drop_head, initialize_model, restore_model, restore_optimizer
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
-from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import setup
@@ -113,6 +113,7 @@ class _Run:
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks, training=True)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
+        self.optimizer = recipe.solver.optimizer.build(self.model, recipe.solver.learning_rate)
         assert self.data.train is not None
         setup.check_keypoints(recipe, self.model, self.data.train)
         if recipe.data.val is not None:
@@ -134,10 +135,8 @@ class _Run:
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
         ranks.barrier()
-        before: dict[Path, bytes] = {}
         if ranks.is_main:
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
-            before = {f: f.read_bytes() for f in (folder.config, folder.facts) if f.is_file()}
             folder.begin(recipe, facts)
             console.open(folder.log)
             self.events = Events(
@@ -149,12 +148,7 @@ class _Run:
         self._describe(start, resume)
         self.trainer = self._trainer()
         if start is not None:
-            try:
-                self.trainer.resume(start)
-            except CheckpointError:
-                for file, content in before.items():  # so that the run can still go on as it was
-                    file.write_bytes(content)
-                raise
+            self.trainer.resume(start)
 
     def _check_resumed(self, checkpoint: Checkpoint, path: Path, complaints: list[str]) -> None:
         for complaint in complaints:
@@ -172,6 +166,7 @@ class _Run:
                 f"{'; ...' if len(changed) > 5 else ''}); the result is not that of one run"
             )
         restore_model(self.model, checkpoint.model, path)
+        restore_optimizer(self.optimizer, checkpoint.optimizer, path)
 
     def _describe(self, start: Checkpoint | None, resume: bool) -> None:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
@@ -199,7 +194,7 @@ class _Run:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
         return Trainer(
             self.model,
-            solver.optimizer.build(self.model, solver.learning_rate),
+            self.optimizer,
             solver.rate_at,
             ranks=self.ranks,
             console=self.console,

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
 
-from maskrcnn.engine.restore import drop_head, initialize_model, restore_model
+from maskrcnn.engine.restore import drop_head, initialize_model, restore_model, restore_optimizer
 from maskrcnn.errors import CheckpointError
 
 
@@ -74,3 +77,38 @@ def test_dropped_output_layers_start_afresh(classes: int) -> None:
 def test_starting_from_another_width_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"body\.weight is \[3, 4\], here \[6, 4\]"):
         initialize_model(headed(2, width=6), headed(2).state_dict(), "c.pt")
+
+
+def stepped(kind: type[torch.optim.Optimizer], **settings: Any) -> tuple[torch.optim.Optimizer, torch.Tensor]:
+    """An optimizer of one parameter, after a step."""
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = kind([weight], lr=0.1, **settings)
+    (weight * torch.arange(3.0)).sum().backward()
+    optimizer.step()
+    return optimizer, weight
+
+
+def test_momenta_are_the_checkpoints_and_settings_the_recipes() -> None:
+    saved, _ = stepped(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)
+    weight = torch.ones(3, requires_grad=True)
+    fresh = torch.optim.SGD([weight], lr=0.3, momentum=0.5, weight_decay=0.25)
+    restore_optimizer(fresh, saved.state_dict(), "last.pt")
+    group = fresh.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.5, 0.25)
+    assert fresh.state[weight]["momentum_buffer"].equal(torch.arange(3.0) + 1e-4)
+
+
+def test_a_setting_that_another_torch_added_is_no_other_optimizer() -> None:
+    saved = stepped(torch.optim.AdamW)[0].state_dict()
+    saved["param_groups"][0]["a_new_setting"] = True
+    restore_optimizer(torch.optim.AdamW([torch.ones(3, requires_grad=True)]), saved, "last.pt")
+    del saved["param_groups"][0]["a_new_setting"], saved["param_groups"][0]["maximize"]
+    restore_optimizer(torch.optim.AdamW([torch.ones(3, requires_grad=True)]), saved, "last.pt")
+
+
+@pytest.mark.parametrize("parameters", [1, 2])
+def test_another_optimizers_state_is_a_sentence(parameters: int) -> None:
+    kind = torch.optim.AdamW if parameters == 1 else torch.optim.SGD
+    other = kind([torch.ones(3, requires_grad=True) for _ in range(parameters)], lr=0.1)
+    with pytest.raises(CheckpointError, match="last.pt: its optimizer's state does not fit"):
+        restore_optimizer(other, stepped(torch.optim.SGD)[0].state_dict(), "last.pt")

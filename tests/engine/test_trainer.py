@@ -19,6 +19,7 @@ from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
+from maskrcnn.engine.restore import restore_optimizer
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch, ImageInfo
@@ -255,6 +256,7 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path: Path) -> Non
         return {"bbox/AP": 0.1}
 
     loop = trainer(model, tmp_path, eval_every=2, evaluate=evaluate)
+    restore_optimizer(loop.optimizer, saved.optimizer, "last.pt")
     loop.resume(saved)
     loop.fit(batches(2))
     assert steps == [2, 4]
@@ -271,6 +273,7 @@ def test_going_on_equals_never_having_stopped(tmp_path: Path, precision: Any) ->
     saved = load(tmp_path / "b" / "last.pt")
     second.load_state_dict(saved.model)
     loop = trainer(second, tmp_path / "b", total_steps=6, precision=Precision(precision, CPU))
+    restore_optimizer(loop.optimizer, saved.optimizer, "last.pt")
     loop.resume(saved)
     loop.fit(batches(3))
     parted = load(tmp_path / "b" / "last.pt")

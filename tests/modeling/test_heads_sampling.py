@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.engine.checkpoint import Checkpoint, load
+from maskrcnn.engine.restore import restore_optimizer
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
@@ -103,6 +104,7 @@ def test_training_with_dropout_resumes_to_the_bit(tmp_path: Path) -> None:
         model.load_state_dict(start if checkpoint is None else checkpoint.model)
         loop = trainer(model, folder, total_steps=steps)
         if checkpoint is not None:
+            restore_optimizer(loop.optimizer, checkpoint.optimizer, "last.pt")
             loop.resume(checkpoint)
         loop.fit(batches(first))
         return load(folder / "last.pt")
