@@ -62,7 +62,7 @@ class Outcome:
     def matches(self, kinds: Sequence[IouType]) -> dict[str, Matches]:
         """Which detection met which annotation, by kind."""
         return evaluate_coco(
-            self.data.annotation_file,
+            self.data.ground_truth(),
             self.records,
             kinds,
             max_detections=self.run.recipe.model.roi.max_detections,

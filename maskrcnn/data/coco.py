@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.structures.ground_truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +107,19 @@ class CocoDataset:
         self.proposals = None if proposals is None else ProposalFile(Path(proposals))
         if self.proposals is not None:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
-        if len(self.report):
+        if self.report:
             logger.warning("%s", self.report.summary())
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        return self.index.ground_truth(self.report.notes())
+
+    def ground_truth(self) -> GroundTruth:
+        """All that the json holds and that is sound, for evaluation: no file is read again."""
+        return self._truth
 
     def __repr__(self) -> str:
         return (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,6 +46,7 @@ from maskrcnn.run.setup import (
     worker_count,
 )
 from maskrcnn.structures import Batch
+from maskrcnn.structures.ground_truth import GroundTruth
 
 #: Seconds between two progress lines of an evaluation.
 _PROGRESS_SECONDS = 15.0
@@ -103,20 +105,35 @@ def run_evaluation(
         progress=progress_lines(console, "evaluating"),
         total=-(-len(dataset) // ranks.size),
     )
-    gathered = ranks.gather(records)
+    gathered = ranks.gather((records, dataset.report.unreadable))
     if not ranks.is_main:
         return None
-    merged = merge_results(gathered)
+    merged = merge_results(part for part, _ in gathered)
+    unreadable = frozenset().union(*(ids for _, ids in gathered))
     result = evaluate_coco(
-        dataset.annotation_file,
+        _truth(dataset, unreadable),
         merged,
         iou_types=iou_types(recipe),
         max_detections=recipe.model.roi.max_detections,
-        image_ids=[int(i) for i in dataset.image_ids],
+        image_ids=[i for i in map(int, dataset.image_ids) if i not in unreadable],
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,
     )
     return Evaluation(result, merged, compare(recipe.expect, result.scalars())[0])
+
+
+def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
+    """The data set's, with a note about images that could not be read and so are not judged."""
+    truth = dataset.ground_truth()
+    left_out = sorted(unreadable & set(map(int, dataset.image_ids)))
+    if not left_out:
+        return truth
+    objects = int(np.isin(truth.images, [truth.image_places[i] for i in left_out]).sum())
+    note = (
+        f"{len(left_out)} images that cannot be read, with {objects} objects, are left out of the evaluation"
+        f" (on_error: skip): image {', '.join(map(str, left_out[:5]))}{', ...' if len(left_out) > 5 else ''}"
+    )
+    return replace(truth, notes=(*truth.notes, note))
 
 
 def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
