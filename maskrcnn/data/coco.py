@@ -94,9 +94,9 @@ class CocoDataset:
             if keypoints:
                 keep = keep[self.index.labelled_keypoints()[keep] >= min_keypoints]
         if not len(keep):
-            what = "no image with a usable annotation" if len(self.index) else "no images"
+            what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
-                what = f"no image with at least {min_keypoints} labelled keypoints"
+                what = f"no images with at least {min_keypoints} labelled keypoints"
             raise DataError(
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )

@@ -243,7 +243,8 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
     masks = None
     if segm:
         assert found.masks is not None
-        masks = _codes(truth, found.images[known], (found.masks[i] for i in known.tolist()))
+        mine = found.masks if len(known) == len(found) else (found.masks[i] for i in known.tolist())
+        masks = _codes(truth, found.images[known], mine)
     table = np.column_stack((found.images + 1, case.boxes, found.scores, places))[known]
     detections = reference.load_res(table, segmentation=masks)
     if segm:  # else the boxes' areas decide what is small, medium and large
@@ -251,7 +252,7 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
     return [reference, detections]
 
 
-def _codes(truth: GroundTruth, images: Integers, counts: Iterable[bytes]) -> list[dict[str, Any]]:
+def _codes(truth: GroundTruth, images: Integers, counts: Iterable[Any]) -> list[dict[str, Any]]:
     """Run-length codes with their sizes."""
-    sizes = truth.sizes[images].tolist()
-    return [{"size": size, "counts": code} for size, code in zip(sizes, counts, strict=True)]
+    sizes = truth.sizes.tolist()
+    return [{"size": sizes[i], "counts": code} for i, code in zip(images.tolist(), counts, strict=True)]

@@ -36,7 +36,7 @@ class DetectionColumns:
     categories: int64 [D], category ids, known or not.
     scores: float64 [D].
     boxes: float64 [D, 4], x, y, width, height; None where they were not asked for.
-    masks: D compressed RLE counts, and mask_areas int64 [D], their pixels; None likewise.
+    masks: D compressed RLE counts (all bytes or all text), None likewise.  mask_areas: int64 [D], their pixels.
     keypoints: float64 [D, 3 J]; None likewise.
     notes: what was left out, a sentence each.
     """
@@ -46,7 +46,7 @@ class DetectionColumns:
     categories: Integers
     scores: Floats
     boxes: Floats | None = None
-    masks: list[bytes] | None = None
+    masks: list[Any] | None = None
     mask_areas: Integers | None = None
     keypoints: Floats | None = None
     notes: tuple[str, ...] = ()
@@ -116,11 +116,10 @@ def _plain(
     if "segm" in kinds:
         entries = [r["segmentation"] for r in chosen]
         _require(set(map(type, entries)) <= {dict})
-        sizes = _rows([e["size"] for e in entries], 2)
-        _require((sizes == truth.sizes[at]).all())
-        texts = [e["counts"] for e in entries]
-        _require(set(map(type, texts)) <= {str, bytes})
-        masks = [t.encode("ascii") if type(t) is str else t for t in texts]
+        sizes = truth.sizes.tolist()
+        _require([e["size"] for e in entries] == [sizes[i] for i in at.tolist()])
+        masks = [e["counts"] for e in entries]
+        _require(set(map(type, masks)) in ({str}, {bytes}, set()))
         pixels = rle.areas(masks, truth.sizes[at].prod(axis=1))
         _require(pixels is not None)
     if "keypoints" in kinds:

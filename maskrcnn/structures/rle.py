@@ -7,6 +7,7 @@ pycocotools as bytes (6 bits a character, differences to the run before the last
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,9 @@ def text_of_bytes(counts: str) -> str:
     if counts[:2] not in ("b'", 'b"') or counts[-1] != counts[1] or len(counts) < 3:
         return counts
     try:
-        value = ast.literal_eval(counts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes that Python does not have stay as they are
+            value = ast.literal_eval(counts)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return counts
     return value.decode("latin-1") if isinstance(value, bytes) else counts
@@ -108,22 +111,22 @@ def runs(counts: bytes, total: int = MOST_PIXELS) -> Runs:
     return values
 
 
-def areas(counts: Sequence[bytes], totals: Runs) -> Runs | None:
+def areas(counts: Sequence[bytes] | Sequence[str], totals: Runs) -> Runs | None:
     """The mask pixels of many codes: int64 [n]; None where one does not fill its image with runs >= 0.
 
     What :func:`normalise` checks one by one, in some 10 ns a character and bounded memory.
 
     totals: int64 [n], pixels of the image of each.
     """
-    if any(not c for c in counts) or (totals >= MOST_PIXELS).any():
-        return None
     found = np.zeros(len(counts), dtype=np.int64)
-    first, sizes = 0, np.array([len(c) for c in counts], dtype=np.int64)
+    first, sizes = 0, np.array(list(map(len, counts)), dtype=np.int64)
+    if not sizes.all() or (totals >= MOST_PIXELS).any():
+        return None
     ends = np.cumsum(sizes)
     while first < len(counts):
         done = int(ends[first - 1]) if first else 0
         last = max(int(np.searchsorted(ends, done + _CHARACTERS_AT_ONCE, side="right")), first + 1)
-        part = _areas_of_part(b"".join(counts[first:last]), sizes[first:last], totals[first:last])
+        part = _areas_of_part(_joined(counts[first:last]), sizes[first:last], totals[first:last])
         if part is None:
             return None
         found[first:last] = part
@@ -131,8 +134,20 @@ def areas(counts: Sequence[bytes], totals: Runs) -> Runs | None:
     return found
 
 
+def _joined(counts: Sequence[Any]) -> bytes:
+    """All of one kind as one; empty where characters are not even ASCII."""
+    if isinstance(counts[0], bytes):
+        return b"".join(counts)
+    try:
+        return "".join(counts).encode("ascii")
+    except UnicodeEncodeError:
+        return b""
+
+
 def _areas_of_part(text: bytes, sizes: Runs, totals: Runs) -> Runs | None:
     chars = np.frombuffer(text, dtype=np.uint8)
+    if not len(chars):
+        return None
     try:
         ends = _ends(chars)
         values = _values(chars, ends, int(totals.max()))

@@ -411,7 +411,7 @@ def test_training_on_nothing_is_told(tmp_path: Path) -> None:
     content = coco()
     for a in content["annotations"]:
         a["category_id"] = 4
-    with pytest.raises(DataError, match="no image with a usable annotation") as caught:
+    with pytest.raises(DataError, match="no images with a usable annotation") as caught:
         CocoDataset(*write_coco(tmp_path, content), training=True)
     assert "8 unknown category" in str(caught.value)
 
