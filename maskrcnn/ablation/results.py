@@ -49,7 +49,7 @@ class Outcome:
         try:
             return load_results(self.run.folder.results)
         except DataError as error:
-            raise UserError(f"{error}; move its run folder away, and the next call trains it again") from None
+            raise UserError(f"{error} Move its run folder away, and the next call trains it again") from None
 
     @cached_property
     def progress(self) -> Progress:

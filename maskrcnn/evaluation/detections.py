@@ -36,7 +36,8 @@ class DetectionColumns:
     categories: int64 [D], category ids, known or not.
     scores: float64 [D].
     boxes: float64 [D, 4], x, y, width, height; None where they were not asked for.
-    masks: D compressed RLE counts (all bytes or all text), None likewise.  mask_areas: int64 [D], their pixels.
+    masks: D compressed RLE counts (all bytes or all text); None likewise.
+    mask_areas: int64 [D], pixels; None likewise.
     keypoints: float64 [D, 3 J]; None likewise.
     notes: what was left out, a sentence each.
     """
