@@ -18,7 +18,7 @@ from maskrcnn.data.transforms import HorizontalFlipConfig, ResizeShortestEdgeCon
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, few
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 
 
@@ -273,11 +273,11 @@ def check_same_categories(train: Categories, other: Categories, where: str) -> N
     for title, a, b in (("missing there", mine, theirs), ("only there", theirs, mine)):
         found = [f"{i} ({name})" for i, name in a.items() if i not in b]
         if found:
-            parts.append(f"{title}: {', '.join(found[:5])}" + (", ..." if len(found) > 5 else ""))
+            parts.append(f"{title}: {few(found)}")
     renamed = [
         f"{i} is {mine[i]!r}, there {theirs[i]!r}" for i in mine if i in theirs and mine[i] != theirs[i]
     ]
-    parts += renamed[:5]
+    parts += [few(renamed, separator="; ")] if renamed else []
     raise DataError(
         f"{where}: its categories differ from the training set's ({'; '.join(parts) or 'another order'});"
         " both files need the same 'categories', ids and names"

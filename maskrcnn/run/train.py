@@ -23,7 +23,7 @@ from maskrcnn.engine.provenance import describe_run, versions
 from maskrcnn.engine.restore import drop_head, initialize_model, restore_model, restore_optimizer
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import setup
@@ -133,7 +133,7 @@ class _Run:
             if recipe.drop_head:
                 weights, _ = drop_head(weights)
             fresh = initialize_model(self.model, weights, recipe.weights)
-            console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
+            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
         ranks.barrier()
         if ranks.is_main:
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
@@ -162,8 +162,8 @@ class _Run:
         changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
         if changed:
             self.console.warn(
-                f"resuming with other values than the run began with ({'; '.join(changed[:5])}"
-                f"{'; ...' if len(changed) > 5 else ''}); the result is not that of one run"
+                f"resuming with other values than the run began with ({few(changed, separator='; ')});"
+                " the result is not that of one run"
             )
         restore_model(self.model, checkpoint.model, path)
         restore_optimizer(self.optimizer, checkpoint.optimizer, path)
