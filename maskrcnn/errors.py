@@ -38,6 +38,6 @@ def few(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
 
 
 def cut(text: str, most: int = 600) -> str:
-    """``text``, of which a middle beyond ``most`` characters is left out: keys and values can be of any length."""
+    """``text`` without its middle where it is longer than ``most`` characters, as keys and values can be."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

@@ -123,7 +123,7 @@ class Problems:
         return bool(self._found)
 
     def raise_if_any(self) -> None:
-        """Raise one :class:`ConfigError` that lists the faults, a line each, in file order; of many the first.
+        """Raise one :class:`ConfigError` that lists the first faults, a line each, in file order.
 
         Raises:
             ConfigError: something was recorded.

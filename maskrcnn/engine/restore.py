@@ -83,8 +83,8 @@ def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path
         others = [n for n in heads if state[n].shape != own[n].shape]
         if len(others) == len(problems):
             raise CheckpointError(
-                f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')}); to"
-                " fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
+                f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
+                " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
             )
         raise CheckpointError(
             f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"

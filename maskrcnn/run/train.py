@@ -26,11 +26,10 @@ from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
-from maskrcnn.run import setup
+from maskrcnn.run import preflight, setup
 from maskrcnn.run.evaluate import (
     BrokenOff,
     draw_pictures,
-    iou_types,
     run_evaluation,
     write_figures,
     write_picture,
@@ -114,10 +113,7 @@ class _Run:
         self.data = setup.build_data(recipe, ranks, training=True)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
         self.optimizer = recipe.solver.optimizer.build(self.model, recipe.solver.learning_rate)
-        assert self.data.train is not None
-        setup.check_keypoints(recipe, self.model, self.data.train)
-        if recipe.data.val is not None:
-            iou_types(recipe)  # a mistake should end the run now, not at its first evaluation
+        preflight.before_training(recipe, folder.path, self.data, self.model, self.optimizer, ranks, console)
         self.events: Events | None = None
         self.trainer: Trainer
 
