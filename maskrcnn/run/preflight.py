@@ -56,6 +56,7 @@ def before_training(
 
     def checks() -> Iterator[Callable[[], object]]:
         yield lambda: setup.check_keypoints(recipe, model, train)
+        yield lambda: _check_any_usable(recipe, "data.train", train)
         yield lambda: _check_masks_to_train_on(recipe, train)
         yield lambda: _check_copy_paste(recipe, train)
         yield lambda: _check_workers(recipe, ranks)
@@ -151,6 +152,7 @@ def _all(
 def _evaluation_checks(recipe: Recipe, val: Dataset) -> Iterator[Callable[[], object]]:
     yield lambda: setup.build_transforms(recipe, training=False)
     yield lambda: choose_backend(recipe.eval.backend)
+    yield lambda: _check_any_usable(recipe, "data.val", val)
     yield lambda: _check_masks_to_evaluate(recipe, val)
     yield lambda: _check_keypoints_to_evaluate(recipe, val)
 
@@ -167,6 +169,23 @@ def _check_masks_to_train_on(recipe: Recipe, train: Dataset) -> None:
             "model.mask_head is set, but data.train brings no masks (data.train.masks is false): set"
             " data.train.masks to true, or for boxes alone model.mask_head to null"
         )
+
+
+def _check_any_usable(recipe: Recipe, key: str, dataset: Dataset) -> None:
+    """Annotations that are all faulty: nothing would train, and nothing could be evaluated."""
+    rows = getattr(getattr(dataset, "index", None), "rows", None)  # of a CocoDataset
+    faults = dataset.report.annotations
+    if rows is None or len(rows) or not faults:
+        return
+    advice = "mend them, or name other data"
+    if "no mask" in faults and recipe.model.mask_head is not None:
+        then = "model.mask_head to null" if key == "data.train" else "eval.iou_types to [bbox]"
+        advice = f"for boxes alone set {key}.masks to false, and {then}"
+    kinds = few(f"{count} {kind}" for kind, count in faults.most_common())
+    raise DataError(
+        f"{key}: none of the {sum(faults.values())} annotations in {dataset.annotation_file} can be used"
+        f" ({kinds}); {advice}"
+    )
 
 
 def _check_copy_paste(recipe: Recipe, train: Dataset) -> None:

@@ -23,7 +23,7 @@ def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     trained: dict[int, int] = {
         id(p): p.numel() * p.element_size() for g in optimizer.param_groups for p in g["params"]
     }
-    return held + _states(optimizer) * sum(trained.values()) + _OVERHEAD
+    return int(held) + _states(optimizer) * sum(trained.values()) + _OVERHEAD
 
 
 def check_room(folder: Path, size: int, *, best: bool) -> int:
@@ -59,18 +59,9 @@ def check_folder(folder: Path, option: str = "--output") -> None:
     Raises:
         UserError: it cannot.
     """
-    place = _existing(folder)
-    if not place.is_dir():
-        raise UserError(f"{folder}: {place} is a file and no folder; choose another place with {option}")
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {place} cannot be written ({error.strerror or error}); choose another place with"
-            f" {option}"
-        ) from None
+    why = _why_not(folder)
+    if why:
+        raise UserError(f"{folder}: cannot be written: {why}; choose another place with {option}")
 
 
 def check_file(path: Path, option: str) -> None:
@@ -79,9 +70,22 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file with {option}")
-    check_folder(path.parent, option)
+    why = "it is a folder" if path.is_dir() else _why_not(path.parent)
+    if why:
+        raise UserError(f"{path}: cannot be written: {why}; choose another place with {option}")
+
+
+def _why_not(folder: Path) -> str:
+    place = _existing(folder)
+    if not place.is_dir():
+        return f"{place} is a file and no folder"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        return f"{error.strerror or error} ({place})"
+    return ""
 
 
 def in_words(size: int) -> str:
@@ -110,7 +114,7 @@ def _exists(path: Path) -> bool:
 
 
 def _states(optimizer: torch.optim.Optimizer) -> int:
-    group = optimizer.param_groups[0] if optimizer.param_groups else {}
+    group: dict[str, object] = optimizer.param_groups[0] if optimizer.param_groups else {}
     if "betas" in group:
         return 3 if group.get("amsgrad") else 2
     if "momentum" in group:

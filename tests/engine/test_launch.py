@@ -69,7 +69,7 @@ def test_what_makes_no_sense_is_told_and_the_advice_works(
 
 def test_a_command_under_leftover_variables_ends_in_a_sentence(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    (tmp_path / "a.yaml").write_text("data: {train: {type: synthetic, num_images: 2, root: %s}}" % tmp_path)
+    (tmp_path / "a.yaml").write_text(f"data: {{train: {{type: synthetic, num_images: 2, root: {tmp_path}}}}}")
     done = subprocess.run(
         [
             *shlex.split(f"env WORLD_SIZE=2 RANK=0 {sys.executable} -m maskrcnn train"),

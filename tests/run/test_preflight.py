@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train(path: Path, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Train with settings; what was said on stderr.  ``status`` 2: before the first step, and nothing is left."""
+    """Train with settings; what was said on stderr.  Status 2: before the first step, and nothing is left."""
     runs = iter(range(100))
 
     def run(*settings: str, status: int = 2) -> str:
@@ -133,11 +134,18 @@ def test_exchanged_sizes_are_told_at_the_start(path: Path, train: Train) -> None
 # ---- masks, keypoints -----------------------------------------------------------------------------------
 
 
-def test_data_without_segmentation_follow_the_advice_step_by_step(path: Path, train: Train) -> None:
+@pytest.mark.parametrize("filter_empty", ["true", "false"])
+def test_data_without_segmentation_follow_the_advice_step_by_step(
+    path: Path, train: Train, filter_empty: str
+) -> None:
     change(path, train=without_masks, val=without_masks)
-    said = train()
-    assert "masks" in said and "false" in said
-    boxes = ["data.train.masks=false", "data.val.masks=false"]
+    kept = f"data.train.filter_empty={filter_empty}"
+    said = train(kept)
+    assert "no mask" in said and "masks" in said.partition("no mask")[2]
+    if filter_empty == "false":
+        assert "set data.train.masks to false, and model.mask_head to null" in said
+        assert "set data.val.masks to false, and eval.iou_types to [bbox]" in said
+    boxes = [kept, "data.train.masks=false", "data.val.masks=false"]
     said = train(*boxes)
     assert "set data.train.masks to true, or for boxes alone model.mask_head to null" in said
     assert "data.val.masks to true, or eval.iou_types to [bbox]" in said
@@ -148,6 +156,7 @@ def test_data_without_segmentation_follow_the_advice_step_by_step(path: Path, tr
 
 def test_a_val_without_masks_is_told_and_boxes_alone_can_be_evaluated(path: Path, train: Train) -> None:
     change(path, val=without_masks)
+    assert "set data.val.masks to false, and eval.iou_types to [bbox]" in train()
     assert "set data.val.masks to true, or eval.iou_types to [bbox]" in train("data.val.masks=false")
     train("data.val.masks=false", "eval.iou_types=[bbox]", status=0)
 
@@ -259,7 +268,8 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_computed(
 ) -> None:
     train(status=0)
     checkpoint = ["--checkpoint", str(path.parent / "run0")]
-    monkeypatch.setattr("maskrcnn.run.evaluate.run_evaluation", lambda *_: pytest.fail("it was evaluated"))
+    module = sys.modules["maskrcnn.run.evaluate"]  # the package's attribute of that name is the function
+    monkeypatch.setattr(module, "run_evaluation", lambda *_: pytest.fail("it was evaluated"))
     (path.parent / "file").touch()
     at = str(path.parent / "file" / "x")
     assert main(["train", str(path), "--output", at]) == 2

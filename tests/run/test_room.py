@@ -68,15 +68,19 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 
 def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run: .*file is a file and no folder; choose .* --out$"):
+    with pytest.raises(
+        UserError, match=r"file/run: cannot be written: .*file is a file and no folder; choose .* --out$"
+    ):
         check_folder(tmp_path / "file" / "run", "--out")
-    with pytest.raises(UserError, match="is a folder; name a file with --results"):
+    with pytest.raises(
+        UserError, match="cannot be written: it is a folder; choose another place with --results"
+    ):
         check_file(tmp_path, "--results")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no files")
 def test_what_cannot_be_written_is_told() -> None:
-    with pytest.raises(UserError, match=r"/proc/run: /proc cannot be written \("):
+    with pytest.raises(UserError, match=r"/proc/run: cannot be written: .* \(/proc\)"):
         check_folder(Path("/proc/run"))
 
 
