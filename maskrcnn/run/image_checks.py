@@ -59,7 +59,10 @@ def _tell_missing(
         advice = f"correct {key}.images or the file names in {dataset.annotation_file}"
         if not everything:
             where = "data" if dataset.on_error is None else key
-            advice += f"; or set {where}.on_error: skip to go on without them"
+            advice = (
+                f"restore them, take their records out of {dataset.annotation_file}, or set {where}.on_error"
+                " to skip to go on without them"
+            )
         found.problems.append(f"{what}; {advice}")
         return
     gap = longest_gap(missing, len(dataset))

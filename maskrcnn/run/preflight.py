@@ -6,7 +6,6 @@ error that lists them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,22 +13,17 @@ import torch
 from torch import nn
 
 from maskrcnn.data import Dataset
-from maskrcnn.data.coco_json import load_coco
 from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.launch import read_launch
 from maskrcnn.errors import DataError, UserError, few
 from maskrcnn.evaluation.coco import choose_backend
-from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
-from maskrcnn.run import setup
+from maskrcnn.run import data_checks, machine_checks, setup
 from maskrcnn.run.image_checks import Findings, check_images
 from maskrcnn.run.room import check_file, check_folder, check_room, checkpoint_bytes, in_words
 
-#: Loading processes a core, beyond which a machine only gets slower; and how many are always possible.
-_WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 32
 #: Problems that are written out; the others are counted.
 _LISTED = 20
 
@@ -56,14 +50,15 @@ def before_training(
 
     def checks() -> Iterator[Callable[[], object]]:
         yield lambda: setup.check_keypoints(recipe, model, train)
-        yield lambda: _check_any_usable(recipe, "data.train", train)
-        yield lambda: _check_masks_to_train_on(recipe, train)
-        yield lambda: _check_copy_paste(recipe, train)
-        yield lambda: _check_workers(recipe, ranks)
+        yield lambda: data_checks.check_any_usable(recipe, "data.train", train)
+        yield lambda: data_checks.check_masks_to_train_on(recipe, train)
+        yield lambda: data_checks.check_copy_paste(recipe, train)
+        yield lambda: machine_checks.check_workers(recipe, ranks)
+        yield lambda: machine_checks.check_batch(recipe, train, ranks, training=True)
         yield lambda: check_folder(output)
         yield lambda: _tell_room(output, model, optimizer, best=val is not None, console=console)
         if val is not None:
-            yield from _evaluation_checks(recipe, val)
+            yield from _evaluation_checks(recipe, val, ranks)
             yield lambda: _check_best(recipe)
 
     datasets = {"data.train": train} | ({} if val is None else {"data.val": val})
@@ -89,8 +84,8 @@ def before_evaluation(
     """
 
     def checks() -> Iterator[Callable[[], object]]:
-        yield from _evaluation_checks(recipe, val)
-        yield lambda: _check_workers(recipe, ranks)
+        yield from _evaluation_checks(recipe, val, ranks)
+        yield lambda: machine_checks.check_workers(recipe, ranks)
         if results is not None:
             yield lambda: check_file(results, "--results")
         if pictures is not None:
@@ -109,7 +104,7 @@ def before_proposals(
     """
     checks: list[Callable[[], object]] = [
         lambda: setup.build_transforms(recipe, training=False),
-        lambda: _check_workers(recipe, ranks),
+        lambda: machine_checks.check_workers(recipe, ranks),
         lambda: check_file(output, "--output"),
     ]
     _all(checks, {key: dataset}, ranks, console, "before the proposals")
@@ -149,104 +144,19 @@ def _all(
         raise UserError(f"{len(told)} problems, found {when}\n  {listed}")
 
 
-def _evaluation_checks(recipe: Recipe, val: Dataset) -> Iterator[Callable[[], object]]:
+def _evaluation_checks(recipe: Recipe, val: Dataset, ranks: Ranks) -> Iterator[Callable[[], object]]:
     yield lambda: setup.build_transforms(recipe, training=False)
     yield lambda: choose_backend(recipe.eval.backend)
-    yield lambda: _check_any_usable(recipe, "data.val", val)
-    yield lambda: _check_masks_to_evaluate(recipe, val)
-    yield lambda: _check_keypoints_to_evaluate(recipe, val)
+    yield lambda: machine_checks.check_batch(recipe, val, ranks, training=False)
+    yield lambda: data_checks.check_any_usable(recipe, "data.val", val)
+    yield lambda: data_checks.check_masks_to_evaluate(recipe, val)
+    yield lambda: data_checks.check_keypoints_to_evaluate(recipe, val)
 
 
 def _check_best(recipe: Recipe) -> None:
     check_metric(
         recipe.eval.best_metric, metric_names(setup.iou_types(recipe), recipe.model.roi.max_detections)
     )
-
-
-def _check_masks_to_train_on(recipe: Recipe, train: Dataset) -> None:
-    if recipe.model.mask_head is not None and has_masks(train) is False:
-        raise DataError(
-            "model.mask_head is set, but data.train brings no masks (data.train.masks is false): set"
-            " data.train.masks to true, or for boxes alone model.mask_head to null"
-        )
-
-
-def _check_any_usable(recipe: Recipe, key: str, dataset: Dataset) -> None:
-    """Annotations that are all faulty: nothing would train, and nothing could be evaluated."""
-    rows = getattr(getattr(dataset, "index", None), "rows", None)  # of a CocoDataset
-    faults = dataset.report.annotations
-    if rows is None or len(rows) or not faults:
-        return
-    advice = "mend them, or name other data"
-    if "no mask" in faults and recipe.model.mask_head is not None:
-        then = "model.mask_head to null" if key == "data.train" else "eval.iou_types to [bbox]"
-        advice = f"for boxes alone set {key}.masks to false, and {then}"
-    kinds = few(f"{count} {kind}" for kind, count in faults.most_common())
-    raise DataError(
-        f"{key}: none of the {sum(faults.values())} annotations in {dataset.annotation_file} can be used"
-        f" ({kinds}); {advice}"
-    )
-
-
-def _check_copy_paste(recipe: Recipe, train: Dataset) -> None:
-    if recipe.data.copy_paste is not None and has_masks(train) is False:
-        raise DataError(
-            "data.copy_paste is set, but data.train brings no masks to cut objects out by: set"
-            " data.train.masks to true, or data.copy_paste to null"
-        )
-
-
-def _check_masks_to_evaluate(recipe: Recipe, val: Dataset) -> None:
-    if "segm" not in setup.iou_types(recipe) or has_masks(val) is not False:
-        return
-    raise DataError(
-        "masks are to be evaluated (segm in eval.iou_types), but data.val brings none (data.val.masks is"
-        " false): set data.val.masks to true, or eval.iou_types to [bbox]"
-    )
-
-
-def _check_keypoints_to_evaluate(recipe: Recipe, val: Dataset) -> None:
-    head = recipe.model.keypoint_head
-    if head is None or "keypoints" not in setup.iou_types(recipe):
-        return
-    expected = getattr(head, "num_keypoints", None)
-    if val.keypoints is not None and expected not in (None, len(val.keypoints)):
-        raise DataError(
-            f"{val.annotation_file}: instances have {len(val.keypoints)} keypoints, the model {expected};"
-            " name data of the same keypoints as data.val, or leave keypoints out of eval.iou_types"
-        )
-    if expected is not None:
-        choose_sigmas(recipe.eval.sigmas, expected)
-    records = load_coco(val.annotation_file)["annotations"]
-    if not any(isinstance(record, dict) and record.get("keypoints") for record in records):
-        raise DataError(
-            f"{val.annotation_file}: no annotation has 'keypoints', which are to be evaluated; leave"
-            " keypoints out of eval.iou_types, or name data that have them as data.val"
-        )
-
-
-def has_masks(dataset: Dataset) -> bool | None:
-    """Whether the targets of ``dataset`` have masks; None where none of its first images can be read."""
-    for index in range(min(len(dataset), 5)):
-        try:
-            return dataset.load(index).targets.masks is not None
-        except UserError:
-            continue
-    return None
-
-
-def _check_workers(recipe: Recipe, ranks: Ranks) -> None:
-    wanted = recipe.data.workers
-    if wanted is None:
-        return
-    cores = os.cpu_count() or 1
-    here = read_launch().local_size if ranks.size > 1 else 1
-    most = max(_ALWAYS_WORKERS, _WORKERS_PER_CORE * cores)
-    if wanted * here > most:
-        raise UserError(
-            f"data.workers is {wanted}, which with {here} training processes makes {wanted * here} that load"
-            f" images, and this machine has {cores} cores; set it to at most {most // here}, or null"
-        )
 
 
 def _tell_room(

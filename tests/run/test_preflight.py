@@ -68,14 +68,14 @@ def test_missing_images_are_counted_and_named_before_the_first_step(path: Path, 
         r"data\.train: 2 of 5 image files are not there: \S+/2\.png \(image 2\), \S+/4\.png", said
     )
     assert re.search(r"data\.val: 1 of 3 image files are not there: \S+/102\.png \(image 102\);", said)
-    assert "or set data.on_error: skip to go on without them" in said
+    assert "or set data.on_error to skip to go on without them" in said
     said = train("data.on_error=skip", "data.val=null", status=0)
     assert "warning: data.train: 2 of 5 image files are not there" in said and "(on_error: skip)" in said
 
 
 def test_a_data_sets_own_choice_is_named_where_it_overrules(path: Path, train: Train) -> None:
     (path.parent / "images" / "2.png").unlink()
-    assert "or set data.train.on_error: skip" in train("data.train.on_error=raise", "data.val=null")
+    assert "or set data.train.on_error to skip" in train("data.train.on_error=raise", "data.val=null")
     train("data.train.on_error=skip", "data.val=null", status=0)
 
 
@@ -316,6 +316,22 @@ def test_numbers_that_take_a_machine_down_are_refused_with_a_reason(
     said = train(setting)
     assert words in said
     assert setting.partition("=")[0].rpartition(".")[2] in said
+
+
+def test_a_batch_that_no_memory_holds_is_told(train: Train) -> None:
+    big = "data.train_transforms=[{type: resize, height: 10000, width: 9000}]"
+    said = train("solver.batch_size=60000", big, "eval.batch_size=4096")
+    assert re.search(
+        r"solver.batch_size is 60000, and the 60000 images of a pass at 9000 x 10000 pixels take 64.8 TB by"
+        r" themselves, of the .* GB of memory; lower it or raise solver.accumulate",
+        said,
+    )
+    train("solver.batch_size=4", "solver.accumulate=2", status=0)
+
+
+def test_a_model_that_no_memory_holds_is_told(train: Train) -> None:
+    said = train("model.box_head.hidden=1000000000")
+    assert "the model does not fit into the memory of cpu" in said and "model.box_head.hidden" in said
 
 
 def test_workers_are_bounded_by_the_machine(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
