@@ -106,11 +106,16 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _advice(problems: list[str]) -> str:
-    if all(" here [" in text for text in problems):
+    sizes = all(" here [" in text for text in problems)
+    if sizes and all(_HEAD.search(text.partition(" ")[0]) for text in problems):
         return (
-            "The layers agree but for their sizes: the number of classes differs, or a width; use the"
-            " checkpoint's own data and model, or start a training from it with the key 'weights' and"
-            " --drop-head"
+            "The number of classes differs; use the checkpoint's own data, or start a training from it with"
+            " the key 'weights' and --drop-head"
+        )
+    if sizes:
+        return (
+            "The layers agree but for their sizes, so a width or the number of classes differs; use the config"
+            " stored beside it (config.yaml of its run)"
         )
     return (
         "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"

@@ -18,6 +18,7 @@ from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
+from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.evaluation import (
@@ -66,6 +67,10 @@ class Evaluation:
     met: bool = True
 
 
+@out_of_memory_is_told(
+    "out of memory in the evaluation; lower eval.batch_size, set eval.precision to bfloat16, or use smaller"
+    " images (data.eval_transforms)"
+)
 def run_evaluation(
     model: nn.Module,
     dataset: Dataset,
@@ -84,6 +89,7 @@ def run_evaluation(
 
     Raises:
         BrokenOff: ``stopping`` said so.
+        UserError: out of memory.
     """
     loader = eval_loader(
         dataset,

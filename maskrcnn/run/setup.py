@@ -15,14 +15,13 @@ from maskrcnn.data.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.faults import is_out_of_memory
+from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.launch import read_launch
 from maskrcnn.engine.restore import restore_model
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
-from maskrcnn.modeling.safe_load import first_line
 from maskrcnn.recipe import Recipe, check_same_categories
 
 T = TypeVar("T")
@@ -109,15 +108,12 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         ConfigError, CheckpointError: see ``MaskRCNNConfig.build``.
         UserError: it does not fit into memory.
     """
-    try:
+    sentence = (
+        f"the model does not fit into the memory of {device}; lower its widths (as model.box_head.hidden,"
+        " model.neck.out_channels), or use another device"
+    )
+    with out_of_memory_is_told(sentence):
         model = recipe.model.build(num_classes).to(device)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, UserError) or not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"the model does not fit into the memory of {device} ({first_line(error)}); lower its widths"
-            " (as model.box_head.hidden, model.neck.out_channels), or use another device"
-        ) from error
     if recipe.solver.compile:
         model.backbone.compile()
         if model.neck is not None:

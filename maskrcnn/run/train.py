@@ -153,7 +153,8 @@ class _Run:
         check_same_categories(known, self.data.categories, "data.train")
         if checkpoint.step > self.recipe.solver.steps:
             raise UserError(
-                f"{path}: already at step {checkpoint.step}, past solver.steps {self.recipe.solver.steps}"
+                f"{path}: already at step {checkpoint.step}, past solver.steps"
+                f" {self.recipe.solver.steps}; set solver.steps to {checkpoint.step} or more"
             )
         changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
         if changed:
