@@ -172,7 +172,7 @@ class CocoDataset:
 def check_num_proposals(count: int | None) -> None:
     """
     Raises:
-        ValueError: it is below 1, or takes the machine down.
+        ConfigError: it is below 1, or takes the machine down.
     """
     check_boxes(num_proposals=count)
 

@@ -14,6 +14,11 @@ from maskrcnn.errors import DataError
 MAX_PIXELS = 2**30
 #: Pixels of a side that OpenCV's PNG decoder takes (libpng's user limit); others take fewer (JPEG: 65,535).
 MAX_SIDE = 1_000_000
+#: What to do about larger ones.
+TOO_LARGE = (
+    f"the image is too large, at most {MAX_PIXELS:,} pixels in all and {MAX_SIDE:,} a side can be read; cut"
+    " it into tiles or scale it down, and its annotations with it"
+)
 # Pixels that one byte of a PNG or JPEG can stand for: deflate makes at most 1032 bytes of one (zlib's
 # technical notes), of 8 pixels each in a picture of black and white; a JPEG spends more.  A file that says it
 # has more pixels is damaged, or made to take memory.
@@ -82,10 +87,7 @@ def check_size(data: bytes) -> None:
         return
     width, height = header.width, header.height
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise DataError(
-            f"the image has {width} x {height} pixels; at most {MAX_PIXELS:,} in all and {MAX_SIDE:,} a side"
-            " can be read: cut it into tiles or scale it down, and its annotations with it"
-        )
+        raise DataError(f"{width} x {height} pixels: {TOO_LARGE}")
     compressed = data.startswith((b"\x89PNG", b"\xff\xd8"))
     if compressed and width * height > _MAX_RATIO * len(data):
         raise DataError(

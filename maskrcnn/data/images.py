@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.image_header import ImageHeader, check_size, parse_header
+from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.errors import DataError
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
@@ -71,6 +71,8 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):  # of a format whose header is not read here
+            raise DataError(TOO_LARGE) from None
         raise DataError(f"the image cannot be decoded: {error.err}") from None
     if image is None:
         raise DataError("the image is damaged, truncated, or of a format that OpenCV does not read")

@@ -94,7 +94,8 @@ class _Images(TorchDataset[_Loaded]):
                     return None
         raise DataError(
             f"{len(passed_over)} images in a row cannot be read, and no more are passed over; the last:"
-            f" {passed_over[-1][1]}; restore them, or take their records out of {self.dataset.annotation_file}"
+            f" {passed_over[-1][1]}; restore them, or take their records out of"
+            f" {self.dataset.annotation_file}"
         )
 
 

@@ -114,8 +114,8 @@ def _advice(problems: list[str]) -> str:
         )
     if sizes:
         return (
-            "The layers agree but for their sizes, so a width or the number of classes differs; use the config"
-            " stored beside it (config.yaml of its run)"
+            "The layers agree but for their sizes, so a width or the number of classes differs; use the"
+            " config stored beside it (config.yaml of its run)"
         )
     return (
         "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"

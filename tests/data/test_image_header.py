@@ -68,8 +68,12 @@ def test_a_file_that_is_not_there_has_no_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "height", "sentence"),
     [
-        (33_000, 33_000, r"33000 x 33000 pixels; at most 1,073,741,824 in all .* cut it into tiles"),
-        (1_000_001, 1, r"1000001 x 1 pixels; .* 1,000,000 a side"),
+        (
+            33_000,
+            33_000,
+            r"33000 x 33000 pixels: .* at most 1,073,741,824 pixels in all .* cut it into tiles",
+        ),
+        (1_000_001, 1, r"1000001 x 1 pixels: .* 1,000,000 a side"),
         (2**31 - 1, 2**31 - 1, r"cut it into tiles"),
         (32_000, 32_000, r"32000 x 32000 pixels, which its \d+ bytes cannot hold: it is damaged"),
     ],
@@ -81,6 +85,13 @@ def test_what_cannot_be_decoded_is_refused_by_its_header(
     (tmp_path / "a.png").write_bytes(png(width, height))
     with pytest.raises(DataError, match=rf"a\.png: .*{sentence}"):
         read_image(tmp_path / "a.png")
+
+
+def test_too_many_pixels_in_a_format_without_a_known_header() -> None:
+    sunraster = struct.pack(">8I", 0x59A66A95, 33_000, 33_000, 8, 33_000 * 33_000, 1, 0, 0) + bytes(1000)
+    assert parse_header(sunraster) is None
+    with pytest.raises(DataError, match="at most 1,073,741,824 pixels in all .* cut it into tiles"):
+        decode_image(sunraster)
 
 
 def test_long_images_and_well_packed_ones_are_read() -> None:
