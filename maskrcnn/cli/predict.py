@@ -36,10 +36,12 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.evaluation import save_results
     from maskrcnn.run import Predictor
     from maskrcnn.run.evaluate import write_picture
+    from maskrcnn.run.room import check_folder
 
     if not 0.0 <= args.score <= 1.0:
         raise UserError(f"--score must be in [0, 1], got {args.score}")
     paths = find_images(args.images)
+    check_folder(args.out, "--out")
     keep_freed_memory()
     predictor = Predictor(args.checkpoint, device=args.device, score=args.score, overrides=args.overrides)
     names = overlay_names(paths)
