@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from maskrcnn.data import Dataset
-from maskrcnn.data.coco_json import load_coco
-from maskrcnn.errors import DataError, UserError, few
+from maskrcnn.errors import DataError, few
 from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
@@ -40,7 +39,7 @@ def check_masks_to_train_on(recipe: Recipe, train: Dataset) -> None:
     Raises:
         DataError: the data have none, with what to set.
     """
-    if recipe.model.mask_head is not None and has_masks(train) is False:
+    if recipe.model.mask_head is not None and not train.ground_truth().has_masks:
         raise DataError(
             "model.mask_head is set, but data.train brings no masks (data.train.masks is false): set"
             " data.train.masks to true, or for boxes alone model.mask_head to null"
@@ -53,7 +52,7 @@ def check_copy_paste(recipe: Recipe, train: Dataset) -> None:
     Raises:
         DataError: the data have none, with what to set.
     """
-    if recipe.data.copy_paste is not None and has_masks(train) is False:
+    if recipe.data.copy_paste is not None and not train.ground_truth().has_masks:
         raise DataError(
             "data.copy_paste is set, but data.train brings no masks to cut objects out by: set"
             " data.train.masks to true, or data.copy_paste to null"
@@ -66,7 +65,7 @@ def check_masks_to_evaluate(recipe: Recipe, val: Dataset) -> None:
     Raises:
         DataError: the data have none, with what to set.
     """
-    if "segm" not in setup.iou_types(recipe) or has_masks(val) is not False:
+    if "segm" not in setup.iou_types(recipe) or val.ground_truth().has_masks:
         return
     raise DataError(
         "masks are to be evaluated (segm in eval.iou_types), but data.val brings none (data.val.masks is"
@@ -92,19 +91,9 @@ def check_keypoints_to_evaluate(recipe: Recipe, val: Dataset) -> None:
         )
     if expected is not None:
         choose_sigmas(recipe.eval.sigmas, expected)
-    records = load_coco(val.annotation_file)["annotations"]
-    if not any(isinstance(record, dict) and record.get("keypoints") for record in records):
+    points = val.ground_truth().keypoints
+    if points is None or not points.any():
         raise DataError(
             f"{val.annotation_file}: no annotation has 'keypoints', which are to be evaluated; leave"
             " keypoints out of eval.iou_types, or name data that have them as data.val"
         )
-
-
-def has_masks(dataset: Dataset) -> bool | None:
-    """Whether the targets of ``dataset`` have masks; None where none of its first images can be read."""
-    for index in range(min(len(dataset), 5)):
-        try:
-            return dataset.load(index).targets.masks is not None
-        except UserError:
-            continue
-    return None

@@ -21,7 +21,7 @@ from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.errors import CheckpointError, UserError, few
 from maskrcnn.evaluation import (
     EvalResult,
     Progress,
@@ -138,7 +138,7 @@ def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
     objects = int(np.isin(truth.images, [truth.image_places[i] for i in left_out]).sum())
     note = (
         f"{len(left_out)} images that cannot be read, with {objects} objects, are left out of the evaluation"
-        f" (on_error: skip): image {', '.join(map(str, left_out[:5]))}{', ...' if len(left_out) > 5 else ''}"
+        f" (on_error: skip): {few(left_out)}"
     )
     return replace(truth, notes=(*truth.notes, note))
 

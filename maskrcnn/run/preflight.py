@@ -17,7 +17,7 @@ from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import DataError, UserError, few
-from maskrcnn.evaluation.coco import choose_backend
+from maskrcnn.evaluation.backends import choose_backend
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import data_checks, machine_checks, setup
