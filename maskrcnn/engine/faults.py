@@ -52,6 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_message(step: int, images: str, safe: str) -> str:
     """What to change when a step does not fit into memory."""
     return (
-        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (same result, less memory),"
-        " set solver.precision to bfloat16, or use smaller images"
+        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (the same images a step in"
+        " less memory; the result is close but not the same, since each part draws its own samples), set"
+        " solver.precision to bfloat16, or use smaller images"
     )

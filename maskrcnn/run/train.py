@@ -37,6 +37,7 @@ from maskrcnn.run.evaluate import (
 )
 from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
+from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ class _Run:
                 weights, _ = drop_head(weights)
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
+        elif not recipe.train.allow_frozen_random:
+            check_frozen(self.model, recipe.model)
         ranks.barrier()
         if ranks.is_main:
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
@@ -189,6 +192,11 @@ class _Run:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
+        if start is None and ranks.is_main:
+            images = len(self.data.train)
+            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
+            for doubt in [*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)]:
+                self.console.warn(doubt)
 
     def _trainer(self) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
