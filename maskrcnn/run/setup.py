@@ -15,8 +15,9 @@ from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.restore import restore_model
-from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation.keypoints import choose_sigmas
+from maskrcnn.layers.ops import COMPILED_DEVICES, MOST_CUDA_LEVELS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
 
@@ -92,13 +93,31 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
-    """The recipe's model on ``device``, in its memory format, compiled where asked."""
+    """The recipe's model on ``device``, in its memory format, compiled where asked.
+
+    Raises:
+        ConfigError: as ``MaskRCNNConfig.build``; or it has more levels than the operators take on a GPU.
+    """
+    doubt = cuda_levels_doubt(recipe)
+    if doubt and device.type == "cuda" and "cuda" in COMPILED_DEVICES:
+        raise ConfigError(doubt)
     model = recipe.model.build(num_classes).to(device)
     if recipe.solver.compile:
         model.backbone.compile()
         if model.neck is not None:
             model.neck.compile()
     return model
+
+
+def cuda_levels_doubt(recipe: Recipe) -> str:
+    """Why RoIs of this recipe cannot be pooled on a GPU; empty where they can."""
+    levels = len(recipe.model.roi.levels)
+    if levels <= MOST_CUDA_LEVELS:
+        return ""
+    return (
+        f"model.roi.levels names {levels} levels, and on a GPU the RoI operators take at most"
+        f" {MOST_CUDA_LEVELS}; name fewer, or set device: cpu"
+    )
 
 
 def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
