@@ -31,6 +31,7 @@ from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, rand
 from tests.engine.tiny import write_recipe
 from tests.engine.tiny_backbone import TinyBackbone
 from tests.modeling.tiny import CONFIG
+from tests.rules.pages import PAGES
 from tests.rules.test_configs import NAMES, VARIANTS, recipe, small
 
 RESNET = ResNetConfig(depth=18, width=8)
@@ -209,6 +210,21 @@ def test_the_base_for_scratch_can(tmp_path: Path) -> None:
     check_frozen(model.build(2), model)
     assert not solver_doubts(found.solver)
     assert shipped_configs().is_dir()
+
+
+def test_the_readmes_advice_for_imagenet_weights(tmp_path: Path) -> None:
+    """Its two lines, over the base without scratch.yaml, with a file of a smaller network."""
+    text = re.sub(r"\s+", " ", PAGES[0].read_text(encoding="utf-8"))
+    model, solver = (re.search(rf"`({key}: {{[^`]*}})`", text)[1] for key in ("model", "solver"))  # type: ignore[index]
+    torch.save(ResNetConfig(depth=18, width=16, norm="bn").build().state_dict(), tmp_path / "resnet50.pth")
+    path = tmp_path / "mine.yaml"
+    data = "data: {train: {type: synthetic}}"
+    path.write_text("\n".join(["base: configs/base/mask_rcnn_fpn.yaml", model, solver, data]))
+    weights = f"model.backbone.weights={tmp_path / 'resnet50.pth'}"
+    small_one = ["model.backbone.depth=18", "model.backbone.width=16", weights]
+    found = load_recipe(path, small_one)
+    assert solver_doubts(found.solver) == []
+    assert random_frozen(found.model.build(2), found.model) == []
 
 
 @pytest.mark.parametrize(
