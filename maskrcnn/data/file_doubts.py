@@ -1,4 +1,4 @@
-"""Doubts about image files: listed twice, in train and val alike, damaged inside, or of several pages.
+"""Doubts about image files: listed twice, damaged inside, or of several pages.
 
 Files are looked at on bounded samples; only :func:`damage_doubt` decodes any.
 """
@@ -6,11 +6,7 @@ Files are looked at on bounded samples; only :func:`damage_doubt` decodes any.
 from __future__ import annotations
 
 import contextlib
-import filecmp
-import hashlib
-import os
 import posixpath
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +18,6 @@ from maskrcnn.data.pages import SUFFIXES, count_pages
 from maskrcnn.data.report import NAMED
 from maskrcnn.errors import DataError
 
-#: So many validation images are sought among so many training images by their content.
-MOST_VAL, MOST_TRAIN = 500, 20_000
-#: So many bytes at the middle of a file are read before two of one size are compared as a whole.
-_PIECE = 4096
-#: So many files are read so far, and so many pairs compared as a whole.
-MOST_PIECES, MOST_COMPARED = 4000, 100
 #: So many JPEGs, of so many pixels together, are decoded at the start; the loader looks at all it loads.
 MOST_DECODED, MOST_PIXELS = 64, 100_000_000
 #: So many files are asked for their pages at the start.
@@ -35,7 +25,7 @@ MOST_OPENED = 1000
 _JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
-def names(index: AnnotationIndex) -> list[str]:
+def normal_names(index: AnnotationIndex) -> list[str]:
     """The file name of each image with slashes alone, ``.`` and ``..`` resolved."""
     text, ends = index.names.tobytes(), index.name_ends.tolist()
     found = (
@@ -49,7 +39,7 @@ def names(index: AnnotationIndex) -> list[str]:
 def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
     """Files that several image records name."""
     by_name: dict[str, list[int]] = {}
-    for place, name in enumerate(names(index)):
+    for place, name in enumerate(normal_names(index)):
         by_name.setdefault(name, []).append(place)
     repeated = {name: places for name, places in by_name.items() if len(places) > 1}
     if not repeated:
@@ -66,7 +56,7 @@ def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
         of="files",
         ids=tuple(int(index.image_ids[p]) for _, places in first for p in places)[:NAMED],
         names=few(
-            f"{_shown(name)}: images {', '.join(str(index.image_ids[p]) for p in places[:NAMED])}"
+            f"{_shown(name)}: images {' and '.join(str(index.image_ids[p]) for p in places[:NAMED])}"
             for name, places in first
         ),
         advice=f"the annotations of {parted} of them are parted among their ids, and each id is trained or"
@@ -75,41 +65,10 @@ def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
     )
 
 
-def repeated_split_doubt(train: CocoDataset, val: CocoDataset) -> Doubt | None:
-    """Validation images that are training images too: the same file, or a file of the same content."""
-    by_name = dict(zip(_paths(train), _places(train), strict=True))
-    same: dict[int, str] = {}
-    for path, place in zip(_paths(val), _places(val), strict=True):
-        if path in by_name:
-            same[place] = (
-                f"image {val.index.image_ids[place]} is image {train.index.image_ids[by_name[path]]}"
-            )
-    sought = len(val)
-    if not same:
-        annotated = np.unique(val.index.images)  # empty pictures are alike without being the same
-        candidates = _spread(np.intersect1d(annotated, _places(val)), MOST_VAL)
-        same = _same_content(train, val, candidates.tolist())
-        sought = len(candidates)
-    if not same:
-        return None
-    return Doubt(
-        kind="val repeats train",
-        where=str(val.annotation_file),
-        what=f"validation images that are training images ({train.annotation_file}) too",
-        count=len(same),
-        total=sought,
-        of="images" if sought == len(val) else "images looked at",
-        ids=tuple(int(val.index.image_ids[p]) for p in list(same)[:NAMED]),
-        names=few(same.values()),
-        advice="the figures will say how well they are remembered; give data.val images that are not in"
-        " data.train",
-    )
-
-
 def damage_doubt(dataset: CocoDataset) -> Doubt | None:
     """JPEGs that decode with a warning, in a sample.  The loader then does not tell them again."""
     jpegs = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in _JPEG]
-    sample = _spread(np.asarray(jpegs, dtype=np.int64), MOST_DECODED)
+    sample = spread(np.asarray(jpegs, dtype=np.int64), MOST_DECODED)
     pixels = dataset.sizes[sample].astype(np.int64).prod(1).cumsum() if len(sample) else sample
     sample = sample[pixels <= MOST_PIXELS]
     found: list[tuple[int, str]] = []
@@ -139,7 +98,7 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
 def page_doubt(dataset: CocoDataset) -> Doubt | None:
     """Animated or many-page files, in a sample.  The loader then does not tell them again."""
     able = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in SUFFIXES]
-    sample = _spread(np.asarray(able, dtype=np.int64), MOST_OPENED).tolist()
+    sample = spread(np.asarray(able, dtype=np.int64), MOST_OPENED).tolist()
     found = [(i, pages) for i in sample if (pages := count_pages(_path(dataset, i))) > 1]
     if not found:
         return None
@@ -158,72 +117,11 @@ def page_doubt(dataset: CocoDataset) -> Doubt | None:
     )
 
 
-def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -> dict[int, str]:
-    """By place of a validation image, which training image it equals byte for byte."""
-    sizes: dict[int, list[tuple[int, Path]]] = {}
-    for place in candidates:
-        path = val.images / val.index.info(place).file_name
-        if (size := _size(path)) > 0:
-            sizes.setdefault(size, []).append((place, path))
-    alike: dict[int, list[tuple[int, Path]]] = {}
-    for place in _spread(np.asarray(_places(train)), MOST_TRAIN).tolist():
-        path = train.images / train.index.info(place).file_name
-        if (size := _size(path)) in sizes:
-            alike.setdefault(size, []).append((place, path))
-    same: dict[int, str] = {}
-    pieces, compared = 0, 0
-    for size, others in alike.items():
-        if pieces + len(sizes[size]) + len(others) > MOST_PIECES:
-            continue  # files without compression are all of one size
-        pieces += len(sizes[size]) + len(others)
-        known = {_piece(path, size): (place, path) for place, path in others}
-        for place, path in sizes[size]:
-            match = known.get(_piece(path, size))
-            if match is None or compared >= MOST_COMPARED:
-                continue
-            compared += 1
-            with contextlib.suppress(OSError):
-                if filecmp.cmp(path, match[1], shallow=False):
-                    same[place] = (
-                        f"image {val.index.image_ids[place]} has the bytes of"
-                        f" image {train.index.image_ids[match[0]]}"
-                    )
-    return same
-
-
-def _piece(path: Path, size: int) -> bytes:
-    """A digest of the file's middle; its name's where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(size // 2 - _PIECE // 2, 0))
-            return hashlib.blake2b(file.read(_PIECE)).digest()
-    except OSError:
-        return os.fsencode(path)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return -1
-
-
-def _places(dataset: CocoDataset) -> list[int]:
-    places: list[int] = dataset.kept.tolist()
-    return places
-
-
-def _paths(dataset: CocoDataset) -> Iterable[str]:
-    own = names(dataset.index)
-    folder = os.path.realpath(dataset.images)
-    return [os.path.normpath(os.path.join(folder, own[p])) for p in _places(dataset)]  # noqa: PTH118 - many
-
-
 def _path(dataset: CocoDataset, i: int) -> Path:
     return dataset.images / dataset.index.info(int(dataset.kept[i])).file_name
 
 
-def _spread(
+def spread(
     values: np.ndarray[tuple[int], np.dtype[np.int64]], most: int
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """At most ``most`` of them, spread evenly."""

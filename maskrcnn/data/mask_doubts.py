@@ -191,7 +191,7 @@ def _stated_holes(index: AnnotationIndex, parts: Polygons, nested: Sequence[int]
         union = sum(_area(parts.points(p)) for p in range(first, last)) - nested_area
         if nested_area >= 0.05 * union:  # NaN, where no area is stated, compares as False
             votes.append(abs(index.areas[row] - (union - nested_area)) < abs(index.areas[row] - union))
-    return 2 * sum(votes) > len(votes)
+    return bool(2 * sum(votes) > len(votes))
 
 
 def _area(points: Floats) -> float:

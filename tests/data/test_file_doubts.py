@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, file_doubts
-from maskrcnn.data.file_doubts import damage_doubt, page_doubt, repeated_file_doubt, repeated_split_doubt
+from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, split_doubts
+from maskrcnn.data.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
 from maskrcnn.data.overhear import overhear
 from maskrcnn.data.pages import count_pages
+from maskrcnn.data.split_doubts import repeated_split_doubt
 from maskrcnn.run.doubts import find_doubts
 from tests.data.files import SIZE, write_coco
 from tests.data.test_doubts import sound
@@ -64,7 +66,7 @@ def test_one_file_under_two_ids_is_told(tmp_path: Path) -> None:
     doubt = repeated_file_doubt(index)
     assert doubt is not None
     assert (doubt.count, doubt.total, doubt.ids) == (2, 2, (10, 30, 20, 40))
-    assert "0.png: images 10, 30" in str(doubt) and "the annotations of 2 of them are parted" in str(doubt)
+    assert "0.png: images 10 and 30" in str(doubt) and "the annotations of 2 of them are parted" in str(doubt)
     # The advice: one id a file.
     for annotation in content["annotations"]:
         annotation["image_id"] = {30: 10, 40: 20}.get(annotation["image_id"], annotation["image_id"])
@@ -116,7 +118,7 @@ def test_files_that_are_only_of_one_size_are_not_the_same(
     assert repeated_split_doubt(train, val) is None
     (train_paths[0] / "0.png").write_bytes(same)
     assert repeated_split_doubt(train, val) is not None
-    monkeypatch.setattr(file_doubts, "MOST_PIECES", 7)  # eight would have to be read
+    monkeypatch.setattr(split_doubts, "MOST_PIECES", 7)  # eight would have to be read
     assert repeated_split_doubt(train, val) is None
 
 
@@ -241,6 +243,21 @@ def test_no_doubt_about_generated_data(tmp_path: Path) -> None:
         for split in ("train", "val")
     ]
     assert find_doubts(*sets) == []
+
+
+@pytest.mark.parametrize("name", ["coco", "nuclei"])
+def test_no_doubt_about_real_data(shared_data: Callable[[str], Path], name: str) -> None:
+    root = shared_data(name)
+    year, folder = ("2017", "annotations/") if name == "coco" else ("", "")
+    train, val = (
+        CocoDataset(
+            root / f"{split}{year}", root / f"{folder}instances_{split}{year}.json", training=split == "train"
+        )
+        for split in ("train", "val")
+    )
+    # An excerpt does not have all of COCO's classes: a line a set says so.
+    assert {d.kind for d in find_doubts(train, val)} <= ({"class without annotations"} if year else set())
+    assert len(find_doubts(train, val)) == (2 if year else 0)
 
 
 def test_doubts_are_told_of_both_sets(tmp_path: Path) -> None:
