@@ -268,3 +268,22 @@ def test_doubts_are_told_of_both_sets(tmp_path: Path) -> None:
     val = CocoDataset(*write_coco(tmp_path / "val", content))
     found = find_doubts(train, val)
     assert [(d.kind, d.where) for d in found] == [("box disagrees with mask", str(val.annotation_file))]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="worker processes are not forked here")
+def test_a_forked_process_listens_at_a_file_of_its_own() -> None:
+    def file() -> int:
+        with overhear():
+            return os.fstat(2).st_ino
+
+    assert file() == file()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(file()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = int(os.read(reading, 100))
+    os.close(reading)
+    os.close(writing)
+    assert theirs != file()
