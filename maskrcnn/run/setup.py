@@ -24,6 +24,7 @@ from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.layers.ops import COMPILED_DEVICES, MOST_CUDA_LEVELS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
+from maskrcnn.run.doubts import tell_doubts
 
 T = TypeVar("T")
 
@@ -63,7 +64,10 @@ def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
         assert known is not None
         return Data(train, val, known.categories)
 
-    return one_first(ranks, read)
+    data = one_first(ranks, read)
+    if ranks.is_main:
+        tell_doubts(data.train, data.val)
+    return data
 
 
 def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
