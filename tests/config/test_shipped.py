@@ -88,6 +88,7 @@ def test_a_suite_may_build_on_shipped_files() -> None:
             "mine.yaml:1:7: base: base/mask_rcnn_fpn.yaml: no such file; there is no folder base",
         ),
         ("demo.yaml", "demo.yaml: no such file"),
+        ("mine/demo.yaml", "no such file; there is no folder mine"),
         ("configs/base/../demo.yaml", "no such file"),
         ("configs", "no such file"),
         ("/configs/demo.yaml", "no such file"),

@@ -219,7 +219,7 @@ def test_the_readmes_advice_for_imagenet_weights(tmp_path: Path) -> None:
     torch.save(ResNetConfig(depth=18, width=16, norm="bn").build().state_dict(), tmp_path / "resnet50.pth")
     path = tmp_path / "mine.yaml"
     data = "data: {train: {type: synthetic}}"
-    path.write_text("\n".join(["base: configs/base/mask_rcnn_fpn.yaml", model, solver, data]))
+    path.write_text(f"base: configs/base/mask_rcnn_fpn.yaml\n{model}\n{solver}\n{data}")
     weights = f"model.backbone.weights={tmp_path / 'resnet50.pth'}"
     small_one = ["model.backbone.depth=18", "model.backbone.width=16", weights]
     found = load_recipe(path, small_one)
