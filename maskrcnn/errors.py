@@ -20,3 +20,7 @@ class DataError(UserError, ValueError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not belong to this model."""
+
+
+class OutputError(UserError):
+    """A file or folder cannot be written; what was there before is as it was."""
