@@ -52,11 +52,8 @@ def reason(error: BaseException, folder: Path) -> str:
 
 def unwritten(path: Path, error: OSError) -> OutputError:
     """The sentence for ``path``, which could not be written."""
-    full = isinstance(error, OSError) and error.errno in FULL
-    advice = "make room there" if full else "check the folder and its permissions"
-    return OutputError(
-        f"{path}: could not be written: {reason(error, path.parent)}; {advice}, or name another place"
-    )
+    advice = "make room there" if error.errno in FULL else "check the folder and its permissions"
+    return OutputError(f"{path}: could not be written: {reason(error, path.parent)}; {advice}")
 
 
 def free_bytes(folder: Path) -> int | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
+from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
@@ -103,6 +104,7 @@ class CocoDataset:
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
         self.num_proposals = num_proposals or (TRAIN_PROPOSALS if training else EVAL_PROPOSALS)
         self.proposals = None if proposals is None else ProposalFile(Path(proposals))
+        self._other_files = () if proposals is None else (Path(proposals),)
         if self.proposals is not None:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
         if len(self.report):
@@ -147,6 +149,11 @@ class CocoDataset:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))
         return RawSample(image, info, targets, proposals, self._mirror)
+
+    def digest(self) -> str:
+        """Its content as sixteen hex digits, see :func:`maskrcnn.data.digest.coco_digest`."""
+        names = [self.index.info(int(i)).file_name for i in self.kept]
+        return coco_digest(self.annotation_file, self.images, names, self._other_files)
 
 
 def check_num_proposals(count: int | None) -> None:

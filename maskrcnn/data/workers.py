@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -67,7 +68,7 @@ class WorkerStart:
         torch.set_num_threads(1)
 
 
-def iterate(loader: DataLoader[Any], stopping: Callable[[], bool]) -> Generator[Any]:
+def iterate(loader: DataLoader[Any], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
     """The items of a loader with or without workers; its workers are gone when this ends.
 
     ``loader`` has workers and a timeout of :data:`POLL`, or no workers.
@@ -83,30 +84,67 @@ def iterate(loader: DataLoader[Any], stopping: Callable[[], bool]) -> Generator[
     with _blocked():
         source = [iter(loader)]
     workers = [p for p in multiprocessing.active_children() if p not in before]
-    with _children_unwatched():  # torch sets its handler when it starts the first workers
+    with _children_unwatched(), _Watch(workers, stopping) as watch:  # torch's handler is there by now
         try:
-            yield from _items(source, workers, stopping)
+            yield from _items(source, workers, watch)
         finally:
             _end(source, workers)
 
 
-def _items(source: list[Any], workers: Sequence[BaseProcess], stopping: Callable[[], bool]) -> Iterator[Any]:
-    looks = 0
+class _Watch:
+    """Kills the workers of a run that was asked to stop and waits for a batch all the same.
+
+    A thread, since the wait itself cannot be left: where a stopped worker has announced a batch, torch asks it
+    for the memory's handle without a time limit.  Its death ends the wait.
+    """
+
+    def __init__(self, workers: Sequence[BaseProcess], stopping: Callable[[], bool]) -> None:
+        self._workers = workers
+        self._stopping = stopping
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        #: Whether the reader is waiting for a batch.
+        self.waiting = False
+        #: Whether the wait was ended.
+        self.given_up = False
+
+    def __enter__(self) -> _Watch:
+        if self._workers:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+
+    def _look(self) -> None:
+        looks = 0
+        while not self._end.wait(POLL):
+            looks = looks + 1 if self.waiting and self._stopping() else 0
+            if looks >= _PATIENCE:
+                self.given_up = True
+                for worker in self._workers:
+                    worker.kill()
+                return
+
+
+def _items(source: list[Any], workers: Sequence[BaseProcess], watch: _Watch) -> Iterator[Any]:
     while True:
+        watch.waiting = True
         try:
             item = next(source[0])
         except StopIteration:
             return
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            if watch.given_up:
+                raise StalledError from None
             if str(error).startswith("DataLoader timed out"):
-                looks = looks + 1 if stopping() else 0
-                if looks >= _PATIENCE:
-                    raise StalledError from None
                 continue
-            if str(error).startswith("DataLoader worker"):
+            if workers:
+                wait([worker.sentinel for worker in workers], timeout=POLL)
+            if any(worker.exitcode for worker in workers):
                 raise LostWorkerError(_lost(workers)) from None
             raise
-        looks = 0
+        watch.waiting = False
         yield item
 
 
@@ -115,12 +153,13 @@ def _lost(workers: Sequence[BaseProcess]) -> str:
     names = []
     for worker in workers:
         code = worker.exitcode
-        if code is not None:
+        if code:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             names.append(f"process {worker.pid} {how}")
     return (
-        f"a process that loads images is gone ({'; '.join(names[:3])}): SIGKILL is mostly the system short of"
-        " memory, SIGBUS a full /dev/shm; lower data.workers (0: the training process loads), or give them more"
+        f"a process that loads images is gone ({'; '.join(names[:3])}): SIGKILL is mostly the system short"
+        " of memory, SIGBUS a full /dev/shm; lower data.workers (0: the training process loads), or give them"
+        " more"
     )
 
 
@@ -159,7 +198,7 @@ def _end(source: list[Any], workers: list[BaseProcess]) -> None:
 
 @contextlib.contextmanager
 def _children_unwatched() -> Iterator[None]:
-    """Turn torch's handler off: it raises in the middle of anything when a worker ends; each look tells it too."""
+    """Turn torch's handler off, which raises in the middle of anything; each look tells a worker's end."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return

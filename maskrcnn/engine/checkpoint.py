@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -96,15 +96,14 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
     try:
         with replacing(path, sync=True) as file:
             told = _Told(file)
-            torch.save(content, told)
+            torch.save(content, cast(BinaryIO, told))
     except (OSError, RuntimeError) as error:
         cause = error if told is None or told.error is None else told.error
         why = reason(cause, path.parent) if isinstance(cause, OSError) else first_line(cause)
         full = isinstance(cause, OSError) and cause.errno in FULL
         advice = "make room" if full else "check the folder and its permissions"
         raise WriteError(
-            f"{path}: the checkpoint could not be written: {why}; {advice}, or choose another folder with"
-            " --output; earlier checkpoints are untouched"
+            f"{path}: the checkpoint could not be written: {why}; {advice}; earlier checkpoints are untouched"
         ) from error
 
 
@@ -164,8 +163,8 @@ class CheckpointFolder:
         self._keep = keep
         self._made = False
         self._size = 0
-        #: A step that is not dropped, whatever its age.
-        self.sound: int | None = None
+        #: Steps that are not dropped, whatever their age.
+        self.kept: set[int] = set()
 
     def steps(self) -> list[tuple[int, Path]]:
         """(step, file), the newest first."""
@@ -175,6 +174,10 @@ class CheckpointFolder:
             if digits.isdigit():
                 found.append((int(digits), path))
         return sorted(found, reverse=True)
+
+    def path_of(self, step: int) -> Path:
+        """The file of a step."""
+        return self.folder / f"step_{step:08d}.pt"
 
     def has_room(self) -> bool:
         """Whether there is room for a checkpoint as large as the last one; True where that is not known."""
@@ -187,7 +190,7 @@ class CheckpointFolder:
         Raises:
             WriteError: something could not be written; no earlier checkpoint is touched.
         """
-        path = self.folder / f"step_{checkpoint.step:08d}.pt"
+        path = self.path_of(checkpoint.step)
         self._size = max(self._size, _bytes(checkpoint.model) + _bytes(checkpoint.optimizer))
         try:
             # Not its parents again: a run's folder that is gone stays gone.
@@ -204,7 +207,7 @@ class CheckpointFolder:
             raise WriteError(f"{path}: the checkpoint could not be written: {why}") from error
         self._size = path.stat().st_size
         for step, old in self.steps()[self._keep :]:
-            if step != self.sound:
+            if step not in self.kept:
                 old.unlink(missing_ok=True)
         return path
 

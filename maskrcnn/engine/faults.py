@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from maskrcnn.errors import UserError
 from maskrcnn.structures import ImageInfo
@@ -40,6 +41,22 @@ def non_finite_message(step: int, what: Sequence[str], images: str, lr: float, s
         f"Look at these images and their annotations; if they are sound, the learning rate ({lr:.3g}) is"
         " too high or the warm-up too short: lower solver.optimizer.lr, raise solver.schedule.warmup_steps,"
         " or set solver.clip_grad_norm"
+    )
+
+
+def ruined_message(step: int, what: str, sound: Path | None) -> str:
+    """The sentence for weights that are finite, but grown beyond use.
+
+    Args:
+        step: finished steps.
+        what: the phrase of :class:`maskrcnn.engine.soundness.Soundness`.
+        sound: the newest checkpoint from before, if there is one.
+    """
+    kept = "no checkpoint from before is there" if sound is None else f"{sound} is from before and is kept"
+    weights = "" if sound is None else f" and --set weights={sound}"
+    return (
+        f"step {step}: {what}: they are ruined in all likelihood, and so is this checkpoint; {kept}. Stop,"
+        f" and begin a new run with a lower --set solver.optimizer.lr{weights}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run could not write: told once each, and the run goes on."""
+"""What could not be written: told once each, while the work goes on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskrcnn.errors import OutputError
-from maskrcnn.files import reason
+from maskrcnn.files import unwritten
+
+#: So many things are named in one sentence.
+_NAMED = 5
 
 
 class Unwritten:
-    """Tries to write, tells the first failure of each thing and its end, and remembers what is missing."""
+    """Tries to write, tells the first failure of each of a few things and its end, and remembers all."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         """
@@ -31,16 +34,27 @@ class Unwritten:
         except (OSError, OutputError) as error:
             if path not in self.missing:
                 self.missing.append(path)
-                self._tell(self._sentence(path, error, grows))
+                if len(self.missing) > _NAMED:
+                    return False
+                sentence = unwritten(path, error) if isinstance(error, OSError) else error
+                later = "; what is missing is written as soon as it can be" if grows else ""
+                self._tell(f"{sentence} (going on without{later})")
             return False
         if path in self.missing:
             self.missing.remove(path)
             self._tell(f"{path}: is written again")
         return True
 
-    def _sentence(self, path: Path, error: OSError | OutputError, grows: bool) -> str:
-        later = "what is missing follows when it can be written" if grows else "it is tried again next time"
-        if isinstance(error, OutputError):
-            return f"{error}; the run goes on without, and {later}"
-        why = reason(error, path.parent)
-        return f"{path}: could not be written: {why}; the run goes on without, and {later}"
+    def raise_if_any(self) -> None:
+        """
+        Raises:
+            OutputError: something is missing.
+        """
+        if self.missing:
+            raise OutputError(f"not written: {self.names()} (the reason stands above); all else is done")
+
+    def names(self) -> str:
+        """What is missing: the first few, how many more, and the last."""
+        *first, last = map(str, self.missing)
+        more = f", {len(first) - _NAMED} more" if len(first) > _NAMED else ""
+        return ", ".join(first[:_NAMED]) + more + (" and " if first else "") + last
