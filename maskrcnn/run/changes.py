@@ -14,6 +14,7 @@ _FACTS = (
     (("code",), "the package's code (fingerprint)"),
     (("plugins",), "the sources of the plugins (fingerprint)"),
     (("device_name",), "the device"),
+    (("threads",), "the number of threads"),
     (("world_size",), "the number of processes"),
     (("data", "train"), "the training data (digest of annotations and image sizes)"),
     (("data", "val"), "the evaluation data (digest of annotations and image sizes)"),
@@ -42,6 +43,8 @@ def changes(history: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> lis
     """
     found = []
     for keys, name in _FACTS:
+        if keys == ("threads",) and now.get("device") != "cpu":
+            continue
         known = [value for entry in history if (value := _value(entry, keys)) is not None]
         current = _value(now, keys)
         if known and current is not None and known[-1] != current:
