@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: Two processes on this machine.
+TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "maskrcnn")
+
 #: A run that goes on until it is stopped.
 ENDLESS = ("solver.steps=1000000", "data.val=null")
 
@@ -42,9 +45,8 @@ def training(
     try:
         yield process
     finally:
-        for child in children(process.pid):
-            kill(child)
-        kill(process.pid)
+        for pid in everyone(process.pid):
+            kill(pid)
         process.communicate()
 
 
@@ -80,6 +82,11 @@ def children(pid: int) -> list[int]:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def everyone(pid: int) -> list[int]:
+    """A process and all that it started, whatever their groups: whom systemd and Slurm signal."""
+    return [pid, *(p for child in children(pid) for p in everyone(child))]
 
 
 def lives(pid: int) -> bool:

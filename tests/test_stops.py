@@ -19,9 +19,9 @@ from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.console import Console
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
-from maskrcnn.run.lock import NAME
-from tests.engine.tiny import write_recipe
-from tests.stops import ENDLESS, children, ended, kill, lives, training, wait_for
+from maskrcnn.run.lock import NAME, RunLock
+from tests.engine.tiny import write_data, write_recipe
+from tests.stops import ENDLESS, TWO, children, ended, everyone, kill, lives, training, wait_for
 from tests.test_resume import assert_same_state, last
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -194,3 +194,29 @@ def test_a_folder_that_was_renamed_goes_on_under_its_new_name(recipe: Path, tmp_
     step = load(other / "checkpoints" / "last.pt").step
     assert main(["train", "--resume", str(other), "--set", f"solver.steps={step + 1}"]) == 0
     assert last(other).step == step + 1
+
+
+def test_two_processes_stop_in_the_middle_of_an_evaluation_and_say_so_once(tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    write_data(tmp_path / "images", val=2000)
+    with training(recipe, run, "solver.steps=2", "data.workers=1", program=TWO) as process:
+        wait_for(process, "evaluating after step 2")
+        for pid in everyone(process.pid):  # torchrun passes it on besides
+            os.kill(pid, signal.SIGTERM)
+        _, complaint = ended(process)
+    assert complaint.count("stopped by SIGTERM after step 2 of 2, checkpoint written") == 1
+    saved = last(run)
+    assert (saved.step, saved.evaluated) == (2, 0)
+    assert not (run / "figures.json").exists()
+    assert not (run / NAME).exists()
+
+
+def test_two_processes_are_refused_once(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lock = RunLock(run)
+    lock.take(print)
+    with training(recipe, run, program=TWO) as process:
+        _, complaint = ended(process)
+    lock.release()
+    assert complaint.count("this run is being trained already, by process") == 1
+    assert not run.exists() or not any(run.iterdir())
