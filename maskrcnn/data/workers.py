@@ -94,8 +94,8 @@ def iterate(loader: DataLoader[Any], stopping: Callable[[], bool]) -> Generator[
 class _Watch:
     """Kills the workers of a run that was asked to stop and waits for a batch all the same.
 
-    A thread, since the wait itself cannot be left: where a stopped worker has announced a batch, torch asks it
-    for the memory's handle without a time limit.  Its death ends the wait.
+    A thread, since the wait itself cannot be left: where a stopped worker has announced a batch, torch asks
+    it for the memory's handle without a time limit.  Its death ends the wait.
     """
 
     def __init__(self, workers: Sequence[BaseProcess], stopping: Callable[[], bool]) -> None:

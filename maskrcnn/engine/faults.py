@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch.distributed as dist
+
 from maskrcnn.errors import UserError
 from maskrcnn.structures import ImageInfo
 
@@ -64,6 +66,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the CPU."""
     text = str(error)
     return "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a sum over the processes failed because one of them is gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        word in text for word in ("connection closed by peer", "connection reset by peer", "nccl", "gloo")
+    )
+
+
+class LostRankError(UserError):
+    """Another process of the run is gone."""
 
 
 def out_of_memory_message(step: int, images: str, safe: str) -> str:

@@ -154,7 +154,7 @@ class Trainer:
         return text
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over scaler, step and best metric; the caller restores model and optimizer (engine.restore)."""
+        """Take over scaler, step and best metric; engine.restore brings model and optimizer back."""
         if checkpoint.scaler:
             self._precision.scaler.load_state_dict(checkpoint.scaler)
         self.state = replace(
@@ -172,7 +172,8 @@ class Trainer:
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; before the optimizer step.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; after the step and its checkpoint.
-            LostWorkerError: a loading process was killed; after the checkpoint of the last whole step.
+            LostWorkerError, LostRankError: a loading process, or another rank, is gone; after the checkpoint
+                of the last whole step.
             WriteError: the last checkpoint could not be written.
             UserError: out of memory, or what ``guard`` raises.
         """
@@ -230,15 +231,19 @@ class Trainer:
             if faults.is_out_of_memory(error):
                 images = faults.name_images(infos)
                 raise UserError(faults.out_of_memory_message(step + 1, images, self._safe)) from error
-            # While all are told to stop, a rank that did so first is missing in the others' sums.
-            left = self._ranks.size > 1 and stop.signal_number != 0
-            if isinstance(error, RuntimeError) and not left:
-                raise
+            why: UserError | None = error if isinstance(error, LostWorkerError) else None
+            if isinstance(error, RuntimeError):
+                lost = self._ranks.size > 1 and faults.is_lost_rank(error)
+                if not lost:
+                    raise
+                # While all are told to stop, a rank that did so first is missing in the others' sums.
+                if stop.signal_number == 0:
+                    why = faults.LostRankError("another process of this run is gone, see its messages")
             for buffer, copy in statistics:
                 buffer.copy_(copy)
             for group, rate in zip(self.optimizer.param_groups, before, strict=True):
                 group["lr"] = rate
-            raise _AbandonedError(error if isinstance(error, LostWorkerError) else None) from None
+            raise _AbandonedError(why) from None
         self._stop_if_non_finite(faults.non_finite_losses(values), infos, lr)
         self._clip_gradients(infos, lr)
         self._precision.scaler.step(self.optimizer)
@@ -473,14 +478,16 @@ class Trainer:
     def _leave(self, abandoned: _AbandonedError, stop: StopRequest) -> None:
         """Save the last whole step and go, without waiting for other ranks: they may be gone."""
         self._log()
-        if self._saved != self.state.step or self._unsaved is not None:
+        if self._ranks.is_main and (self._saved != self.state.step or self._unsaved is not None):
             self._save()
+        kept = self._safe if self._ranks.is_main else "the checkpoint is rank 0's to write"
         problem = self._last_word()
         if problem is not None:
             raise problem
         if abandoned.why is not None:
-            raise LostWorkerError(f"{abandoned.why}; stopped, {self._safe}; to go on: {self._resume_hint}")
-        raise self._interrupted(stop)
+            stopped = f"{abandoned.why}; stopped after step {self.state.step}, {kept}"
+            raise type(abandoned.why)(f"{stopped}; to go on: {self._resume_hint}")
+        raise self._interrupted(stop, "checkpoint written" if self._ranks.is_main else kept)
 
     def _last_word(self) -> UserError | None:
         """What makes the end of a run an error, on rank 0."""
@@ -492,10 +499,10 @@ class Trainer:
             )
         return None
 
-    def _interrupted(self, stop: StopRequest) -> Interrupted:
+    def _interrupted(self, stop: StopRequest, kept: str = "checkpoint written") -> Interrupted:
         number = stop.signal_number or signal.SIGINT  # 0: another rank was asked
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {self.state.step} of {self._total},"
-            f" checkpoint written; to go on: {self._resume_hint}",
+            f" {kept}; to go on: {self._resume_hint}",
             number,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
+from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, WriteError, load
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
@@ -455,3 +456,32 @@ def test_a_step_that_is_given_up_half_way_leaves_no_trace(tmp_path: Path, proble
     assert (a.step, a.model["norm.num_batches_tracked"].item()) == (1, 2)
     assert all(a.model[name].equal(b.model[name]) for name in b.model)
     assert a.optimizer["param_groups"] == b.optimizer["param_groups"]
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234", True),
+        ("NCCL error in: ProcessGroupNCCL.cpp:3356, remote process exited", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_rank_that_is_gone_is_told_from_a_bug(text: str, lost: bool) -> None:
+    assert faults.is_lost_rank(RuntimeError(text)) == lost
+
+
+def test_when_another_rank_is_gone_the_last_whole_step_is_saved(tmp_path: Path) -> None:
+    class Gone(Line):
+        def forward(self, images: list[Tensor], targets: Any, generator: Any) -> dict[str, Tensor]:
+            if images[0].mean() > 0.15:  # the third step
+                raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+            return super().forward(images, targets, generator)
+
+    model = Gone()
+    loop = trainer(model, tmp_path, resume_hint="--resume here", ranks=Ranks(0, 2, 0, CPU))
+    message = (
+        r"another process of this run is gone.*after step 2, the checkpoint of step 2 is kept.*--resume here"
+    )
+    with pytest.raises(faults.LostRankError, match=message):
+        loop.fit(batches())
+    assert load(tmp_path / "last.pt").model["w"].equal(model.w)
