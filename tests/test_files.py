@@ -40,9 +40,14 @@ def test_a_name_as_long_as_names_may_be_is_no_trouble(tmp_path: Path) -> None:
 def test_what_ends_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        file.write(b"ne")
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with replacing(path) as file:
+            file.write(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a"]
 

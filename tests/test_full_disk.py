@@ -1,6 +1,6 @@
 """A disk that is full: told once, nothing saved is lost, and the run is the same when there is room again.
 
-On a real small file system where the system lets us mount one, and with writes that are made to fail everywhere.
+On a real small file system where the system lets us mount one, and with writes that are made to fail.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def fill(folder: Path) -> None:
     with (folder / "filler").open("ab", buffering=0) as file:
         for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
+            with pytest.raises(OSError, match="No space left"):
+                write_on(file, b"x" * size)
+
+
+def write_on(file: Any, data: bytes) -> None:
+    while True:
+        file.write(data)
 
 
 class Switch:

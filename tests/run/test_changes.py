@@ -24,12 +24,12 @@ def test_each_change_is_a_sentence() -> None:
         "data": {"train": "124", "val": "456"},
     }
     assert changes([THEN], THEN) == []
+    since = "changed since the run was last started:"
     assert changes([THEN], now) == [
-        "torch changed since the run was last started: 2.10 -> 2.11",
-        "the package's code (fingerprint) changed since the run was last started: aaa -> bbb",
-        "the number of threads changed since the run was last started: 2 -> 1",
-        "the training data (digest of annotations and image sizes) changed since the run was last started:"
-        " 123 -> 124",
+        f"torch {since} 2.10 -> 2.11",
+        f"the package's code (fingerprint) {since} aaa -> bbb",
+        f"the number of threads {since} 2 -> 1",
+        f"the training data (digest of annotations and image sizes) {since} 123 -> 124",
     ]
 
 
