@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.config import dump, fingerprint, flatten
+from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.engine.checkpoint import CheckpointFolder
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.files import write_json, write_text
@@ -81,6 +82,8 @@ class RunFolder:
         """
         entry = {"started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "seed": recipe.seed, **facts}
         entry["config"] = fingerprint(recipe, NEUTRAL_KEYS)
+        if recipe.plugins:
+            entry["plugins"] = plugins_fingerprint(recipe.plugins)
         write_text(self.config, dump(recipe), sync=True)
         write_json(self.facts, [*self.history(), entry], indent=1, sync=True)
 
