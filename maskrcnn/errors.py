@@ -26,6 +26,10 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not belong to this model."""
 
 
+class OutputError(UserError):
+    """A file or folder cannot be written; what was there before is as it was."""
+
+
 def few(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
     """The first ``most`` of the items as text, and how many more there are: ``a, b, and 7 more``.
 

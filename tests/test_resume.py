@@ -206,3 +206,32 @@ def test_resuming_on_other_classes_is_refused(tmp_path: Path) -> None:
     write_data(tmp_path / "images", names=("box", "ring"))
     with pytest.raises(DataError, match="5 is 'disc', there 'ring'"):
         resume(load_recipe(path, ["solver.steps=2", "data.val=null"]), tmp_path / "run")
+
+
+def test_what_changed_since_the_stop_is_told_and_strict_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = write_recipe(tmp_path), tmp_path / "run"
+    common = ["train", str(path), "--set", "data.val=null", "--set"]
+    assert main([*common, "solver.steps=1", "--output", str(run)]) == 0
+    assert main([*common, "solver.steps=2", "--strict", "--output", str(run)]) == 2
+    assert "--strict compares a run with its resumption" in capsys.readouterr().err
+    image = tmp_path / "images" / "1.png"
+    image.write_bytes(image.read_bytes() + b"\0")
+    monkeypatch.setattr("maskrcnn.engine.provenance.code_fingerprint", lambda: "0123456789ab")
+    kept = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main([*common, "solver.steps=2", "--strict", "--resume", str(run)]) == 2
+    complaint = capsys.readouterr().err
+    assert "solver.steps: 1 -> 2" in complaint
+    assert "the training data (digest of annotations and image sizes) changed" in complaint
+    assert "-> 0123456789ab" in complaint
+    assert "nothing was written" in complaint
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == kept
+    # The advice: restore what it began with, or leave --strict out.
+    monkeypatch.undo()
+    image.write_bytes(image.read_bytes()[:-1])
+    assert main([*common, "solver.steps=1", "--strict", "--resume", str(run)]) == 0
+    assert "changed since" not in capsys.readouterr().err
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert main([*common, "solver.steps=2", "--resume", str(run)]) == 0
+    assert "warning: the training data (digest" in capsys.readouterr().err

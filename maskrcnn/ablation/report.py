@@ -16,7 +16,7 @@ from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.results import Row, collect, plain
 from maskrcnn.ablation.suite import Suite
 from maskrcnn.data import Dataset
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import OutputError, UserError, few
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.run.evaluate import write_picture
 
@@ -78,6 +78,8 @@ def write_report(
         (folder / "report.html").write_text(files["report.html"], encoding="utf-8")
         for name, image in shown:
             write_picture(folder / "pictures" / f"{name}.png", image)
+    except OutputError as error:
+        raise UserError(f"the report cannot be written: {error}") from None
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: the report cannot be written ({error.strerror})"

@@ -7,16 +7,20 @@ imported only when its command is given, so ``maskrcnn --help`` does not wait fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from maskrcnn import __version__
+from maskrcnn.cli.complain import complain
 from maskrcnn.cli.parser import Parser
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.errors import UserError
+from maskrcnn.files import FULL, reason
 
 
 class Command(NamedTuple):
@@ -64,23 +68,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The command's own status; 2 for a :class:`UserError` (told in a sentence on stderr) or a
-        misused command line; 130 after Ctrl-C.  Anything else that a command raises is a bug and passes.
+        misused command line, or where output could not be written; 130 after Ctrl-C.  Anything else that a
+        command raises is a bug and passes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _dispatch(arguments)
-        sys.stdout.flush()
-        return status
+        return _flush(_dispatch(arguments))
     except UserError as e:
-        _complain(f"error: {e}")
-        return EXIT_USER_ERROR
+        complain(f"error: {e}")
+        return _flush(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return EXIT_INTERRUPTED
+        complain("interrupted")
+        return _flush(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_BROKEN_PIPE
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        place = Path(e.filename).parent if isinstance(e.filename, str) else Path()
+        what = e.filename or "standard output or a file"
+        complain(f"error: {what}: could not be written: {reason(e, place)}; make room there")
+        _flush(EXIT_USER_ERROR)
+        return EXIT_USER_ERROR
+
+
+def _flush(status: int) -> int:
+    """``status``, or where all went well but standard output cannot be written, that of an error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if status == 0:
+            raise
+        _forget_output()
+    except OSError as e:
+        _forget_output()
+        if status == 0:
+            complain(f"error: standard output: could not be written: {reason(e, Path())}")
+            return EXIT_USER_ERROR
+    return status
+
+
+def _forget_output() -> None:
+    """Python flushes stdout once more at exit; let that go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -136,7 +168,3 @@ def _load(name: str) -> CommandModule:
         if e.name != module:
             raise
         raise UserError(f"the command {name!r} is not part of this version ({__version__})") from None
-
-
-def _complain(text: str) -> None:
-    print(f"maskrcnn: {text}", file=sys.stderr)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.options import add_set_argument
 
 HELP = "train and evaluate a small model on generated data, in minutes"
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = train(recipe, output, resume_hint=f"maskrcnn train --resume {output}")
     except Interrupted as stop:
-        print(f"maskrcnn: {stop}", file=sys.stderr)
+        complain(str(stop))
+        leave_if_held(stop.exit_status)
         return stop.exit_status
     folder = result.folder
     print(

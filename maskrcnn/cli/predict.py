@@ -6,6 +6,7 @@ import argparse
 import glob
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from maskrcnn.cli.options import add_checkpoint_argument, add_set_argument
@@ -31,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict every readable image; exit status 2 where one was not, named on stderr."""
+    """Predict every readable image; exit status 2 where one was not, or was not written, named on stderr."""
     from maskrcnn.engine.memory import keep_freed_memory
+    from maskrcnn.engine.unwritten import Unwritten
     from maskrcnn.evaluation import save_results
     from maskrcnn.run import Predictor
     from maskrcnn.run.evaluate import write_picture
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.checkpoint}: this model has no RPN and needs proposals with each image; evaluate it on"
             " data that have them (maskrcnn eval), or call maskrcnn.run.Predictor with proposals"
         )
+    unwritten = Unwritten(lambda text: print(f"maskrcnn: {text}", file=sys.stderr))
     records = []
     broken = 0
     for image_id, path in enumerate(paths, start=1):
@@ -64,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
             extra = {"file_name": str(path), "category": predictor.categories.names[category]}
             records.append({**record, "image_id": image_id, **extra})
         if not args.no_overlays:
-            write_picture(args.out / names[path], found.draw())
+            target = args.out / names[path]
+            unwritten.attempt(target, partial(write_picture, target, found.draw()))
         print(f"{path}: {len(found)} instances", flush=True)
-    save_results(args.out / "predictions.json", records)
+    target = args.out / "predictions.json"
+    unwritten.attempt(target, partial(save_results, target, records))
     print(f"{len(paths) - broken} images, {len(records)} instances: {args.out}")
+    unwritten.raise_if_any()
     if broken:
         raise UserError(
             f"{broken} of {len(paths)} images could not be read (named above); the others are done"

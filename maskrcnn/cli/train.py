@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
+from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.options import add_set_argument
 from maskrcnn.errors import UserError
 
@@ -34,16 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start the output layers afresh: the key 'weights' names a file for other classes",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="with --resume: refuse where data, code, config, torch or devices are not what they were",
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="run folder; default runs/<config name>")
     add_set_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; exit status 0, or 130 / 143 after Ctrl-C / SIGTERM once the checkpoint is written."""
+    """Train; exit status 0, or 128 + the signal's number (130 for Ctrl-C) once the checkpoint is written."""
     from maskrcnn.engine.interrupt import Interrupted
     from maskrcnn.recipe import load_recipe
     from maskrcnn.run import train
 
+    if args.strict and args.resume is None:
+        raise UserError("--strict compares a run with its resumption; give --resume as well, or leave it out")
     config, output = _places(args)
     if args.drop_head:
         args.overrides.append("drop_head=true")
@@ -52,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
     settings = [part for item in args.overrides for part in ("--set", item)]
     hint = shlex.join(["maskrcnn", "train", str(config), *settings, "--resume", str(output)])
     try:
-        train(recipe, output, resume=args.resume is not None, resume_hint=hint)
+        train(recipe, output, resume=args.resume is not None, resume_hint=hint, strict=args.strict)
     except Interrupted as stop:
-        print(f"maskrcnn: {stop}", file=sys.stderr)
+        complain(str(stop))
+        leave_if_held(stop.exit_status)
         return stop.exit_status
     return 0
 

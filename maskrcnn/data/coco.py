@@ -14,6 +14,7 @@ import numpy.typing as npt
 from maskrcnn.config.ranges import check_boxes
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
+from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.image_files import image_path
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
@@ -114,6 +115,7 @@ class CocoDataset:
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
         self.num_proposals = num_proposals or (TRAIN_PROPOSALS if training else EVAL_PROPOSALS)
         self.proposals = None if proposals is None else ProposalFile(Path(proposals))
+        self._other_files = () if proposals is None else (Path(proposals),)
         if self.proposals is not None:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
         if self.report:
@@ -196,6 +198,11 @@ class CocoDataset:
             f"{path} is {found[1]}x{found[0]} pixels,"
             f" {self.annotation_file.name} says {says[1]}x{says[0]}; {hint}"
         )
+
+    def digest(self) -> str:
+        """Its content as sixteen hex digits, see :func:`maskrcnn.data.digest.coco_digest`."""
+        names = [self.index.info(int(i)).file_name for i in self.kept]
+        return coco_digest(self.annotation_file, self.images, names, self._other_files)
 
 
 def file_notes(path: Path, heard: Sequence[str]) -> tuple[Note, ...]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -17,6 +16,7 @@ from maskrcnn.data.copy_paste import CopyPasteConfig
 from maskrcnn.data.geometry import apply_transforms
 from maskrcnn.data.registries import Dataset, RawSample, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
+from maskrcnn.data.workers import POLL, WorkerStart, iterate
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import Batch, Sample, collate
 
@@ -127,6 +127,7 @@ class BatchLoader:
     """Iterates over batches; ``len`` of it is their number (at most, where unreadable images are skipped).
 
     Every iteration starts anew.  Images that the workers passed over go to ``dataset.report``.
+    Iterating raises what :func:`maskrcnn.data.workers.iterate` does; ``stopping`` may be set for it.
     """
 
     def __init__(
@@ -142,6 +143,8 @@ class BatchLoader:
         copy_paste: CopyPasteConfig | None = None,
     ) -> None:
         self.dataset = dataset
+        #: Whether the run was asked to stop: then a batch that does not come is not waited for any longer.
+        self.stopping: Callable[[], bool] = _never
         self._batches = batches
         options: dict[str, Any] = {}
         if workers and sys.platform.startswith("linux"):
@@ -154,7 +157,8 @@ class BatchLoader:
             collate_fn=_as_is,
             num_workers=workers,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=WorkerStart(),
+            timeout=POLL if workers else 0,
             **options,
         )
 
@@ -162,15 +166,16 @@ class BatchLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for loaded in self._loader:
-            for image_id, sentence in loaded.passed_over:
-                self.dataset.report.image(image_id, sentence)
-            for note in loaded.notes:
-                self.dataset.report.doubt(*note)
-            if loaded.error is not None:
-                raise loaded.error
-            if len(loaded.batch):
-                yield loaded.batch
+        with closing(iterate(self._loader, lambda: self.stopping())) as source:
+            for loaded in source:
+                for image_id, sentence in loaded.passed_over:
+                    self.dataset.report.image(image_id, sentence)
+                for note in loaded.notes:
+                    self.dataset.report.doubt(*note)
+                if loaded.error is not None:
+                    raise loaded.error
+                if len(loaded.batch):
+                    yield loaded.batch
 
 
 def train_loader(
@@ -253,7 +258,5 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def _start_worker(_: int) -> None:
-    """One core a worker: more threads only fight each other."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+def _never() -> bool:
+    return False

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError, few
+from maskrcnn.files import FULL, free_bytes, reason, replacing, temporary_beside
 from maskrcnn.modeling.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
@@ -50,7 +51,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``path`` atomically: it holds the old file or the new one, whole, whatever happens.
 
     Raises:
-        CheckpointError: the folder cannot be written, or the disk is full; nothing is left behind.
+        WriteError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
     content = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
     content |= {"format": _FORMAT, "format_version": _VERSION}
@@ -63,32 +64,47 @@ def write_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     """Write a bare state dict, for other programs or as a backbone's weights; atomically, as :func:`save`.
 
     Raises:
-        CheckpointError: as :func:`save`.
+        WriteError: as :func:`save`.
     """
     _write(dict(state), path)
 
 
+class WriteError(CheckpointError):
+    """A checkpoint could not be written; what was there before is as it was."""
+
+
+class _Told:
+    """A file that remembers why a write failed: torch's zip writer says ``unexpected pos`` instead."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def _write(content: Mapping[str, Any], path: Path) -> None:
-    temporary: Path | None = None
+    told: _Told | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's zip writer says RuntimeError when the disk is full
-        raise CheckpointError(
-            f"{path}: the checkpoint could not be written ({first_line(error)}); make room or choose another"
-            " folder with --output; earlier checkpoints are untouched"
+        with replacing(path, sync=True) as file:
+            told = _Told(file)
+            torch.save(content, cast(BinaryIO, told))
+    except (OSError, RuntimeError) as error:
+        cause = error if told is None or told.error is None else told.error
+        why = reason(cause, path.parent) if isinstance(cause, OSError) else first_line(cause)
+        full = isinstance(cause, OSError) and cause.errno in FULL
+        advice = "make room" if full else "check the folder and its permissions"
+        raise WriteError(
+            f"{path}: the checkpoint could not be written: {why}; {advice}; earlier checkpoints are untouched"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:
@@ -131,19 +147,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
 
 
-def _sync_folder(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 class CheckpointFolder:
     """A run's checkpoints: ``step_00000300.pt`` ..., with ``last.pt`` and ``best.pt`` naming two of them.
 
@@ -158,6 +161,10 @@ class CheckpointFolder:
         """
         self.folder = folder
         self._keep = keep
+        self._made = False
+        self._size = 0
+        #: Steps that are not dropped, whatever their age.
+        self.kept: set[int] = set()
 
     def steps(self) -> list[tuple[int, Path]]:
         """(step, file), the newest first."""
@@ -168,16 +175,40 @@ class CheckpointFolder:
                 found.append((int(digits), path))
         return sorted(found, reverse=True)
 
+    def path_of(self, step: int) -> Path:
+        """The file of a step."""
+        return self.folder / f"step_{step:08d}.pt"
+
+    def has_room(self) -> bool:
+        """Whether there is room for a checkpoint as large as the last one; True where that is not known."""
+        free = free_bytes(self.folder)
+        return free is None or free >= self._size
+
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> Path:
-        """Write the checkpoint of its step, point the names at it, drop the oldest."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{checkpoint.step:08d}.pt"
-        save(checkpoint, path)
-        self._name(path, "last.pt")
-        if best:
-            self._name(path, "best.pt")
-        for _, old in self.steps()[self._keep :]:
-            old.unlink(missing_ok=True)
+        """Write the checkpoint of its step, point the names at it, drop the oldest.
+
+        Raises:
+            WriteError: something could not be written; no earlier checkpoint is touched.
+        """
+        path = self.path_of(checkpoint.step)
+        self._size = max(self._size, _bytes(checkpoint.model) + _bytes(checkpoint.optimizer))
+        try:
+            # Not its parents again: a run's folder that is gone stays gone.
+            self.folder.mkdir(parents=not self._made, exist_ok=True)
+            self._made = True
+            save(checkpoint, path)
+            self._name(path, "last.pt")
+            if best:
+                self._name(path, "best.pt")
+        except OSError as error:
+            why = reason(error, self.folder)
+            if error.errno == errno.ENOENT:
+                why = "the run folder was removed or renamed"
+            raise WriteError(f"{path}: the checkpoint could not be written: {why}") from error
+        self._size = path.stat().st_size
+        for step, old in self.steps()[self._keep :]:
+            if step not in self.kept:
+                old.unlink(missing_ok=True)
         return path
 
     def latest(self) -> tuple[Checkpoint, Path, list[str]] | None:
@@ -200,13 +231,25 @@ class CheckpointFolder:
         return None
 
     def _name(self, path: Path, name: str) -> None:
-        temporary = self.folder / f".{name}.new"
-        temporary.unlink(missing_ok=True)
+        target = self.folder / name
+        temporary = temporary_beside(target)
         try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
-        temporary.replace(self.folder / name)
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _bytes(content: Any) -> int:
+    """Of all tensors in nested containers."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        return sum(map(_bytes, content.values()))
+    return sum(map(_bytes, content)) if isinstance(content, (list, tuple)) else 0
 
 
 def find_checkpoint(path: Path) -> Path:

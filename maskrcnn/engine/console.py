@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from pathlib import Path
 from typing import TextIO
 
+from maskrcnn.engine.unwritten import Unwritten
+from maskrcnn.files import Appender
+
 
 class Console:
     """Prints on rank 0 and keeps a copy in a file.
 
     Lines for people go to standard output; warnings to standard error.  Other ranks are silent, except for
-    warnings.
+    warnings.  In a run neither a full disk nor a terminal that is gone ends it: see :class:`Unwritten`.
     """
 
     def __init__(self, *, quiet: bool = False, prefix: str = "") -> None:
@@ -24,7 +28,9 @@ class Console:
         """
         self.quiet = quiet
         self._prefix = prefix
-        self._file: TextIO | None = None
+        self._file: Appender | None = None
+        #: What could not be written; all parts of a run tell it here.
+        self.unwritten = Unwritten(self.warn)
         self._handler = _ToConsole(self)
 
     def take_logs(self) -> None:
@@ -37,7 +43,7 @@ class Console:
     def open(self, path: Path) -> None:
         """Also append every line, with the time, to ``path``."""
         self._close_file()
-        self._file = path.open("a", encoding="utf-8")
+        self._file = Appender(path)
 
     def close(self) -> None:
         """Stop writing to the file, and taking over the package's log messages."""
@@ -45,28 +51,45 @@ class Console:
         self._close_file()
 
     def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # told when it first failed
+                file.close()
 
     def line(self, text: str = "") -> None:
         """Print ``text`` (one or several lines)."""
         if self.quiet:
             return
-        print(text, flush=True)
+        self._print(text, sys.stdout)
         self._keep(text)
 
     def warn(self, text: str) -> None:
         """Print ``warning: text`` to standard error."""
         text = f"{self._prefix}warning: {text}"
-        print(text, file=sys.stderr, flush=True)
+        self._print(text, sys.stderr)
         self._keep(text)
 
+    def _print(self, text: str, stream: TextIO) -> None:
+        try:
+            print(text, file=stream, flush=True)
+        except OSError as error:
+            # A run whose reader, terminal or disk is gone has its log still; any other command ends.
+            if self._file is None:
+                raise
+            if stream is sys.stdout:
+                name = Path("standard output")
+                if name not in self.unwritten.missing:
+                    self.unwritten.missing.append(name)
+                    self.warn(
+                        f"{name}: could not be written: {error.strerror}; the run goes on, see its log.txt"
+                    )
+
     def _keep(self, text: str) -> None:
-        if self._file is not None:
+        file = self._file
+        if file is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._file.write("".join(f"{stamp} {part}\n" for part in text.split("\n")))
-            self._file.flush()
+            record = "".join(f"{stamp} {part}\n" for part in text.split("\n")).encode("utf-8", "replace")
+            self.unwritten.attempt(file.path, lambda: file.append(record), grows=True)
 
 
 class _ToConsole(logging.Handler):

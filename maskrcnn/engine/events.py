@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.engine.board import Board
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
+from maskrcnn.files import unwritten
 
 #: What each loss tells, by the name that progress lines give it.
 _MEANING = {
@@ -52,7 +54,10 @@ class Progress:
 
 
 class Events:
-    """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone."""
+    """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone.
+
+    What cannot be written goes to ``console.unwritten``.
+    """
 
     def __init__(
         self,
@@ -70,22 +75,26 @@ class Events:
             start_step: the step training goes on from; later records are dropped.
             tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
             epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+
+        Raises:
+            OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
         """
         self._console = console
-        self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
-        self._board: Any = None
+        self._unwritten = console.unwritten
+        try:
+            self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
+        except OSError as error:
+            raise unwritten(folder / "metrics.jsonl", error) from None
+        self._board: Board | None = None
         self._rate: float | None = None
         self._told_data_bound = False
         self._epoch_images = epoch_images
         self._told_legend = False
         if tensorboard:
             try:
-                from torch.utils.tensorboard import SummaryWriter
+                self._board = Board(folder / "tensorboard", start_step + 1)
             except ImportError:
                 console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
-            else:
-                writer: Any = SummaryWriter
-                self._board = writer(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def progress(self, now: Progress) -> None:
         """Show and keep one log step; before the first, what the parts of a line mean."""
@@ -106,11 +115,10 @@ class Events:
         }
         if now.grad_norm is not None:
             values["grad_norm"] = now.grad_norm
-        self._metrics.write(now.step, "train", values)
-        if self._board is not None:
-            for name, value in values.items():
-                group = "loss" if name.startswith("loss") else "train"
-                self._board.add_scalar(f"{group}/{name.removeprefix('loss_')}", value, now.step)
+        self._write(now.step, "train", values)
+        for name, value in values.items():
+            group = "loss" if name.startswith("loss") else "train"
+            self._scalar(f"{group}/{name.removeprefix('loss_')}", value, now.step)
         if waiting > _DATA_BOUND and now.step > 20 and not self._told_data_bound:
             self._told_data_bound = True
             self._console.warn(
@@ -140,22 +148,30 @@ class Events:
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Keep the figures of an evaluation."""
-        self._metrics.write(step, "eval", {**metrics, "seconds": seconds})
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(f"eval/{name}", value, step)
-            self._board.flush()
+        self._write(step, "eval", {**metrics, "seconds": seconds})
+        for name, value in metrics.items():
+            self._scalar(f"eval/{name}", value, step)
+
+    def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        file = self._metrics
+        self._unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        board = self._board
+        if board is not None:
+            self._unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
 
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Keep a picture, uint8 [H, W, 3] RGB."""
-        if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+        board = self._board
+        if board is not None:
+            self._unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
 
     def close(self) -> None:
         """Write everything out."""
-        self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        for file in (self._metrics, self._board):
+            if file is not None:
+                self._unwritten.attempt(file.path, file.close, grows=True)
 
 
 def describe_legend(losses: Mapping[str, float], *, clipped: bool) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
 
 from maskrcnn.errors import UserError, few
 from maskrcnn.structures import ImageInfo
@@ -42,6 +45,22 @@ def non_finite_message(step: int, what: Sequence[str], images: str, lr: float, s
     )
 
 
+def ruined_message(step: int, what: str, sound: Path | None) -> str:
+    """The sentence for weights that are finite, but grown beyond use.
+
+    Args:
+        step: finished steps.
+        what: the phrase of :class:`maskrcnn.engine.soundness.Soundness`.
+        sound: the newest checkpoint from before, if there is one.
+    """
+    kept = "no checkpoint from before is there" if sound is None else f"{sound} is from before and is kept"
+    weights = "" if sound is None else f" and --set weights={sound}"
+    return (
+        f"step {step}: {what}: they are ruined in all likelihood, and so is this checkpoint; {kept}. Stop,"
+        f" and begin a new run with a lower --set solver.optimizer.lr{weights}"
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the CPU."""
     text = str(error)
@@ -61,6 +80,18 @@ def out_of_memory_is_told(sentence: str) -> Iterator[None]:
         if isinstance(error, UserError) or not is_out_of_memory(error):
             raise
         raise UserError(sentence) from error
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a sum over the processes failed because one of them is gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        word in text for word in ("connection closed by peer", "connection reset by peer", "nccl", "gloo")
+    )
+
+
+class LostRankError(UserError):
+    """Another process of the run is gone."""
 
 
 def out_of_memory_message(step: int, images: str, safe: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maskrcnn.files import Appender, replacing
+
 
 class MetricsFile:
     """Appends records ``{"step": 40, "kind": "train", ...}``; non-finite numbers become null."""
@@ -18,23 +20,32 @@ class MetricsFile:
             path: made if absent.
             start_step: the finished step training goes on from; records of later steps, and a line cut
                 short by a crash, are dropped since they are about to be made again.
+
+        Raises:
+            OSError: it cannot be written; it is then as it was.
         """
         self.path = path
         if path.exists():
             kept = [record for record in read_metrics(path) if record["step"] <= start_step]
-            temporary = path.with_suffix(".new")
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-            temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+            with replacing(path) as file:
+                file.write("".join(json.dumps(r) + "\n" for r in kept).encode("utf-8"))
+        self._file = Appender(path)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Append a record and hand it to the system at once."""
+        """Append a record and hand it to the system at once.
+
+        Raises:
+            OSError: it could not be written; it goes out with the next one that can.
+        """
         plain = {k: _plain(v) for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
-        self._file.flush()
+        self._file.append((json.dumps({"step": step, "kind": kind, **plain}) + "\n").encode("utf-8"))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises:
+            OSError: something is still unwritten, and lost.
+        """
         self._file.close()
 
 

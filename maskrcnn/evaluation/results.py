@@ -18,6 +18,7 @@ import torch
 from maskrcnn.data.coco_json import kind_of, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.paste import Paste, encode_masks
+from maskrcnn.files import write_text
 from maskrcnn.structures import Detections, ImageInfo, clip_boxes, xyxy_to_xywh
 
 Result = dict[str, Any]
@@ -80,12 +81,12 @@ def coco_results(
 
 
 def save_results(path: Path | str, results: Sequence[Result]) -> None:
-    """Write a COCO results file; a crash half-way leaves no broken file behind."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(list(results)), encoding="utf-8")
-    part.replace(path)
+    """Write a COCO results file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is as it was.
+    """
+    write_text(Path(path), json.dumps(list(results)))
 
 
 def load_results(path: Path | str) -> list[Result]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from maskrcnn.data import Categories, Dataset, eval_loader
+from maskrcnn.data.workers import StalledError
 from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import CheckpointError, UserError, few
+from maskrcnn.engine.unwritten import Unwritten
+from maskrcnn.errors import CheckpointError, OutputError, few
 from maskrcnn.evaluation import (
     EvalResult,
     Progress,
@@ -35,6 +37,7 @@ from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
 from maskrcnn.evaluation.skeletons import of_records, sure
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
+from maskrcnn.files import write_bytes, write_json
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run import preflight
 from maskrcnn.run.expect import compare
@@ -90,7 +93,7 @@ def run_evaluation(
         the evaluation on rank 0, None on the others.
 
     Raises:
-        BrokenOff: ``stopping`` said so.
+        BrokenOff: ``stopping`` said so on some rank; on every rank.
         UserError: out of memory.
     """
     loader = eval_loader(
@@ -101,18 +104,24 @@ def run_evaluation(
         world_size=ranks.size,
         workers=worker_count(recipe, ranks),
     )
-    records = predict_dataset(
-        model,
-        _until(loader, stopping),
-        ranks.device,
-        dataset.categories,
-        precision=recipe.eval.precision,
-        paste=recipe.eval.paste,
-        keypoint_offset=recipe.eval.keypoint_offset,
-        progress=progress_lines(console, "evaluating"),
-        total=-(-len(dataset) // ranks.size),
-    )
-    gathered = ranks.gather((records, dataset.report.unreadable))
+    loader.stopping = stopping
+    records: list[Result] | None = None  # where it is broken off
+    with suppress(BrokenOff, StalledError):
+        records = predict_dataset(
+            model,
+            _until(loader, stopping),
+            ranks.device,
+            dataset.categories,
+            precision=recipe.eval.precision,
+            paste=recipe.eval.paste,
+            keypoint_offset=recipe.eval.keypoint_offset,
+            progress=progress_lines(console, "evaluating"),
+            total=-(-len(dataset) // ranks.size),
+        )
+    found = ranks.gather(None if records is None else (records, dataset.report.unreadable))
+    gathered = [part for part in found if part is not None]
+    if ranks.share(len(gathered) < len(found)):
+        raise BrokenOff
     if not ranks.is_main:
         return None
     merged = merge_results(part for part, _ in gathered)
@@ -193,19 +202,24 @@ def draw_pictures(
 
 
 def write_picture(path: Path, image: Image) -> None:
-    """Write uint8 [H, W, 3] RGB as a PNG.
+    """Write uint8 [H, W, 3] RGB as a PNG, whole or not at all.
 
     Raises:
-        UserError: it cannot be written.
+        OutputError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path}: the picture cannot be written")
+    made, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not made:
+        raise OutputError(f"{path}: OpenCV cannot make a PNG of {image.shape[1]} x {image.shape[0]} pixels")
+    write_bytes(path, png.tobytes())
 
 
 def write_figures(path: Path, result: EvalResult, step: int) -> None:
-    """Write an evaluation's figures as JSON."""
-    path.write_text(json.dumps({"step": step, **result.as_json()}, indent=1) + "\n", encoding="utf-8")
+    """Write an evaluation's figures as JSON, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_json(path, {"step": step, **result.as_json()}, indent=1)
 
 
 def load_state(
@@ -249,6 +263,7 @@ def evaluate(
     Raises:
         CheckpointError: the checkpoint is unreadable or belongs to another model.
         DataError: the data are wrong, or of other categories than the checkpoint's.
+        OutputError: results or pictures could not be written; the figures are then printed.
     """
     keep_freed_memory()
     path, state, recipe = load_state(checkpoint, recipe, overrides)
@@ -268,10 +283,14 @@ def evaluate(
             console.line(found.result.table())
             for line in compare(recipe.expect, found.result.scalars())[1]:
                 console.line(line)
-            if results is not None:
-                save_results(results, found.records)
+            unwritten = Unwritten(console.warn)
+            if results is not None and unwritten.attempt(
+                results, partial(save_results, results, found.records)
+            ):
                 console.line(f"results written to {results}")
             if pictures is not None:
                 for name, image in draw_pictures(data.val, found.records, recipe, known):
-                    write_picture(pictures / f"{name}.png", image)
+                    path = pictures / f"{name}.png"
+                    unwritten.attempt(path, partial(write_picture, path, image))
+            unwritten.raise_if_any()
         return found

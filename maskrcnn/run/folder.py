@@ -12,7 +12,9 @@ from maskrcnn.config import dump, fingerprint, flatten
 from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.engine.checkpoint import CheckpointFolder
 from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.files import write_json, write_text
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe, parse_recipe
+from maskrcnn.run import lock
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class RunFolder:
         """Itself; a fresh run never mixes with another's files.
 
         Raises:
-            UserError: the folder holds anything.
+            UserError: the folder holds anything but the lock of a run that begins.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; choose another run folder with --output")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(p.name != lock.NAME for p in self.path.iterdir()):
             raise UserError(
                 f"{self.path}: already holds a run or other files; go on with it by --resume, or choose"
                 " another folder by --output"
@@ -76,21 +78,14 @@ class RunFolder:
         """Make the folder and write config and facts; a resumed run keeps its first facts and adds its own.
 
         Raises:
-            UserError: it cannot be written.
+            OutputError: it cannot be written; what was there is as it was.
         """
         entry = {"started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "seed": recipe.seed, **facts}
         entry["config"] = fingerprint(recipe, NEUTRAL_KEYS)
         if recipe.plugins:
             entry["plugins"] = plugins_fingerprint(recipe.plugins)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            history = json.dumps([*self.history(), entry], indent=1) + "\n"
-            for file, text in ((self.config, dump(recipe)), (self.facts, history)):
-                partial = file.with_name(f"{file.name}.partial")  # a full disk must not cost what was there
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(file)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); use --output") from None
+        write_text(self.config, dump(recipe), sync=True)
+        write_json(self.facts, [*self.history(), entry], indent=1, sync=True)
 
     def history(self) -> list[dict[str, Any]]:
         """What ``run.json`` says: one entry for the start and one for each resumption."""

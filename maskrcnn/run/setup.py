@@ -94,6 +94,25 @@ def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
     return value
 
 
+def main_alone(ranks: Ranks, work: Callable[[], object]) -> None:
+    """``work`` on rank 0, while the others wait.
+
+    Raises:
+        UserError: what ``work`` raised, on every rank.
+    """
+    problem: UserError | None = None
+    if ranks.is_main:
+        try:
+            work()
+        except UserError as error:
+            if ranks.size == 1:
+                raise
+            problem = error
+    problem = ranks.share(problem)
+    if problem is not None:
+        raise problem
+
+
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
     """The recipe's transforms, built.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from maskrcnn.config import dump
+from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.data import train_loader
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.console import Console
@@ -25,10 +28,13 @@ from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
+from maskrcnn.files import clear_temporaries
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import preflight, setup
+from maskrcnn.run.changes import changes, data_digests
 from maskrcnn.run.evaluate import (
     BrokenOff,
+    Evaluation,
     draw_pictures,
     run_evaluation,
     write_figures,
@@ -37,6 +43,7 @@ from maskrcnn.run.evaluate import (
 from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
+from maskrcnn.run.lock import RunLock
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def train(
     *,
     resume: bool = False,
     resume_hint: str = "train again with --resume",
+    strict: bool = False,
     console: Console | None = None,
 ) -> TrainResult:
     """Train to the recipe's last step, with evaluations and checkpoints.
@@ -72,11 +80,13 @@ def train(
         output: run folder; must be new or empty unless ``resume``.
         resume: go on from the folder's newest readable checkpoint; from the start where there is none.
         resume_hint: how to go on, for messages.
+        strict: refuse to go on where data, code, config, torch or devices are not what they were.
         console: where lines go; by default a new one.
 
     Raises:
-        UserError: and its kinds, see :class:`maskrcnn.engine.trainer.Trainer`, ``run.setup``.
-        Interrupted: Ctrl-C or SIGTERM, once the checkpoint is written.
+        UserError: and its kinds, see :class:`maskrcnn.engine.trainer.Trainer`, ``run.setup``; another process
+            works in the folder.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, once the checkpoint is written.
     """
     began = time.monotonic()
     kept = keep_freed_memory()
@@ -87,11 +97,16 @@ def train(
         folder = RunFolder(output)
         if not resume:
             setup.one_first(ranks, folder.refuse_if_used)
-        run = _Run(recipe, folder, ranks, console, resume_hint)
-        run.begin(resume)
-        console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
-        start = run.trainer.state.step
-        metrics = run.fit()
+        with _locked(folder, ranks, console) as lock:
+            if not resume:  # another run may have begun and ended while this one waited
+                setup.main_alone(ranks, folder.refuse_if_used)
+            run = _Run(recipe, folder, ranks, console, resume_hint, lock)
+            run.begin(resume, strict)
+            console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
+            start = run.trainer.state.step
+            metrics = run.fit()
+        if console.unwritten.missing:
+            console.warn(f"not written to the end: {console.unwritten.names()}")
         seconds = time.monotonic() - began
         state = run.trainer.state
         console.line(_what_was_done(start, state.step, seconds, evaluated=bool(run.metrics)) + f": {output}")
@@ -99,6 +114,21 @@ def train(
         for name, value in best.items():
             console.line(f"best {name} {value:.3f}, after step {state.best['step']:.0f}: checkpoints/best.pt")
         return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
+
+
+@contextmanager
+def _locked(folder: RunFolder, ranks: Ranks, console: Console) -> Iterator[RunLock]:
+    """Hold the run's folder; rank 0 does, for all.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written; on every rank.
+    """
+    lock = RunLock(folder.path)
+    try:
+        setup.main_alone(ranks, lambda: lock.take(console.line))
+        yield lock
+    finally:
+        lock.release()
 
 
 def _what_was_done(start: int, end: int, seconds: float, *, evaluated: bool) -> str:
@@ -114,7 +144,13 @@ class _Run:
     """The objects of one training run on one rank."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, resume_hint: str
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        ranks: Ranks,
+        console: Console,
+        resume_hint: str,
+        lock: RunLock,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -122,22 +158,34 @@ class _Run:
         self.console = console
         self.metrics: dict[str, float] = {}
         self._resume_hint = resume_hint
+        self._lock = lock
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks, training=True)
+        assert self.data.train is not None
+        self._epoch_images = len(self.data.train)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
         self.optimizer = recipe.solver.optimizer.build(self.model, recipe.solver.learning_rate)
         preflight.before_training(recipe, folder.path, self.data, self.model, self.optimizer, ranks, console)
         self.events: Events | None = None
         self.trainer: Trainer
 
-    def begin(self, resume: bool) -> None:
+    def begin(self, resume: bool, strict: bool = False) -> None:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
         recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
         found = folder.checkpoints(recipe.train.keep).latest() if resume else None
         start = None if found is None else found[0]
+        facts: dict[str, Any] = {}
+
+        def look() -> None:
+            facts.update(describe_run(ranks.device, ranks.size), step=start.step if start else 0)
+            facts["data"] = data_digests(self.data.train, self.data.val)
+            if recipe.plugins:
+                facts["plugins"] = plugins_fingerprint(recipe.plugins)
+
+        setup.main_alone(ranks, look)
         if found is not None:
-            self._check_resumed(*found)
+            self._check_resumed(*found, facts, strict)
         elif recipe.weights is not None:
             weights = load_weights(recipe.weights)
             if recipe.drop_head:
@@ -147,26 +195,32 @@ class _Run:
         elif not recipe.train.allow_frozen_random:
             check_frozen(self.model, recipe.model)
         ranks.barrier()
-        if ranks.is_main:
-            images = 0 if self.data.train is None else len(self.data.train)
-            facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
-            folder.begin(recipe, facts)
-            console.open(folder.log)
-            self.events = Events(
-                folder.path,
-                console,
-                start_step=start.step if start else 0,
-                tensorboard=recipe.train.tensorboard,
-                epoch_images=images,
-            )
+        setup.main_alone(ranks, lambda: self._open(start, facts))
         self._describe(start, resume)
         self.trainer = self._trainer()
         if start is not None:
             self.trainer.resume(start)
 
-    def _check_resumed(self, checkpoint: Checkpoint, path: Path, complaints: list[str]) -> None:
+    def _open(self, start: Checkpoint | None, facts: dict[str, Any]) -> None:
+        recipe, folder, console = self.recipe, self.folder, self.console
+        left = clear_temporaries(folder.path)
+        folder.begin(recipe, facts)
+        console.open(folder.log)
+        if left:
+            console.line(f"removed {len(left)} temporary files of writes that were cut short")
+        self.events = Events(
+            folder.path,
+            console,
+            start_step=start.step if start else 0,
+            tensorboard=recipe.train.tensorboard,
+            epoch_images=self._epoch_images,
+        )
+
+    def _check_resumed(
+        self, checkpoint: Checkpoint, path: Path, complaints: list[str], facts: dict[str, Any], strict: bool
+    ) -> None:
         for complaint in complaints:
-            self.console.warn(f"{complaint}; going on from {path} instead")
+            self._warn(f"{complaint}; going on from {path} instead")
         known = setup.checkpoint_categories(checkpoint)
         check_same_categories(known, self.data.categories, "data.train")
         if checkpoint.step > self.recipe.solver.steps:
@@ -175,13 +229,23 @@ class _Run:
                 f" {self.recipe.solver.steps}; set solver.steps to {checkpoint.step} or more"
             )
         changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
+        other = self.ranks.share(changes(self.folder.history(), facts))
         if changed:
-            self.console.warn(
-                f"resuming with other values than the run began with ({few(changed, separator='; ')});"
-                " the result is not that of one run"
+            values = few(changed, separator="; ")
+            other.insert(0, f"resuming with other values than the run began with ({values})")
+        if other and strict:
+            raise UserError(
+                f"{self.folder.path}: --strict, and this would not be one run: {'; '.join(other)}. Restore"
+                " what it began with, or leave --strict out; nothing was written"
             )
+        for sentence in other:
+            self._warn(f"{sentence}; the result is not that of one run")
         restore_model(self.model, checkpoint.model, path)
         restore_optimizer(self.optimizer, checkpoint.optimizer, path)
+
+    def _warn(self, sentence: str) -> None:
+        if self.ranks.is_main:
+            self.console.warn(sentence)
 
     def _describe(self, start: Checkpoint | None, resume: bool) -> None:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
@@ -200,7 +264,7 @@ class _Run:
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
             f" / {reference} images (batch_size / reference_batch_size)"
         )
-        images = 0 if self.data.train is None else len(self.data.train)
+        images = self._epoch_images
         epochs = solver.steps * solver.batch_size / max(images, 1)
         line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
         if start is not None:
@@ -240,6 +304,7 @@ class _Run:
             ),
             events=self.events,
             resume_hint=self._resume_hint,
+            guard=self._lock.check,
         )
 
     def fit(self) -> Mapping[str, float]:
@@ -273,24 +338,32 @@ class _Run:
         last = records[-1] if records else {}
         return {k: v for k, v in last.items() if "/" in k}
 
-    def _evaluate(self, step: int, stopping: Callable[[], bool]) -> Mapping[str, float]:
+    def _evaluate(self, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         assert self.data.val is not None
         self.console.line(f"evaluating after step {step} on {len(self.data.val)} images")
         try:
             found = run_evaluation(self.model, self.data.val, self.recipe, self.ranks, self.console, stopping)
         except BrokenOff:
-            return {}
+            return None
         if found is None:
             return {}
         self.console.line(found.result.table())
-        save_results(self.folder.results, found.records)
-        write_figures(self.folder.figures, found.result, step)
-        pictures = draw_pictures(self.data.val, found.records, self.recipe, self.data.categories)
-        for name, image in pictures:
-            write_picture(self.folder.pictures / f"{name}.png", image)
-            if self.events is not None:
-                self.events.picture(step, f"eval/{name}", image)
         self.metrics = found.result.scalars()
+        with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
+            self._lock.check()
+            self._write(step, found)
         for line in compare(self.recipe.expect, self.metrics)[1]:
             self.console.line(line)
         return self.metrics
+
+    def _write(self, step: int, found: Evaluation) -> None:
+        """Results, figures and pictures; what cannot be written is told, and the run goes on."""
+        assert self.data.val is not None
+        folder, attempt = self.folder, self.console.unwritten.attempt
+        attempt(folder.results, lambda: save_results(folder.results, found.records))
+        attempt(folder.figures, lambda: write_figures(folder.figures, found.result, step))
+        for name, image in draw_pictures(self.data.val, found.records, self.recipe, self.data.categories):
+            path = folder.pictures / f"{name}.png"
+            attempt(folder.pictures, partial(write_picture, path, image))
+            if self.events is not None:
+                self.events.picture(step, f"eval/{name}", image)

@@ -127,3 +127,24 @@ def test_the_demo_ends_with_its_result(
         assert f"run folder   {folder}" in lines
     assert (shipped_configs() / "demo.yaml").is_file()
     shutil.rmtree(tmp_path / "runs")
+
+
+def test_ruined_weights_are_told_and_the_advice_works(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    common = ["train", str(recipe_file), "--set", "data.val=null"]
+    wild = ["solver.optimizer.lr=1.0e+18", "train.checkpoint_every=1", "train.keep=1"]
+    settings = [part for item in wild for part in ("--set", item)]
+    # The warm-up's first step has a thousandth of the rate: of zero, here.
+    schedule = "solver.schedule={type: multistep, milestones: [5], warmup_steps: 1, warmup_factor: 0.0}"
+    assert main([*common, *settings, "--set", schedule, "--output", str(run)]) == 2
+    err = capsys.readouterr().err
+    sound = run / "checkpoints" / "step_00000001.pt"
+    assert f"{sound} is from before and is kept" in err
+    assert "their weights" in err or "its weights are ruined" in err
+    advice = f"--set weights={sound}"
+    assert f"begin a new run with a lower --set solver.optimizer.lr and {advice}" in err
+    again = [*common, *advice.split(), "--set", "solver.optimizer.lr=0.01", "--set", "solver.steps=2"]
+    assert main([*again, "--output", str(tmp_path / "again")]) == 0
+    assert "ruined" not in capsys.readouterr().err

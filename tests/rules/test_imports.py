@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "maskrcnn"
 #: Lower numbers may not import higher ones; a package of the same rank may import itself alone.
 RANK = {
     "errors": 0,
+    "files": 1,
     "config": 1,
     "layers": 2,
     "structures": 3,

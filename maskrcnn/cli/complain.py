@@ -1,0 +1,46 @@
+"""Sentences on standard error: once, however many processes torchrun started; and leaving in spite of all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+
+def complain(text: str) -> None:
+    """Print ``maskrcnn: text`` on standard error, unless another process of this run on this machine did."""
+    if not _first_to_say(text):
+        return
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"maskrcnn: {text}", file=sys.stderr, flush=True)
+
+
+def _first_to_say(text: str) -> bool:
+    """Whether none of the processes that torchrun started beside this one has said it.
+
+    Each attempt of torchrun gives them a folder in common; a file in it stands for the sentence.
+    """
+    given = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if not given or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    folder = Path(given).parent.parent  # .../attempt_0/<local rank>/error.json
+    mark = folder / f"said-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def leave_if_held(status: int) -> None:
+    """End the process at once where one that it started cannot be ended (hung in a disk's driver, say)."""
+    if any(child.is_alive() for child in multiprocessing.active_children()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)

@@ -1,0 +1,49 @@
+"""A data set's content as a few digits, so that a run that goes on can say that its data changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Images whose sizes are read, evenly over the set: COCO's 118,000 would take a minute on a network's disk.
+_MOST_SIZES = 2000
+_CHUNK = 2**24
+
+
+def coco_digest(
+    annotations: Path, images: Path, file_names: Sequence[str], others: Sequence[Path] = ()
+) -> str:
+    """Sixteen hex digits over a COCO data set; equal for equal content, wherever it lies.
+
+    The annotation file's bytes decide, the number of images, and the sizes in bytes of 2,000 of their files
+    (all of them, in smaller sets).  An image that was replaced by another of the same size is not noticed.
+
+    Args:
+        annotations: the json.
+        images: folder that ``file_names`` are relative to.
+        file_names: of all images.
+        others: further files that belong to the set (proposals); their sizes count.
+
+    Raises:
+        OSError: the annotation file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with annotations.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    digest.update(f"\0{len(file_names)}\0".encode())
+    every = max(1, -(-len(file_names) // _MOST_SIZES))
+    for name in file_names[::every]:
+        digest.update(f"{name}\0{_size(images / name)}\0".encode("utf-8", "surrogatepass"))
+    for path in others:
+        digest.update(f"{_size(path)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _size(path: Path) -> int:
+    """Bytes; -1 where there is no such file."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1

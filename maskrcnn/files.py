@@ -1,0 +1,218 @@
+"""The one writer of files: whole or not at all, by temporary names that are known, with errors as sentences.
+
+A file that is written anew appears under a temporary name beside its place and is renamed when it is whole,
+so what was there before stays until then.  A file that grows (``log.txt``, ``metrics.jsonl``) is appended to
+by whole records: one that does not fit is taken back, and kept in memory until there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from maskrcnn.errors import OutputError
+
+#: Errors that mean that there is no room: disk, quota, largest size of a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: Our temporary files.  The name says nothing of the file's own, which may be as long as names may be.
+_TEMPORARY = re.compile(r"\.maskrcnn-[0-9a-f]{16}\.tmp")
+#: Those of earlier versions, by their folder in a run.
+_EARLIER = {
+    "": ("config.yaml.partial", "run.json.partial", "results.json.part", "metrics.new"),
+    "checkpoints": (".last.pt.new", ".best.pt.new", ".step_????????.pt.????????"),
+}
+
+#: Records of a growing file that are kept in memory while they cannot be written.
+_PENDING = 10_000
+
+
+def reason(error: BaseException, folder: Path) -> str:
+    """Why writing failed, in words: ``the disk is full (...)``, or what the system says."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        if error.errno == errno.EDQUOT:
+            return "the disk quota is used up"
+        if error.errno == errno.EFBIG:
+            return "it would be larger than files may be here (ulimit -f, or the file system's limit)"
+        free = free_bytes(folder)
+        return "the disk is full" + ("" if free is None else f" ({free / 2**20:.1f} MiB free)")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def unwritten(path: Path, error: OSError) -> OutputError:
+    """The sentence for ``path``, which could not be written."""
+    advice = "make room there" if error.errno in FULL else "check the folder and its permissions"
+    return OutputError(f"{path}: could not be written: {reason(error, path.parent)}; {advice}")
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that a user may still write in ``folder``'s file system; None where that cannot be known."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new temporary name in the folder of ``path``."""
+    return path.with_name(f".maskrcnn-{secrets.token_hex(8)}.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when the body ends well, and else goes.
+
+    Args:
+        path: its folder exists.
+        sync: have the disk hold file and name before going on, so that a power cut costs neither.
+
+    Raises:
+        OSError: it cannot be written; ``path`` is then as it was and nothing is left behind.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if sync:
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a file whole or not at all; its folder is made.
+
+    Raises:
+        OutputError: it cannot be written; ``path`` is then as it was and nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, sync=sync) as file:
+            file.write(data)
+    except OSError as error:
+        raise unwritten(path, error) from None
+
+
+def write_text(path: Path, text: str, *, sync: bool = False) -> None:
+    """UTF-8 text, as :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), sync=sync)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None, sync: bool = False) -> None:
+    """JSON, as :func:`write_bytes`."""
+    write_text(path, json.dumps(content, indent=indent) + "\n", sync=sync)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the folder's names, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def clear_temporaries(run: Path) -> list[Path]:
+    """Remove what killed writes left in a run's folder: our own names alone, no links, nothing deeper.
+
+    Returns:
+        what was removed.  A file that cannot be removed stays.
+    """
+    found = [
+        path
+        for folder in (run, *(run / name for name in ("checkpoints", "pictures")))
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if _TEMPORARY.fullmatch(path.name)
+    ]
+    found += [
+        path for folder, names in _EARLIER.items() for name in names for path in (run / folder).glob(name)
+    ]
+    removed = []
+    for path in found:
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+class Appender:
+    """A file that grows by whole records.
+
+    Records that cannot be written wait in memory (the newest 10,000) and go out with the next one that can.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: made with the first record.
+        """
+        self.path = path
+        self._waiting: deque[bytes] = deque(maxlen=_PENDING)
+        self._handle: int | None = None
+
+    def append(self, record: bytes) -> None:
+        """Add a record and hand it to the system at once.
+
+        Raises:
+            OSError: it, or one before it, could not be written, or the file was removed; no part of it is
+                then in the file.
+        """
+        self._waiting.append(record)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting.
+
+        Raises:
+            OSError: as :meth:`append`.
+        """
+        while self._waiting:
+            self._write(self._waiting[0])
+            self._waiting.popleft()
+
+    def _write(self, record: bytes) -> None:
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = self._handle
+        state = os.fstat(handle)
+        if state.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self.path))
+        left = memoryview(record)
+        try:
+            while left:
+                left = left[os.write(handle, left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, state.st_size)
+            raise
+
+    def close(self) -> None:
+        """Close the file.  What is still waiting is lost.
+
+        Raises:
+            OSError: as :meth:`append`, or the file system reports only now that something was not written.
+        """
+        try:
+            self.flush()
+        finally:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                os.close(handle)
