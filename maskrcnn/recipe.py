@@ -238,6 +238,8 @@ NEUTRAL_KEYS = (
     "output",
     "expect",
     "data.workers",
+    "data.train.allow_outside",  # which file a name stands for is the same with and without
+    "data.val.allow_outside",
     "train.log_every",
     "train.keep",
     "train.tensorboard",

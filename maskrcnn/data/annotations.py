@@ -82,7 +82,7 @@ class AnnotationIndex:
     def info(self, i: int) -> ImageInfo:
         """Image ``i``: id, file name and size."""
         start = 0 if i == 0 else int(self.name_ends[i - 1])
-        name = self.names[start : self.name_ends[i]].tobytes().decode()
+        name = self.names[start : self.name_ends[i]].tobytes().decode("utf-8", "surrogatepass")
         height, width = self.sizes[i].tolist()
         return ImageInfo(int(self.image_ids[i]), name, height, width)
 

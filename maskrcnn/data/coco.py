@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
+from maskrcnn.data.file_names import image_path, refuse_outside, shown
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
@@ -37,13 +39,15 @@ class CocoDataset:
         keypoints, keypoint_offset, min_keypoints: see :class:`CocoConfig`.
         filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
         max_images: keep only so many, those of the smallest ids.
+        allow_outside: file names may be absolute, or lead out of the folder by ``..``.
         categories: the classes that the file must share (those of the training data).
         proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposals`.
         num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
 
     Raises:
         DataError: see :func:`maskrcnn.data.annotations.read_annotations` and
-            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left.
+            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left; or a file name leads out of
+            the folder without ``allow_outside``.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class CocoDataset:
         min_keypoints: int = 1,
         filter_empty: bool = True,
         max_images: int | None = None,
+        allow_outside: bool = False,
         categories: Categories | None = None,
         proposals: Path | None = None,
         num_proposals: int | None = None,
@@ -98,6 +103,8 @@ class CocoDataset:
             raise DataError(
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )
+        if not allow_outside:
+            refuse_outside(self._names(keep), self.annotation_file, self.images)
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
@@ -117,6 +124,11 @@ class CocoDataset:
             f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
         )
 
+    def _names(self, places: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The id and the file name of images, by their places in the index."""
+        infos = (self.index.info(int(i)) for i in places)
+        return ((info.image_id, info.file_name) for info in infos)
+
     def load(self, index: int) -> RawSample:
         """Image ``index`` in [0, N) with its ground truth, original frame.
 
@@ -124,8 +136,8 @@ class CocoDataset:
             DataError: the file is missing, damaged, or of another size than the json says.
         """
         info = self.index.info(int(self.kept[index]))
-        path = self.images / info.file_name
         try:
+            path = image_path(self.images, info.file_name)
             image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit)
         except DataError as error:
             raise DataError(f"image {info.image_id}: {error}") from None
@@ -139,7 +151,7 @@ class CocoDataset:
                     else "if the annotations were made on the upright image, set exif: true"
                 )
             raise DataError(
-                f"image {info.image_id}: {path} is {found} pixels,"
+                f"image {info.image_id}: {shown(path)} is {found} pixels,"
                 f" {self.annotation_file.name} says {info.width}x{info.height}; {hint}"
             )
         proposals = None
@@ -189,6 +201,9 @@ class CocoConfig:
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
     max_images: int | None = None
+    #: Read images outside the folder too: file names that are absolute, or that lead out of it by `..`.
+    #: For jsons that you trust to name any file of this machine.  Symbolic links are always followed.
+    allow_outside: bool = False
     #: Proposals for a model without RPN (Fast R-CNN): a file of `maskrcnn proposals`, or COCO results.
     proposals: Path | None = None
     #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
@@ -216,6 +231,7 @@ class CocoConfig:
             min_keypoints=self.min_keypoints,
             filter_empty=self.filter_empty,
             max_images=self.max_images,
+            allow_outside=self.allow_outside,
             categories=categories,
             proposals=self.proposals,
             num_proposals=self.num_proposals,

@@ -148,7 +148,8 @@ class ImageRecords:
     """The image records, checked, by rising id.
 
     index: place by image id.  ids: int64 [N].  sizes: int32 [N, 2] (height, width), pixels.
-    names, name_ends: the file names in UTF-8 in a row, uint8, and where each ends, int64 [N].
+    names, name_ends: the file names in UTF-8 in a row, uint8, and where each ends, int64 [N]; names that no
+        UTF-8 can write (bytes of another encoding, as Python lists them) by ``surrogatepass``.
 
     Raises:
         DataError: a record is faulty, or an id repeats.
@@ -172,6 +173,6 @@ class ImageRecords:
         self.index = {image_id: i for i, image_id in enumerate(order)}
         self.ids = np.asarray(order, dtype=np.int64)
         self.sizes = np.asarray([seen[i][1:] for i in order], dtype=np.int32).reshape(-1, 2)
-        names = [seen[i][0].encode() for i in order]
+        names = [seen[i][0].encode("utf-8", "surrogatepass") for i in order]
         self.names = np.frombuffer(b"".join(names), dtype=np.uint8)
         self.name_ends = np.cumsum([len(n) for n in names], dtype=np.int64)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.file_names import shown
 from maskrcnn.errors import DataError
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
@@ -19,7 +20,8 @@ Image: TypeAlias = npt.NDArray[Any]
 def read_image(path: Path, *, exif: bool = True, sixteen_bit: SixteenBit = "scale") -> Image:
     """Decode an image file: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
 
-    Gray becomes three equal channels, palettes are looked up, alpha is dropped.
+    Gray becomes three equal channels, palettes are looked up, alpha is dropped.  Python opens the file, so
+    that it may have any name (OpenCV takes no bytes that are not UTF-8).
 
     exif: turn the image as its EXIF orientation says.
     sixteen_bit: ``scale``: value / 257 rounded, so that 65535 becomes 255; ``keep``: value / 257 unrounded.
@@ -30,13 +32,15 @@ def read_image(path: Path, *, exif: bool = True, sixteen_bit: SixteenBit = "scal
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such image file") from None
+        raise DataError(f"{shown(path)}: there is no such image file") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise DataError(f"{shown(path)}: no file can have this name") from None
     try:
         return decode_image(data, exif=exif, sixteen_bit=sixteen_bit)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{shown(path)}: {error}") from None
 
 
 def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "scale") -> Image:

@@ -37,7 +37,7 @@ class Console:
     def open(self, path: Path) -> None:
         """Also append every line, with the time, to ``path``."""
         self._close_file()
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
         """Stop writing to the file, and taking over the package's log messages."""

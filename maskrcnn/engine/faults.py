@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from maskrcnn.data.file_names import shown
 from maskrcnn.errors import UserError
 from maskrcnn.structures import ImageInfo
 
@@ -16,7 +17,7 @@ class NonFiniteError(UserError):
 def name_images(infos: Iterable[ImageInfo], limit: int = 16) -> str:
     """``image 7 (a.png), image 9 (b.png)``."""
     infos = list(infos)
-    text = ", ".join(f"image {info.image_id} ({info.file_name})" for info in infos[:limit])
+    text = ", ".join(f"image {info.image_id} ({shown(info.file_name)})" for info in infos[:limit])
     return text + (f", and {len(infos) - limit} more" if len(infos) > limit else "")
 
 

@@ -7,19 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import torch
 from torch import nn
 
-from maskrcnn.data import Categories, Dataset, eval_loader
+from maskrcnn.data import Categories, Dataset, RawSample, eval_loader
+from maskrcnn.data.file_names import shown
 from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.errors import CheckpointError, DataError, UserError
 from maskrcnn.evaluation import (
     EvalResult,
     IouType,
@@ -32,6 +34,7 @@ from maskrcnn.evaluation import (
 )
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
+from maskrcnn.evaluation.picture_names import PictureNames
 from maskrcnn.evaluation.skeletons import of_records, sure
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
@@ -75,6 +78,9 @@ def run_evaluation(
 ) -> Evaluation | None:
     """Predict every image once over all ranks and compute the figures.
 
+    Images that the data set skips because they cannot be read count for nothing: neither are their objects
+    missed.  A warning says how many.
+
     Args:
         stopping: asked before each batch.
 
@@ -83,6 +89,7 @@ def run_evaluation(
 
     Raises:
         BrokenOff: ``stopping`` said so.
+        DataError: not one image can be read.
     """
     loader = eval_loader(
         dataset,
@@ -92,9 +99,10 @@ def run_evaluation(
         world_size=ranks.size,
         workers=worker_count(recipe, ranks),
     )
+    seen: list[int] = []
     records = predict_dataset(
         model,
-        _until(loader, stopping),
+        _until(loader, stopping, seen),
         ranks.device,
         dataset.categories,
         precision=recipe.eval.precision,
@@ -103,16 +111,26 @@ def run_evaluation(
         progress=progress_lines(console, "evaluating"),
         total=-(-len(dataset) // ranks.size),
     )
-    gathered = ranks.gather(records)
+    gathered = ranks.gather((records, seen))
     if not ranks.is_main:
         return None
-    merged = merge_results(gathered)
+    merged = merge_results([own for own, _ in gathered])
+    read = {image_id for _, ids in gathered for image_id in ids}
+    images = [int(i) for i in dataset.image_ids if int(i) in read]
+    if not images:
+        raise DataError(f"{shown(dataset.annotation_file)}: not one of {len(dataset)} images can be read")
+    unread = len(dataset) - len(images)
+    if unread:
+        console.warn(
+            f"{unread} of {len(dataset)} images of {shown(dataset.annotation_file)} cannot be read"
+            " (on_error: skip); the figures are of the others"
+        )
     result = evaluate_coco(
         dataset.annotation_file,
         merged,
         iou_types=iou_types(recipe),
         max_detections=recipe.model.roi.max_detections,
-        image_ids=[int(i) for i in dataset.image_ids],
+        image_ids=images,
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,
     )
@@ -152,20 +170,28 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
     return kinds
 
 
-def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Batch]:
+def _until(loader: Iterable[Batch], stopping: Callable[[], bool], seen: list[int]) -> Iterator[Batch]:
+    """The batches; the ids of their images go into ``seen``."""
     for batch in loader:
         if stopping():
             raise BrokenOff
+        seen += [info.image_id for info in batch.infos]
         yield batch
 
 
 def draw_pictures(
     dataset: Dataset, records: Sequence[Result], recipe: Recipe, categories: Categories
 ) -> Iterator[tuple[str, Image]]:
-    """The first ``train.pictures`` images with prediction and truth side by side, by file name."""
+    """The first ``train.pictures`` images, prediction and truth side by side, each under a name of its own.
+
+    Where the data set skips unreadable images, each is told, and the next image takes its place.
+
+    Raises:
+        DataError: an image cannot be read, and the data set does not skip it.
+    """
     skeleton = None if dataset.keypoints is None else dataset.keypoints.skeleton
-    for index in range(min(recipe.train.pictures, len(dataset))):
-        sample = dataset.load(index)
+    names = PictureNames()
+    for sample in islice(_readable(dataset), recipe.train.pictures):
         found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
         boxes = None
         masks = [r["segmentation"] for r in found] if all("segmentation" in r for r in found) else None
@@ -184,7 +210,18 @@ def draw_pictures(
             skeleton=skeleton,
         )
         truth = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)
-        yield Path(sample.info.file_name).stem, side_by_side(predicted, truth)
+        yield names.take(sample.info.file_name), side_by_side(predicted, truth)
+
+
+def _readable(dataset: Dataset) -> Iterator[RawSample]:
+    """The images in their order, without those that cannot be read, where the data set skips them."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset.load(index)
+        except DataError as error:
+            if dataset.on_error != "skip":
+                raise
+            dataset.report.image(int(dataset.image_ids[index]), str(error))
 
 
 def write_picture(path: Path, image: Image) -> None:
@@ -194,8 +231,14 @@ def write_picture(path: Path, image: Image) -> None:
         UserError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path}: the picture cannot be written")
+    # Python opens the file: OpenCV takes no names that are not UTF-8.
+    written, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not written:
+        raise UserError(f"{shown(path)}: the picture cannot be encoded")
+    try:
+        path.write_bytes(png.tobytes())
+    except OSError as error:
+        raise UserError(f"{shown(path)}: the picture cannot be written ({error.strerror})") from None
 
 
 def write_figures(path: Path, result: EvalResult, step: int) -> None:
