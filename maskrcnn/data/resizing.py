@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from maskrcnn.data.geometry import Interpolation, resize_to, round_side
+from maskrcnn.data.geometry import resize_to, round_side
 from maskrcnn.data.registries import TRANSFORMS, RawSample
+from maskrcnn.data.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
 
 
@@ -24,7 +26,7 @@ class ResizeShortestEdge:
     min_sizes: tuple[int, ...]
     max_size: int
     sample_range: bool = False
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
     rounding: Literal["nearest", "floor"] = "nearest"
 
     def output_size(self, height: int, width: int, shortest: int) -> tuple[int, int]:
@@ -44,7 +46,7 @@ class ResizeShortestEdge:
             shortest = int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
         else:
             shortest = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
-        return resize_to(sample, *self.output_size(*sample.size, shortest), self.interpolation)
+        return resize_to(sample, *self.output_size(*sample.size, shortest), self.resample)
 
 
 @TRANSFORMS.register("resize_shortest_edge")
@@ -52,14 +54,16 @@ class ResizeShortestEdge:
 class ResizeShortestEdgeConfig:
     """Scale the shorter side to one of several lengths (multi-scale training), the longer up to a cap."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Lengths to draw from, pixels; a range [first, last] with ``sample: range``.  FPN's: 800.
     min_sizes: tuple[int, ...] = (800,)
     #: The longer side never exceeds this, pixels.  FPN's: 1333.
     max_size: int = 1333
     #: choice: one of min_sizes; range: any integer from the first to the last.
     sample: Literal["choice", "range"] = "choice"
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
     #: nearest as Detectron2, floor as torchvision.
     rounding: Literal["nearest", "floor"] = "nearest"
 
@@ -71,7 +75,7 @@ class ResizeShortestEdgeConfig:
 
     def build(self) -> ResizeShortestEdge:
         return ResizeShortestEdge(
-            self.min_sizes, self.max_size, self.sample == "range", self.interpolation, self.rounding
+            self.min_sizes, self.max_size, self.sample == "range", self.resample, self.rounding
         )
 
 
@@ -80,12 +84,12 @@ class ResizeLongest:
     """Scale so that the longer side has ``size`` pixels."""
 
     size: int
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         h, w = sample.size
         scale = self.size / max(h, w)
-        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.interpolation)
+        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.resample)
 
 
 @TRANSFORMS.register("resize_longest")
@@ -93,17 +97,19 @@ class ResizeLongest:
 class ResizeLongestConfig:
     """Scale the longer side to a length."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Length of the longer side, pixels.
     size: int
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"resize_longest: size is {self.size}, it must be at least 1")
 
     def build(self) -> ResizeLongest:
-        return ResizeLongest(self.size, self.interpolation)
+        return ResizeLongest(self.size, self.resample)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,10 @@ class Resize:
 
     height: int
     width: int
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
-        return resize_to(sample, self.height, self.width, self.interpolation)
+        return resize_to(sample, self.height, self.width, self.resample)
 
 
 @TRANSFORMS.register("resize")
@@ -123,16 +129,18 @@ class Resize:
 class ResizeConfig:
     """Scale to one size whatever the aspect ratio."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Pixels.
     height: int
     #: Pixels.
     width: int
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise ConfigError(f"resize: {self.height}x{self.width} has no pixels")
 
     def build(self) -> Resize:
-        return Resize(self.height, self.width, self.interpolation)
+        return Resize(self.height, self.width, self.resample)

@@ -20,6 +20,7 @@ from maskrcnn.engine.precision import Precision, PrecisionName
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
 from maskrcnn.evaluation.labels import Image
+from maskrcnn.evaluation.results import in_image
 from maskrcnn.evaluation.rle import decode
 from maskrcnn.evaluation.skeletons import sure
 from maskrcnn.evaluation.visualize import draw_instances
@@ -144,11 +145,16 @@ class Predictor:
         with torch.inference_mode(), self._precision.autocast():
             found = self.model.predict([tensor], network)[0]
         found = found.to("cpu")
-        found = found.select(found.scores >= self.score)
-        size = (tensor.shape[-2], tensor.shape[-1])
+        found = in_image(
+            found.select(found.scores >= self.score),
+            (tensor.shape[-2], tensor.shape[-1]),
+            (height, width),
+        )
         settings = self.recipe.eval
-        records = coco_results(info, found, size, self.categories, settings.paste, settings.keypoint_offset)
-        points = found.rescale(size, (height, width)).keypoints
+        records = coco_results(
+            info, found, (height, width), self.categories, settings.paste, settings.keypoint_offset
+        )
+        points = found.keypoints
         boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return Prediction(
