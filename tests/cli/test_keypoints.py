@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.run import Predictor
+from maskrcnn.structures import Detections
 from tests.engine.tiny import RECIPE
 
 KEYPOINTS = """\
@@ -116,3 +119,25 @@ def test_mistakes_end_in_a_sentence(
     said = capsys.readouterr()
     assert message in said.err
     assert "step 1/1" not in said.out, "it should be said before training"
+
+
+def test_what_lies_outside_the_image_is_dropped_with_its_keypoints(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(run, device="cpu", score=0.0)
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = predictor(pixels)
+    predict = predictor.model.predict
+
+    def moved(*args: Any) -> list[Detections]:
+        (found,) = predict(*args)
+        boxes = found.boxes.clone()
+        boxes[::2] += 1000
+        return [replace(found, boxes=boxes)]
+
+    monkeypatch.setattr(predictor.model, "predict", moved)
+    half = predictor(pixels)
+    assert 0 < len(half) == len(whole) // 2
+    for name in ("boxes", "scores", "labels", "keypoints"):
+        assert np.array_equal(getattr(half, name), getattr(whole, name)[1::2]), name
+    assert half.records == whole.records[1::2]
