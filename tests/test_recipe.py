@@ -73,3 +73,24 @@ def test_a_run_begun_under_old_names_of_keys_resumes_as_the_same_run(
         changed_keys(load_recipe(path, ["data.val.allow_outside=true"]), dump(load_recipe(path)), "kept")
         == []
     )
+
+
+def test_a_stride_without_effect_is_refused_but_not_in_what_was_written_before(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    backbone = "{type: resnet, depth: 18, width: 8, stride_in_1x1: true}"
+    config.write_text(
+        f"model: {{backbone: {backbone}}}\ndata: {{train: {{type: synthetic, root: {tmp_path}}}}}\n"
+    )
+    asked = load_recipe(config)
+    with pytest.raises(ConfigError, match="leave it out, or set backbone.depth to 50"):
+        asked.model.build(2)
+    kept = parse_recipe(dump(asked), "kept")
+    kept.model.build(2)
+    # What the sentence advises works, and is the same run.
+    followed = load_recipe(config, ["model.backbone.stride_in_1x1=false"])
+    followed.model.build(2)
+    assert kept == followed
+    assert changed_keys(followed, dump(asked), "kept") == []
+    load_recipe(config, ["model.backbone.depth=50"]).model.build(2)
+    with pytest.raises(ConfigError, match="leave it out"):
+        parse_recipe(dump(asked), "kept", ["model.backbone.stride_in_1x1=true"]).model.build(2)

@@ -2,8 +2,8 @@
 
 A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` in the original
 frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks and
-``"keypoints": [x, y, score, x, y, score, ...]`` (a logit for COCO's flag, which no evaluator reads) where it
-has keypoints.
+``"keypoints": [x, y, score, x, y, score, ...]`` where it has keypoints: in the place of COCO's flag, which no
+evaluator reads, a logit, or a probability with ``model.keypoint_head.scores: probability``.
 """
 
 from __future__ import annotations

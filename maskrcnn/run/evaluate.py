@@ -43,6 +43,7 @@ from maskrcnn.run.setup import (
     build_data,
     build_transforms,
     checkpoint_categories,
+    keypoint_scores,
     load_model,
     new_console,
     worker_count,
@@ -206,7 +207,7 @@ def draw_pictures(
             [categories.index_of(r["category_id"]) for r in found],
             categories.names,
             [r["score"] for r in found],
-            keypoints=None if points is None else sure(points),
+            keypoints=None if points is None else sure(points, keypoint_scores(recipe)),
             skeleton=skeleton,
         )
         truth = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)

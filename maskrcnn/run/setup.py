@@ -124,6 +124,12 @@ def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
         choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
 
 
+def keypoint_scores(recipe: Recipe) -> str:
+    """What the keypoint head's scores are: probability, or logit (also where a head of one's own is mute)."""
+    is_probability = getattr(recipe.model.keypoint_head, "scores", None) == "probability"
+    return "probability" if is_probability else "logit"
+
+
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
     """The recipe's model with a checkpoint's weights; the files that training started from are not needed.
 

@@ -141,3 +141,21 @@ def test_what_lies_outside_the_image_is_dropped_with_its_keypoints(
     for name in ("boxes", "scores", "labels", "keypoints"):
         assert np.array_equal(getattr(half, name), getattr(whole, name)[1::2]), name
     assert half.records == whole.records[1::2]
+
+
+def test_scores_are_probabilities_where_asked_for(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    logits = Predictor(run, device="cpu", score=0.0)(pixels)
+    key = "model.keypoint_head.scores=probability"
+    found = Predictor(run, device="cpu", score=0.0, overrides=[key])(pixels)
+    assert (logits.keypoint_scores, found.keypoint_scores) == ("logit", "probability")
+    assert logits.keypoints is not None and found.keypoints is not None
+    assert np.array_equal(logits.keypoints[..., :2], found.keypoints[..., :2])
+    assert ((found.keypoints[..., 2] > 0) & (found.keypoints[..., 2] < 1)).all()
+    assert not np.array_equal(logits.keypoints[..., 2], found.keypoints[..., 2])
+    written = np.array([r["keypoints"][2::3] for r in found.records])
+    assert np.array_equal(written, found.keypoints[..., 2])
+    # Drawn above 0.05, Detectron2's threshold, and not above a logit's 2, which no probability reaches.
+    shown = replace(found, keypoints=np.where([[[False, False, True]]], 0.06, found.keypoints)).draw()
+    hidden = replace(found, keypoints=np.where([[[False, False, True]]], 0.04, found.keypoints)).draw()
+    assert not np.array_equal(shown, hidden)
