@@ -36,7 +36,7 @@ eval: {{paste: {paste}, keypoint_offset: {offset}}}
 
 #: Values that decide training and results and that no tensor shows, by what they are about.
 _ASSUMED: Mapping[str, Sequence[str]] = {
-    "losses": ("rpn.beta", "rpn.normalize_by", "roi.beta"),
+    "losses": ("rpn.beta", "rpn.normalize_by", "roi.beta", "roi.box_weights"),
     "sampling": ("rpn.samples", "roi.samples", "roi.positive_fraction", "roi.positive_iou"),
     "cascade": ("roi.cascade.ious", "roi.cascade.box_weights"),
     "proposals": (
@@ -44,7 +44,7 @@ _ASSUMED: Mapping[str, Sequence[str]] = {
         *("rpn.nms_threshold", "rpn.min_size"),
     ),
     "detections": ("roi.score_threshold", "roi.nms_threshold", "roi.max_detections"),
-    "RoIs": ("roi_op.sampling_ratio", "roi_op.aligned", "roi.box_weights", "mask_target"),
+    "RoIs": ("roi_op.sampling_ratio", "roi_op.aligned", "mask_target"),
     "backbone": ("backbone.freeze_at",),
 }
 
@@ -77,12 +77,19 @@ def _keys(values: Mapping[str, Any]) -> str:
 
 
 def assumed_lines(model: MaskRCNNConfig, family: Family) -> list[str]:
-    """What was assumed because no weights say it, and where it was taken from, to be printed."""
+    """What was assumed because no weights say it, and where it was taken from, to be printed.
+
+    Args:
+        model: the converted one, with the user's overrides, which are marked.
+    """
     ours = f", as the recipe {family.recipe} has it" if family.recipe is not None else ""
     lines = [f"assumed, since weights do not say it: what {family.theirs} sets{ours}"]
     for about, keys in _ASSUMED.items():
         found = {key: _value(model, key) for key in keys}
-        text = ", ".join(f"{key} {_show(value)}" for key, value in found.items() if value is not None)
+        told = {
+            key: "" if _value(family.model, key) == value else " (as told)" for key, value in found.items()
+        }
+        text = ", ".join(f"{key} {_show(v)}{told[key]}" for key, v in found.items() if v is not None)
         if text:
             lines.append(f"  {about}: {text}")
     if model.keypoint_head is not None:

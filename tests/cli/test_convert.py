@@ -197,7 +197,7 @@ def test_what_no_weights_say_is_printed_with_its_source(
     assert (
         main(["convert", str(tmp_path / "theirs.pkl"), str(out), key[0], key[1].replace("0.5", "0.25")]) == 0
     )
-    assert "roi.beta 0.25" in capsys.readouterr().out
+    assert "roi.beta 0.25 (as told)" in capsys.readouterr().out
     assert parse_recipe(load(out).config, "test").model.roi.beta == 0.25
     assert main(["convert", str(write(tmp_path, "detectron2", "c4")), str(out)]) == 0
     printed = capsys.readouterr().out
