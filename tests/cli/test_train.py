@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +130,17 @@ def test_the_demo_ends_with_its_result(
         assert f"run folder   {folder}" in lines
     assert (shipped_configs() / "demo.yaml").is_file()
     shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_a_run_folder_whose_name_is_no_utf_8_is_printed_and_logged(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    command = [sys.executable, "-m", "maskrcnn", "train", str(recipe_file), "--set", "solver.steps=1"]
+    # In a process whose output takes nothing but UTF-8, as a terminal's.
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--output", str(run)], capture_output=True, env=strict)
+    assert done.returncode == 0, done.stderr.decode()
+    line = rf"run folder {tmp_path}/caf\udce9 "
+    assert line in done.stdout.decode()
+    assert line in (run / "log.txt").read_text(encoding="utf-8")
+    assert load(run / "checkpoints" / "last.pt").step == 1
