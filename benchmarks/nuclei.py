@@ -199,7 +199,7 @@ def train_torchvision(config: Path, op: str, seed: int, folder: Path, overrides:
             )
     save_results(folder / "results.json", results)
     evaluated = evaluate_coco(
-        val.annotation_file, results, max_detections=recipe.model.roi.max_detections, backend="pycocotools"
+        val.ground_truth(), results, max_detections=recipe.model.roi.max_detections, backend="pycocotools"
     )
     write_result(folder, evaluated.scalars(), train_seconds, time.perf_counter() - start)
 

@@ -161,8 +161,9 @@ class EvalConfig:
     #: Taken off keypoints' x and y in results, pixels: COCO's are indices of pixels, whose centres are at
     #: + 0.5 (Detectron2: 0.5, torchvision: 0).  Default 0.5; see keypoint_offset of the data set.
     keypoint_offset: float = 0.5
-    #: What computes the figures; auto: faster-coco-eval where installed, else pycocotools (equal figures).
-    backend: Literal["auto", "pycocotools", "faster"] = "auto"
+    #: What computes the figures; auto: hotcoco where installed, else pycocotools (the same figures to the
+    #: bit); faster: faster-coco-eval (equal but for a rounding).
+    backend: Literal["auto", "hotcoco", "pycocotools", "faster"] = "auto"
     #: As solver.precision, for evaluation.  Default float32.
     precision: PrecisionName = "float32"
 

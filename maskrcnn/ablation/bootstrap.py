@@ -87,7 +87,7 @@ def resampled_precision(
         chosen = np.flatnonzero((matches.category_id == category) & (matches.rank < max_detections))
         chosen = chosen[np.argsort(-matches.score[chosen], kind="mergesort")]
         where = np.searchsorted(image_ids, matches.image_id[chosen])
-        found, ignored = matches.annotation_id[:, chosen] >= 0, matches.ignored[:, chosen]
+        found, ignored = matches.matched[:, chosen], matches.ignored[:, chosen]
         step = max(1, _CHUNK // max(len(chosen), 1))
         for start in range(0, len(weights), step):
             rows = slice(start, start + step)

@@ -16,8 +16,8 @@ from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.progress import Progress, read_progress
 from maskrcnn.ablation.suite import Suite, Variant
 from maskrcnn.data import Dataset
-from maskrcnn.errors import UserError
-from maskrcnn.evaluation import IouType, Result, evaluate_coco
+from maskrcnn.errors import DataError, UserError
+from maskrcnn.evaluation import IouType, Result, evaluate_coco, load_results
 from maskrcnn.evaluation.eval_result import Matches
 
 #: Figures with an interval, and the IoU thresholds they are the mean of; the others are of one object size.
@@ -47,12 +47,9 @@ class Outcome:
             UserError: the file is damaged.
         """
         try:
-            return cast("list[Result]", json.loads(self.run.folder.results.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UserError(
-                f"{self.run.folder.results}: not readable as JSON ({error}); move its run folder away, and"
-                " the next call trains it again"
-            ) from None
+            return load_results(self.run.folder.results)
+        except DataError as error:
+            raise UserError(f"{error} Move its run folder away, and the next call trains it again") from None
 
     @cached_property
     def progress(self) -> Progress:
@@ -62,7 +59,7 @@ class Outcome:
     def matches(self, kinds: Sequence[IouType]) -> dict[str, Matches]:
         """Which detection met which annotation, by kind."""
         return evaluate_coco(
-            self.data.annotation_file,
+            self.data.ground_truth(),
             self.records,
             kinds,
             max_detections=self.run.recipe.model.roi.max_detections,

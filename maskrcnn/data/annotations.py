@@ -4,14 +4,15 @@ Worker processes share the arrays as they are (a forked process copies only page
 reading a Python object writes its reference count, but reading an array's contents does not), so memory
 stays flat however many workers and epochs there are.
 
-Legend: N = images, A = annotations that train (crowd regions and faulty ones are not among them),
-J = keypoints an instance.
+Legend: N = images, A = annotations (faulty ones are not among them), T = those that train (crowd regions
+are not among them), J = keypoints an instance.
 """
 
 from __future__ import annotations
 
+import contextlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,21 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.data.categories import Categories
-from maskrcnn.data.checks import FaultError, check_box, check_keypoints, check_mask, check_record
+from maskrcnn.data.checks import Mask, check_area, check_box, check_ids, check_keypoints, check_mask
 from maskrcnn.data.coco_json import (
     ImageRecords,
+    as_id,
+    brief,
     difference,
     load_coco,
     read_categories,
     read_keypoint_schema,
+    source_name,
 )
-from maskrcnn.data.report import FaultReport
+from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
+from maskrcnn.structures.ground_truth import GroundTruth
 
 # How an annotation's mask is stored: as polygons in hundredths of a pixel, exact for what COCO's own
 # files hold, at half the memory; as polygons in float64 where hundredths are not exact; as RLE text.
@@ -40,15 +45,21 @@ _NO_MASK, _HUNDREDTHS, _FLOATS, _RLE = range(4)
 
 @dataclass(frozen=True)
 class AnnotationIndex:
-    """All images and training annotations of one file, images by rising id.
+    """All images and sound annotations of one file, images by rising id.
 
     image_ids: int64 [N].  sizes: int32 [N, 2] (height, width), original frame, pixels.
-    ends: int64 [N], where the annotations of each image end in ``rows``, int64 [A].
+    ends: int64 [N], where the annotations that train of each image end in ``rows``, int64 [T].
     The other arrays are in the order of the file; ``rows`` points into them.
-    keypoints: float32 [A, J, 3], continuous, see ``Targets``; J = 0 where they were not asked for.
-    keypoint_schema: their names, or None.
+    images: int32 [A], place of each one's image.  crowds: bool [A].
+    boxes: float64 [A, 4], x, y, width, height as the file has them, may overhang by a pixel.
+    areas: float64 [A], as the file states them, NaN where it does not.
+    keypoints: float32 [A, J, 3], x, y, v as the file has them; J = 0 where they were not asked for.
+    labelled: int32 [A], keypoints that count.
+    keypoint_schema: their names, or None.  keypoint_offset: added to x and y in targets.
+    dropped_images: ids of image records that were left out.
     """
 
+    source: str
     categories: Categories
     image_ids: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int32]
@@ -57,8 +68,11 @@ class AnnotationIndex:
     ends: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     annotation_ids: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
-    boxes: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64]
+    crowds: npt.NDArray[np.bool_]
     kinds: npt.NDArray[np.uint8]
     data_starts: npt.NDArray[np.int64]
     data_ends: npt.NDArray[np.int64]
@@ -68,8 +82,11 @@ class AnnotationIndex:
     floats: npt.NDArray[np.float64]
     texts: npt.NDArray[np.uint8]
     masks: bool
-    keypoints: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float64]
+    labelled: npt.NDArray[np.int32]
     keypoint_schema: KeypointSchema | None
+    keypoint_offset: float
+    dropped_images: frozenset[int]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -82,7 +99,7 @@ class AnnotationIndex:
     def info(self, i: int) -> ImageInfo:
         """Image ``i``: id, file name and size."""
         start = 0 if i == 0 else int(self.name_ends[i - 1])
-        name = self.names[start : self.name_ends[i]].tobytes().decode("utf-8", "surrogatepass")
+        name = self.names[start : self.name_ends[i]].tobytes().decode("utf-8", "surrogateescape")
         height, width = self.sizes[i].tolist()
         return ImageInfo(int(self.image_ids[i]), name, height, width)
 
@@ -97,15 +114,71 @@ class AnnotationIndex:
         return np.diff(before[self.ends], prepend=0)
 
     def targets(self, i: int) -> Targets:
-        """The ground truth of image ``i`` in the original frame."""
+        """The ground truth of image ``i`` in the original frame: boxes clipped to it, crowds left out."""
         rows = self.rows[0 if i == 0 else self.ends[i - 1] : self.ends[i]]
+        height, width = self.sizes[i].tolist()
+        points = None
+        if self.keypoint_schema is not None:
+            points = torch.from_numpy(self._points(rows))
         return Targets(
-            torch.from_numpy(self.boxes[rows]),
+            torch.from_numpy(self._clipped(rows, height, width)),
             torch.from_numpy(self.labels[rows].astype(np.int64)),
-            self._masks(rows, *self.sizes[i].tolist()) if self.masks else None,
+            self._masks(rows, height, width) if self.masks else None,
             torch.from_numpy(self.annotation_ids[rows]),
-            None if self.keypoint_schema is None else torch.from_numpy(self.keypoints[rows]),
+            points,
         )
+
+    def _clipped(self, rows: npt.NDArray[np.int64], height: int, width: int) -> npt.NDArray[np.float32]:
+        """float32 [n, 4] xyxy inside the image."""
+        boxes = self.boxes[rows]
+        boxes[:, 2:] += boxes[:, :2]
+        return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+
+    def _points(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """float32 [n, J, 3], continuous; zeros where a keypoint is not labelled."""
+        points = self.keypoints[rows].astype(np.float32)
+        points[..., :2] += self.keypoint_offset
+        points[points[..., 2] == 0] = 0
+        return points
+
+    def ground_truth(self, notes: Sequence[str] = ()) -> GroundTruth:
+        """All images and annotations, crowds among them, for evaluation; shares memory with this index."""
+        return GroundTruth(
+            source=self.source,
+            image_ids=self.image_ids,
+            sizes=self.sizes.astype(np.int64),
+            category_ids=self.categories.ids,
+            category_names=self.categories.names,
+            annotation_ids=self.annotation_ids,
+            images=self.images.astype(np.int64),
+            labels=self.labels.astype(np.int64),
+            boxes=self.boxes,
+            areas=self.areas,
+            crowds=self.crowds,
+            encode=self._encode if self.masks else None,
+            keypoints=self.keypoints.reshape(len(self.keypoints), -1) if self.keypoints.size else None,
+            labelled=self.labelled.astype(np.int64),
+            dropped_images=self.dropped_images,
+            notes=tuple(notes),
+        )
+
+    def _encode(self, row: int) -> rle.RLE:
+        """The mask of one annotation."""
+        height, width = self.sizes[self.images[row]].tolist()
+        data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
+        if self.kinds[row] == _RLE:
+            return {"size": [height, width], "counts": self.texts[data].tobytes()}
+        points, sizes = self._polygons(row)
+        parts = np.split(points, 2 * np.cumsum(sizes)[:-1])
+        return rle.from_polygons(parts, height, width)
+
+    def _polygons(self, row: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+        """Flat x, y of all polygons of an annotation, and the points of each."""
+        data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
+        exact = self.kinds[row] == _HUNDREDTHS
+        first = 0 if row == 0 else int(self.polygon_ends[row - 1])
+        points = self.hundredths[data] / 100.0 if exact else self.floats[data]
+        return points, self.polygon_sizes[first : self.polygon_ends[row]]
 
     def _masks(self, rows: npt.NDArray[np.int64], height: int, width: int) -> InstanceMasks:
         points: list[npt.NDArray[np.float64]] = []
@@ -119,11 +192,10 @@ class AnnotationIndex:
                 rles.append({"size": [height, width], "counts": self.texts[data].tobytes()})
             else:
                 rles.append(None)
-                exact = self.kinds[row] == _HUNDREDTHS
-                points.append(self.hundredths[data] / 100.0 if exact else self.floats[data])
-                first = 0 if row == 0 else int(self.polygon_ends[row - 1])
-                sizes.append(self.polygon_sizes[first : self.polygon_ends[row]])
-                polygons += len(sizes[-1])
+                outline, parts = self._polygons(row)
+                points.append(outline)
+                sizes.append(parts)
+                polygons += len(parts)
             instance_ends.append(polygons)
         return InstanceMasks.from_packed(
             height,
@@ -136,36 +208,40 @@ class AnnotationIndex:
 
 
 def read_annotations(
-    path: Path,
+    source: Path | Mapping[str, Any],
     report: FaultReport,
     *,
     masks: bool = True,
     keypoints: bool = False,
     keypoint_offset: float = 0.5,
     categories: Categories | None = None,
+    files: bool = True,
 ) -> AnnotationIndex:
     """Read and check a COCO json.
 
-    report: takes the faulty annotations, which are then left out.
+    source: the file, or what ``json.load`` makes of it, which is not modified.
+    report: takes the faulty records, which are then left out, and what was mended.
     masks: read segmentations too; an annotation without one is then a fault.
     keypoints: read keypoints too; an annotation without any has none labelled, which is no fault.
     keypoint_offset: added to their x and y, see ``CocoConfig``.
     categories: the classes that the file must share (those of the training data).
+    files: whether an image record needs a file name.
 
     Raises:
-        DataError: the file is missing or no COCO json, an image or category record is faulty, the classes
-            differ from ``categories``, no class defines keypoints though they are wanted; or an annotation
-            is faulty and the report is told to raise.
+        DataError: the file is missing or no COCO json, a category record is faulty, an id stands for two
+            images, the classes differ from ``categories``, no class defines keypoints though they are
+            wanted; or a record is faulty and the report is told to raise.
     """
-    content = load_coco(path)
-    own = read_categories(content["categories"], path)
+    name = source_name(source)
+    content = load_coco(source)
+    own = read_categories(content["categories"], name)
     if categories is not None and categories != own:
         raise DataError(
-            f"{path}: its categories differ from those of the training data: {difference(own, categories)}"
+            f"{name}: its categories differ from those of the training data: {difference(own, categories)}"
         )
-    images = ImageRecords(content["images"], path)
-    schema = read_keypoint_schema(content["categories"], path) if keypoints else None
-    packer = _Packer(path, images, own, report, masks, schema, keypoint_offset)
+    images = ImageRecords(content["images"], name, report, files=files)
+    schema = read_keypoint_schema(content["categories"], name) if keypoints else None
+    packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
     for number, record in enumerate(content["annotations"]):
         packer.add(record, number)
     return packer.finish()
@@ -176,7 +252,7 @@ class _Packer:
 
     def __init__(
         self,
-        path: Path,
+        name: str,
         images: ImageRecords,
         categories: Categories,
         report: FaultReport,
@@ -184,50 +260,79 @@ class _Packer:
         schema: KeypointSchema | None,
         keypoint_offset: float,
     ) -> None:
-        self.path, self.images, self.categories = path, images, categories
+        self.name, self.images, self.categories = name, images, categories
         self.report, self.masks, self.schema, self.keypoint_offset = report, masks, schema, keypoint_offset
-        self.keypoints = array("f")
+        self.keypoints, self.labelled = array("d"), array("i")
         self.seen: set[int] = set()
-        self.image, self.ids, self.labels = array("q"), array("q"), array("i")
-        self.boxes, self.kinds = array("f"), array("B")
+        self.to_number: list[tuple[int, str]] = []
+        self.image, self.ids, self.labels = array("i"), array("q"), array("i")
+        self.boxes, self.areas, self.crowds = array("d"), array("d"), array("B")
+        self.kinds = array("B")
         self.starts, self.ends = array("q"), array("q")
         self.polygon_ends, self.polygon_sizes = array("q"), array("i")
         self.hundredths, self.floats, self.texts = array("i"), array("d"), bytearray()
 
     def add(self, record: Any, number: int) -> None:
         """Check annotation ``number`` of the list; keep it, or report its fault."""
-        where = f"{self.path}: annotation {number} of the list"
-        if isinstance(record, dict) and type(record.get("id")) is int:
-            where = f"{self.path}: annotation {record['id']} (image {record.get('image_id')})"
+        where = f"annotation {number} of the list"
+        if isinstance(record, Mapping) and as_id(record.get("id")) is not None:
+            where = f"annotation {as_id(record['id'])} (image {brief(record.get('image_id'))})"
+        mended: list[str] = []
         try:
-            self._add(record)
+            self._add(record, where, mended)
         except FaultError as fault:
-            self.report.annotation(fault.kind, f"{where}: {fault}")
+            self.report.annotation(fault.kind, f"{self.name}: {where}: {fault}")
+        else:
+            for what in mended:
+                self.report.mend(what, where)
 
-    def _add(self, record: Any) -> None:
-        check_record(record)
-        if record["id"] in self.seen:
-            raise FaultError("repeated id", "another annotation has the same id")
-        self.seen.add(record["id"])
-        if record["image_id"] not in self.images.index:
-            raise FaultError("unknown image", f"there is no image with the id {record['image_id']}")
-        if record["category_id"] not in self.categories:
-            raise FaultError("unknown category", f"there is no category with the id {record['category_id']}")
-        image = self.images.index[record["image_id"]]
+    def _add(self, record: Any, where: str, mended: list[str]) -> None:
+        ids = check_ids(record, mended)
+        if ids.image not in self.images.index:
+            known = ids.image in self.images.dropped
+            reason = "that of its image is faulty" if known else f"there is no image with the id {ids.image}"
+            raise FaultError("image left out" if known else "unknown image", reason)
+        if ids.category not in self.categories:
+            raise FaultError("unknown category", f"there is no category with the id {ids.category}")
+        image = self.images.index[ids.image]
         height, width = self.images.sizes[image].tolist()
-        box = check_box(record, height, width)
-        polygons, text = check_mask(record, height, width) if self.masks else ([], None)
+        mask = None
+        if self.masks:
+            mask = check_mask(record, height, width, mended)
+        elif record.get("bbox") is None and record.get("segmentation"):
+            with contextlib.suppress(FaultError):  # then the box is told to be missing
+                mask = check_mask(record, height, width, mended)
+        box = check_box(record, height, width, mask, mended)
         points = [] if self.schema is None else check_keypoints(record, len(self.schema))
-        if record.get("iscrowd", 0):
-            return  # a crowd region never trains; evaluation reads it from the file
+        # From here on nothing fails.
+        if ids.annotation is None or ids.annotation in self.seen:
+            self.to_number.append((len(self.ids), where))
+        else:
+            self.seen.add(ids.annotation)
+        self.ids.append(ids.annotation or 0)
         self.image.append(image)
-        self.ids.append(record["id"])
-        self.labels.append(self.categories.index_of(record["category_id"]))
+        self.labels.append(self.categories.index_of(ids.category))
         self.boxes.extend(box)
+        self.areas.append(check_area(record))
+        self.crowds.append(ids.crowd)
         self.keypoints.extend(points)
-        self._pack(polygons, text)
+        stated = record.get("num_keypoints")
+        labelled = sum(v > 0 for v in points[2::3])
+        self.labelled.append(stated if type(stated) is int and 0 <= stated < 2**31 else labelled)
+        self._pack(mask if self.masks and mask is not None else Mask())
 
-    def _pack(self, polygons: Sequence[array[float]], text: bytes | None) -> None:
+    def _number_anew(self) -> None:
+        """Ids above all others for annotations whose own repeat, or are missing or no integers."""
+        fresh = max(self.seen, default=0) + 1
+        for place, where in self.to_number:
+            while not 0 < fresh < 2**63 or fresh in self.seen:
+                fresh = 1 if not 0 < fresh < 2**63 - 1 else fresh + 1
+            self.seen.add(fresh)
+            self.ids[place] = fresh
+            self.report.mend("annotation ids missing or repeated, numbered anew", where)
+
+    def _pack(self, mask: Mask) -> None:
+        polygons, text = mask.polygons, mask.counts
         if text is not None:
             self.kinds.append(_RLE)
             self.starts.append(len(self.texts))
@@ -254,22 +359,27 @@ class _Packer:
         self.polygon_ends.append(len(self.polygon_sizes))
 
     def finish(self) -> AnnotationIndex:
-        image = np.array(self.image, dtype=np.int64)
+        self._number_anew()
+        image = np.array(self.image, dtype=np.int32)
+        crowds = np.array(self.crowds, dtype=np.bool_)
+        training = np.flatnonzero(~crowds)  # a crowd region never trains
         joints = 0 if self.schema is None else len(self.schema)
-        keypoints = np.array(self.keypoints, dtype=np.float32).reshape(len(image), joints, 3)
-        keypoints[..., :2] += self.keypoint_offset
-        keypoints[keypoints[..., 2] == 0] = 0
+        count = np.bincount(image[training], minlength=len(self.images.ids))
         return AnnotationIndex(
+            source=self.name,
             categories=self.categories,
             image_ids=self.images.ids,
             sizes=self.images.sizes,
             names=self.images.names,
             name_ends=self.images.name_ends,
-            ends=np.cumsum(np.bincount(image, minlength=len(self.images.ids)), dtype=np.int64),
-            rows=np.argsort(image, kind="stable"),
+            ends=np.cumsum(count, dtype=np.int64),
+            rows=training[np.argsort(image[training], kind="stable")],
             annotation_ids=np.array(self.ids, dtype=np.int64),
+            images=image,
             labels=np.array(self.labels, dtype=np.int32),
-            boxes=np.array(self.boxes, dtype=np.float32).reshape(-1, 4),
+            boxes=np.array(self.boxes, dtype=np.float64).reshape(-1, 4),
+            areas=np.array(self.areas, dtype=np.float64),
+            crowds=crowds,
             kinds=np.array(self.kinds, dtype=np.uint8),
             data_starts=np.array(self.starts, dtype=np.int64),
             data_ends=np.array(self.ends, dtype=np.int64),
@@ -279,6 +389,9 @@ class _Packer:
             floats=np.array(self.floats, dtype=np.float64),
             texts=np.frombuffer(bytes(self.texts), dtype=np.uint8),
             masks=self.masks,
-            keypoints=keypoints,
+            keypoints=np.array(self.keypoints, dtype=np.float64).reshape(len(image), joints, 3),
+            labelled=np.array(self.labelled, dtype=np.int32),
             keypoint_schema=self.schema,
+            keypoint_offset=self.keypoint_offset,
+            dropped_images=self.images.dropped,
         )

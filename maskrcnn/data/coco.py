@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.structures.ground_truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +99,9 @@ class CocoDataset:
             if keypoints:
                 keep = keep[self.index.labelled_keypoints()[keep] >= min_keypoints]
         if not len(keep):
-            what = "no image with a usable annotation" if len(self.index) else "no images"
+            what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
-                what = f"no image with at least {min_keypoints} labelled keypoints"
+                what = f"no images with at least {min_keypoints} labelled keypoints"
             raise DataError(
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )
@@ -112,11 +114,19 @@ class CocoDataset:
         self.proposals = None if proposals is None else ProposalFile(Path(proposals))
         if self.proposals is not None:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
-        if len(self.report):
+        if self.report:
             logger.warning("%s", self.report.summary())
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        return self.index.ground_truth(self.report.notes())
+
+    def ground_truth(self) -> GroundTruth:
+        """All that the json holds and that is sound, for evaluation: no file is read again."""
+        return self._truth
 
     def __repr__(self) -> str:
         return (

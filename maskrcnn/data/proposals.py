@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.data.coco_json import read_json
+from maskrcnn.data.coco_json import as_id, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.structures import clip_boxes, large_enough
 
@@ -186,11 +186,11 @@ def _read_coco(path: Path) -> tuple[Integers, Integers, Floats]:
 
     def take(record: dict[str, Any]) -> dict[str, Any] | None:
         image_id, box, score = record.get("image_id"), record.get("bbox"), record.get("score")
-        if type(image_id) is not int or type(box) is not list or len(box) != 4:
+        if as_id(image_id) is None or type(image_id) is not int or type(box) is not list or len(box) != 4:
             return record
         try:
             values.extend(float(v) for v in (*box, score))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             del values[len(ids) * 5 :]
             return record
         ids.append(image_id)

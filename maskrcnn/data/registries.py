@@ -16,6 +16,7 @@ from maskrcnn.data.categories import Categories
 from maskrcnn.data.images import Image
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.structures import ImageInfo, KeypointSchema, Sample, Targets
+from maskrcnn.structures.ground_truth import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Dataset(Protocol):
     """Images with ground truth, read one at a time, in any order, from any process.
 
     categories: its classes.
-    annotation_file: the COCO json that evaluation reads.
+    annotation_file: what its annotations were read from, for messages.
     image_ids: int64 [N], the id of each image.
     sizes: int32 [N, 2], (height, width) of each image in the original frame, in pixels.
     keypoints: what the keypoints of its targets are; None where they have none.
@@ -74,6 +75,10 @@ class Dataset(Protocol):
     @property
     def on_error(self) -> OnError: ...
     def __len__(self) -> int: ...
+    def ground_truth(self) -> GroundTruth:
+        """What evaluation compares with: at least the images of ``image_ids``, crowd regions among theirs."""
+        ...
+
     def load(self, index: int) -> RawSample:
         """Image ``index`` in [0, N) in its original frame.
 

@@ -18,10 +18,20 @@ OnError: TypeAlias = Literal["raise", "skip"] | None
 NAMED = 5
 
 
+class FaultError(Exception):
+    """A record cannot be used: kind for counting, reason for the sentence."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
 class FaultReport:
     """Faults of one data set.
 
     annotations: number of annotations passed over, by kind of fault.
+    records: number of image records passed over, by kind of fault.
+    mended: number of annotations whose plain meaning was used, by what was done.
     images: number of unreadable images passed over (training counts an image each time it is drawn).
     named: the first ``NAMED`` faults of annotations and of images, a sentence each.
     """
@@ -30,12 +40,27 @@ class FaultReport:
         self.where = where
         self.on_error = on_error
         self.annotations: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
         self.images = 0
         self.named: list[str] = []
+        self._mended_first: dict[str, str] = {}
         self._named_images: set[int] = set()
 
     def __len__(self) -> int:
-        return sum(self.annotations.values()) + self.images
+        return self._faulty() + self.images
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell: faults, or what was mended."""
+        return len(self) > 0 or bool(self.mended)
+
+    def _faulty(self) -> int:
+        return self.annotations.total() + self.records.total()
+
+    @property
+    def unreadable(self) -> frozenset[int]:
+        """Ids of the images that were passed over."""
+        return frozenset(self._named_images)
 
     def annotation(self, kind: str, sentence: str) -> None:
         """Record a faulty annotation.
@@ -43,11 +68,27 @@ class FaultReport:
         Raises:
             DataError: ``on_error`` is ``raise``.
         """
+        self._fault(self.annotations, kind, sentence, "annotations")
+
+    def record(self, kind: str, sentence: str) -> None:
+        """Record a faulty image record.
+
+        Raises:
+            DataError: ``on_error`` is ``raise``.
+        """
+        self._fault(self.records, kind, sentence, "images")
+
+    def _fault(self, counter: Counter[str], kind: str, sentence: str, what: str) -> None:
         if self.on_error == "raise":
-            raise DataError(f"{sentence} (set on_error: skip to leave such annotations out)")
-        self.annotations[kind] += 1
-        if sum(self.annotations.values()) <= NAMED:
+            raise DataError(f"{sentence} (set on_error: skip to leave such {what} out)")
+        counter[kind] += 1
+        if self._faulty() <= NAMED:
             self.named.append(sentence)
+
+    def mend(self, what: str, where: str) -> None:
+        """Record that the plain meaning of an annotation was used: what was done, and to which."""
+        self.mended[what] += 1
+        self._mended_first.setdefault(what, where)
 
     def image(self, image_id: int, sentence: str) -> None:
         """Record an unreadable image that was passed over, and warn the first time it is met."""
@@ -58,16 +99,31 @@ class FaultReport:
                 self.named.append(sentence)
             logger.warning("%s; passed over (on_error: skip)", sentence)
 
+    def notes(self, what: str = "annotations") -> tuple[str, ...]:
+        """A sentence for each kind of thing that was left out or mended, without names beyond the first."""
+        found = []
+        for counter, of in ((self.records, "image records"), (self.annotations, what)):
+            if counter:
+                kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common(NAMED))
+                more = f", and {len(counter) - NAMED} kinds more" if len(counter) > NAMED else ""
+                found.append(
+                    f"{counter.total()} faulty {of} left out ({kinds}{more}); first: {self.named[0]}"
+                )
+        return (*found, *(f"{n} {what} read as meant: {how}" for how, n in self.mended.most_common(NAMED)))
+
     def summary(self) -> str:
-        """All of it in a few lines; empty where nothing was wrong."""
-        if not len(self):
-            return ""
-        total = sum(self.annotations.values())
-        kinds = ", ".join(f"{n} {kind}" for kind, n in self.annotations.most_common())
+        """All of it in a few lines; empty where there is nothing to tell."""
         lines = []
-        if total:
-            lines.append(f"{self.where}: {total} faulty annotations left out ({kinds})")
+        for counter, what in ((self.records, "image records"), (self.annotations, "annotations")):
+            if counter:
+                kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common())
+                lines.append(f"{self.where}: {counter.total()} faulty {what} left out ({kinds})")
         if self.images:
             lines.append(f"{self.where}: unreadable images passed over {self.images} times")
         lines += [f"  {sentence}" for sentence in self.named]
+        if self.mended:
+            lines.append(f"{self.where}: read as meant, in training and evaluation alike:")
+            lines += [
+                f"  {n} {what} (first: {self._mended_first[what]})" for what, n in self.mended.most_common()
+            ]
         return "\n".join(lines)

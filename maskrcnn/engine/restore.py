@@ -47,8 +47,8 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Pa
         optimizer.load_state_dict(dict(state))
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and what"
-            " is trained as they were, or begin a new run with weights: that file"
+            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and"
+            " what is trained as they were, or begin a new run with weights: that file"
         ) from None
     for group, values in zip(optimizer.param_groups, ours, strict=True):
         group.update(values)

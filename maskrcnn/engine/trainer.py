@@ -122,7 +122,7 @@ class Trainer:
         self._safe = "no checkpoint was written yet"
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over scaler, step and best metric; the caller restores model and optimizer (engine.restore)."""
+        """Take over scaler, step and best metric; model and optimizer are restored by the caller."""
         if checkpoint.scaler:
             self._precision.scaler.load_state_dict(checkpoint.scaler)
         self.state = replace(

@@ -1,6 +1,7 @@
 """From detections to masks, COCO results, COCO's figures, and pictures."""
 
-from maskrcnn.evaluation.coco import Backend, IouType, evaluate_coco
+from maskrcnn.evaluation.backends import Backend
+from maskrcnn.evaluation.coco import IouType, evaluate_coco
 from maskrcnn.evaluation.eval_result import ClassFigures, EvalResult, Matches
 from maskrcnn.evaluation.inference import Precision, Progress, predict_batches, predict_dataset
 from maskrcnn.evaluation.paste import Paste, encode_masks, paste_masks

@@ -1,32 +1,27 @@
-"""COCO evaluation of boxes, masks and keypoints (Lin et al. 2014; cocodataset.org/#detection-eval).
-
-pycocotools is the reference.  faster-coco-eval computes the same figures in a fraction of the time and is
-used where it is installed.  Their precisions differ by one rounding (2.2e-16) at most, since pycocotools
-adds the smallest number to each denominator and faster-coco-eval does not; so figures agree to 1e-15.
-"""
+"""COCO evaluation of boxes, masks and keypoints (Lin et al. 2014; cocodataset.org/#detection-eval)."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.data.annotations import read_annotations
+from maskrcnn.data.coco_json import source_name
+from maskrcnn.data.report import FaultReport
+from maskrcnn.errors import DataError
 from maskrcnn.evaluation import keypoints as oks
-from maskrcnn.evaluation.coco_input import GroundTruth, detection_records, read_ground_truth
+from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
+from maskrcnn.evaluation.detections import read_detections
 from maskrcnn.evaluation.diagnose import why_zero
 from maskrcnn.evaluation.eval_result import AT_CAP, ClassFigures, EvalResult, Matches
+from maskrcnn.structures.ground_truth import GroundTruth
 
 IouType = Literal["bbox", "segm", "keypoints"]
-Backend = Literal["auto", "pycocotools", "faster"]
 #: COCO's numbers of detections an image and class.
 MAX_DETECTIONS = (1, 10, 100)
 #: Places of COCO's area ranges: all, small (< 32^2 px), medium, large (> 96^2 px).
@@ -34,7 +29,7 @@ AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 
 
 def evaluate_coco(
-    annotations: Path | str | Mapping[str, Any],
+    annotations: Path | str | Mapping[str, Any] | GroundTruth,
     results: Sequence[Mapping[str, Any]],
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     max_detections: int = 100,
@@ -47,42 +42,43 @@ def evaluate_coco(
     """Compute COCO's figures.
 
     Args:
-        annotations: a COCO annotation file, or its content; not modified.
-        results: COCO result records (see ``results.coco_results``).
+        annotations: what a data set's ``ground_truth()`` gives; or a COCO annotation file or its content,
+            which are read by the rules of the data set (and not modified).
+        results: COCO result records (see ``results.coco_results``).  Faulty ones are left out and told.
         iou_types: what to compare: boxes, masks, keypoints.
         max_detections: the model's cap on detections an image.  The twelve figures are always those at
             1, 10 and 100 (the ten of keypoints at 20); a larger cap adds ``AP@cap`` and its like.
         image_ids: evaluate on these images alone; results elsewhere do not count.
         per_class: whether to list each class.
-        backend: "auto" takes faster-coco-eval where installed, else pycocotools.
+        backend: what computes the figures, see ``evaluation.backends``.
         matches: also return which detection met which annotation (computed by pycocotools).
         sigmas: of each keypoint, see ``keypoints.choose_sigmas``; None: COCO's.
 
     Raises:
-        DataError: the annotations or the results are unusable, or name different images.
+        DataError: the annotations are unusable, none of the results is usable, or an image id is unknown.
         UserError: the backend is not installed, or ``sigmas`` do not fit the keypoints.
     """
     chosen = "pycocotools" if matches else choose_backend(backend)
-    truth = read_ground_truth(annotations, masks="segm" in iou_types)
-    images = sorted(truth.images if image_ids is None else set(image_ids))
-    strangers = [i for i in images if i not in truth.images]
+    truth = annotations if isinstance(annotations, GroundTruth) else read_truth(annotations, iou_types)
+    if "segm" in iou_types and not truth.has_masks:
+        raise DataError(f"{truth.source}: was read without masks (masks: false); evaluate 'bbox' alone")
+    ids = sorted(truth.image_ids.tolist() if image_ids is None else set(image_ids))
+    strangers = [i for i in ids if i not in truth.image_places]
     if strangers:
         raise DataError(f"image id {strangers[0]} was asked for, but {truth.source} does not list it")
+    images = np.array([truth.image_places[i] for i in ids], dtype=np.int64)
+    joints = oks.count_keypoints(truth) if "keypoints" in iou_types else 0
+    found = read_detections(results, truth, iou_types, ids, joints)
     caps = [*MAX_DETECTIONS, max_detections] if max_detections > MAX_DETECTIONS[-1] else [*MAX_DETECTIONS]
 
     figures: dict[str, dict[str, float | None]] = {}
     classes: dict[str, list[ClassFigures]] = {}
     found_matches: dict[str, Matches] = {}
-    notes = list(truth.notes)
-    counted = 0
-    wanted = set(images)
+    notes = [*truth.notes, *found.notes]
     for iou_type in iou_types:
-        case = Case(truth, detection_records(results, iou_type, truth, images), iou_type, images)
-        counted = len(case.detections)
+        case = Case(truth, found, iou_type, images)
         if iou_type == "keypoints":
-            joints = oks.count_keypoints(truth)
-            oks.check_counts(case.detections, joints)
-            case = replace(case, joints=joints, sigmas=oks.choose_sigmas(sigmas, joints))
+            case = replace(case, sigmas=oks.choose_sigmas(sigmas, joints))
             evaluator = run(case, [oks.MAX_DETECTIONS], chosen)
             figures[iou_type] = oks.keypoint_figures(evaluator.eval)
         else:
@@ -91,91 +87,40 @@ def evaluate_coco(
         if per_class:
             classes[iou_type] = _class_figures(evaluator.eval, caps, case)
         if matches:
-            found_matches[iou_type] = _matches(evaluator, truth)
-        if iou_type != "keypoints" and figures[iou_type]["AP"] == 0 and case.detections:
+            found_matches[iou_type] = _matches(evaluator, case)
+        if iou_type != "keypoints" and figures[iou_type]["AP"] == 0 and len(found):
             blind = _figures(run(case, caps, chosen, use_categories=False).eval, caps)["AP"] or 0.0
-            notes += why_zero(case.annotations, case.detections, iou_type, truth, blind)
+            notes += why_zero(case, blind)
+    taking_part = np.isin(truth.images, images)
     return EvalResult(
         figures=figures,
         per_class=classes,
         max_detections=max_detections,
         backend=chosen,
         images=len(images),
-        ground_truth=sum(1 for a in truth.annotations if not a["iscrowd"] and a["image_id"] in wanted),
-        detections=counted,
+        ground_truth=int((taking_part & ~truth.crowds).sum()),
+        detections=len(found),
         notes=tuple(dict.fromkeys(notes)),
         matches=found_matches,
     )
 
 
-def choose_backend(backend: Backend) -> Literal["pycocotools", "faster"]:
-    """The evaluator that ``backend`` stands for on this machine.
+def read_truth(source: Path | str | Mapping[str, Any], iou_types: Sequence[IouType]) -> GroundTruth:
+    """The ground truth of a COCO annotation file or of its content, by the rules of the data set.
 
     Raises:
-        UserError: an unknown name, or faster-coco-eval asked for and not installed.
+        DataError: see :func:`maskrcnn.data.annotations.read_annotations`; or masks or keypoints are asked for
+            and not one annotation is usable.
     """
-    installed = importlib.util.find_spec("faster_coco_eval") is not None
-    if backend == "auto":
-        return "faster" if installed else "pycocotools"
-    if backend not in ("pycocotools", "faster"):
-        raise UserError(f"unknown evaluation backend {backend!r}; known: auto, faster, pycocotools")
-    if backend == "faster" and not installed:
-        raise UserError(
-            "the evaluation backend 'faster' needs 'pip install faster-coco-eval'; or choose 'pycocotools'"
-        )
-    return backend
-
-
-@dataclass(frozen=True)
-class Case:
-    """One evaluation to run: the ground truth, the completed detections, what to compare, image ids; of
-    keypoints, their number and their sigmas (None: COCO's).
-    """
-
-    truth: GroundTruth
-    detections: list[dict[str, Any]]
-    iou_type: str
-    images: list[int]
-    joints: int = 0
-    sigmas: npt.NDArray[np.float64] | None = None
-
-    @property
-    def annotations(self) -> list[dict[str, Any]]:
-        """The annotations that take part, as fresh records (the evaluators write into theirs)."""
-        wanted = set(self.images)
-        skip = self.truth.without_mask if self.iou_type == "segm" else frozenset()
-        found = [dict(a) for a in self.truth.annotations if a["image_id"] in wanted and a["id"] not in skip]
-        return oks.complete_truth(found, self.joints) if self.iou_type == "keypoints" else found
-
-
-def run(case: Case, caps: Sequence[int], backend: str, use_categories: bool = True) -> Any:
-    """The evaluator object of the backend after ``evaluate()`` and ``accumulate()``, silently."""
-    shared = {
-        "images": [{**case.truth.images[i], "id": i} for i in case.images],
-        "categories": [{"id": i, "name": name} for i, name in case.truth.categories.items()],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        if backend == "faster":
-            from faster_coco_eval import COCO
-            from faster_coco_eval import COCOeval_faster as Evaluator
-        else:
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval as Evaluator
-        sides = []
-        for records in (case.annotations, [dict(d) for d in case.detections]):
-            side = COCO()
-            side.dataset = {**shared, "annotations": records}
-            side.createIndex()
-            sides.append(side)
-        evaluator = Evaluator(sides[0], sides[1], case.iou_type)
-        evaluator.params.imgIds = case.images
-        evaluator.params.maxDets = list(caps)
-        evaluator.params.useCats = int(use_categories)
-        if case.sigmas is not None:
-            evaluator.params.kpt_oks_sigmas = case.sigmas
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator
+    source = Path(source) if isinstance(source, str) else source
+    report = FaultReport(source_name(source), None)
+    index = read_annotations(
+        source, report, masks="segm" in iou_types, keypoints="keypoints" in iou_types, files=False
+    )
+    if not len(index.annotation_ids) and report.annotations:
+        hint = "; evaluate 'bbox' alone" if set(report.annotations) == {"no mask"} else ""
+        raise DataError(f"{report.where}: none of its annotations can be used: {report.named[0]}{hint}")
+    return index.ground_truth(report.notes())
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
@@ -210,10 +155,12 @@ def _figures(found: Mapping[str, Any], caps: Sequence[int]) -> dict[str, float |
 
 def _class_figures(found: Mapping[str, Any], caps: Sequence[int], case: Case) -> list[ClassFigures]:
     precision = np.asarray(found["precision"])
-    truths = Counter(a["category_id"] for a in case.annotations if not a["iscrowd"])
-    hits = Counter(d["category_id"] for d in case.detections)
+    truth, rows = case.truth, case.annotations
+    counted = rows[~truth.crowds[rows]]
+    truths = np.bincount(truth.labels[counted], minlength=len(truth.category_ids)).tolist()
+    hits = case.found.categories
     out = []
-    for k, (category_id, name) in enumerate(case.truth.categories.items()):
+    for k, (category_id, name) in enumerate(zip(truth.category_ids, truth.category_names, strict=True)):
         one = precision[:, :, k : k + 1]
         if case.iou_type == "keypoints":
             named = oks.keypoint_figures(found, slice(k, k + 1))
@@ -221,15 +168,17 @@ def _class_figures(found: Mapping[str, Any], caps: Sequence[int], case: Case) ->
             named = _precisions(one, 2)
         if case.iou_type != "keypoints" and len(caps) > len(MAX_DETECTIONS):
             named.update({f"{n}@{caps[3]}": v for n, v in _precisions(one, 3).items()})
-        out.append(ClassFigures(category_id, name, named, truths[category_id], hits[category_id]))
+        out.append(ClassFigures(category_id, name, named, truths[k], int((hits == category_id).sum())))
     return out
 
 
-def _matches(evaluator: Any, truth: GroundTruth) -> Matches:
-    """The matches over all sizes, from pycocotools' per-image records."""
+def _matches(evaluator: Any, case: Case) -> Matches:
+    """The matches over all sizes, from pycocotools' per-image records, whose ids are places plus one."""
     everything = evaluator.params.areaRng[0]
     thresholds = np.asarray(evaluator.params.iouThrs, dtype=np.float64)
     records = [e for e in evaluator.evalImgs if e is not None and e["aRng"] == everything]
+    truth = case.truth
+    categories = np.array(truth.category_ids, dtype=np.int64)
 
     def ints(values: Iterable[Any]) -> npt.NDArray[np.int64]:
         return np.array(list(values), dtype=np.int64)
@@ -238,20 +187,24 @@ def _matches(evaluator: Any, truth: GroundTruth) -> Matches:
         empty = np.zeros((len(thresholds), 0))
         return np.concatenate([empty, *(np.asarray(e[key]) for e in records)], axis=1)
 
+    def of_image(key: str, places: str) -> npt.NDArray[np.int64]:
+        return ints(e[key] - 1 for e in records for _ in e[places])
+
     matched = wide("dtMatches").astype(np.int64)
-    original = truth.original_ids
-    named = ints(original.get(i, i) for i in matched.reshape(-1).tolist()).reshape(matched.shape)
+    annotation = np.full(matched.shape, -1, dtype=np.int64)
+    annotation[matched > 0] = truth.annotation_ids[matched[matched > 0] - 1]
     return Matches(
         iou_thresholds=thresholds,
-        result_index=ints(i - 1 for e in records for i in e["dtIds"]),
-        image_id=ints(e["image_id"] for e in records for _ in e["dtIds"]),
-        category_id=ints(e["category_id"] for e in records for _ in e["dtIds"]),
+        result_index=case.found.records[ints(i - 1 for e in records for i in e["dtIds"])],
+        image_id=truth.image_ids[of_image("image_id", "dtIds")],
+        category_id=categories[of_image("category_id", "dtIds")],
         rank=ints(r for e in records for r in range(len(e["dtIds"]))),
         score=np.array([s for e in records for s in e["dtScores"]], dtype=np.float64),
-        annotation_id=np.where(matched > 0, named, -1),
+        annotation_id=annotation,
+        matched=matched > 0,
         ignored=wide("dtIgnore").astype(np.bool_),
-        gt_annotation_id=ints(original.get(i, i) for e in records for i in e["gtIds"]),
-        gt_image_id=ints(e["image_id"] for e in records for _ in e["gtIds"]),
-        gt_category_id=ints(e["category_id"] for e in records for _ in e["gtIds"]),
+        gt_annotation_id=truth.annotation_ids[ints(i - 1 for e in records for i in e["gtIds"])],
+        gt_image_id=truth.image_ids[of_image("image_id", "gtIds")],
+        gt_category_id=categories[of_image("category_id", "gtIds")],
         gt_ignored=np.array([bool(g) for e in records for g in e["gtIgnore"]], dtype=np.bool_),
     )

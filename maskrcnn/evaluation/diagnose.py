@@ -6,17 +6,16 @@ always ids, units or frames disagree, and the results themselves show which.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from maskrcnn.evaluation.coco_input import GroundTruth
+from maskrcnn.evaluation.backends import Case
+from maskrcnn.structures import rle
 
-Record = Mapping[str, Any]
 Boxes = npt.NDArray[np.float64]
 #: Ids listed in a message before it says "and n more".
 NAMED = 8
@@ -24,37 +23,24 @@ NAMED = 8
 BLIND = 0.02
 
 
-def why_zero(
-    annotations: Sequence[Record],
-    detections: Sequence[Record],
-    iou_type: str,
-    truth: GroundTruth,
-    blind_ap: float,
-) -> list[str]:
+def why_zero(case: Case, blind_ap: float) -> list[str]:
     """Sentences about an AP of 0 although there are detections.
 
     Args:
-        annotations, detections: those that took part, completed (see ``coco_input``).
-        iou_type: "bbox" or "segm".
-        truth: the ground truth, for names and image sizes.
+        case: the evaluation, of boxes or masks.
         blind_ap: AP in [0, 1] when categories are not compared.
     """
-    reason = _reason(annotations, detections, iou_type, truth, blind_ap)
-    return [f"{iou_type} AP is 0 although there are {len(detections)} detections: {reason}"]
+    reason = _reason(case, blind_ap)
+    return [f"{case.iou_type} AP is 0 although there are {len(case.found)} detections: {reason}"]
 
 
-def _reason(
-    annotations: Sequence[Record],
-    detections: Sequence[Record],
-    iou_type: str,
-    truth: GroundTruth,
-    blind_ap: float,
-) -> str:
-    used = {a["category_id"] for a in annotations}
-    found = {d["category_id"] for d in detections}
-    if not found & set(truth.categories):
+def _reason(case: Case, blind_ap: float) -> str:
+    truth, rows = case.truth, case.annotations
+    used = {truth.category_ids[k] for k in np.unique(truth.labels[rows]).tolist()}
+    found = set(np.unique(case.found.categories).tolist())
+    if not found & set(truth.category_ids):
         return (
-            f"they use category ids {_some(found)}, {truth.source} lists {_some(truth.categories)};"
+            f"they use category ids {_some(found)}, {truth.source} lists {_some(truth.category_ids)};"
             " class indices must be mapped back to the file's category ids"
         )
     if blind_ap > BLIND:
@@ -63,12 +49,12 @@ def _reason(
             f" (detections use category ids {_some(found)}, the annotations {_some(used)}); check the"
             " mapping of category ids and the order of the classes"
         )
-    if not {a["image_id"] for a in annotations} & {d["image_id"] for d in detections}:
+    if not np.isin(case.found.images, truth.images[rows]).any():
         return "none lies on an image with annotations; check the image ids"
-    reason = _misplaced(annotations, detections, iou_type, truth)
+    reason = _misplaced(case)
     if reason is not None:
         return reason
-    best = max(d["score"] for d in detections)
+    best = float(case.found.scores.max())
     return (
         f"none overlaps an annotation of its image by IoU 0.5 (best score {best:.3f}); the model has"
         " learned nothing yet (is the learning rate warming up, were the weights loaded?) or images and"
@@ -76,22 +62,20 @@ def _reason(
     )
 
 
-def _misplaced(
-    annotations: Sequence[Record], detections: Sequence[Record], iou_type: str, truth: GroundTruth
-) -> str | None:
+def _misplaced(case: Case) -> str | None:
     """Boxes in the wrong unit, order or frame."""
-    key = "segmentation" if iou_type == "segm" else "bbox"
-    if iou_type == "segm":
-        if not any(d["area"] for d in detections):
+    sizes = case.truth.sizes[case.found.images]
+    if case.iou_type == "segm":
+        if not case.areas.any():
             return "all masks are empty; are the probabilities below 0.5 everywhere?"
-        boxes = np.asarray(coco_mask.toBbox([d[key] for d in detections]), dtype=np.float64)
+        assert case.found.masks is not None
+        codes = zip(sizes.tolist(), case.found.masks, strict=True)
+        boxes = rle.boxes([{"size": size, "counts": counts} for size, counts in codes])
     else:
-        boxes = np.array([d[key] for d in detections], dtype=np.float64)
-    images = [truth.images[d["image_id"]] for d in detections]
-    sizes = np.array([[i.get("width") or np.inf, i.get("height") or np.inf] for i in images])
+        boxes = case.boxes
     if float(boxes.max(initial=0)) <= 1.0:
         return "all boxes lie within 1 pixel of the origin; are they normalised to [0, 1]?"
-    if bool(np.any((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1).all()):
+    if bool(np.any((boxes[:, :2] >= sizes[:, ::-1]) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1).all()):
         return "all boxes lie outside their images; are they in the original frame?"
     guesses: dict[str, Callable[[Boxes], Boxes]] = {
         "are they [x1, y1, x2, y2] where [x, y, width, height] belongs?": lambda b: np.concatenate(
@@ -100,29 +84,28 @@ def _misplaced(
         "are x and y exchanged?": lambda b: b[:, [1, 0, 3, 2]],
     }
     for text, mend in guesses.items():
-        if _hits(annotations, detections, mend(boxes)) >= 0.2:
+        if _hits(case, mend(boxes)) >= 0.2:
             return "the boxes would fit if read differently: " + text
     return None
 
 
-def _hits(annotations: Sequence[Record], detections: Sequence[Record], boxes: Boxes) -> float:
+def _hits(case: Case, boxes: Boxes) -> float:
     """Share of annotations that some box of their image meets with IoU >= 0.5."""
-    by_image: dict[int, list[int]] = defaultdict(list)
-    for i, detection in enumerate(detections):
-        by_image[detection["image_id"]].append(i)
-    truth: dict[int, list[Sequence[float]]] = defaultdict(list)
-    for annotation in annotations:
-        truth[annotation["image_id"]].append(annotation["bbox"])
+    truth, rows = case.truth, case.annotations
+    rows = rows[np.argsort(truth.images[rows], kind="stable")]
+    order = np.argsort(case.found.images, kind="stable")
+    images, starts = np.unique(truth.images[rows], return_index=True)
+    first = np.searchsorted(case.found.images[order], images, side="left").tolist()
+    last = np.searchsorted(case.found.images[order], images, side="right").tolist()
     met = 0
-    for image_id, wanted in truth.items():
-        mine = boxes[by_image[image_id]]
-        if len(mine):
-            iou = np.asarray(coco_mask.iou(mine, np.array(wanted, dtype=np.float64), [0] * len(wanted)))
+    for wanted, a, b in zip(np.split(truth.boxes[rows], starts[1:]), first, last, strict=True):
+        if b > a:
+            iou = np.asarray(coco_mask.iou(boxes[order[a:b]], wanted, [0] * len(wanted)))
             met += int((iou >= 0.5).any(axis=0).sum())
-    return met / max(len(annotations), 1)
+    return met / max(len(rows), 1)
 
 
-def _some(ids: Any) -> str:
+def _some(ids: Iterable[Any]) -> str:
     """The first ids in order, and how many more."""
     listed = sorted(ids)
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""

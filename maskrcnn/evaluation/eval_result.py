@@ -43,6 +43,7 @@ class Matches:
     image_id, category_id, rank: int64 [D]; rank 0 is the best-scored of its image and class.
     score: float64 [D].
     annotation_id: int64 [T, D], the annotation matched at each IoU threshold, -1 for none.
+    matched: bool [T, D], whether there is one.
     ignored: bool [T, D], matched to a crowd, so neither right nor wrong.
 
     Ground truth: gt_annotation_id, gt_image_id, gt_category_id: int64 [G]; gt_ignored: bool [G] (crowd).
@@ -55,6 +56,7 @@ class Matches:
     rank: IntArray
     score: npt.NDArray[np.float64]
     annotation_id: IntArray
+    matched: npt.NDArray[np.bool_]
     ignored: npt.NDArray[np.bool_]
     gt_annotation_id: IntArray
     gt_image_id: IntArray
@@ -86,9 +88,7 @@ class Matches:
             chosen = np.flatnonzero((self.category_id == category) & (self.rank < max_detections))
             chosen = chosen[np.argsort(-self.score[chosen], kind="mergesort")]
             chosen = np.repeat(chosen, times[chosen])
-            precisions.append(
-                _interpolated(self.annotation_id[:, chosen] >= 0, self.ignored[:, chosen], total)
-            )
+            precisions.append(_interpolated(self.matched[:, chosen], self.ignored[:, chosen], total))
         return float(np.mean(precisions)) if precisions else None
 
 
@@ -117,7 +117,7 @@ class EvalResult:
         of that kind).
     per_class: the same kinds -> one entry a category, in the order of ids; empty unless asked for.
     max_detections: the model's cap on detections an image.
-    backend: what computed them, "pycocotools" or "faster".
+    backend: what computed them, see ``evaluation.backends``.
     images, ground_truth, detections: counts; ground truth without crowds.
     notes: what was left out, and what is likely wrong where AP is 0; one sentence each.
     matches: the same kinds -> matches, where asked for.

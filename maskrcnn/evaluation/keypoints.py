@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.evaluation.coco_input import GroundTruth, Record
 from maskrcnn.evaluation.eval_result import TEN
 from maskrcnn.structures import COCO_PERSON
+from maskrcnn.structures.ground_truth import GroundTruth
 
 #: COCO counts this many detections an image and class.
 MAX_DETECTIONS = 20
@@ -30,17 +30,11 @@ def count_keypoints(truth: GroundTruth) -> int:
     """J of the annotations.
 
     Raises:
-        DataError: they have no keypoints, or not all the same number.
+        DataError: they have no keypoints.
     """
-    lengths = {len(a["keypoints"]) for a in truth.annotations if a.get("keypoints")}
-    if not lengths:
+    if truth.keypoints is None or (len(truth) and not truth.keypoints.any()):
         raise DataError(f"{truth.source}: no annotation has 'keypoints'; leave them out of eval.iou_types")
-    if len(lengths) > 1 or min(lengths) % 3:
-        found = ", ".join(str(n) for n in sorted(lengths))
-        raise DataError(
-            f"{truth.source}: all 'keypoints' must be x, y, v of the same ones; their lengths are {found}"
-        )
-    return lengths.pop() // 3
+    return int(truth.keypoints.shape[1]) // 3
 
 
 def choose_sigmas(sigmas: Sequence[float] | None, count: int) -> npt.NDArray[np.float64] | None:
@@ -59,31 +53,6 @@ def choose_sigmas(sigmas: Sequence[float] | None, count: int) -> npt.NDArray[np.
     if len(sigmas) != count:
         raise UserError(f"eval.sigmas has {len(sigmas)} numbers, but instances have {count} keypoints")
     return np.array(sigmas, dtype=np.float64)
-
-
-def complete_truth(annotations: Sequence[Record], count: int) -> list[Record]:
-    """The annotations with ``keypoints`` and ``num_keypoints``; one without any is ignored in matching."""
-    out = []
-    for annotation in annotations:
-        points = annotation.get("keypoints") or [0] * (3 * count)
-        labelled = annotation.get("num_keypoints")
-        if not isinstance(labelled, int):
-            labelled = sum(v > 0 for v in points[2::3])
-        out.append({**annotation, "keypoints": points, "num_keypoints": labelled})
-    return out
-
-
-def check_counts(detections: Sequence[Record], count: int) -> None:
-    """
-    Raises:
-        DataError: a detection has another number of keypoints than the annotations.
-    """
-    for record in detections:
-        if len(record["keypoints"]) != 3 * count:
-            raise DataError(
-                f"result {record['id'] - 1} (image {record['image_id']}): it has"
-                f" {len(record['keypoints']) // 3} keypoints, the annotations have {count}"
-            )
 
 
 def keypoint_figures(found: Mapping[str, Any], classes: slice = slice(None)) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from maskrcnn.data.coco_json import kind_of, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.paste import Paste, encode_masks
 from maskrcnn.structures import Detections, ImageInfo, clip_boxes, large_enough, xyxy_to_xywh
@@ -105,24 +106,16 @@ def save_results(path: Path | str, results: Sequence[Result]) -> None:
 
 
 def load_results(path: Path | str) -> list[Result]:
-    """Read a COCO results file.
+    """The records of a COCO results file, read by the rules that annotations are read by.
+
+    Faulty records are told by the evaluation, which leaves them out.
 
     Raises:
-        DataError: it is missing, not JSON, or not a list of records with the keys a result needs.
+        DataError: it is missing, not JSON, or not a list.
     """
-    path = Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such results file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from None
+    records = read_json(Path(path))
     if not isinstance(records, list):
-        raise DataError(f"{path}: a COCO results file is a list of records, not a {type(records).__name__}")
-    for number, record in enumerate(records):
-        missing = {"image_id", "category_id", "score"} - set(record if isinstance(record, dict) else ())
-        if missing:
-            raise DataError(f"{path}: record {number} lacks {', '.join(sorted(missing))}")
+        raise DataError(f"{path}: a COCO results file is a list of records, not a {kind_of(records)}")
     return records
 
 

@@ -49,7 +49,7 @@ def load_boxes(annotations: Path, resize: Resize, *, image_ids: Sequence[int] | 
         UserError: there is no box in it.
     """
     index = read_annotations(annotations, FaultReport(str(annotations), None), masks=False)
-    boxes = index.boxes[index.rows].astype(np.float64)
+    boxes = np.concatenate([index.targets(i).boxes.numpy() for i in range(len(index))]).astype(np.float64)
     image = np.repeat(np.arange(len(index)), index.counts())
     if image_ids is not None:
         keep = np.isin(index.image_ids, np.asarray(image_ids))[image]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,6 +50,7 @@ from maskrcnn.run.setup import (
     worker_count,
 )
 from maskrcnn.structures import Batch
+from maskrcnn.structures.ground_truth import GroundTruth
 
 #: Seconds between two progress lines of an evaluation.
 _PROGRESS_SECONDS = 15.0
@@ -80,7 +82,7 @@ def run_evaluation(
     """Predict every image once over all ranks and compute the figures.
 
     Images that the data set skips because they cannot be read count for nothing: neither are their objects
-    missed.  A warning says how many.
+    missed.  A note of the result says how many.
 
     Args:
         stopping: asked before each batch.
@@ -100,10 +102,9 @@ def run_evaluation(
         world_size=ranks.size,
         workers=worker_count(recipe, ranks),
     )
-    seen: list[int] = []
     records = predict_dataset(
         model,
-        _until(loader, stopping, seen),
+        _until(loader, stopping),
         ranks.device,
         dataset.categories,
         precision=recipe.eval.precision,
@@ -112,22 +113,16 @@ def run_evaluation(
         progress=progress_lines(console, "evaluating"),
         total=-(-len(dataset) // ranks.size),
     )
-    gathered = ranks.gather((records, seen))
+    gathered = ranks.gather((records, dataset.report.unreadable))
     if not ranks.is_main:
         return None
-    merged = merge_results([own for own, _ in gathered])
-    read = {image_id for _, ids in gathered for image_id in ids}
-    images = [int(i) for i in dataset.image_ids if int(i) in read]
+    merged = merge_results(part for part, _ in gathered)
+    unreadable = frozenset().union(*(ids for _, ids in gathered))
+    images = [i for i in map(int, dataset.image_ids) if i not in unreadable]
     if not images:
         raise DataError(f"{shown(dataset.annotation_file)}: not one of {len(dataset)} images can be read")
-    unread = len(dataset) - len(images)
-    if unread:
-        console.warn(
-            f"{unread} of {len(dataset)} images of {shown(dataset.annotation_file)} cannot be read"
-            " (on_error: skip); the figures are of the others"
-        )
     result = evaluate_coco(
-        dataset.annotation_file,
+        _truth(dataset, unreadable),
         merged,
         iou_types=iou_types(recipe),
         max_detections=recipe.model.roi.max_detections,
@@ -136,6 +131,20 @@ def run_evaluation(
         sigmas=recipe.eval.sigmas,
     )
     return Evaluation(result, merged, compare(recipe.expect, result.scalars())[0])
+
+
+def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
+    """The data set's, with a note about images that could not be read and so are not judged."""
+    truth = dataset.ground_truth()
+    left_out = sorted(unreadable & set(map(int, dataset.image_ids)))
+    if not left_out:
+        return truth
+    objects = int(np.isin(truth.images, [truth.image_places[i] for i in left_out]).sum())
+    note = (
+        f"{len(left_out)} images that cannot be read, with {objects} objects, are left out of the evaluation"
+        f" (on_error: skip): image {', '.join(map(str, left_out[:5]))}{', ...' if len(left_out) > 5 else ''}"
+    )
+    return replace(truth, notes=(*truth.notes, note))
 
 
 def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
@@ -171,12 +180,10 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
     return kinds
 
 
-def _until(loader: Iterable[Batch], stopping: Callable[[], bool], seen: list[int]) -> Iterator[Batch]:
-    """The batches; the ids of their images go into ``seen``."""
+def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Batch]:
     for batch in loader:
         if stopping():
             raise BrokenOff
-        seen += [info.image_id for info in batch.infos]
         yield batch
 
 

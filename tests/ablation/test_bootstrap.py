@@ -36,6 +36,7 @@ def random_matches(seed: int, images: int = 7, classes: int = 3, crowds: bool = 
         rank=np.array([r[2] for r in rows]),
         score=np.array([r[3] for r in rows]),
         annotation_id=found,
+        matched=found >= 0,
         ignored=(found >= 0) & (rng.random((10, count)) < 0.3),
         gt_annotation_id=np.arange(len(gt_image)),
         gt_image_id=np.array(gt_image),

@@ -22,7 +22,7 @@ from maskrcnn.ablation.report import write_report
 from maskrcnn.ablation.results import Difference, Row, collect
 from maskrcnn.ablation.suite import Suite, load_suite
 from maskrcnn.config import fingerprint
-from maskrcnn.data import Dataset
+from maskrcnn.data import CocoDataset, Dataset
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation import evaluate_coco, ground_truth_results
 from maskrcnn.evaluation.rle import as_text
@@ -165,7 +165,7 @@ def test_damaged_results_are_named(case: tuple[Suite, list[Run], Dataset]) -> No
     suite, runs, data = case
     folder = runs[0].folder
     folder.results.write_text(folder.results.read_text()[:-9])
-    with pytest.raises(UserError, match=r"seed0/results\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"seed0/results\.json:1:\d+: the json is broken: .* Move its run"):
         write_report(suite, runs, data, folder.path.parents[1])
     folder.figures.write_text("[]")
     assert not runs[0].is_finished()
@@ -189,6 +189,7 @@ def test_changed_annotations_are_noticed(case: tuple[Suite, list[Run], Dataset])
     content = json.loads(file.read_text())
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 101]
     file.write_text(json.dumps(content))
+    data = CocoDataset(file.parent, file)
     with pytest.raises(UserError, match=r"detections give .* as they are now"):
         write_report(suite, runs, data, runs[0].folder.path.parents[1])
 

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 
 from maskrcnn.data import Categories, CocoConfig, CocoDataset
 from maskrcnn.errors import DataError
+from maskrcnn.structures.rle import encode
 from tests.data.files import SIZE, changed, coco, square, with_exif, write_coco
 
 
@@ -127,44 +128,131 @@ def test_overhang_of_a_pixel_is_clipped_in_silence(tmp_path: Path) -> None:
 
 FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
     "two points": (["segmentation"], [[1, 2, 3, 4]], "polygon of fewer than 3 points", "only 2 points"),
-    "one good, one bad polygon": (
-        ["segmentation"],
-        [square(1, 1, 5), [1, 2]],
-        "polygon of fewer than 3 points",
-        "only 1 points",
-    ),
     "far away": (["segmentation"], [[0, 0, 1e9, 0, 1e9, 1e9]], "polygon outside the image", r"x = 1e\+09"),
     "far above": (["segmentation"], [[0, -1e7, 5, 0, 5, 5]], "polygon outside the image", r"y = -1e\+07"),
     "odd": (["segmentation"], [[1, 2, 3, 4, 5, 6, 7]], "broken polygon", "has 7 numbers"),
     "text in a polygon": (["segmentation"], [[1, 2, "3", 4, 5, 6]], "wrong type", "not a list of finite"),
-    "flat polygon": (["segmentation"], [1, 2, 3, 4, 5, 6], "wrong type", "not a list of finite numbers"),
+    "endless": (
+        ["segmentation"],
+        [[0, 0, 60, 40] * 40_000],
+        "endless polygon",
+        "outline is 4.8e\\+06 px long",
+    ),
     "nan": (["segmentation"], [[1, 2, float("nan"), 4, 5, 6]], "wrong type", "not a list of finite numbers"),
-    "no segmentation": (["segmentation"], ..., "no mask", "masks: false"),
+    "beyond floats": (["segmentation"], [[1, 2, 10**400, 4, 5, 6]], "wrong type", "not a list of finite"),
+    "no segmentation": (["segmentation"], ..., "no mask", "masks: false on it, and model.mask_head: null"),
     "empty segmentation": (["segmentation"], [], "no mask", "no 'segmentation'"),
     "segmentation a text": (["segmentation"], "x", "wrong type", "is a text"),
-    "rle of another size": (
+    "rle of exchanged size": (
         ["segmentation"],
         {"size": [60, 40], "counts": [2400]},
         "broken RLE",
-        r"\[60, 40\]",
+        r"\[60, 40\].*exchanged, write \[height, width\]",
     ),
+    "rle of another size": (["segmentation"], {"size": [6, 4], "counts": [24]}, "broken RLE", r"\[6, 4\]"),
     "rle too short": (["segmentation"], {"size": [40, 60], "counts": [24]}, "broken RLE", "covers 24 pixels"),
+    "rle of halves": (["segmentation"], {"size": [40, 60], "counts": [0.5] * 4800}, "broken RLE", "integers"),
     "damaged rle": (["segmentation"], {"size": [40, 60], "counts": "1k"}, "broken RLE", "cut short"),
-    "outside": (["bbox"], [58.5, 4, 3, 20], "box outside the image", r"\[58.5, 4, 3, 20\].*60x40 image"),
-    "far outside": (["bbox"], [-50, 4, 20, 20], "box outside the image", "leaves the 60x40 image"),
-    "in the margin alone": (["bbox"], [60, 4, 1, 20], "box outside the image", "nothing of its box"),
-    "no width": (["bbox"], [5, 4, 0, 20], "zero-area box", "no area"),
-    "negative height": (["bbox"], [5, 4, 3, -2], "zero-area box", "no area"),
-    "infinite": (["bbox"], [5, 4, float("inf"), 2], "wrong type", "not finite"),
-    "three numbers": (["bbox"], [5, 4, 3], "wrong type", "not four numbers"),
-    "no box": (["bbox"], ..., "missing key", "no 'bbox'"),
+    "rle number": (["segmentation"], {"size": [40, 60], "counts": "o" * 12 + "0"}, "broken RLE", "too large"),
     "unknown category": (["category_id"], 8, "unknown category", "no category with the id 8"),
     "unknown image": (["image_id"], 15, "unknown image", "no image with the id 15"),
-    "image id a text": (["image_id"], "10", "wrong type", "'image_id' is '10', not an integer"),
+    "image id a word": (["image_id"], "ten", "wrong type", "'image_id' is the text 'ten', not an integer"),
+    "image id of 2^63": (["image_id"], 2**63, "wrong type", r"ids must lie below 2\^63"),
     "no category": (["category_id"], ..., "missing key", "no 'category_id'"),
-    "repeated id": (["id"], 100, "repeated id", "another annotation has the same id"),
     "iscrowd": (["iscrowd"], 2, "wrong type", "'iscrowd' is 2"),
 }
+BOX_FAULTS: dict[str, tuple[Any, str, str]] = {
+    "in the margin alone": ([60, 4, 1, 20], "box outside the image", "nothing of its box"),
+    "far outside": ([-50, 4, 20, 20], "box outside the image", r"\[-50, 4, 20, 20\] lies in the 60x40"),
+    "no width": ([5, 4, 0, 20], "zero-area box", "no area"),
+    "negative height": ([5, 4, 3, -2], "zero-area box", "no area"),
+    "infinite": ([5, 4, float("inf"), 2], "wrong type", "not finite"),
+    "beyond floats": ([5, 4, 10**400, 2], "wrong type", "not finite"),
+    "three numbers": ([5, 4, 3], "wrong type", "not four numbers"),
+    "no box": (..., "no box", "no 'bbox'"),
+}
+
+
+@pytest.mark.parametrize("name", BOX_FAULTS)
+def test_an_unusable_box_is_taken_from_the_mask_and_without_masks_is_a_fault(
+    tmp_path: Path, name: str
+) -> None:
+    value, kind, sentence = BOX_FAULTS[name]
+    paths = write_coco(tmp_path, changed(["annotations", 1, "bbox"], value))
+    dataset = CocoDataset(*paths)
+    assert dataset.load(0).targets.boxes[1].tolist() == [30, 4, 50, 24]
+    assert dataset.ground_truth().boxes[1].tolist() == [30, 4, 20, 20]
+    assert dict(dataset.report.mended) == {f"box taken from the mask ({kind})": 1}
+    assert len(dataset.report) == 0
+    content = changed(["annotations", 1, "bbox"], value)
+    del content["annotations"][1]["segmentation"]
+    boxes = CocoDataset(*write_coco(tmp_path, content), masks=False)
+    assert boxes.load(0).targets.annotation_ids.tolist() == [100]
+    assert len(boxes.ground_truth()) == 7
+    assert dict(boxes.report.annotations) == {kind: 1}
+    assert re.search(sentence, boxes.report.named[0])
+
+
+def test_a_missing_box_is_taken_from_the_mask_though_no_masks_are_wanted(tmp_path: Path) -> None:
+    dataset = CocoDataset(*write_coco(tmp_path, changed(["annotations", 1, "bbox"], ...)), masks=False)
+    assert dataset.load(0).targets.boxes[1].tolist() == [30, 4, 50, 24]
+
+
+BYTES = "b'" + encode(np.eye(*SIZE, dtype=np.uint8))["counts"].decode().replace("\\", "\\\\") + "'"
+MENDED: dict[str, tuple[list[Any], Any, str]] = {
+    "image id as text": (["image_id"], "10", "image_id given as text"),
+    "category id as text": (["category_id"], " 7 ", "category_id given as text"),
+    "iscrowd null": (["iscrowd"], None, "iscrowd null or text"),
+    "iscrowd as text": (["iscrowd"], "0", "iscrowd null or text"),
+    "over the edge": (["bbox"], [30, 4, 100, 20], "box over the image's edge clipped"),
+    "repeated id": (["id"], 100, "annotation ids missing or repeated, numbered anew"),
+    "no id": (["id"], ..., "annotation ids missing or repeated, numbered anew"),
+    "an id of 2^70": (["id"], 2**70, "annotation ids missing or repeated, numbered anew"),
+    "flat polygon": (["segmentation"], square(30, 4, 20), "polygon without its own brackets"),
+    "one good, one bad polygon": (
+        ["segmentation"],
+        [square(30, 4, 20), [1, 2]],
+        r"stray part of a mask left out \(polygon of fewer than 3 points\)",
+    ),
+    "the text of bytes": (["segmentation"], {"size": list(SIZE), "counts": BYTES}, "RLE counts that are"),
+}
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_is_plainly_meant_is_used_in_training_and_evaluation_and_told(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, value, sentence = MENDED[name]
+    paths = write_coco(tmp_path, changed(["annotations", 1, *keys], value))
+    with caplog.at_level(logging.WARNING):
+        dataset = CocoDataset(*paths, training=True, on_error="raise")
+    targets = dataset.load(0).targets
+    assert len(targets) == 2
+    assert len(set(targets.annotation_ids.tolist())) == 2
+    truth = dataset.ground_truth()
+    assert len(truth) == 8
+    assert len(dataset.report) == 0
+    assert dataset.report.mended.total() == 1
+    assert re.search(f"1 {sentence}.*first: annotation", caplog.text)
+    assert re.search(f"1 annotations read as meant: {sentence}", truth.notes[0])
+    assert targets.masks is not None
+    if "bytes" in name:
+        assert targets.masks.to_bitmaps()[1].equal(torch.eye(*SIZE, dtype=torch.uint8))
+        assert truth.mask(1) == encode(np.eye(*SIZE, dtype=np.uint8))["counts"]
+    elif "polygon" in name:
+        assert targets.masks.to_bitmaps()[1].sum() == 400
+    if "edge" in name:
+        assert truth.boxes[1].tolist() == [30, 4, 30, 20]
+
+
+def test_annotation_ids_that_start_anew_in_every_image_train_all(tmp_path: Path) -> None:
+    content = coco()
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number % 2 + 1
+    dataset = CocoDataset(*write_coco(tmp_path, content), training=True)
+    assert [len(dataset.load(i).targets) for i in range(4)] == [2, 2, 2, 2]
+    assert dataset.index.annotation_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert dataset.report.mended.total() == 6
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -192,21 +280,21 @@ def test_a_faulty_annotation_is_left_out_counted_and_named(
 def test_records_that_have_no_id_are_named_by_their_place(tmp_path: Path) -> None:
     content = coco()
     content["annotations"][3] = 17
-    del content["annotations"][4]["id"]
+    content["annotations"][4] = {"image_id": 30}
     report = CocoDataset(*write_coco(tmp_path, content)).report
     assert "annotation 3 of the list: it is a number, not an object" in report.named[0]
-    assert "annotation 4 of the list: it has no 'id'" in report.named[1]
+    assert "annotation 4 of the list: it has no 'category_id'" in report.named[1]
 
 
 def test_only_the_first_five_are_named(tmp_path: Path) -> None:
     content = coco(5)
     for a in content["annotations"][:6]:
-        a["bbox"] = [0, 0, 0, 0]
+        a["segmentation"] = []
     content["annotations"][7]["category_id"] = 3
     report = CocoDataset(*write_coco(tmp_path, content)).report
     assert len(report) == 7
     assert len(report.named) == 5
-    assert "7 faulty annotations left out (6 zero-area box, 1 unknown category)" in report.summary()
+    assert "7 faulty annotations left out (6 no mask, 1 unknown category)" in report.summary()
 
 
 def test_without_masks_segmentations_are_not_looked_at(tmp_path: Path) -> None:
@@ -222,14 +310,10 @@ def test_without_masks_segmentations_are_not_looked_at(tmp_path: Path) -> None:
 STRUCTURE: dict[str, tuple[list[Any], Any, str]] = {
     "no images": (["images"], ..., "needs the key 'images'"),
     "annotations an object": (["annotations"], {}, "'annotations' must be a list, it is a object"),
-    "image without id": (["images", 1, "id"], ..., "image 1 of the list needs an 'id'"),
-    "image id a text": (["images", 1, "id"], "20", "image 1 of the list needs an 'id' that is an integer"),
-    "no file name": (["images", 1, "file_name"], ..., "image 20: it needs a 'file_name'"),
-    "height 0": (["images", 1, "height"], 0, "image 20: it needs a 'height' that is an integer > 0"),
-    "width a float": (["images", 1, "width"], 60.5, "image 20: it needs a 'width'"),
     "same image id": (["images", 1, "id"], 10, "image 10: the id stands for two images"),
     "category without a name": (["categories", 1, "name"], ..., r"category 1 of the list \(id 1\)"),
     "category id": (["categories", 1, "id"], None, "category 1 of the list: it needs an 'id'"),
+    "category a text": (["categories", 1], "person", "category 1 of the list: it is a text, not an object"),
     "same category id": (["categories", 1, "id"], 90, "the id 90 is taken by 'toothbrush'"),
     "no categories": (["categories"], [], "no categories"),
     "nothing at all": (["images"], [], "no images"),
@@ -244,6 +328,55 @@ def test_a_faulty_structure_always_raises(tmp_path: Path, name: str, on_error: A
     with pytest.raises(DataError, match=sentence) as caught:
         CocoDataset(*paths, on_error=on_error)
     assert str(caught.value).startswith(str(paths[1]))
+
+
+IMAGE_FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
+    "null": ([], None, "image 1 of the list", "it is a null, not an object"),
+    "no id": (["id"], ..., "image 1 of the list", "it needs an 'id'"),
+    "id a word": (["id"], "second", "image 1 of the list", "'id' is the text 'second', not an integer"),
+    "id of 2^64 - 1": (["id"], 2**64 - 1, "image 1 of the list", r"below 2\^63"),
+    "no file name": (["file_name"], ..., "image 20", "it needs a 'file_name'"),
+    "NUL in its name": (["file_name"], "a\0.png", "image 20", "a character that no name has"),
+    "half a surrogate": (["file_name"], "\ud800.png", "image 20", "a character that no name has"),
+    "height 0": (["height"], 0, "image 20", "it needs a 'height' that is an integer > 0"),
+    "width a float": (["width"], 60.5, "image 20", "it needs a 'width'"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_FAULTS)
+def test_a_faulty_image_record_is_left_out_with_its_annotations_and_told(tmp_path: Path, name: str) -> None:
+    keys, value, where, sentence = IMAGE_FAULTS[name]
+    content = changed(["images", 1, *keys], value)
+    images, path = write_coco(tmp_path)
+    path.write_text(json.dumps(content))
+    dataset = CocoDataset(images, path)
+    assert dataset.image_ids.tolist() == dataset.ground_truth().image_ids.tolist() == [10, 30, 40]
+    assert len(dataset.ground_truth()) == 6
+    assert dataset.report.records.total() == 1
+    assert dataset.report.annotations.total() == 2
+    assert re.search(f"{where}: .*{sentence}", dataset.report.named[0])
+    with pytest.raises(DataError, match=sentence):
+        CocoDataset(images, path, on_error="raise")
+
+
+def test_ids_in_quotes_are_ids(tmp_path: Path) -> None:
+    content = coco()
+    for record in content["images"] + content["categories"] + content["annotations"]:
+        for key in record.keys() & {"id", "image_id", "category_id"}:
+            record[key] = str(record[key])
+    dataset = CocoDataset(*write_coco(tmp_path, content))
+    assert dataset.image_ids.tolist() == [10, 20, 30, 40]
+    assert dataset.categories.ids == (1, 7, 90)
+    assert (
+        dataset.index.annotation_ids.tolist()
+        == CocoDataset(*write_coco(tmp_path)).index.annotation_ids.tolist()
+    )
+
+
+def test_an_image_that_is_listed_twice_alike_is_one(tmp_path: Path) -> None:
+    content = coco()
+    content["images"].append(dict(content["images"][0]))
+    assert len(CocoDataset(*write_coco(tmp_path, content))) == 4
 
 
 def test_broken_json_is_named_by_line_and_column(tmp_path: Path) -> None:
@@ -262,8 +395,14 @@ def test_broken_json_is_named_by_line_and_column(tmp_path: Path) -> None:
         CocoDataset(images, path)
     path.write_text("\ufeff" + json.dumps(coco()))  # with the mark that Windows editors put first
     assert len(CocoDataset(images, path)) == 4
-    with pytest.raises(DataError, match="no such annotation file"):
+    with pytest.raises(DataError, match="none.json: there is no such file"):
         CocoDataset(images, tmp_path / "none.json")
+    path.write_text('{"images": ' + "[" * 100_000)
+    with pytest.raises(DataError, match="nested too deeply"):
+        CocoDataset(images, path)
+    path.write_text(json.dumps(coco())[:-1] + ', "x": 1' + "0" * 5000 + "}")
+    with pytest.raises(DataError, match="a number of thousands of digits"):
+        CocoDataset(images, path)
     with pytest.raises(DataError, match="no such folder"):
         CocoDataset(tmp_path / "none", path)
 
@@ -272,7 +411,7 @@ def test_training_on_nothing_is_told(tmp_path: Path) -> None:
     content = coco()
     for a in content["annotations"]:
         a["category_id"] = 4
-    with pytest.raises(DataError, match="no image with a usable annotation") as caught:
+    with pytest.raises(DataError, match="no images with a usable annotation") as caught:
         CocoDataset(*write_coco(tmp_path, content), training=True)
     assert "8 unknown category" in str(caught.value)
 
@@ -337,10 +476,10 @@ def test_validation_must_share_the_classes(tmp_path: Path) -> None:
 
 
 def test_config_builds_and_its_own_on_error_comes_first(tmp_path: Path) -> None:
-    images, annotations = write_coco(tmp_path, changed(["annotations", 0, "bbox"], [0, 0, 0, 0]))
+    images, annotations = write_coco(tmp_path, changed(["annotations", 0, "segmentation"], []))
     config = CocoConfig(images=images, annotations=annotations, max_images=2)
     assert config.build(True).image_ids.tolist() == [10, 20]
-    with pytest.raises(DataError, match="no area"):
+    with pytest.raises(DataError, match="no 'segmentation'"):
         config.build(True, on_error="raise")
     own = CocoConfig(images=images, annotations=annotations, on_error="skip")
     assert len(own.build(True, on_error="raise").report) == 1

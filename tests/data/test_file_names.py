@@ -56,11 +56,15 @@ def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str, what: s
     content["images"][1]["file_name"] = name
     images, path = write_coco(tmp_path, coco(2))
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=f"^image 20: no file can be called .*{what}") as caught:
-        CocoDataset(images, path).load(1)
+    dataset = CocoDataset(images, path)
+    assert dataset.image_ids.tolist() == [10]
+    assert "image 20" in dataset.report.summary()
+    with pytest.raises(DataError, match="image 20: .*'file_name'") as caught:
+        CocoDataset(images, path, on_error="raise")
     assert str(caught.value).isprintable()
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(DataError, match=f"^no file can be called .*{what}") as caught:
         image_path(images, name)
+    assert str(caught.value).isprintable()
 
 
 def test_shown_names_are_one_printable_line() -> None:

@@ -1,4 +1,4 @@
-"""The evaluator gives COCO's figures to the digit, by both backends, and takes imperfect files."""
+"""The evaluator gives COCO's figures to the digit, by every backend, and takes imperfect files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ import pytest
 
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.evaluation import evaluate_coco, ground_truth_results
-from maskrcnn.evaluation.coco import choose_backend
+from maskrcnn.evaluation.backends import choose_backend
 from maskrcnn.evaluation.eval_result import TWELVE
+from maskrcnn.structures.rle import encode
 
 Dataset = dict[str, Any]
 
 
-@pytest.fixture(params=["pycocotools", "faster"])
+@pytest.fixture(params=["pycocotools", "hotcoco", "faster"])
 def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "faster":
-        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    if request.param != "pycocotools":
+        module = {"hotcoco": "hotcoco", "faster": "faster_coco_eval"}[request.param]
+        pytest.importorskip(module, reason=f"{module} is not installed")
     return str(request.param)
 
 
@@ -110,11 +112,13 @@ def test_the_backends_agree_to_the_last_rounding(shared_data: Callable[[str], Pa
 def test_auto_takes_the_fast_backend_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_backend("auto") == "pycocotools"
-    with pytest.raises(UserError, match="pip install faster-coco-eval"):
+    with pytest.raises(UserError, match="'pip install faster-coco-eval'; or choose 'pycocotools'"):
         choose_backend("faster")
+    with pytest.raises(UserError, match="'pip install hotcoco'"):
+        choose_backend("hotcoco")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert choose_backend("auto") == "faster"
-    with pytest.raises(UserError, match="known: auto, faster, pycocotools"):
+    assert choose_backend("auto") == "hotcoco"
+    with pytest.raises(UserError, match="known: auto, faster, hotcoco, pycocotools"):
         choose_backend("quick")  # type: ignore[arg-type]
 
 
@@ -174,9 +178,8 @@ def test_no_results_no_ground_truth(backend: Any, cap: int) -> None:
     assert json.loads(json.dumps(found.as_json()))["figures"]["segm"]["AP"] is None
 
 
-def test_a_file_without_area_iscrowd_categories_or_boxes(backend: Any) -> None:
+def test_a_file_without_area_iscrowd_or_boxes(backend: Any) -> None:
     whole, bare = tiny(), tiny()
-    del bare["categories"]
     for annotation in bare["annotations"]:
         for key in ("area", "iscrowd", "bbox"):
             del annotation[key]
@@ -185,6 +188,7 @@ def test_a_file_without_area_iscrowd_categories_or_boxes(backend: Any) -> None:
     before = copy.deepcopy(bare)
     found = evaluate_coco(bare, results, backend=backend)
     assert found.figures == expected.figures
+    assert found.notes == ("12 annotations read as meant: box taken from the mask (no box)",)
     assert bare == before, "the caller's data must stay as they were"
 
 
@@ -202,23 +206,34 @@ def test_annotation_ids_of_zero_and_repeated_ids_count_all_the_same(backend: Any
 
 
 def test_ids_written_as_text_are_read() -> None:
-    dataset = tiny()
+    dataset, results = tiny(), ground_truth_results(tiny())
     for image in dataset["images"]:
         image["id"] = str(image["id"])
-    assert evaluate_coco(dataset, ground_truth_results(tiny())).get("bbox/AP") == pytest.approx(1.0)
+    for result in results[::2]:
+        result["category_id"] = str(result["category_id"])
+    assert evaluate_coco(dataset, results).get("bbox/AP") == pytest.approx(1.0)
     dataset["images"][1]["id"] = "second"
-    with pytest.raises(DataError, match="image 1 of the list: the id is 'second'"):
-        evaluate_coco(dataset, [])
+    found = evaluate_coco(dataset, results)
+    assert (found.images, found.ground_truth) == (2, 8)
+    assert (
+        "image 1 of the list: it needs an 'id' (its 'id' is the text 'second', not an integer)"
+        in found.notes[0]
+    )
 
 
-def test_an_unusable_mask_is_left_out_of_segm_and_named(backend: Any) -> None:
+def test_an_annotation_without_a_usable_mask_is_left_out_of_everything_and_named(backend: Any) -> None:
     dataset = tiny()
     dataset["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]  # pycocotools would read a box
     dataset["annotations"][1]["segmentation"] = []
     found = evaluate_coco(dataset, ground_truth_results(tiny())[2:], backend=backend)
-    assert found.get("segm/AP") == pytest.approx(1.0)
-    assert found.get("bbox/AP") < 0.99
-    assert "left out of segm: annotations without a usable segmentation: 1, 2" in found.notes
+    assert found.get("segm/AP") == found.get("bbox/AP") == pytest.approx(1.0)
+    assert found.ground_truth == 10
+    assert found.notes[0].startswith(
+        "2 faulty annotations left out (1 polygon of fewer than 3 points, 1 no mask); first: the annotations:"
+        " annotation 1 (image 10): a polygon has only 2 points"
+    )
+    alone = evaluate_coco(dataset, ground_truth_results(tiny()), ("bbox",), backend=backend)
+    assert (alone.ground_truth, alone.notes) == (12, ()), "boxes alone need no masks"
 
 
 def test_a_subset_of_images(backend: Any) -> None:
@@ -255,41 +270,94 @@ def test_crowds_neither_count_nor_hurt(backend: Any) -> None:
     assert evaluate_coco(dataset, results, backend=backend).get("segm/AP") < 0.9
 
 
+BYTES = encode(np.eye(100, 120, dtype=np.uint8))["counts"].decode().replace("\\", "\\\\")
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"image_id": 1234}, r"1 images that .* does not list \(first: 1234\)"),
-        ({"score": float("nan")}, r"result 2 \(image 10\): its score is nan"),
+        ({"image_id": 1234}, "1 of an unknown image.*result 2: the annotations does not list the image 1234"),
+        ({"image_id": "x"}, "1 no sound image_id.*'image_id' is the text 'x', not an integer"),
+        ({"image_id": 2**64}, r"ids must lie below 2\^63"),
+        ({"category_id": None}, "1 no sound category_id.*'category_id' is None"),
+        (
+            {"score": float("nan")},
+            r"1 no sound score.*result 2 \(image 10\): its score is nan|result 2: its score",
+        ),
         ({"score": None}, "its score is None"),
-        ({"bbox": [1, 2, 3]}, "not four finite numbers"),
-        ({"bbox": [1, 2, 3, float("inf")]}, "not four finite numbers"),
-        ({"segmentation": None}, "no 'segmentation'; evaluate 'bbox' alone"),
-        ({"segmentation": {"size": [50, 60], "counts": [3000]}}, "mask is 50 x 60, its image 100 x 120"),
-        ({"segmentation": {"size": [50, 60], "counts": [30]}}, "runs cover 30 pixels, not 50 x 60"),
-        ({"segmentation": "abc"}, "neither polygons nor a run-length mask"),
+        ({"score": 10**400}, "its score is a number of more than 30 digits"),
+        ({"bbox": [1, 2, 3]}, "1 no sound box.*not four numbers"),
+        ({"bbox": [1, 2, 3, float("inf")]}, r"\[1, 2, 3, inf\] holds a number that is not finite"),
+        ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
+        ({"segmentation": None}, "1 no mask.*no 'segmentation'; evaluate what the results have"),
+        (
+            {"segmentation": {"size": [120, 100], "counts": [12000]}},
+            r"exchanged.*frame of the original image",
+        ),
+        ({"segmentation": {"size": [100, 120], "counts": [30]}}, "covers 30 pixels"),
+        ({"segmentation": {"size": [100, 120], "counts": "1k"}}, "cut short"),
+        ({"segmentation": "abc"}, "'segmentation' is a text"),
+        ({"segmentation": [[0, 0, 1e9, 0, 5, 5]]}, "outside the image"),
     ],
 )
-def test_bad_results_are_told(change: dict[str, Any], match: str) -> None:
+def test_a_faulty_result_is_left_out_and_told(change: dict[str, Any], match: str, backend: Any) -> None:
+    results = ground_truth_results(tiny())
+    expected = evaluate_coco(tiny(), results[:2] + results[3:], backend=backend)
+    results[2].update(change)
+    found = evaluate_coco(tiny(), results, backend=backend)
+    assert found.figures == expected.figures
+    assert found.detections == 11
+    assert re.search(match, found.notes[0])
+    with pytest.raises(DataError, match="none of the 1 results can be used|name no image"):
+        evaluate_coco(tiny(), [results[2]], backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image_id": "10"}, None),
+        ({"bbox": None}, None),
+        ({"segmentation": {"size": [100, 120], "counts": f"b'{BYTES}'"}}, "text of bytes"),
+        ({"segmentation": square(55, 10, 12.0)[0]}, "polygon without its own brackets"),
+    ],
+)
+def test_a_result_that_is_plainly_meant_is_used(change: dict[str, Any], match: str | None) -> None:
     results = ground_truth_results(tiny())
     results[2].update(change)
-    with pytest.raises(DataError, match=match):
+    found = evaluate_coco(tiny(), results)
+    assert found.detections == 12
+    assert [bool(re.search(match or "", note)) for note in found.notes] == [True] * (match is not None)
+    if "bytes" not in (match or ""):
+        assert found.get("segm/AP") == found.get("bbox/AP") == pytest.approx(1.0)
+
+
+def test_results_of_another_split_are_told() -> None:
+    results = [{**r, "image_id": f"scan_{r['image_id']}"} for r in ground_truth_results(tiny())]
+    with pytest.raises(DataError, match="its 'image_id' is the text 'scan_10', not an integer"):
+        evaluate_coco(tiny(), results)
+    results = [{**r, "image_id": 7} for r in ground_truth_results(tiny())]
+    with pytest.raises(
+        DataError, match=r"does not list the image 7; it lists 10, 11, 12, ...\); .* another split"
+    ):
         evaluate_coco(tiny(), results)
 
 
 def test_bad_annotation_files_are_told(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(DataError, match=r"a\.json: there is no such annotation file"):
+    with pytest.raises(DataError, match=r"a\.json: there is no such file"):
         evaluate_coco(path, [])
     path.write_text("[]")
-    with pytest.raises(DataError, match="no list 'images'"):
+    with pytest.raises(DataError, match="a COCO file is a json object, this is a list"):
         evaluate_coco(path, [])
     path.write_text("{")
-    with pytest.raises(DataError, match="not a JSON file"):
+    with pytest.raises(DataError, match="the json is broken"):
         evaluate_coco(path, [])
+    path.write_text("\ufeff" + json.dumps(tiny()))  # as Windows editors write it
+    assert evaluate_coco(path, ground_truth_results(tiny())).get("segm/AP") == pytest.approx(1.0)
     boxes_only = tiny()
     for annotation in boxes_only["annotations"]:
         del annotation["segmentation"]
-    with pytest.raises(DataError, match="no annotation has a usable 'segmentation'"):
+    with pytest.raises(DataError, match="none of its annotations can be used.*; evaluate 'bbox' alone"):
         evaluate_coco(boxes_only, [])
     boxes = evaluate_coco(boxes_only, ground_truth_results(boxes_only), ("bbox",))
     assert boxes.get("bbox/AP") == pytest.approx(1.0)

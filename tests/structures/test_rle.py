@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,3 +100,60 @@ def test_union_of_none_is_empty() -> None:
 def test_a_polygon_of_four_numbers_is_not_taken_for_a_box() -> None:
     # frPyObjects would read [x, y, w, h] there.
     assert rle.area(rle.from_polygons([np.array([1.0, 1, 5, 5])], 10, 10)) < 10
+
+
+def test_the_areas_of_many_codes_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rle, "_CHARACTERS_AT_ONCE", 200)  # several parts
+    rng = np.random.default_rng(0)
+    masks, codes = [], []
+    for k in range(200):
+        size = (int(rng.integers(1, 60)), int(rng.integers(1, 60)))
+        mask = (rng.random(size) < rng.choice([0.0, 0.02, 0.5, 0.98, 1.0])).astype(np.uint8)
+        if k % 2:
+            mask = cv2.resize(mask, (400, 300), interpolation=cv2.INTER_NEAREST)  # long runs
+        masks.append(mask)
+        codes.append(rle.encode(mask)["counts"])
+    totals = np.array([m.size for m in masks])
+    found = rle.areas(codes, totals)
+    assert found is not None
+    assert found.tolist() == [int(m.sum()) for m in masks]
+    assert rle.areas([], np.zeros(0, dtype=np.int64)).tolist() == []  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_unsound_code_among_many_is_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes = [rle.encode((rng.random((20, 30)) < 0.3).astype(np.uint8))["counts"] for _ in range(5)]
+    totals = np.full(5, 600)
+    verdicts = []
+    for _ in range(300):
+        changed = bytearray(codes[2])
+        place = int(rng.integers(len(changed)))
+        match rng.integers(3):
+            case 0:
+                changed[place] = int(rng.integers(256))
+            case 1:
+                del changed[place]
+            case _:
+                changed.insert(place, int(rng.integers(48, 112)))
+        try:
+            rle.normalise({"size": [20, 30], "counts": bytes(changed)}, 20, 30)
+        except ValueError:
+            sound = False
+        else:
+            sound = True
+        verdicts.append(sound)
+        assert (rle.areas([*codes[:2], bytes(changed), *codes[3:]], totals) is not None) == sound
+    assert 0 < sum(verdicts) < 300
+    assert rle.areas([b"", codes[0]], totals[:2]) is None
+
+
+def test_images_too_large_for_32_bits_have_no_codes() -> None:
+    with pytest.raises(ValueError, match="a run-length mask holds less than 2147483648"):
+        rle.normalise({"size": [50_000, 50_000], "counts": [2_500_000_000]}, 50_000, 50_000)
+
+
+@pytest.mark.parametrize("text", ["b'3o0'", 'b"3o0"', "b'3\\\\x'", "b'", "b'a", "b'\\udcff'"])
+def test_the_text_of_bytes_is_read_as_meant(text: str) -> None:
+    wanted = {"b'3o0'": "3o0", 'b"3o0"': "3o0", "b'\\udcff'": "\\udcff", "b'3\\\\x'": "3\\x"}.get(text, text)
+    assert rle.text_of_bytes(text) == wanted
