@@ -2,8 +2,12 @@
 
 The command line prints a :class:`UserError` as one sentence and exits with status 2; anything else is
 a bug of ours and keeps its traceback.  Every message says what is wrong, where (file:line:column, image
-id, annotation id) and what to do.
+id, annotation id) and what to do.  Lists in it are cut short by :func:`few`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -20,3 +24,20 @@ class DataError(UserError, ValueError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not belong to this model."""
+
+
+def few(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """The first ``most`` of the items as text, and how many more there are: ``a, b, and 7 more``.
+
+    Every list that is printed goes through here, so that none fills the screen.
+    """
+    listed = [str(item) for item in items]
+    if len(listed) <= most:
+        return separator.join(listed)
+    return f"{separator.join(listed[:most])}{separator}and {len(listed) - most} more"
+
+
+def cut(text: str, most: int = 600) -> str:
+    """``text`` without its middle where it is longer than ``most`` characters, as keys and values can be."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

@@ -11,16 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from maskrcnn.config import load, loads
+from maskrcnn.config import Loaded, load_traced, loads
+from maskrcnn.config.ranges import check_range
 from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
 from maskrcnn.data.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms import HorizontalFlipConfig, ResizeShortestEdgeConfig
+from maskrcnn.data.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
-from maskrcnn.errors import DataError
+from maskrcnn.errors import ConfigError, DataError, few
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+
+#: Processes that load images, a rank: far above any use, and below what takes a machine down.
+MOST_WORKERS = 512
 
 
 def _positive(**values: float | None) -> None:
@@ -53,13 +58,13 @@ class DataConfig:
     #: Faulty files and annotations: raise, or skip and count; null: each data set's own choice, by default
     #: skip faulty annotations and raise for unreadable files.  Default null.
     on_error: Literal["raise", "skip"] | None = None
-    #: Processes a rank that load images, >= 0; 0 loads in the training process.  null: as many as cores
-    #: are left over by this machine's ranks, at most 8, and 0 where training itself uses the cores (CPU).
+    #: Processes a rank that load images, 0 to 512 (each takes 50 MB and more); 0 loads in the training
+    #: process.  null: as many as cores are left over by this machine's ranks, at most 8, and 0 where training
+    #: itself uses the cores (CPU).
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers must be >= 0, got {self.workers}")
+        check_range(0, MOST_WORKERS, "each is a process, and all of them start at once", workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,8 @@ class SolverConfig:
     )
     #: Optimizer steps, > 0.  Default 90000 (the "1x" schedule: 12 epochs of COCO at 16 images a step).
     steps: int = 90_000
-    #: Images an optimizer step, over all ranks and accumulated passes, > 0.  Default 16 (FPN's release).
+    #: Images an optimizer step, over all ranks and accumulated passes, 1 to 65536.  Default 16 (FPN's
+    #: release).
     batch_size: int = 16
     #: Batch size that ``optimizer.lr`` is meant for; at another the rate is scaled in proportion (Goyal et
     #: al. 2017, section 2.1).  null: as ``batch_size``, so nothing is scaled.  Default null.
@@ -100,6 +106,7 @@ class SolverConfig:
             accumulate=self.accumulate,
             clip_grad_norm=self.clip_grad_norm,
         )
+        check_range(1, 65_536, "the images of a step must fit into memory", batch_size=self.batch_size)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
@@ -129,7 +136,8 @@ class TrainConfig:
     keep: int = 2
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
-    #: Evaluation images drawn with true and predicted masks at each evaluation, >= 0.  Default 4.
+    #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
+    #: Default 4.
     pictures: int = 4
 
     def __post_init__(self) -> None:
@@ -139,15 +147,14 @@ class TrainConfig:
             eval_every=self.eval_every,
             keep=self.keep,
         )
-        if self.pictures < 0:
-            raise ValueError(f"pictures must be >= 0, got {self.pictures}")
+        check_range(0, 10_000, "each is drawn and written at each evaluation", pictures=self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """How a model is judged."""
 
-    #: Images a forward pass and rank, > 0.  Default 1 (so that padding never touches a result).
+    #: Images a forward pass and rank, 1 to 4096.  Default 1 (so that padding never touches a result).
     batch_size: int = 1
     #: What is compared: boxes, masks, keypoints.  Default all; what the model does not predict is left out.
     iou_types: tuple[Literal["bbox", "segm", "keypoints"], ...] = ("bbox", "segm", "keypoints")
@@ -168,7 +175,7 @@ class EvalConfig:
     precision: PrecisionName = "float32"
 
     def __post_init__(self) -> None:
-        _positive(batch_size=self.batch_size)
+        check_range(1, 4096, "the images of a pass must fit into memory", batch_size=self.batch_size)
         if not self.iou_types:
             raise ValueError("iou_types must name at least one of bbox, segm and keypoints")
         if self.sigmas is not None and not all(s > 0 for s in self.sigmas):
@@ -195,7 +202,7 @@ class Recipe:
 
     #: Python modules to import first; they register parts of one's own.
     plugins: tuple[str, ...] = ()
-    #: Decides initial weights, order of images, augmentation and sampling.  Default 0.
+    #: Decides initial weights, order of images, augmentation and sampling; 0 to 2^63 - 1.  Default 0.
     seed: int = 0
     #: Run folder; null: runs/<name of the config file>.  Default null.
     output: Path | None = None
@@ -220,6 +227,7 @@ class Recipe:
     expect: tuple[Expectation, ...] = ()
 
     def __post_init__(self) -> None:
+        check_range(0, 2**63 - 1, "seeds are numbers of 63 bits", seed=self.seed)
         for key, data in (("data.train", self.data.train), ("data.val", self.data.val)):
             if not hasattr(data, "proposals"):  # no data, or data of one's own that bring them as they like
                 continue
@@ -255,7 +263,21 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: anything is wrong, by file:line:column.
     """
-    return load(Recipe, path, overrides)
+    return load_traced_recipe(path, overrides).value
+
+
+def load_traced_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded[Recipe]:
+    """:func:`load_recipe`, remembering where each value was set.
+
+    Raises:
+        ConfigError: as there; also where an evaluation transform cannot be undone.  (A recipe kept as text is
+            not refused for that, so that a run can be resumed with other ones.)
+    """
+    loaded = load_traced(Recipe, path, overrides)
+    for index, what in not_undoable(loaded.value.data.eval_transforms):
+        key = f"data.eval_transforms.{index}"
+        raise ConfigError(f"{loaded.origin(key)}: {key}: {what}")
+    return loaded
 
 
 def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -287,11 +309,11 @@ def check_same_categories(train: Categories, other: Categories, where: str) -> N
     for title, a, b in (("missing there", mine, theirs), ("only there", theirs, mine)):
         found = [f"{i} ({name})" for i, name in a.items() if i not in b]
         if found:
-            parts.append(f"{title}: {', '.join(found[:5])}" + (", ..." if len(found) > 5 else ""))
+            parts.append(f"{title}: {few(found)}")
     renamed = [
         f"{i} is {mine[i]!r}, there {theirs[i]!r}" for i in mine if i in theirs and mine[i] != theirs[i]
     ]
-    parts += renamed[:5]
+    parts += [few(renamed, separator="; ")] if renamed else []
     raise DataError(
         f"{where}: its categories differ from the training set's ({'; '.join(parts) or 'another order'});"
         " both files need the same 'categories', ids and names"

@@ -161,7 +161,7 @@ def test_resuming_with_other_values_is_told(
     assert "other values" not in capsys.readouterr().err
     resume(load_recipe(recipe_file, ["solver.steps=2"]), tmp_path / "run")
     assert "solver.steps: 1 -> 2" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"already at step 2, past solver\.steps 1"):
+    with pytest.raises(UserError, match=r"past solver\.steps 1; set solver\.steps to 2 or more"):
         resume(load_recipe(recipe_file, ["solver.steps=1"]), tmp_path / "run")
     with pytest.raises(
         CheckpointError, match=r"does not fit this model.*another architecture|number of classes"

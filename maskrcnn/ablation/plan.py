@@ -15,7 +15,7 @@ from maskrcnn.config import dump, fingerprint
 from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.errors import CheckpointError, ConfigError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, UserError, few
 from maskrcnn.evaluation.eval_result import AT_CAP, TEN, TWELVE
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
 from maskrcnn.run.folder import RunFolder, changed_keys
@@ -72,8 +72,7 @@ class Run:
                 changes = changed_keys(self.recipe, text, str(self.folder.config))
             except (OSError, ValueError, CheckpointError):
                 return f"config changed, and {self.folder.config} cannot be read any more"
-            more = "; ..." if len(changes) > 3 else ""
-            return f"config changed: {'; '.join(changes[:3]) or 'by an earlier resumption'}{more}"
+            return f"config changed: {few(changes, 3, '; ') or 'by an earlier resumption'}"
         plugins = plugins_fingerprint(self.recipe.plugins)
         if any(entry.get("plugins", plugins) != plugins for entry in history):
             return "the sources of its plugins changed"

@@ -16,7 +16,7 @@ from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.results import Row, collect, plain
 from maskrcnn.ablation.suite import Suite
 from maskrcnn.data import Dataset
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.run.evaluate import write_picture
 
@@ -97,7 +97,7 @@ def refuse_mixed(finished: Sequence[Run]) -> None:
     if faults:
         raise UserError(
             "these runs cannot be compared; train the suite again with --rerun-stale, or into another"
-            " --output:\n  " + "\n  ".join(faults)
+            " --output:\n  " + few(faults, 10, "\n  ")
         )
 
 

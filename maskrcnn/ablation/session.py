@@ -10,7 +10,7 @@ from maskrcnn.ablation.plan import Run
 from maskrcnn.ablation.schedule import Scheduler, claim, find_slots
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.provenance import code_fingerprint
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 
 
 def train_missing(
@@ -41,7 +41,7 @@ def train_missing(
                 f"{len(stale)} of {len(runs)} runs in {folder} are not of this code and config, and are not"
                 " mixed with new ones; --rerun-stale sets them aside and trains them again, another --output"
                 " keeps both, --report reports the old ones of one code:\n  "
-                + "\n  ".join(f"{name}: {why}" for name, why in stale.items())
+                + few((f"{name}: {why}" for name, why in stale.items()), 10, "\n  ")
             )
         for run in runs:
             if run.name in stale:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from maskrcnn.cli.options import add_set_argument
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 
 HELP = "train the variants of a suite over some seeds, and compare them with error bars"
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     report = write_report(suite, runs, data, folder, args.overrides)
     print("\n" + report.text + "\n\n" + "\n".join(str(f) for f in report.files), flush=True)
     if failures:
-        raise UserError(f"{len(failures)} of {len(runs)} runs failed: {'; '.join(failures)}")
+        raise UserError(f"{len(failures)} of {len(runs)} runs failed: {few(failures, 10, '; ')}")
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from maskrcnn.cli.options import add_config_arguments, add_set_argument
-from maskrcnn.config import Loaded, dump, flatten, load_traced
+from maskrcnn.config import Loaded, dump, flatten
 from maskrcnn.errors import ConfigError
 
 HELP = "show what a config resolves to and where each value was set, check configs, compare two"
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
-    from maskrcnn.recipe import Recipe  # brings torch, which --help need not wait for
+    from maskrcnn.recipe import load_traced_recipe  # brings torch, which --help need not wait for
 
-    return load_traced(Recipe, path, overrides)
+    return load_traced_recipe(path, overrides)
 
 
 def _show(path: str, overrides: list[str], plain: bool) -> int:

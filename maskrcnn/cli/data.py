@@ -32,6 +32,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.size < 32 or args.train < 0 or args.val < 0 or args.seed < 0:
         raise DataError("--size must be at least 32, --train, --val and --seed at least 0")
+    if args.size > 4096 or max(args.train, args.val) > 1_000_000:
+        raise DataError(
+            "--size must be at most 4096 (a picture is drawn at 16 times its pixels), --train and"
+            " --val at most 1,000,000 (they fill the disk)"
+        )
     counts: dict[Split, int] = {"train": args.train, "val": args.val}
     wanted = [(split, count) for split, count in counts.items() if count]
     for split, _ in wanted:

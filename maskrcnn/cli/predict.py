@@ -35,10 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.run import Predictor
     from maskrcnn.run.evaluate import write_picture
     from maskrcnn.run.find_images import find_images
+    from maskrcnn.run.room import check_folder
 
     if not 0.0 <= args.score <= 1.0:
         raise UserError(f"--score must be in [0, 1], got {args.score}")
     images = find_images(args.images, recursive=args.recursive)
+    check_folder(args.out, "--out")
     keep_freed_memory()
     predictor = Predictor(args.checkpoint, device=args.device, score=args.score, overrides=args.overrides)
     if predictor.recipe.model.rpn is None:

@@ -24,6 +24,7 @@ from maskrcnn.config.schema import (
     fields_of,
 )
 from maskrcnn.config.text import format_plain, is_number, parse_plain
+from maskrcnn.errors import few
 
 _BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
@@ -120,7 +121,7 @@ def _choice(values: tuple[Any, ...], node: Scalar, path: str, problems: Problems
     for value in values:
         if node.value == value and type(node.value) is type(value):
             return value
-    allowed = ", ".join(map(format_plain, values))
+    allowed = few(map(format_plain, values), 40)
     if isinstance(node.value, str) and any(parse_plain(node.text) == v for v in values):
         hint = f" Write it without quotes. Allowed: {allowed}"
     else:

@@ -37,6 +37,7 @@ from maskrcnn.config.schema import (
     fields_of,
     paths_named,
 )
+from maskrcnn.errors import few
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +105,9 @@ class Merger:
         """Where an unknown key would be right: another type of the same slot, or elsewhere in the schema."""
         if registry is not None:
             owners = [n for n in registry.names() if key in fields_of(registry.get(n))]
-            return f". {key!r} is an option of {', '.join(owners)}" if owners else ""
+            return f". {key!r} is an option of {few(owners)}" if owners else ""
         homes = [p for p in paths_named(self._root, key) if p != join(path, key)]
-        return f". There is {', '.join(map(repr, homes))}" if homes else ""
+        return f". There is {few(map(repr, homes))}" if homes else ""
 
     def _slot(self, registry: Registry[Any], old: Map | None, new: Node, path: str) -> Node:
         if isinstance(new, Bad):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, cut, few
 
 Plain: TypeAlias = "str | int | float | bool | None"
 
@@ -81,6 +81,8 @@ Node: TypeAlias = "Scalar | Seq | Map | Bad"
 
 _SHOWN = 60
 """Characters of a value that an error message repeats."""
+_LISTED = 20
+"""Problems of one config that are written out; the others are counted."""
 
 
 def is_null(node: Node) -> bool:
@@ -121,7 +123,7 @@ class Problems:
         return bool(self._found)
 
     def raise_if_any(self) -> None:
-        """Raise one :class:`ConfigError` that lists every fault, a line each, in file order.
+        """Raise one :class:`ConfigError` that lists the first faults, a line each, in file order.
 
         Raises:
             ConfigError: something was recorded.
@@ -130,7 +132,8 @@ class Problems:
             return
         order = {name: i for i, name in enumerate(dict.fromkeys(w.name for w, _ in self._found))}
         found = sorted(self._found, key=lambda f: (order[f[0].name], f[0].line, f[0].column))
-        lines = [f"{where}: {what}" for where, what in found]
+        lines = [cut(f"{where}: {what}") for where, what in found]
         if len(lines) == 1:
             raise ConfigError(lines[0])
-        raise ConfigError(f"{len(lines)} problems in the configuration\n  " + "\n  ".join(lines))
+        listed = few(lines, _LISTED, "\n  ")
+        raise ConfigError(f"{len(lines)} problems in the configuration\n  {listed}")

@@ -9,7 +9,7 @@ from maskrcnn.config.build import expand
 from maskrcnn.config.nodes import Entry, Map, Node, Origin, Problems, Scalar, Seq, show
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.config.text import parse
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, few
 
 
 class Reader:
@@ -27,7 +27,7 @@ class Reader:
         text = _read_text(path, asked_at)
         real = path.resolve()
         if real in stack:
-            chain = " -> ".join(shown(p) for p in (*stack[stack.index(real) :], real))
+            chain = few((shown(p) for p in (*stack[stack.index(real) :], real)), 10, " -> ")
             raise ConfigError(f"{asked_at}: base: the files include each other: {chain}; remove one 'base:'")
         name = shown(path)
         if asked_at is None:

@@ -6,8 +6,15 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+from maskrcnn.errors import few
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
+
+#: Names that a message lists; all of any slot or mapping of ours.
+_LISTED = 40
+#: Characters of a word that are compared: difflib takes time with the square of their number.
+_COMPARED = 100
 
 
 class Registry(Generic[T]):
@@ -69,5 +76,5 @@ class Registry(Generic[T]):
 def did_you_mean(word: str, options: Iterable[Any]) -> str:
     """`` Did you mean 'x'? Known: a, b, x`` for an error message (leading space included)."""
     known = sorted(map(str, options))
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return (f" Did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(known) or '(none)'}"
+    near = difflib.get_close_matches(word[:_COMPARED], known, n=1, cutoff=0.6)
+    return (f" Did you mean {near[0]!r}?" if near else "") + f" Known: {few(known, _LISTED) or '(none)'}"

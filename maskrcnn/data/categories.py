@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, few
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Categories:
         if len(self.ids) != len(self.names):
             raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
         if any(a >= b for a, b in zip(self.ids, self.ids[1:], strict=False)):
-            raise DataError(f"category ids must rise and not repeat: {self.ids}")
+            raise DataError(f"category ids must rise and not repeat: {few(self.ids, 20)}")
         object.__setattr__(self, "_index", {c: k for k, c in enumerate(self.ids)})
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Categories:
             DataError: there is no such category.
         """
         if category_id not in self._index:
-            raise DataError(f"unknown category id {category_id}; known: {_few(self.ids)}")
+            raise DataError(f"unknown category id {category_id}; known: {few(self.ids, 20)}")
         return self._index[category_id]
 
     def id_of(self, index: int) -> int:
@@ -54,7 +54,3 @@ class Categories:
         if not 0 <= index < len(self.ids):
             raise DataError(f"class index {index} is outside 0..{len(self.ids) - 1}")
         return self.ids[index]
-
-
-def _few(ids: tuple[int, ...], most: int = 20) -> str:
-    return ", ".join(map(str, ids[:most])) + (f", ... ({len(ids)} in all)" if len(ids) > most else "")

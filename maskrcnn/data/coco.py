@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.config.ranges import check_boxes
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
-from maskrcnn.data.file_names import image_path, refuse_outside, shown
+from maskrcnn.data.file_names import refuse_outside, shown
+from maskrcnn.data.image_files import image_path
+from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.registries import DATASETS, RawSample
@@ -139,6 +142,11 @@ class CocoDataset:
         infos = (self.index.info(int(i)) for i in places)
         return ((info.image_id, info.file_name) for info in infos)
 
+    def path(self, index: int) -> Path:
+        """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""
+        name = self.index.info(int(self.kept[index])).file_name
+        return image_path(self.images, name)
+
     def load(self, index: int) -> RawSample:
         """Image ``index`` in [0, N) with its ground truth, original frame.
 
@@ -146,38 +154,49 @@ class CocoDataset:
             DataError: the file is missing, damaged, or of another size than the json says.
         """
         info = self.index.info(int(self.kept[index]))
+        path = self.path(index)
+        says = (info.height, info.width)
+
+        def check(header: ImageHeader) -> None:
+            if sorted((header.height, header.width)) != sorted(says):
+                raise DataError(self._wrong_size(path, (header.height, header.width), says))
+
         try:
-            path = image_path(self.images, info.file_name)
-            image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit)
+            image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit, check=check)
+            if image.shape[:2] != says:
+                raise DataError(self._wrong_size(path, (image.shape[0], image.shape[1]), says))
         except DataError as error:
             raise DataError(f"image {info.image_id}: {error}") from None
-        if image.shape[:2] != (info.height, info.width):
-            found = f"{image.shape[1]}x{image.shape[0]}"
-            hint = "correct the json, or restore the image"
-            if image.shape[:2] == (info.width, info.height):
-                hint = (
-                    "if the annotations were made on the image as stored, set exif: false"
-                    if self.exif
-                    else "if the annotations were made on the upright image, set exif: true"
-                )
-            raise DataError(
-                f"image {info.image_id}: {shown(path)} is {found} pixels,"
-                f" {self.annotation_file.name} says {info.width}x{info.height}; {hint}"
-            )
         proposals = None
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))
         return RawSample(image, info, targets, proposals, self._mirror)
 
+    def _wrong_size(self, path: Path, found: tuple[int, int], says: tuple[int, int]) -> str:
+        """What to do about an image of (height, width) ``found`` where the json ``says`` another size."""
+        hint = "correct the json, or restore the image"
+        if found == says[::-1]:
+            header = read_header(path)
+            hint = "width and height are exchanged in the json: exchange them there"
+            if header is not None and header.turns:
+                hint = (
+                    "if the annotations were made on the image as stored, set exif: false"
+                    if self.exif
+                    else "if the annotations were made on the upright image, set exif: true"
+                )
+        return (
+            f"{shown(path)} is {found[1]}x{found[0]} pixels,"
+            f" {self.annotation_file.name} says {says[1]}x{says[0]}; {hint}"
+        )
+
 
 def check_num_proposals(count: int | None) -> None:
     """
     Raises:
-        ConfigError: it is below 1.
+        ConfigError: it is below 1, or takes the machine down.
     """
-    if count is not None and count < 1:
-        raise ConfigError(f"num_proposals is {count}; it must be at least 1")
+    check_boxes(num_proposals=count)
 
 
 @DATASETS.register("coco")

@@ -7,7 +7,7 @@ import gc
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Categories
 from maskrcnn.data.report import FaultError, FaultReport
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, few
 from maskrcnn.structures import KeypointSchema
 
 
@@ -33,7 +33,8 @@ def load_coco(source: Path | Mapping[str, Any]) -> Mapping[str, Any]:
         raise DataError(f"{name}: a COCO file is a json object, this is a {kind_of(content)}")
     for key in ("images", "annotations", "categories"):
         if key not in content:
-            raise DataError(f"{name}: a COCO file needs the key {key!r}; it has {_few(content)}")
+            keys = few(sorted(map(brief, content)))
+            raise DataError(f"{name}: a COCO file needs the key {key!r}; it has {keys}")
         if not isinstance(content[key], list):
             raise DataError(f"{name}: {key!r} must be a list, it is a {kind_of(content[key])}")
     return content
@@ -132,11 +133,6 @@ def brief(value: object, most: int = 60) -> str:
         return f"a {kind_of(list(value) if isinstance(value, tuple) else value)} of {len(value)}"
     text = repr(value[: most + 1] if isinstance(value, str) else value)
     return text if len(text) <= most else text[:most] + "..."
-
-
-def _few(keys: Iterable[Any], most: int = 8) -> str:
-    named = sorted(map(brief, keys))
-    return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
 
 
 def read_categories(records: list[Any], name: str) -> Categories:

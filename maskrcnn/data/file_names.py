@@ -10,10 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from maskrcnn.errors import DataError
-
-#: This many names that are refused together are written out.
-NAMED = 5
+from maskrcnn.errors import DataError, few
 
 
 def shown(name: str | PurePath) -> str:
@@ -66,30 +63,9 @@ def refuse_outside(names: Iterable[tuple[int, str]], source: Path, folder: Path)
     outside = [(image_id, name) for image_id, name in names if leaves_folder(name)]
     if not outside:
         return
-    few = ", ".join(f"image {i} ({shown(name)[:200]})" for i, name in outside[:NAMED])
-    more = f", and {len(outside) - NAMED} more" if len(outside) > NAMED else ""
+    named = few(f"image {i} ({shown(name)[:200]})" for i, name in outside)
     raise DataError(
-        f"{shown(source)}: file names that lead out of the folder of images {shown(folder)}: {few}{more}; if"
+        f"{shown(source)}: file names that lead out of the folder of images {shown(folder)}: {named}; if"
         " you trust this file to name any file of this machine, set allow_outside: true on the data set; else"
         " make the names relative to the folder"
     )
-
-
-def image_path(folder: Path, name: str) -> Path:
-    """``folder / name``.
-
-    Raises:
-        DataError: no file can have this name.
-    """
-    if "\0" in name:
-        raise DataError(
-            f"no file can be called {shown(name)[:200]}: it holds a NUL; correct the name in the json"
-        )
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        raise DataError(
-            f"no file can be called {shown(name)[:200]}: it holds half of a surrogate pair, which no file"
-            " system stores; correct the name in the json"
-        ) from None
-    return folder / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.file_names import shown
+from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.errors import DataError
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
@@ -17,7 +19,13 @@ SixteenBit: TypeAlias = Literal["scale", "keep"]
 Image: TypeAlias = npt.NDArray[Any]
 
 
-def read_image(path: Path, *, exif: bool = True, sixteen_bit: SixteenBit = "scale") -> Image:
+def read_image(
+    path: Path,
+    *,
+    exif: bool = True,
+    sixteen_bit: SixteenBit = "scale",
+    check: Callable[[ImageHeader], None] | None = None,
+) -> Image:
     """Decode an image file: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
 
     Gray becomes three equal channels, palettes are looked up, alpha is dropped.  Python opens the file, so
@@ -25,9 +33,12 @@ def read_image(path: Path, *, exif: bool = True, sixteen_bit: SixteenBit = "scal
 
     exif: turn the image as its EXIF orientation says.
     sixteen_bit: ``scale``: value / 257 rounded, so that 65535 becomes 255; ``keep``: value / 257 unrounded.
+    check: called with what the file says of itself before its pixels take memory (not for formats whose
+        header is not known here); what it raises passes.
 
     Raises:
-        DataError: the file is missing, truncated, of no known format, or of another number type.
+        DataError: the file is missing, truncated, of no known format, of another number type, or larger
+            than OpenCV reads.
     """
     try:
         data = path.read_bytes()
@@ -37,6 +48,9 @@ def read_image(path: Path, *, exif: bool = True, sixteen_bit: SixteenBit = "scal
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
     except ValueError:  # a NUL, or half of a surrogate pair
         raise DataError(f"{shown(path)}: no file can have this name") from None
+    header = None if check is None else parse_header(data)
+    if check is not None and header is not None:
+        check(header)
     try:
         return decode_image(data, exif=exif, sixteen_bit=sixteen_bit)
     except DataError as error:
@@ -51,6 +65,7 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
     """
     if not data:
         raise DataError("the image file is empty")
+    check_size(data)
     # OpenCV fills what a cut JPEG lacks with gray, without an error; so look for its end.
     if _is_truncated(data):
         raise DataError("the image file is truncated (its end marker is missing)")
@@ -60,6 +75,8 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):  # of a format whose header is not read here
+            raise DataError(TOO_LARGE) from None
         raise DataError(f"the image cannot be decoded: {error.err}") from None
     if image is None:
         raise DataError("the image is damaged, truncated, or of a format that OpenCV does not read")

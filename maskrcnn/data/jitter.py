@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,6 +10,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
+from maskrcnn.config.ranges import check_range, check_sides
 from maskrcnn.data.geometry import crop_to, move, resize_to, round_side
 from maskrcnn.data.registries import TRANSFORMS, RawSample
 from maskrcnn.data.resample import RENAMED, Resample
@@ -30,6 +32,7 @@ class LargeScaleJitter:
     Instances of which nothing is left are dropped.
     """
 
+    resizes_only: ClassVar[bool] = False
     height: int
     width: int
     min_scale: float
@@ -80,6 +83,8 @@ class LargeScaleJitterConfig:
             raise ConfigError(
                 "large_scale_jitter needs both sides of size >= 1 and 0 < min_scale <= max_scale"
             )
+        check_sides(size=max(self.size))
+        check_range(0, 64, "images of that scale fill the memory", max_scale=math.ceil(self.max_scale))
         if not all(0 <= value <= 255 for value in self.pad_value):
             raise ConfigError(f"large_scale_jitter: pad_value {list(self.pad_value)} must lie in 0..255")
 

@@ -92,7 +92,11 @@ class _Images(TorchDataset[_Loaded]):
                 passed_over.append((int(self.dataset.image_ids[index]), str(error)))
                 if not self.replace:
                     return None
-        raise DataError(f"{len(passed_over)} images in a row cannot be read; the last: {passed_over[-1][1]}")
+        raise DataError(
+            f"{len(passed_over)} images in a row cannot be read, and no more are passed over; the last:"
+            f" {passed_over[-1][1]}; restore them, or take their records out of"
+            f" {self.dataset.annotation_file}"
+        )
 
 
 class _Batches(Sequence[list[Draw]]):

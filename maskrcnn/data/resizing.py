@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from maskrcnn.config.ranges import check_sides
 from maskrcnn.data.geometry import resize_to, round_side
 from maskrcnn.data.registries import TRANSFORMS, RawSample
 from maskrcnn.data.resample import RENAMED, Resample
@@ -23,6 +24,7 @@ class ResizeShortestEdge:
     cut off, as torchvision's detection models do.
     """
 
+    resizes_only: ClassVar[bool] = True
     min_sizes: tuple[int, ...]
     max_size: int
     sample_range: bool = False
@@ -70,6 +72,7 @@ class ResizeShortestEdgeConfig:
     def __post_init__(self) -> None:
         if not self.min_sizes or min(self.min_sizes) < 1 or self.max_size < 1:
             raise ConfigError("resize_shortest_edge needs at least one min_sizes, and all lengths >= 1")
+        check_sides(max_size=self.max_size, min_sizes=max(self.min_sizes))
         if self.sample == "range" and (len(self.min_sizes) != 2 or self.min_sizes[0] > self.min_sizes[1]):
             raise ConfigError("resize_shortest_edge with sample: range needs min_sizes: [smallest, largest]")
 
@@ -83,6 +86,7 @@ class ResizeShortestEdgeConfig:
 class ResizeLongest:
     """Scale so that the longer side has ``size`` pixels."""
 
+    resizes_only: ClassVar[bool] = True
     size: int
     resample: Resample = "linear"
 
@@ -107,6 +111,7 @@ class ResizeLongestConfig:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"resize_longest: size is {self.size}, it must be at least 1")
+        check_sides(size=self.size)
 
     def build(self) -> ResizeLongest:
         return ResizeLongest(self.size, self.resample)
@@ -116,6 +121,7 @@ class ResizeLongestConfig:
 class Resize:
     """Scale to ``height`` x ``width`` pixels whatever the aspect ratio."""
 
+    resizes_only: ClassVar[bool] = True
     height: int
     width: int
     resample: Resample = "linear"
@@ -141,6 +147,7 @@ class ResizeConfig:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise ConfigError(f"resize: {self.height}x{self.width} has no pixels")
+        check_sides(height=self.height, width=self.width)
 
     def build(self) -> Resize:
         return Resize(self.height, self.width, self.resample)

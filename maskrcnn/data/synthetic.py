@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import cv2
 import numpy as np
 
+from maskrcnn.config.ranges import check_range
 from maskrcnn.data.categories import Categories
 from maskrcnn.data.coco import CocoDataset, check_num_proposals
 from maskrcnn.data.registries import DATASETS
@@ -198,6 +199,8 @@ class SyntheticConfig:
         check_num_proposals(self.num_proposals)
         if self.num_images < 1 or self.size < 32 or self.seed < 0:
             raise ConfigError("synthetic data needs num_images >= 1, size >= 32 and seed >= 0")
+        check_range(32, 4096, "a picture is drawn at 16 times its pixels", size=self.size)
+        check_range(1, 1_000_000, "they are written to the disk first", num_images=self.num_images)
 
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None

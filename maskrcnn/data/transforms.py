@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -49,6 +50,11 @@ class HorizontalFlip:
 
     p: float = 0.5
 
+    @property
+    def resizes_only(self) -> bool:
+        """See ``registries.Transform``."""
+        return self.p == 0
+
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         if rng.random() >= self.p:
             return sample
@@ -62,6 +68,11 @@ class VerticalFlip:
 
     p: float = 0.5
 
+    @property
+    def resizes_only(self) -> bool:
+        """See ``registries.Transform``."""
+        return self.p == 0
+
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         if rng.random() >= self.p:
             return sample
@@ -74,6 +85,11 @@ class Rotate90:
     """With probability ``p``, turn by 90, 180 or 270 degrees, each as likely."""
 
     p: float = 0.75
+
+    @property
+    def resizes_only(self) -> bool:
+        """See ``registries.Transform``."""
+        return self.p == 0
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         if rng.random() >= self.p:
@@ -139,6 +155,11 @@ class RandomCrop:
     p: float = 1.0
     min_side: float = 1.0
 
+    @property
+    def resizes_only(self) -> bool:
+        """See ``registries.Transform``."""
+        return self.p == 0
+
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         if rng.random() >= self.p:
             return sample
@@ -181,6 +202,7 @@ class ColorJitter:
     Contrast scales about the image's mean gray, saturation about each pixel's gray (ITU-R 601 weights).
     """
 
+    resizes_only: ClassVar[bool] = True
     brightness: float
     contrast: float
     saturation: float

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, few
 from maskrcnn.modeling.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
@@ -196,7 +196,7 @@ class CheckpointFolder:
             except CheckpointError as error:
                 complaints.append(str(error))
         if complaints:
-            raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(complaints)}")
+            raise CheckpointError(f"no checkpoint of this run can be read: {few(complaints, 5, '; ')}")
         return None
 
     def _name(self, path: Path, name: str) -> None:

@@ -7,7 +7,9 @@ over a gloo group, so that nothing small has to visit a GPU.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -18,12 +20,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from maskrcnn.engine.launch import leftover_hint, read_launch
 from maskrcnn.errors import UserError
+from maskrcnn.modeling.safe_load import first_line
 
 T = TypeVar("T")
 
 #: How long a rank waits for the others.  Long, since rank 0 alone computes the COCO figures meanwhile.
 _TIMEOUT = timedelta(hours=2)
+#: Seconds after which a process that waits for the others says so.
+_PATIENCE = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,11 @@ def connect(device: str) -> Ranks:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: see :func:`choose_device`.
+        UserError: see :func:`choose_device` and :func:`maskrcnn.engine.launch.read_launch`; or the others
+            cannot be met.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    launch = read_launch()
+    size, local_rank = launch.size, launch.local_rank
     place = choose_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -122,11 +131,30 @@ def connect(device: str) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, place, group)
 
 
+def _tell_that_nobody_comes() -> None:
+    launch = read_launch()
+    logger.warning(
+        "process %d waits for the others of %d (WORLD_SIZE) since %d s; %s",
+        *(launch.rank, launch.size, _PATIENCE, leftover_hint()),
+    )
+
+
 @cache
 def _object_group() -> Any:
     """The gloo group over all processes; joins them on the first call."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        wait = threading.Timer(_PATIENCE, _tell_that_nobody_comes)
+        wait.daemon = True
+        wait.start()
+        try:
+            dist.init_process_group(backend, timeout=_TIMEOUT)
+        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise UserError(
+                f"the other processes cannot be met at {where} ({first_line(error)}); {leftover_hint()}"
+            ) from error
+        finally:
+            wait.cancel()
         atexit.register(dist.destroy_process_group)
     return dist.new_group(backend="gloo", timeout=_TIMEOUT)

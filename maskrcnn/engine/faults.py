@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from maskrcnn.data.file_names import shown
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.structures import ImageInfo
 
 
@@ -16,9 +17,7 @@ class NonFiniteError(UserError):
 
 def name_images(infos: Iterable[ImageInfo], limit: int = 16) -> str:
     """``image 7 (a.png), image 9 (b.png)``."""
-    infos = list(infos)
-    text = ", ".join(f"image {info.image_id} ({shown(info.file_name)})" for info in infos[:limit])
-    return text + (f", and {len(infos) - limit} more" if len(infos) > limit else "")
+    return few((f"image {info.image_id} ({shown(info.file_name)})" for info in infos), limit)
 
 
 def non_finite_losses(losses: Mapping[str, float]) -> list[str]:
@@ -50,9 +49,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError)
 
 
+@contextmanager
+def out_of_memory_is_told(sentence: str) -> Iterator[None]:
+    """Within it (``with``, or as a decorator) a failed allocation becomes a :class:`UserError`.
+
+    Raises:
+        UserError: ``sentence``, where memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        raise UserError(sentence) from error
+
+
 def out_of_memory_message(step: int, images: str, safe: str) -> str:
     """What to change when a step does not fit into memory."""
     return (
-        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (same result, less memory),"
-        " set solver.precision to bfloat16, or use smaller images"
+        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (the batch in more parts,"
+        " up to solver.batch_size), set solver.precision to bfloat16, or use smaller images"
+        " (data.train_transforms)"
     )

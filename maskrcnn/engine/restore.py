@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, few
 from maskrcnn.modeling.safe_load import first_line
 
 # The layers whose size is the number of classes: scores, boxes and masks.
@@ -26,7 +26,9 @@ def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | 
     """
     problems = differences(model, state)
     if problems:
-        raise CheckpointError(f"{source}: does not fit this model: {_some(problems)}. {_advice(problems)}")
+        raise CheckpointError(
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+        )
     model.load_state_dict(dict(state))
 
 
@@ -81,10 +83,12 @@ def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path
         others = [n for n in heads if state[n].shape != own[n].shape]
         if len(others) == len(problems):
             raise CheckpointError(
-                f"{source}: its output layers are for another number of classes ({_some(problems)}); to"
-                " fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
+                f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
+                " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
             )
-        raise CheckpointError(f"{source}: does not fit this model: {_some(problems)}. {_advice(problems)}")
+        raise CheckpointError(
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+        )
     model.load_state_dict(dict(state), strict=False)
     return fresh
 
@@ -102,20 +106,20 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _advice(problems: list[str]) -> str:
-    if all(" here [" in text for text in problems):
+    sizes = all(" here [" in text for text in problems)
+    if sizes and all(_HEAD.search(text.partition(" ")[0]) for text in problems):
         return (
-            "The layers agree but for their sizes: the number of classes differs, or a width; use the"
-            " checkpoint's own data and model, or start a training from it with the key 'weights' and"
-            " --drop-head"
+            "The number of classes differs; use the checkpoint's own data, or start a training from it with"
+            " the key 'weights' and --drop-head"
+        )
+    if sizes:
+        return (
+            "The layers agree but for their sizes, so a width or the number of classes differs; use the"
+            " config stored beside it (config.yaml of its run)"
         )
     return (
         "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"
     )
-
-
-def _some(items: list[str], limit: int = 3) -> str:
-    more = f", and {len(items) - limit} more" if len(items) > limit else ""
-    return "; ".join(items[:limit]) + more
 
 
 def _shape(tensor: Tensor) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from maskrcnn.errors import few
 from maskrcnn.evaluation.backends import Case
 from maskrcnn.structures import rle
 
@@ -107,6 +108,4 @@ def _hits(case: Case, boxes: Boxes) -> float:
 
 def _some(ids: Iterable[Any]) -> str:
     """The first ids in order, and how many more."""
-    listed = sorted(ids)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return "{" + ", ".join(map(str, listed[:NAMED])) + more + "}"
+    return "{" + few(sorted(ids), NAMED) + "}"

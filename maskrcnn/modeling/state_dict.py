@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, few
 from maskrcnn.modeling.convert.unpickle import load_pickle
 from maskrcnn.modeling.safe_load import safe_load
 
@@ -63,8 +63,4 @@ def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:
         if n in source and source[n].shape != own[n].shape
     ]
     kinds = (("missing", missing), ("without a place", extra), ("of another shape", shapes))
-    return "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in kinds
-        if names
-    )
+    return "; ".join(f"{len(names)} {what} ({few(names, 3)})" for what, names in kinds if names)

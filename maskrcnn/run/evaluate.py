@@ -21,11 +21,11 @@ from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
+from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.errors import CheckpointError, DataError, UserError, few
 from maskrcnn.evaluation import (
     EvalResult,
-    IouType,
     Progress,
     Result,
     evaluate_coco,
@@ -39,11 +39,13 @@ from maskrcnn.evaluation.picture_names import PictureNames
 from maskrcnn.evaluation.skeletons import of_records, sure
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.run import preflight
 from maskrcnn.run.expect import compare
 from maskrcnn.run.setup import (
     build_data,
     build_transforms,
     checkpoint_categories,
+    iou_types,
     keypoint_scores,
     load_model,
     new_console,
@@ -71,6 +73,10 @@ class Evaluation:
     met: bool = True
 
 
+@out_of_memory_is_told(
+    "out of memory in the evaluation; lower eval.batch_size, set eval.precision to bfloat16, or use smaller"
+    " images (data.eval_transforms)"
+)
 def run_evaluation(
     model: nn.Module,
     dataset: Dataset,
@@ -93,6 +99,7 @@ def run_evaluation(
     Raises:
         BrokenOff: ``stopping`` said so.
         DataError: not one image can be read.
+        UserError: out of memory.
     """
     loader = eval_loader(
         dataset,
@@ -142,7 +149,7 @@ def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
     objects = int(np.isin(truth.images, [truth.image_places[i] for i in left_out]).sum())
     note = (
         f"{len(left_out)} images that cannot be read, with {objects} objects, are left out of the evaluation"
-        f" (on_error: skip): image {', '.join(map(str, left_out[:5]))}{', ...' if len(left_out) > 5 else ''}"
+        f" (on_error: skip): {few(left_out)}"
     )
     return replace(truth, notes=(*truth.notes, note))
 
@@ -159,25 +166,6 @@ def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
             console.line(f"{what} {progress.done}/{progress.total}  {progress.rate:.2f} img/s{eta}")
 
     return tell
-
-
-def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
-    """What is compared: ``eval.iou_types``, without masks or keypoints where the model has none.
-
-    Raises:
-        UserError: nothing is left.
-    """
-    missing = {}
-    if recipe.model.mask_head is None:
-        missing["segm"] = "no mask head"
-    if recipe.model.keypoint_head is None:
-        missing["keypoints"] = "no keypoint head"
-    kinds = tuple(k for k in recipe.eval.iou_types if k not in missing)
-    if not kinds:
-        asked = " and ".join(recipe.eval.iou_types)
-        why = " and ".join(missing[k] for k in recipe.eval.iou_types)
-        raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
-    return kinds
 
 
 def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Batch]:
@@ -304,6 +292,7 @@ def evaluate(
         console.take_logs()
         data = build_data(recipe, ranks, training=False)
         assert data.val is not None
+        preflight.before_evaluation(recipe, data.val, ranks, console, results=results, pictures=pictures)
         known = checkpoint_categories(state)
         check_same_categories(known, data.val.categories, f"data.val ({data.val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)

@@ -22,6 +22,7 @@ from maskrcnn.evaluation.recall import average_recall, best_overlaps
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
+from maskrcnn.run import preflight
 from maskrcnn.run.evaluate import load_state, progress_lines
 from maskrcnn.run.setup import build_transforms, load_model, new_console, one_first, worker_count
 
@@ -73,6 +74,7 @@ def propose(
     with closing(console):
         console.take_logs()
         dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+        preflight.before_proposals(recipe, f"data.{split}", dataset, output, ranks, console)
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))
         console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")

@@ -11,11 +11,15 @@ from typing import TypeVar
 import torch
 
 from maskrcnn.data import Categories, Dataset, Transform
+from maskrcnn.data.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.faults import out_of_memory_is_told
+from maskrcnn.engine.launch import read_launch
 from maskrcnn.engine.restore import restore_model
-from maskrcnn.errors import CheckpointError, DataError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
+from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
@@ -86,14 +90,30 @@ def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
 
 
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
-    """The recipe's transforms, built."""
+    """The recipe's transforms, built.
+
+    Raises:
+        ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong.
+    """
     configs = recipe.data.train_transforms if training else recipe.data.eval_transforms
+    for index, what in [] if training else not_undoable(configs):
+        raise ConfigError(f"data.eval_transforms.{index}: {what}")
     return [config.build() for config in configs]
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
-    """The recipe's model on ``device``, in its memory format, compiled where asked."""
-    model = recipe.model.build(num_classes).to(device)
+    """The recipe's model on ``device``, in its memory format, compiled where asked.
+
+    Raises:
+        ConfigError, CheckpointError: see ``MaskRCNNConfig.build``.
+        UserError: it does not fit into memory.
+    """
+    sentence = (
+        f"the model does not fit into the memory of {device}; lower its widths (as model.box_head.hidden,"
+        " model.neck.out_channels), or use another device"
+    )
+    with out_of_memory_is_told(sentence):
+        model = recipe.model.build(num_classes).to(device)
     if recipe.solver.compile:
         model.backbone.compile()
         if model.neck is not None:
@@ -130,6 +150,25 @@ def keypoint_scores(recipe: Recipe) -> str:
     return "probability" if is_probability else "logit"
 
 
+def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
+    """What is compared: ``eval.iou_types``, without masks or keypoints where the model has none.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    missing = {}
+    if recipe.model.mask_head is None:
+        missing["segm"] = "no mask head"
+    if recipe.model.keypoint_head is None:
+        missing["keypoints"] = "no keypoint head"
+    kinds = tuple(k for k in recipe.eval.iou_types if k not in missing)
+    if not kinds:
+        asked = " and ".join(recipe.eval.iou_types)
+        why = " and ".join(missing[k] for k in recipe.eval.iou_types)
+        raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
+    return kinds
+
+
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
     """The recipe's model with a checkpoint's weights; the files that training started from are not needed.
 
@@ -155,7 +194,7 @@ def worker_count(recipe: Recipe, ranks: Ranks) -> int:
         return recipe.data.workers
     if ranks.device.type == "cpu":
         return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = read_launch().local_size
     return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // here - 1))
 
 

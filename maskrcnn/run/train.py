@@ -23,14 +23,13 @@ from maskrcnn.engine.provenance import describe_run, versions
 from maskrcnn.engine.restore import drop_head, initialize_model, restore_model, restore_optimizer
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.recipe import Recipe, check_same_categories
-from maskrcnn.run import setup
+from maskrcnn.run import preflight, setup
 from maskrcnn.run.evaluate import (
     BrokenOff,
     draw_pictures,
-    iou_types,
     run_evaluation,
     write_figures,
     write_picture,
@@ -114,10 +113,7 @@ class _Run:
         self.data = setup.build_data(recipe, ranks, training=True)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
         self.optimizer = recipe.solver.optimizer.build(self.model, recipe.solver.learning_rate)
-        assert self.data.train is not None
-        setup.check_keypoints(recipe, self.model, self.data.train)
-        if recipe.data.val is not None:
-            iou_types(recipe)  # a mistake should end the run now, not at its first evaluation
+        preflight.before_training(recipe, folder.path, self.data, self.model, self.optimizer, ranks, console)
         self.events: Events | None = None
         self.trainer: Trainer
 
@@ -133,7 +129,7 @@ class _Run:
             if recipe.drop_head:
                 weights, _ = drop_head(weights)
             fresh = initialize_model(self.model, weights, recipe.weights)
-            console.line(f"weights from {recipe.weights}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
+            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
         ranks.barrier()
         if ranks.is_main:
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
@@ -157,13 +153,14 @@ class _Run:
         check_same_categories(known, self.data.categories, "data.train")
         if checkpoint.step > self.recipe.solver.steps:
             raise UserError(
-                f"{path}: already at step {checkpoint.step}, past solver.steps {self.recipe.solver.steps}"
+                f"{path}: already at step {checkpoint.step}, past solver.steps"
+                f" {self.recipe.solver.steps}; set solver.steps to {checkpoint.step} or more"
             )
         changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
         if changed:
             self.console.warn(
-                f"resuming with other values than the run began with ({'; '.join(changed[:5])}"
-                f"{'; ...' if len(changed) > 5 else ''}); the result is not that of one run"
+                f"resuming with other values than the run began with ({few(changed, separator='; ')});"
+                " the result is not that of one run"
             )
         restore_model(self.model, checkpoint.model, path)
         restore_optimizer(self.optimizer, checkpoint.optimizer, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.config import load
+from maskrcnn.config import load, load_traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Recipe:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = types.ModuleType("maskrcnn.recipe")
-    recipe.Recipe = Recipe  # type: ignore[attr-defined]
+    recipe.load_traced_recipe = functools.partial(load_traced, Recipe)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "maskrcnn.recipe", recipe)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.yaml").write_text("name: x\nsolver:\n  lr: 1e-3\n")

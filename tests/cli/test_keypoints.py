@@ -159,3 +159,24 @@ def test_scores_are_probabilities_where_asked_for(run: Path, tmp_path: Path) -> 
     shown = replace(found, keypoints=np.where([[[False, False, True]]], 0.06, found.keypoints)).draw()
     hidden = replace(found, keypoints=np.where([[[False, False, True]]], 0.04, found.keypoints)).draw()
     assert not np.array_equal(shown, hidden)
+
+
+@pytest.mark.parametrize("keypoints", ["true", "false"])
+def test_val_data_without_keypoints_are_told_before_training(
+    recipe_file: Path, run: Path, tmp_path: Path, keypoints: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = next(recipe_file.parent.glob("medium-keypoints-val-3x64px-*"))
+    content = json.loads((folder / "annotations.json").read_text())
+    for annotation in content["annotations"]:
+        annotation.pop("keypoints")
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    val = f"{{type: coco, images: {folder}/images, annotations: {tmp_path}/val.json, keypoints: {keypoints}}}"
+    changes = ["--set", "solver.steps=1", "--set", f"data.val={val}"]
+    command = ["train", str(recipe_file), "--output", str(tmp_path / "run"), *changes]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert "no annotation has 'keypoints', which are to be evaluated; leave keypoints out" in said.err
+    assert "step 1/1" not in said.out
+    assert main(["eval", "--checkpoint", str(run), *changes[2:]]) == 2
+    assert "no annotation has 'keypoints', which are to be evaluated" in capsys.readouterr().err
+    assert main([*command, "--set", "eval.iou_types=[bbox, segm]"]) == 0  # the advice followed

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from maskrcnn.data import CocoConfig, CocoDataset
-from maskrcnn.data.file_names import image_path, leaves_folder, refuse_outside, shown
+from maskrcnn.data.file_names import leaves_folder, refuse_outside, shown
+from maskrcnn.data.images import read_image
 from maskrcnn.errors import DataError
 from tests.data.files import SIZE, coco, write_coco
 
@@ -50,8 +51,8 @@ def test_a_missing_file_of_such_a_name_is_told_in_plain_text(tmp_path: Path) -> 
     assert str(caught.value) == rf"image 20: {images}/caf\xe9\n.png: there is no such image file"
 
 
-@pytest.mark.parametrize(("name", "what"), [("a\0b.png", "NUL"), ("\ud800.png", "half of a surrogate pair")])
-def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str, what: str) -> None:
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png"])
+def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str) -> None:
     content = coco(2)
     content["images"][1]["file_name"] = name
     images, path = write_coco(tmp_path, coco(2))
@@ -62,8 +63,8 @@ def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str, what: s
     with pytest.raises(DataError, match="image 20: .*'file_name'") as caught:
         CocoDataset(images, path, on_error="raise")
     assert str(caught.value).isprintable()
-    with pytest.raises(DataError, match=f"^no file can be called .*{what}") as caught:
-        image_path(images, name)
+    with pytest.raises(DataError, match="no file can have this name") as caught:
+        read_image(images / name)
     assert str(caught.value).isprintable()
 
 

@@ -193,7 +193,7 @@ def test_a_data_set_hands_them_out(tmp_path: Path) -> None:
         CocoConfig(images=images, annotations=annotations, proposals=file).build(False).num_proposals == 1000
     )
     assert CocoDataset(images, annotations).load(0).proposals is None
-    with pytest.raises(ConfigError, match="num_proposals is 0"):
+    with pytest.raises(ConfigError, match="num_proposals must be >= 1, got 0"):
         SyntheticConfig(num_proposals=0)
 
 

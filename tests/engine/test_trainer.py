@@ -195,10 +195,20 @@ def test_checkpoints_and_evaluations_come_when_due(tmp_path: Path) -> None:
     )
 
 
-def test_the_best_metric_must_exist() -> None:
-    loop = trainer(Line(), total_steps=1, evaluate=lambda step, stop: {"bbox/AP": 0.1}, best_metric="segm/AP")
-    with pytest.raises(UserError, match="'segm/AP'; there are bbox/AP"):
-        loop.fit(batches())
+def test_an_undefined_best_metric_costs_no_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = trainer(
+        Line(),
+        total_steps=1,
+        evaluate=lambda step, stop: {"bbox/AP": 0.1},
+        best_metric="bbox/APl",
+        checkpoints=CheckpointFolder(tmp_path),
+    )
+    loop.fit(batches())
+    assert "bbox/APl is not defined in this evaluation" in caplog.text
+    assert load(tmp_path / "last.pt").evaluated == 1
+    assert not (tmp_path / "best.pt").exists()
 
 
 def test_out_of_memory_is_a_sentence() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maskrcnn.errors import CheckpointError, ConfigError
+from maskrcnn.errors import CheckpointError, ConfigError, few
 from maskrcnn.modeling.registries import BACKBONES, Backbone
 from maskrcnn.modeling.state_dict import mismatch, read_state_dict
 
@@ -88,7 +88,7 @@ class TimmBackbone(Backbone):
         try:
             part: nn.Module = self.net.get_submodule(name)
         except AttributeError:
-            names = ", ".join(n for n, _ in self.net.named_children())
+            names = few((n for n, _ in self.net.named_children()), 20)
             raise ConfigError(f"backbone.freeze names {name!r}, but {self.name} has [{names}]") from None
         return part
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.config.ranges import check_boxes
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
@@ -64,6 +65,9 @@ class RoIHeadsConfig:
     level_rule: LevelRule = "detectron2"
     #: Several box heads in a row, or one.
     cascade: CascadeConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_boxes(samples=self.samples, max_detections=self.max_detections)
 
     def build(
         self,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.config.ranges import check_boxes
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
@@ -63,6 +64,15 @@ class RPNConfig:
     min_score: float = 0.0
     #: NMS sorts by logit (Detectron2) or by probability (torchvision), whose float32 saturates beyond 17.
     rank_by: RankBy = "logit"
+
+    def __post_init__(self) -> None:
+        check_boxes(
+            samples=self.samples,
+            pre_nms_train=self.pre_nms_train,
+            pre_nms_test=self.pre_nms_test,
+            post_nms_train=self.post_nms_train,
+            post_nms_test=self.post_nms_test,
+        )
 
     def build(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> RPN:
         """

@@ -1,0 +1,99 @@
+"""Whether the data have what the model trains on and what its evaluations compare."""
+
+from __future__ import annotations
+
+from maskrcnn.data import Dataset
+from maskrcnn.errors import DataError, few
+from maskrcnn.evaluation.keypoints import choose_sigmas
+from maskrcnn.recipe import Recipe
+from maskrcnn.run import setup
+
+
+def check_any_usable(recipe: Recipe, key: str, dataset: Dataset) -> None:
+    """Where all annotations are faulty, nothing would train, and nothing could be evaluated.
+
+    Args:
+        key: the data set's in the config.
+
+    Raises:
+        DataError: it is so, with the kinds of faults.
+    """
+    rows = getattr(getattr(dataset, "index", None), "rows", None)  # of a CocoDataset
+    faults = dataset.report.annotations
+    if rows is None or len(rows) or not faults:
+        return
+    advice = "mend them, or name other data"
+    if "no mask" in faults and recipe.model.mask_head is not None:
+        then = "model.mask_head to null" if key == "data.train" else "eval.iou_types to [bbox]"
+        advice = f"for boxes alone set {key}.masks to false, and {then}"
+    kinds = few(f"{count} {kind}" for kind, count in faults.most_common())
+    raise DataError(
+        f"{key}: none of the {sum(faults.values())} annotations in {dataset.annotation_file} can be used"
+        f" ({kinds}); {advice}"
+    )
+
+
+def check_masks_to_train_on(recipe: Recipe, train: Dataset) -> None:
+    """A mask head needs masks.
+
+    Raises:
+        DataError: the data have none, with what to set.
+    """
+    if recipe.model.mask_head is not None and not train.ground_truth().has_masks:
+        raise DataError(
+            "model.mask_head is set, but data.train brings no masks (data.train.masks is false): set"
+            " data.train.masks to true, or for boxes alone model.mask_head to null"
+        )
+
+
+def check_copy_paste(recipe: Recipe, train: Dataset) -> None:
+    """Objects are cut out by their masks.
+
+    Raises:
+        DataError: the data have none, with what to set.
+    """
+    if recipe.data.copy_paste is not None and not train.ground_truth().has_masks:
+        raise DataError(
+            "data.copy_paste is set, but data.train brings no masks to cut objects out by: set"
+            " data.train.masks to true, or data.copy_paste to null"
+        )
+
+
+def check_masks_to_evaluate(recipe: Recipe, val: Dataset) -> None:
+    """Masks are evaluated against masks.
+
+    Raises:
+        DataError: the data have none, with what to set.
+    """
+    if "segm" not in setup.iou_types(recipe) or val.ground_truth().has_masks:
+        return
+    raise DataError(
+        "masks are to be evaluated (segm in eval.iou_types), but data.val brings none (data.val.masks is"
+        " false): set data.val.masks to true, or eval.iou_types to [bbox]"
+    )
+
+
+def check_keypoints_to_evaluate(recipe: Recipe, val: Dataset) -> None:
+    """Keypoints are evaluated against keypoints of the same number, with a sigma each.
+
+    Raises:
+        DataError: the data have none, with what to set.
+        UserError: ``eval.sigmas`` are missing or do not fit.
+    """
+    head = recipe.model.keypoint_head
+    if head is None or "keypoints" not in setup.iou_types(recipe):
+        return
+    expected = getattr(head, "num_keypoints", None)
+    if val.keypoints is not None and expected not in (None, len(val.keypoints)):
+        raise DataError(
+            f"{val.annotation_file}: instances have {len(val.keypoints)} keypoints, the model {expected};"
+            " name data of the same keypoints as data.val, or leave keypoints out of eval.iou_types"
+        )
+    if expected is not None:
+        choose_sigmas(recipe.eval.sigmas, expected)
+    points = val.ground_truth().keypoints
+    if points is None or not points.any():
+        raise DataError(
+            f"{val.annotation_file}: no annotation has 'keypoints', which are to be evaluated; leave"
+            " keypoints out of eval.iou_types, or name data that have them as data.val"
+        )

@@ -1,0 +1,102 @@
+"""The image files of a data set before they are needed: all there, and of the sizes that the json says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from maskrcnn.data import Dataset
+from maskrcnn.data.file_names import shown
+from maskrcnn.data.image_files import longest_gap, missing_files
+from maskrcnn.data.image_header import read_header
+from maskrcnn.data.loader import MAX_REPLACEMENTS
+from maskrcnn.errors import DataError, few
+
+#: Images whose size is compared with the json's before the start; the others are when they are read.
+_SAMPLED = 64
+
+
+@dataclass
+class Findings:
+    """problems that end the run, and warnings; a sentence each."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check_images(key: str, dataset: Dataset, *, replace: bool) -> Findings:
+    """Look for the files of ``dataset``, and at the first bytes of some of them.
+
+    A data set without a method ``path(index) -> Path`` is not looked at.
+
+    Args:
+        key: the data set's in the config.
+        replace: the loader replaces unreadable images, of at most ``MAX_REPLACEMENTS`` in a row.
+    """
+    found = Findings()
+    path_of = getattr(dataset, "path", None)
+    if path_of is None:
+        return found
+    paths = [Path(path_of(i)) for i in range(len(dataset))]
+    missing = missing_files(paths)
+    if missing:
+        _tell_missing(found, key, dataset, [paths[i] for i in missing], missing, replace)
+    gone = set(missing)
+    _tell_sizes(found, key, dataset, paths, [i for i in range(len(paths)) if i not in gone])
+    return found
+
+
+def _tell_missing(
+    found: Findings, key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool
+) -> None:
+    named = few(
+        f"{shown(path)} (image {int(dataset.image_ids[i])})" for path, i in zip(paths, missing, strict=True)
+    )
+    what = f"{key}: {len(missing)} of {len(dataset)} image files are not there: {named}"
+    if any("\\" in path.name for path in paths):
+        what += "; file names of this json use backslashes: write / in their place"
+    everything = len(missing) == len(dataset)
+    if everything or dataset.on_error != "skip":
+        advice = f"correct {key}.images or the file names in {dataset.annotation_file}"
+        if not everything:
+            where = "data" if dataset.on_error is None else key
+            advice = (
+                f"restore them, take their records out of {dataset.annotation_file}, or set {where}.on_error"
+                " to skip to go on without them"
+            )
+        found.problems.append(f"{what}; {advice}")
+        return
+    gap = longest_gap(missing, len(dataset))
+    if replace and gap >= MAX_REPLACEMENTS:
+        found.problems.append(
+            f"{what}; {gap} of them follow each other, and training passes over at most"
+            f" {MAX_REPLACEMENTS - 1} in a row: take their records out of {dataset.annotation_file}"
+        )
+        return
+    found.warnings.append(f"{what}; passed over (on_error: skip)")
+
+
+def _tell_sizes(found: Findings, key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> None:
+    """Compare the sizes of some images by their headers, and read those that seem wrong to be sure."""
+    if not there:
+        return
+    exif = bool(getattr(dataset, "exif", True))
+    places = np.unique(np.linspace(0, len(there) - 1, min(_SAMPLED, len(there))).astype(int))
+    sentences: list[str] = []
+    for i in (there[place] for place in places.tolist()):
+        header = read_header(paths[i])
+        if header is None or header.size(exif) == tuple(dataset.sizes[i].tolist()):
+            continue
+        try:
+            dataset.load(i)
+        except DataError as error:
+            sentences.append(str(error))
+    if not sentences:
+        return
+    what = f"{key}: {len(sentences)} of {len(places)} images looked at have another size than the json says"
+    if dataset.on_error == "skip":
+        found.warnings.append(f"{what}, as: {sentences[0]} (passed over: on_error: skip)")
+    else:
+        found.problems.append(f"{what}, as: {sentences[0]}")

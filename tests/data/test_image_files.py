@@ -1,0 +1,54 @@
+"""Where image files are, and which are not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.data.image_files import image_path, longest_gap, missing_files
+
+
+@pytest.mark.parametrize("count", [3, 500])  # asked for one by one, and by the folder's listing
+def test_missing_files_are_found_in_any_number_of_folders(tmp_path: Path, count: int) -> None:
+    paths = [tmp_path / f"f{k % 2}" / f"{k}.png" for k in range(2 * count)]
+    for folder in ("f0", "f1"):
+        (tmp_path / folder).mkdir()
+    for path in paths:
+        path.touch()
+    assert missing_files(paths) == []
+    paths[0].unlink()
+    paths[-1].unlink()
+    paths[-1].mkdir()  # a folder is no image
+    paths[1].unlink()
+    paths[1].symlink_to("nowhere")
+    paths[2].unlink()
+    paths[2].symlink_to(paths[3])
+    assert missing_files(paths) == [0, 1, 2 * count - 1]
+    assert missing_files([tmp_path / "none" / path.name for path in paths]) == list(range(2 * count))
+
+
+def test_names_that_no_system_takes_are_missing(tmp_path: Path) -> None:
+    assert missing_files([tmp_path / ("x" * 5000), tmp_path / "a\0b", tmp_path / "\ud800"]) == [0, 1, 2]
+
+
+@pytest.mark.skipif(os.sep != "/", reason="Windows reads backslashes itself")
+def test_backslashes_mean_folders_where_that_is_plain(tmp_path: Path) -> None:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("secret.png", "images/a.png", "images/sub/a.png", "images/own\\name.png"):
+        (tmp_path / name).touch()
+    images = tmp_path / "images"
+    assert image_path(images, "sub\\a.png") == images / "sub" / "a.png"
+    assert image_path(images, ".\\sub\\a.png") == images / "sub" / "a.png"
+    assert image_path(images, "own\\name.png") == images / "own\\name.png"  # there is a file of the very name
+    for name in ("..\\secret.png", "sub\\..\\..\\secret.png", "C:\\a.png", "\\a.png", "none\\a.png"):
+        assert image_path(images, name) == images / name
+
+
+@pytest.mark.parametrize(
+    ("missing", "count", "gap"),
+    [([], 5, 0), ([1, 2, 4], 6, 2), ([0, 5], 6, 2), ([0, 1, 2], 3, 3), ([0], 1, 1)],
+)
+def test_the_longest_gap_goes_round(missing: list[int], count: int, gap: int) -> None:
+    assert longest_gap(missing, count) == gap
