@@ -86,7 +86,8 @@ class SolverConfig:
     #: al. 2017, section 2.1).  null: as ``batch_size``, so nothing is scaled.  Default null.
     reference_batch_size: int | None = None
     #: Forward passes an optimizer step, > 0: the batch is cut into as many parts, so that it needs less
-    #: memory.  Default 1.
+    #: memory.  The images and the rate stay the same; the result is not the same to the bit (other random
+    #: samples of anchors and RoIs; losses are averaged over parts; batch norm sees the parts).  Default 1.
     accumulate: int = 1
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
     clip_grad_norm: float | None = None
@@ -139,6 +140,9 @@ class TrainConfig:
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
     pictures: int = 4
+    #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
+    #: a model hardly learns, so it is refused unless this is true.  Default false.
+    allow_frozen_random: bool = False
 
     def __post_init__(self) -> None:
         _positive(
@@ -254,6 +258,7 @@ NEUTRAL_KEYS = (
     "train.keep",
     "train.tensorboard",
     "train.pictures",
+    "train.allow_frozen_random",
 )
 
 

@@ -154,6 +154,8 @@ def test_the_metadata_asks_for_what_is_needed(project: Path) -> None:
     needs = {line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")}
     assert "torch>=2.10" in needs
     assert "opencv-python-headless" in needs
+    assert "matplotlib" in needs  # `maskrcnn explain-roi`, a command of the README
+    assert "Provides-Extra: report" in lines  # where matplotlib once was
     assert "opencv-python" not in needs  # it needs libGL at import
     assert "maskrcnn = maskrcnn.cli:main" in entries
 

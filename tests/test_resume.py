@@ -150,6 +150,25 @@ def test_a_finished_run_resumed_does_nothing_and_knows_its_figures(recipe_file: 
     assert (straight / "checkpoints" / "last.pt").read_bytes() == before
 
 
+def test_the_last_lines_say_what_a_call_did(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = load_recipe(recipe_file), tmp_path / "run"
+    resume(load_recipe(recipe_file, ["solver.steps=2", "data.val=null"]), run)
+    train(recipe, run, resume=True)
+    out = capsys.readouterr().out
+    assert "6 steps of 2 images: 2.4 epochs" in out
+    assert "finished 6 steps, 4 of them in this call, in " in out
+    assert f"best segm/AP {last(run).best['segm/AP']:.3f}, after step 6: checkpoints/best.pt" in out
+    train(recipe, run, resume=True)
+    out = capsys.readouterr().out
+    assert f"already finished: all 6 steps were done before, nothing to do (solver.steps: 6): {run}" in out
+    assert "best segm/AP" in out and "finished 6 steps" not in out
+    command = ["train", "--resume", str(run), "--set", "solver.steps=7"]  # what it says decides
+    assert main(command) == 0
+    assert "finished 7 steps, 1 of them in this call, in " in capsys.readouterr().out
+
+
 def resume(recipe: Recipe, folder: Path) -> None:
     train(recipe, folder, resume=True, console=Console(quiet=True))
 

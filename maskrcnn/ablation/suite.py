@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from maskrcnn.config import did_you_mean, load_traced
+from maskrcnn.config.reader import find_config
 from maskrcnn.config.shipped import shipped_configs
 from maskrcnn.errors import ConfigError, UserError
 from maskrcnn.recipe import Recipe, load_recipe
@@ -172,8 +173,7 @@ def load_suite(path: Path) -> Suite:
     loaded = load_traced(Suite, path)
     folders = {}
     for key in ("config", *(f"variants.{i}.config" for i in range(len(loaded.value.variants)))):
-        name = loaded.origin(key).name
-        folders[key] = Path(name).parent if Path(name).is_file() else path.parent
+        folders[key] = (loaded.file_of(key) or path).parent
     suite = loaded.value
     return replace(
         suite,
@@ -186,7 +186,7 @@ def load_suite(path: Path) -> Suite:
 
 
 def _below(folder: Path, path: Path) -> Path:
-    return Path(os.path.normpath(folder / path))  # for the eye: no "suites/../demo.yaml"
+    return Path(os.path.normpath(find_config(path, folder)))  # for the eye: no "suites/../demo.yaml"
 
 
 def recipe_of(suite: Suite, variant: Variant, seed: int, overrides: Sequence[str] = ()) -> Recipe:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, cast
 
 from maskrcnn import __version__
+from maskrcnn.cli.parser import Parser
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.errors import UserError
 
@@ -103,7 +104,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"no {kind} {name!r}.{did_you_mean(name, names)}")
     try:
         args = build_parser(name).parse_args(rest)
-    except SystemExit as e:  # --help, or a misuse that argparse has already explained
+    except SystemExit as e:  # --help
         return e.code if isinstance(e.code, int) else EXIT_USER_ERROR
     return _load(name).run(args)
 
@@ -111,7 +112,7 @@ def _dispatch(argv: list[str]) -> int:
 def build_parser(name: str) -> argparse.ArgumentParser:
     """The arguments of one command, as ``maskrcnn <name> --help`` shows them."""
     module = _load(name)
-    parser = argparse.ArgumentParser(prog=f"maskrcnn {name}", description=module.HELP, allow_abbrev=False)
+    parser = Parser(prog=f"maskrcnn {name}", description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     return parser
 

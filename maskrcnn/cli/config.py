@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(show)
     show.add_argument("--plain", action="store_true", help="values alone: a complete config file")
 
-    check = actions.add_parser("check", help="validate configs; exit status 2 if one is wrong")
+    check = actions.add_parser(
+        "check", help="validate configs; exit status 2 if one is wrong, a warning where one looks so"
+    )
     check.add_argument("configs", metavar="CONFIG", nargs="+", help="the YAML files")
     add_set_argument(check)
 
@@ -60,13 +62,24 @@ def _check(paths: list[str], overrides: list[str]) -> int:
     status = 0
     for path in paths:
         try:
-            _resolve(path, overrides)
+            loaded = _resolve(path, overrides)
         except ConfigError as e:
             print(e, file=sys.stderr)
             status = 2
         else:
             print(f"{path}: ok")
+            for doubt in _doubts(loaded):
+                print(f"warning: {path}: {doubt}", file=sys.stderr)
     return status
+
+
+def _doubts(loaded: Loaded[Any]) -> list[str]:
+    """What is valid and yet likely a mistake, as far as it shows without data and model."""
+    from maskrcnn.run.learnable import solver_doubts
+    from maskrcnn.run.setup import cuda_levels_doubt
+
+    levels = cuda_levels_doubt(loaded.value)
+    return [*solver_doubts(loaded.value.solver), *([levels] if levels else [])]
 
 
 def _diff(first: str, second: str | None, overrides: list[str]) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-SET_HELP = "change one value, as in --set solver.lr=0.01 or --set model.roi_op=roi_pool; may be repeated"
+SET_HELP = (
+    "change one value, as in --set solver.optimizer.lr=0.01 or --set model.roi_op=roi_pool; may be repeated"
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,6 +28,8 @@ class Loaded(Generic[T]):
     """The merged values before building; every node carries its origin."""
     files: tuple[Path, ...]
     """Every file read, bases first (resolved paths)."""
+    places: Mapping[str, Path] = field(default_factory=dict)
+    """The file behind each name that an origin bears."""
 
     def origin(self, path: str) -> Origin:
         """Where the value at a key path (``model.roi_op.type``) was set.
@@ -43,6 +45,10 @@ class Loaded(Generic[T]):
             else:
                 break
         return DEFAULT if node is self.tree else node.where
+
+    def file_of(self, path: str) -> Path | None:
+        """The file that set the value at a key path; None where none did."""
+        return self.places.get(self.origin(path).name)
 
     def render(self) -> str:
         """The config as YAML with a comment at each value that says where it was set."""
@@ -108,4 +114,4 @@ def _finish(
     value = build(Struct(cls), tree, "", problems)
     problems.raise_if_any()
     assert value is not FAILED
-    return Loaded(value, tree, tuple(reader.files))
+    return Loaded(value, tree, tuple(reader.files), reader.places)

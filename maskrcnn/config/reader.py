@@ -8,6 +8,7 @@ from pathlib import Path
 from maskrcnn.config.build import expand
 from maskrcnn.config.nodes import Entry, Map, Node, Origin, Problems, Scalar, Seq, show
 from maskrcnn.config.registry import did_you_mean
+from maskrcnn.config.shipped import shipped_file, shipped_name, similar_shipped
 from maskrcnn.config.text import parse
 from maskrcnn.errors import ConfigError, few
 
@@ -18,23 +19,27 @@ class Reader:
     def __init__(self, problems: Problems) -> None:
         self.layers: list[Map] = []
         self.files: list[Path] = []
+        self.places: dict[str, Path] = {}
+        """The file behind each name that an ``Origin`` bears."""
         self.plugins: list[Scalar] = []
         self.name = "<config>"
         self._problems = problems
 
     def read(self, path: Path, asked_at: Origin | None, stack: tuple[Path, ...]) -> None:
-        """Read a file, its bases before it."""
+        """Read a file, its bases before it; see :func:`find_config`."""
+        path = find_config(path)
         text = _read_text(path, asked_at)
         real = path.resolve()
         if real in stack:
             chain = few((shown(p) for p in (*stack[stack.index(real) :], real)), 10, " -> ")
             raise ConfigError(f"{asked_at}: base: the files include each other: {chain}; remove one 'base:'")
-        name = shown(path)
+        name = _shown_config(path)
+        self.places[name] = path
         if asked_at is None:
             self.name = name
         root = self._root(text, name)
         for base in _bases(root):
-            self.read(_base_path(base, path.parent), base.where, (*stack, real))
+            self.read(find_config(_expanded(base), path.parent), base.where, (*stack, real))
         self.files.append(real)
         self.add(root)
 
@@ -93,9 +98,18 @@ def _bases(root: Map) -> list[Scalar]:
     return bases
 
 
-def _base_path(base: Scalar, folder: Path) -> Path:
+def find_config(path: Path, folder: Path = Path()) -> Path:
+    """``path`` below ``folder``; where there is none, the file that comes with the package by that name.
+
+    ``configs/base/mask_rcnn_fpn.yaml`` so means the same in a checkout and beside an installed package.
+    """
+    near = folder / path
+    return near if near.exists() else shipped_file(path.as_posix()) or near
+
+
+def _expanded(base: Scalar) -> Path:
     try:
-        return folder / expand(base.text)
+        return Path(expand(base.text))
     except KeyError as e:
         raise ConfigError(
             f"{base.where}: base: environment variable {e.args[0]!r} is not set or empty"
@@ -110,7 +124,7 @@ def _override(item: str, problems: Problems) -> Map:
     key, equals, text = item.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise ConfigError(f"{where}: expected key=value, as in --set solver.lr=0.01")
+        raise ConfigError(f"{where}: expected key=value, as in --set solver.steps=500")
     if not text.strip():
         raise ConfigError(f"{where}: no value after '='; write null for nothing, '\"\"' for an empty text")
     parts = key.split(".")
@@ -133,7 +147,9 @@ def _read_text(path: Path, asked_at: Origin | None) -> str:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{at}{name}: no such file{_similar(path)}") from None
+        ours = similar_shipped(_tail(name))
+        hint = f". Did you mean {ours!r}, which comes with maskrcnn?" if ours else _similar(path)
+        raise ConfigError(f"{at}{name}: no such file{hint}") from None
     except IsADirectoryError:
         raise ConfigError(f"{at}{name}: is a folder, not a config file{_similar(path / 'x')}") from None
     except (OSError, ValueError) as e:
@@ -145,6 +161,18 @@ def _read_text(path: Path, asked_at: Origin | None) -> str:
         before = data[: e.start]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         raise ConfigError(f"{name}:{line}:{column}: not UTF-8 text (byte 0x{data[e.start]:02x})") from None
+
+
+def _tail(name: str) -> str:
+    """What a name says from ``configs/`` on, whatever folder it was looked for in."""
+    start = f"/{name}".rfind("/configs/")
+    return name[start:] if start >= 0 else name
+
+
+def _shown_config(path: Path) -> str:
+    """As :func:`shown`; a file of the package outside the working folder is called by its shipped name."""
+    near, name = shown(path), shipped_name(path)
+    return near if name is None or not Path(near).is_absolute() else f"shipped {name}"
 
 
 def _similar(path: Path) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from maskrcnn.data.coco_json import (
     load_coco,
     read_categories,
     read_keypoint_schema,
+    root_class,
     source_name,
 )
 from maskrcnn.data.report import FaultError, FaultReport
@@ -57,6 +58,8 @@ class AnnotationIndex:
     labelled: int32 [A], keypoints that count.
     keypoint_schema: their names, or None.  keypoint_offset: added to x and y in targets.
     dropped_images: ids of image records that were left out.
+    root_class: index of a class that all others name as their group ('supercategory') and that no annotation
+        has; None where there is none.
     """
 
     source: str
@@ -87,6 +90,7 @@ class AnnotationIndex:
     keypoint_schema: KeypointSchema | None
     keypoint_offset: float
     dropped_images: frozenset[int]
+    root_class: int | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -161,6 +165,18 @@ class AnnotationIndex:
             dropped_images=self.dropped_images,
             notes=tuple(notes),
         )
+
+    def polygon_stores(self) -> tuple[tuple[npt.NDArray[np.bool_], npt.NDArray[Any], float], ...]:
+        """Where polygons lie: the annotations of a store, bool [A], its flat x, y in a row, units a pixel."""
+        return (
+            (self.kinds == _HUNDREDTHS, self.hundredths, 100.0),
+            (self.kinds == _FLOATS, self.floats, 1.0),
+        )
+
+    def run_lengths(self) -> npt.NDArray[np.bool_]:
+        """Whose mask is a run-length code: bool [A]."""
+        found: npt.NDArray[np.bool_] = self.kinds == _RLE
+        return found
 
     def _encode(self, row: int) -> rle.RLE:
         """The mask of one annotation."""
@@ -244,7 +260,8 @@ def read_annotations(
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
     for number, record in enumerate(content["annotations"]):
         packer.add(record, number)
-    return packer.finish()
+    index = packer.finish()
+    return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
 
 
 class _Packer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
+from maskrcnn.data.overhear import overhear
+from maskrcnn.data.pages import count_pages
 from maskrcnn.data.proposals import ProposalFile
-from maskrcnn.data.registries import DATASETS, RawSample
+from maskrcnn.data.registries import DATASETS, Note, RawSample
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -97,6 +99,9 @@ class CocoDataset:
         self.keypoints = self.index.keypoint_schema
         self._mirror = None if self.keypoints is None else self.keypoints.mirror
         keep = np.arange(len(self.index))[:max_images]
+        self.considered = len(keep)
+        if training:
+            self._refuse_all_crowd()
         if training and filter_empty:
             keep = keep[self.index.counts()[keep] > 0]
             if keypoints:
@@ -119,6 +124,18 @@ class CocoDataset:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
         if self.report:
             logger.warning("%s", self.report.summary())
+
+    def _refuse_all_crowd(self) -> None:
+        """
+        Raises:
+            DataError: there are annotations, and all are crowd regions.
+        """
+        crowds = self.index.crowds[self.index.images < self.considered]
+        if len(crowds) and crowds.all():
+            raise DataError(
+                f"{self.annotation_file}: all {len(crowds)} annotations are crowd regions (iscrowd: 1), so"
+                f" none trains; set iscrowd to 0 if they are single objects\n{self.report.summary()}".strip()
+            )
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -162,7 +179,8 @@ class CocoDataset:
                 raise DataError(self._wrong_size(path, (header.height, header.width), says))
 
         try:
-            image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit, check=check)
+            with overhear() as heard:
+                image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit, check=check)
             if image.shape[:2] != says:
                 raise DataError(self._wrong_size(path, (image.shape[0], image.shape[1]), says))
         except DataError as error:
@@ -171,7 +189,7 @@ class CocoDataset:
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))
-        return RawSample(image, info, targets, proposals, self._mirror)
+        return RawSample(image, info, targets, proposals, self._mirror, file_notes(path, heard))
 
     def _wrong_size(self, path: Path, found: tuple[int, int], says: tuple[int, int]) -> str:
         """What to do about an image of (height, width) ``found`` where the json ``says`` another size."""
@@ -189,6 +207,22 @@ class CocoDataset:
             f"{shown(path)} is {found[1]}x{found[0]} pixels,"
             f" {self.annotation_file.name} says {says[1]}x{says[0]}; {hint}"
         )
+
+
+def file_notes(path: Path, heard: Sequence[str]) -> tuple[Note, ...]:
+    """What is doubtful about an image file that was read.
+
+    heard: what the decoder said meanwhile.
+    """
+    notes = []
+    if heard:
+        damage = f"damaged inside, parts of it may be gray or shifted (the decoder says {heard[0]!r})"
+        notes.append(Note("damaged", heard[0], f"{path.name} is {damage}; restore the file"))
+    pages = count_pages(path)
+    if pages > 1:
+        what = f"{path.name} holds {pages} frames or pages, of which the first alone is read"
+        notes.append(Note("pages", f"{pages} pages", f"{what}; store those to use as files of their own"))
+    return tuple(notes)
 
 
 def check_num_proposals(count: int | None) -> None:

@@ -166,6 +166,19 @@ def read_categories(records: list[Any], name: str) -> Categories:
     return Categories(ids, tuple(found[i] for i in ids))
 
 
+def root_class(records: list[Any], categories: Categories, used: list[int]) -> int | None:
+    """The class that only groups the others, as some exporters list it; None where there is none.
+
+    records: the class records, checked before.  used: class indices that an annotation has.
+    """
+    groups = {as_id(r["id"]): r.get("supercategory") for r in records}
+    for c, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
+        others = [groups[i] for i in categories.ids if i != category_id]
+        if c not in used and others and all(g == name for g in others):
+            return c
+    return None
+
+
 def read_keypoint_schema(records: list[Any], path: str) -> KeypointSchema:
     """The keypoints that the class records (checked before) define; classes without any are let be.
 

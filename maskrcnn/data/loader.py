@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -26,14 +26,18 @@ MAX_REPLACEMENTS = 100
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker sends for one batch: samples, images passed over, or the error that ended it."""
+    """What a worker sends for one batch: samples, images passed over, or the error that ended it.
+
+    notes: kind, image id and sentence of what is doubtful about its image files.
+    """
 
     batch: Batch
     passed_over: tuple[tuple[int, str], ...] = ()
     error: UserError | None = None
+    notes: tuple[tuple[str, int, str], ...] = ()
 
     def pin_memory(self) -> _Loaded:
-        return _Loaded(self.batch.pin_memory(), self.passed_over, self.error)
+        return replace(self, batch=self.batch.pin_memory())
 
 
 class _Images(TorchDataset[_Loaded]):
@@ -49,18 +53,20 @@ class _Images(TorchDataset[_Loaded]):
     ) -> None:
         self.dataset, self.transforms, self.seed, self.replace = dataset, tuple(transforms), seed, replace
         self.copy_paste = copy_paste
+        self._notes: list[tuple[str, int, str]] = []
 
     def __getitem__(self, draws: Any) -> _Loaded:
         samples: list[Sample] = []
         passed_over: list[tuple[int, str]] = []
+        self._notes = []
         try:
             for draw in draws:
                 sample = self._sample(draw, passed_over)
                 if sample is not None:
                     samples.append(sample)
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
-            return _Loaded(collate([]), error=error)
-        return _Loaded(collate(samples), tuple(passed_over))
+            return _Loaded(collate([]), error=error, notes=tuple(self._notes))
+        return _Loaded(collate(samples), tuple(passed_over), notes=tuple(self._notes))
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
         """One image, transformed, and pasted onto where that is asked for."""
@@ -85,7 +91,9 @@ class _Images(TorchDataset[_Loaded]):
         for offset in range(min(count, MAX_REPLACEMENTS)):
             index = (image + offset) % count
             try:
-                return self.dataset.load(index)
+                raw = self.dataset.load(index)
+                self._notes += [(note.kind, raw.info.image_id, note.sentence) for note in raw.notes]
+                return raw
             except DataError as error:
                 if self.dataset.on_error != "skip":
                     raise
@@ -157,6 +165,8 @@ class BatchLoader:
         for loaded in self._loader:
             for image_id, sentence in loaded.passed_over:
                 self.dataset.report.image(image_id, sentence)
+            for note in loaded.notes:
+                self.dataset.report.doubt(*note)
             if loaded.error is not None:
                 raise loaded.error
             if len(loaded.batch):

@@ -20,6 +20,18 @@ from maskrcnn.structures.ground_truth import GroundTruth
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something about an image file that was read but hardly as meant.
+
+    kind: ``damaged`` or ``pages``.  words: the shortest way to say it.  sentence: for a message.
+    """
+
+    kind: str
+    words: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One image on its way through the transforms.
 
@@ -29,6 +41,7 @@ class RawSample:
     proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
         data come without.
     mirror: for each keypoint, the one that takes its place in a mirror; None where there are none.
+    notes: what is doubtful about its file, for the loader to tell.
     """
 
     image: Image
@@ -36,6 +49,7 @@ class RawSample:
     targets: Targets
     proposals: Tensor | None = None
     mirror: tuple[int, ...] | None = None
+    notes: tuple[Note, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from maskrcnn.errors import DataError
@@ -46,6 +47,7 @@ class FaultReport:
         self.named: list[str] = []
         self._mended_first: dict[str, str] = {}
         self._named_images: set[int] = set()
+        self._told: dict[str, set[int]] = {}
 
     def __len__(self) -> int:
         return self._faulty() + self.images
@@ -98,6 +100,20 @@ class FaultReport:
             if len(self._named_images) <= NAMED:
                 self.named.append(sentence)
             logger.warning("%s; passed over (on_error: skip)", sentence)
+
+    def doubt(self, kind: str, image_id: int, sentence: str) -> None:
+        """Tell of an image that was read but hardly as meant: once, and of the first few of a kind alone."""
+        told = self._told.setdefault(kind, set())
+        if image_id in told:
+            return
+        told.add(image_id)
+        if len(told) <= NAMED:
+            rest = f" ({NAMED} images so far; further ones are not named)" if len(told) == NAMED else ""
+            logger.warning("%s: image %d: %s%s", self.where, image_id, sentence, rest)
+
+    def told(self, kind: str, image_ids: Iterable[int]) -> None:
+        """Images of which :meth:`doubt` need not tell any more."""
+        self._told.setdefault(kind, set()).update(image_ids)
 
     def notes(self, what: str = "annotations") -> tuple[str, ...]:
         """A sentence for each kind of thing that was left out or mended, without names beyond the first."""

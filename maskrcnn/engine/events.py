@@ -13,6 +13,15 @@ import numpy as np
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
 
+#: What each loss tells, by the name that progress lines give it.
+_MEANING = {
+    "rpn_cls": "which anchors hold an object",
+    "rpn_box": "boxes of the proposals",
+    "box_cls": "classes of the boxes",
+    "box_reg": "edges of the boxes",
+    "mask": "masks in them",
+    "keypoint": "keypoints in them",
+}
 #: Above this share of the time spent waiting for data the user is told once.
 _DATA_BOUND = 0.3
 
@@ -46,7 +55,13 @@ class Events:
     """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone."""
 
     def __init__(
-        self, folder: Path, console: Console, *, start_step: int = 0, tensorboard: bool = True
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        start_step: int = 0,
+        tensorboard: bool = True,
+        epoch_images: int | None = None,
     ) -> None:
         """
         Args:
@@ -54,12 +69,15 @@ class Events:
             console: where lines go.
             start_step: the step training goes on from; later records are dropped.
             tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
+            epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
         """
         self._console = console
         self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
         self._board: Any = None
         self._rate: float | None = None
         self._told_data_bound = False
+        self._epoch_images = epoch_images
+        self._told_legend = False
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -70,7 +88,10 @@ class Events:
                 self._board = writer(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def progress(self, now: Progress) -> None:
-        """Show and keep one log step."""
+        """Show and keep one log step; before the first, what the parts of a line mean."""
+        if not self._told_legend:
+            self._told_legend = True
+            self._console.line(describe_legend(now.losses, clipped=now.grad_norm is not None))
         total_loss = sum(now.losses.values())
         rate = now.images / max(now.seconds, 1e-9)
         waiting = now.waiting / max(now.seconds, 1e-9)
@@ -105,9 +126,17 @@ class Events:
         parts = describe_losses(now.losses)
         clip = "" if now.grad_norm is None else f"  grad {now.grad_norm:.2f}"
         return (
-            f"step {now.step}/{now.total}  loss {total_loss:.3f} ({parts})  lr {now.lr:.2e}{clip}"
-            f"  {rate:.2f} img/s  data {waiting:.0%}  mem {now.memory / 2**30:.2f} GiB  eta {eta}"
+            f"step {now.step}/{now.total}  {self._describe_epoch(now)}loss {total_loss:.3f} ({parts})"
+            f"  lr {now.lr:.2e}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
+            f"  mem {now.memory / 2**30:.2f} GiB  eta {eta}"
         )
+
+    def _describe_epoch(self, now: Progress) -> str:
+        """``epoch 0.30/6.75  ``: images seen by all ranks, in training sets."""
+        if not self._epoch_images or not now.steps:
+            return ""
+        per_step = now.images / now.steps / self._epoch_images
+        return f"epoch {now.step * per_step:.2f}/{now.total * per_step:.2f}  "
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Keep the figures of an evaluation."""
@@ -127,6 +156,18 @@ class Events:
         self._metrics.close()
         if self._board is not None:
             self._board.close()
+
+
+def describe_legend(losses: Mapping[str, float], *, clipped: bool) -> str:
+    """What progress lines with these losses tell; parts of one's own have names that speak for themselves."""
+    names = dict.fromkeys(re.sub(r"^loss_|_stage\d+$", "", name) for name in losses)
+    parts = ", ".join(f"{name}: {_MEANING[name]}" for name in names if name in _MEANING)
+    return (
+        f"loss is the sum of what follows it, lower is better{f' ({parts})' if parts else ''}"
+        "; lr: learning rate"
+        + ("; grad: norm of the gradient before clipping" if clipped else "")
+        + "; data: share of the time spent waiting for images; eta: time left"
+    )
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:

@@ -67,7 +67,7 @@ def out_of_memory_is_told(sentence: str) -> Iterator[None]:
 def out_of_memory_message(step: int, images: str, safe: str) -> str:
     """What to change when a step does not fit into memory."""
     return (
-        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (the batch in more parts,"
-        " up to solver.batch_size), set solver.precision to bfloat16, or use smaller images"
-        " (data.train_transforms)"
+        f"step {step}: out of memory on {images}; {safe}. Raise solver.accumulate (the same images a step in"
+        " up to solver.batch_size parts; the result is close but not the same, since each part draws its own"
+        " samples), set solver.precision to bfloat16, or use smaller images (data.train_transforms)"
     )

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
+from maskrcnn.errors import ConfigError
 
+#: Images a step that SGD's default rate is meant for (FPN's release).
+REFERENCE_BATCH_SIZE = 16
 #: Layers whose weight and bias are a normalisation's scale and shift.
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -50,6 +53,9 @@ def parameter_groups(
 
     Returns:
         At most three groups ``{"name", "params", "weight_decay"}``; empty ones are left out.
+
+    Raises:
+        ConfigError: nothing is trainable.
     """
     names = ("weights", "norms", "biases")
     decays = (weight_decay, weight_decay_norm, weight_decay_bias)
@@ -62,6 +68,11 @@ def parameter_groups(
             seen.add(id(parameter))
             kind = 1 if isinstance(module, _NORMS) else 2 if name.endswith("bias") else 0
             params[kind].append(parameter)
+    if not seen:
+        raise ConfigError(
+            "every parameter of the model is frozen, so there is nothing to train; free some (requires_grad),"
+            " as by model.backbone.freeze_at: 0"
+        )
     groups = zip(names, params, decays, strict=True)
     return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
 

@@ -183,7 +183,9 @@ class EvalResult:
             f"{self.images} images, {self.ground_truth} instances, {self.detections} detections"
             f" (evaluated by {self.backend})"
         )
-        return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
+        from maskrcnn.evaluation.legend import legend  # which reads this class
+
+        return "\n".join([*lines, "", counts, *(f"note: {n}" for n in (*self.notes, *legend(self)))])
 
     def _rows(self, names: Sequence[str], digits: int) -> list[list[str]]:
         """Of the kinds that have all of these figures."""

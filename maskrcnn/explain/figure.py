@@ -51,9 +51,7 @@ def new_figure(width: float, height: float) -> Any:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError(
-            "drawing needs matplotlib, which is not installed: pip install 'maskrcnn[report]'"
-        ) from None
+        raise UserError("drawing needs matplotlib, which is not installed: pip install matplotlib") from None
     with mpl.rc_context(_STYLE):
         return Figure(figsize=(width, height), facecolor="white")
 

@@ -35,6 +35,10 @@ def _compiled_devices() -> frozenset[str]:
 COMPILED_DEVICES = _compiled_devices()
 
 
+#: Feature levels that a CUDA kernel takes (kMaxLevels in csrc/cuda/common.cuh); others take any number.
+MOST_CUDA_LEVELS = 16
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether results should take the channels_last layout (a tensor that is both counts as contiguous)."""
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)

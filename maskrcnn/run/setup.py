@@ -21,8 +21,10 @@ from maskrcnn.engine.restore import restore_model
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.keypoints import choose_sigmas
+from maskrcnn.layers.ops import COMPILED_DEVICES, MOST_CUDA_LEVELS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
+from maskrcnn.run.doubts import tell_doubts
 
 T = TypeVar("T")
 
@@ -62,7 +64,10 @@ def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
         assert known is not None
         return Data(train, val, known.categories)
 
-    return one_first(ranks, read)
+    data = one_first(ranks, read)
+    if ranks.is_main:
+        tell_doubts(data.train, data.val)
+    return data
 
 
 def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
@@ -105,9 +110,13 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
     """The recipe's model on ``device``, in its memory format, compiled where asked.
 
     Raises:
-        ConfigError, CheckpointError: see ``MaskRCNNConfig.build``.
+        ConfigError, CheckpointError: see ``MaskRCNNConfig.build``; or it has more levels than the operators
+            take on a GPU.
         UserError: it does not fit into memory.
     """
+    doubt = cuda_levels_doubt(recipe)
+    if doubt and device.type == "cuda" and "cuda" in COMPILED_DEVICES:
+        raise ConfigError(doubt)
     sentence = (
         f"the model does not fit into the memory of {device}; lower its widths (as model.box_head.hidden,"
         " model.neck.out_channels), or use another device"
@@ -119,6 +128,17 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         if model.neck is not None:
             model.neck.compile()
     return model
+
+
+def cuda_levels_doubt(recipe: Recipe) -> str:
+    """Why RoIs of this recipe cannot be pooled on a GPU; empty where they can."""
+    levels = len(recipe.model.roi.levels)
+    if levels <= MOST_CUDA_LEVELS:
+        return ""
+    return (
+        f"model.roi.levels names {levels} levels, and on a GPU the RoI operators take at most"
+        f" {MOST_CUDA_LEVELS}; name fewer, or set device: cpu"
+    )
 
 
 def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:

@@ -36,6 +36,7 @@ from maskrcnn.run.evaluate import (
 )
 from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
+from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,24 @@ def train(
         run = _Run(recipe, folder, ranks, console, resume_hint)
         run.begin(resume)
         console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
+        start = run.trainer.state.step
         metrics = run.fit()
         seconds = time.monotonic() - began
         state = run.trainer.state
-        console.line(f"finished {state.step} steps in {format_seconds(seconds)}: {output}")
+        console.line(_what_was_done(start, state.step, seconds, evaluated=bool(run.metrics)) + f": {output}")
+        best = {name: value for name, value in state.best.items() if name != "step"}
+        for name, value in best.items():
+            console.line(f"best {name} {value:.3f}, after step {state.best['step']:.0f}: checkpoints/best.pt")
         return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
+
+
+def _what_was_done(start: int, end: int, seconds: float, *, evaluated: bool) -> str:
+    took = format_seconds(seconds)
+    if start == end and evaluated:
+        return f"all {end} steps were finished before; evaluated in {took}"
+    if start == end:
+        return f"already finished: all {end} steps were done before, nothing to do (solver.steps: {end})"
+    return f"finished {end} steps{f', {end - start} of them in this call,' if start else ''} in {took}"
 
 
 class _Run:
@@ -130,8 +144,11 @@ class _Run:
                 weights, _ = drop_head(weights)
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
+        elif not recipe.train.allow_frozen_random:
+            check_frozen(self.model, recipe.model)
         ranks.barrier()
         if ranks.is_main:
+            images = 0 if self.data.train is None else len(self.data.train)
             facts = {**describe_run(ranks.device, ranks.size), "step": start.step if start else 0}
             folder.begin(recipe, facts)
             console.open(folder.log)
@@ -140,6 +157,7 @@ class _Run:
                 console,
                 start_step=start.step if start else 0,
                 tensorboard=recipe.train.tensorboard,
+                epoch_images=images,
             )
         self._describe(start, resume)
         self.trainer = self._trainer()
@@ -182,10 +200,17 @@ class _Run:
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
             f" / {reference} images (batch_size / reference_batch_size)"
         )
+        images = 0 if self.data.train is None else len(self.data.train)
+        epochs = solver.steps * solver.batch_size / max(images, 1)
+        line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
         if start is not None:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
+        if start is None and ranks.is_main:
+            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
+            for doubt in [*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)]:
+                self.console.warn(doubt)
 
     def _trainer(self) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train

@@ -78,7 +78,7 @@ def test_an_option_without_command(capsys):
 def test_a_misused_option_of_a_command(command, capsys):
     command(lambda args: 0)
     assert main(["doctor", "--stat", "3"]) == 2  # no abbreviations: they would break when options are added
-    assert "unrecognized arguments: --stat 3" in capsys.readouterr().err
+    assert "maskrcnn doctor has no option --stat; did you mean --status?" in capsys.readouterr().err
 
 
 def test_help(command, capsys):

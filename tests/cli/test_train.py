@@ -36,7 +36,7 @@ def test_a_run_folder_says_everything(
     assert main(["train", str(recipe_file), "--output", str(run), *settings]) == 0
     out = capsys.readouterr().out
     assert "learning rate 0.0025 = 0.01 x 2 / 8 images" in out
-    assert "step 2/2  loss " in out
+    assert "step 2/2  epoch 0.80/0.80  loss " in out
     assert "disc" in out  # the table per class
     kept = {p.name for p in run.iterdir()}
     assert kept == {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, Progress, describe_losses, format_seconds
+from maskrcnn.engine.events import Events, Progress, describe_legend, describe_losses, format_seconds
 
 
 def progress(step: int = 40, waiting: float = 0.5) -> Progress:
@@ -40,6 +40,28 @@ def test_a_progress_line_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[
         "eta 30s",
     ):
         assert part in line
+
+
+def test_epochs_stand_beside_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """20 images in 10 steps are 2 a step: 80 after 40 steps, of 160."""
+    Events(tmp_path, Console(), tensorboard=False, epoch_images=160).progress(progress())
+    assert "step 40/100  epoch 0.50/1.25  loss 0.750" in capsys.readouterr().out
+
+
+def test_a_line_is_explained_once_and_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = Events(tmp_path, Console(), tensorboard=False)
+    for step in (40, 50):
+        events.progress(progress(step))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["loss", "step", "step"]
+    assert "mask: masks in them, box_cls: classes of the boxes" in lines[0]
+
+
+def test_the_legend_tells_what_there_is_alone() -> None:
+    losses = {"loss_box_cls_stage1": 1.0, "loss_box_cls_stage2": 1.0, "loss_of_my_own": 1.0}
+    told = describe_legend(losses, clipped=False)
+    assert told.count("box_cls") == 1 and "my_own" not in told and "rpn" not in told and "grad" not in told
+    assert "grad: norm" in describe_legend({}, clipped=True)
 
 
 def test_losses_of_a_cascade_stand_together() -> None:

@@ -9,28 +9,9 @@ from pathlib import Path
 import pytest
 
 from maskrcnn.cli import COMMANDS, build_parser
+from tests.rules.pages import PAGES, ROOT, calls_us, commands, inline_commands, split_command
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[str]:
-    """Lines of the untagged, sh, bash and console blocks; a console's output (no ``$``) left out."""
-    found = []
-    for tag, text in FENCE.findall(page.read_text(encoding="utf-8")):
-        if tag not in ("", "sh", "bash", "console"):
-            continue
-        lines = text.replace("\\\n", " ").splitlines()
-        prompted = any(line.startswith("$ ") for line in lines)
-        for line in lines:
-            if prompted and not line.startswith("$ "):
-                continue
-            found.append(line.removeprefix("$ ").split(" #")[0].strip())
-    return [line for line in found if line]
-
-
 ALL = [(page.name, line) for page in PAGES for line in commands(page)]
 
 
@@ -50,20 +31,21 @@ def test_make_targets_exist(line: str) -> None:
     ), target
 
 
-@pytest.mark.parametrize(
-    "line",
-    sorted({line for _, line in ALL if re.search(r"(^| )(-m )?maskrcnn [a-z]", line)}),
-    ids=lambda s: s,
-)
+@pytest.mark.parametrize("line", sorted({line for _, line in ALL if calls_us(line)}), ids=lambda s: s)
 def test_maskrcnn_commands_parse(line: str) -> None:
-    words = shlex.split(re.sub(r"\[[^]]*\]", "", line))  # a synopsis brackets what is optional
-    start = words.index("maskrcnn") + 1
-    stops = [i for i, word in enumerate(words) if i > start and word in ("|", "&&", ";", ">", "2>")]
-    words = words[start : stops[0] if stops else None]
-    name = words[0]
+    name, *words = split_command(line)
     assert name in [command.name for command in COMMANDS], f"no command {name!r}"
-    parser = build_parser(name)
-    parser.parse_args(words[1:])
+    build_parser(name).parse_args(words)
+
+
+@pytest.mark.parametrize(
+    "line", sorted({line for page in PAGES for line in inline_commands(page)}), ids=lambda s: s
+)
+def test_commands_in_the_text_parse(line: str) -> None:
+    name, *words = split_command(line)
+    assert name in [command.name for command in COMMANDS], f"no command {name!r}"
+    if any(word.startswith("-") or "." in word for word in words):  # else it names the command
+        build_parser(name).parse_args(words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

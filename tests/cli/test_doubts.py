@@ -1,0 +1,35 @@
+"""A training and an evaluation tell what is doubtful about their data, before anything else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.cli import main
+from tests.engine.tiny import write_recipe
+
+
+def test_doubts_are_told_at_the_start_of_training_and_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    run = tmp_path / "run"
+    command = ["train", str(recipe), "--output", str(run), "--set", "solver.steps=1"]
+    assert main(command) == 0
+    assert "warning" not in capsys.readouterr().err
+    for split in ("train", "val"):
+        path = tmp_path / "images" / f"{split}.json"
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["bbox"] = [x, 64 - y - h, w, h]
+        path.write_text(json.dumps(content))
+    assert main([*command[:3], str(tmp_path / "again"), *command[4:]]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "y measured from the lower edge" in line]
+    assert len(told) == 2
+    assert told[0].startswith(f"warning: {tmp_path / 'images' / 'train.json'}: boxes that disagree")
+    assert main(["eval", "--checkpoint", str(run)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "y measured from the lower edge" in line]
+    assert len(told) == 1 and "val.json" in told[0]

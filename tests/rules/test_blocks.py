@@ -1,0 +1,239 @@
+"""What the README and the docs show is run: commands, Python and YAML, on small data and small models.
+
+What takes longer is checked as far as that goes without running it; ``NOT_RUN`` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from maskrcnn.ablation.suite import find_suite, load_suite, recipe_of
+from maskrcnn.cli import build_parser, main
+from maskrcnn.config import load_traced
+from maskrcnn.modeling.registries import BACKBONES
+from maskrcnn.recipe import Recipe, load_recipe
+from tests.engine.tiny import write_data
+from tests.rules.pages import PAGES, blocks, calls_us, commands, split_command
+
+#: Beginnings of lines that are not run, and why.
+NOT_RUN = {
+    "make demo": "minutes of training; tests/cli/test_train.py runs the demo small",
+    "make test": "it is this suite",
+    "make lint": "needs the linters; it is a step of its own",
+    "make asan": "this suite under another allocator",
+    "make ablation": "an hour of training; tests/ablation runs suites small",
+    "maskrcnn ablate": "the same; the suite, its labels and keys are checked here",
+    "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
+    "pip install": "changes the environment that the tests run in",
+    "torchrun": "starts processes; tests/engine/test_distributed.py does",
+    "maskrcnn convert": "needs files of other frameworks; tests/modeling/test_convert.py makes small ones",
+    "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
+    "maskrcnn zoo": "counts every recipe; tests/test_zoo.py does",
+    "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",
+    "NUCLEI_ROOT=... python": "the same",
+    "COCO_ROOT=... python": "the same",
+    "export": "sets variables for the next line",
+}
+#: Placeholders of synopses, and names of files that a reader has.
+STANDS_FOR = {
+    "FILE": "mine.yaml",
+    "FILE...": "mine.yaml",
+    "CONFIG": "mine.yaml",
+    "A": "mine.yaml",
+    "B": "configs/demo.yaml",
+    "C": "runs/mine",
+    "RUN": "runs/mine",
+    "IMAGE...": "photo.jpg",
+    "KEY=VALUE": "seed=3",
+    "my_config.yaml": "mine.yaml",
+    "annotations.json": "mine/train.json",
+    "nuclei/instances_train.json": "mine/train.json",
+    "coco/annotations/instances_val2017.json": "mine/val.json",
+}
+SMALL = [
+    *("model.backbone.depth=18", "model.backbone.width=16", "model.neck.out_channels=16"),
+    *("model.box_head.hidden=16", "model.mask_head.width=16", "model.roi.samples=16"),
+    *("model.rpn.pre_nms_train=60", "model.rpn.post_nms_train=30", "model.rpn.pre_nms_test=60"),
+    *("model.rpn.post_nms_test=30", "train.tensorboard=false"),
+]
+OURS = [
+    "data.train_transforms.0.min_sizes=[64]",
+    "data.eval_transforms.0.min_sizes=[64]",
+]
+DEMO = ["data.train.num_images=4", "data.val.num_images=2", "data.train.size=64", "data.val.size=64"]
+
+
+def sets(items: list[str]) -> list[str]:
+    return [part for item in items for part in ("--set", item)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder with the README's example in it, its data, and a finished run of it."""
+    folder = tmp_path_factory.mktemp("reader")
+    (config,) = [text for text in blocks(PAGES[0], "yaml") if text.startswith("# mine.yaml")]
+    (folder / "mine.yaml").write_text(config)
+    write_data(folder / "images")
+    for split, image in (("train", 2), ("val", 101)):
+        shutil.copytree(folder / "images", folder / "mine" / split, ignore=shutil.ignore_patterns("*.json"))
+        shutil.copy(folder / "images" / f"{split}.json", folder / "mine")
+        cv2.imwrite(str(folder / "photo.jpg"), cv2.imread(str(folder / "images" / f"{image}.png")))
+    shutil.copy(folder / "photo.jpg", folder / "image.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
+        shutil.copy(folder / "runs/mine/checkpoints/last.pt", folder / "weights.pt")
+        yield folder
+
+
+def is_run(line: str) -> bool:
+    return not line.startswith(tuple(NOT_RUN))
+
+
+LINES = [(page, line) for page in PAGES for line in commands(page)]
+OURS_RUN = list(dict.fromkeys(line for _, line in LINES if calls_us(line) and is_run(line)))
+
+
+def runnable(line: str, number: int) -> list[str]:
+    """The line's words with what it stands for, and small."""
+    name, *words = split_command(line)
+    words = [STANDS_FOR.get(word, word) for word in words]
+    out = f"out/{number}"
+    if name == "proposals":
+        words[words.index("--output") + 1] = f"{out}.npz"
+    if name == "predict":
+        words += ["--out", out]
+    if name == "explain-roi":
+        words += ["--out", f"explain_{number}.png", "--dpi", "30"]
+    if name == "train" and "--resume" not in words:
+        demo = DEMO if "demo" in words[0] else OURS
+        last = sets(["solver.steps=1"]) + ([] if "--output" in words else ["--output", out])
+        words = [words[0], *sets([*SMALL, *demo]), *words[1:], *last]
+    elif name == "train" and words[0] != "--resume":  # in the folder of the run that is there
+        words += sets([*SMALL, *OURS, "solver.steps=1"])
+    return [name, *words]
+
+
+@pytest.mark.parametrize("line", OURS_RUN)
+def test_commands_run(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    differ = line.startswith("maskrcnn config diff") and not line.endswith("A")
+    status = main(runnable(line, OURS_RUN.index(line)))
+    told = capsys.readouterr()
+    assert status == (1 if differ else 0), told.err
+    assert told.out
+
+
+@pytest.mark.parametrize(
+    "line", sorted({line for _, line in LINES if calls_us(line) and not is_run(line)}), ids=lambda s: s
+)
+def test_keys_suites_and_labels_of_the_others_exist(line: str, folder: Path) -> None:
+    """As far as that goes without running them."""
+    name, *words = split_command(line)
+    args = build_parser(name).parse_args(words)
+    overrides = [o for o in getattr(args, "overrides", []) if o != "KEY=VALUE"]
+    if name == "ablate":
+        suite = load_suite(find_suite(args.suite))
+        for variant in suite.chosen(full=args.full, only=args.only):
+            recipe_of(suite, variant, 0, overrides)
+    elif name == "train":
+        load_recipe(STANDS_FOR.get(args.config, args.config), overrides)
+
+
+def test_every_command_is_run_or_said_why_not() -> None:
+    shown = [
+        line
+        for _, line in LINES
+        if calls_us(line) or re.match(r"(make|pip|python|torchrun|[A-Z_]+=) ?", line)
+    ]
+    assert OURS_RUN and len(shown) > len(OURS_RUN)
+    assert [line for line in shown if is_run(line) and line not in OURS_RUN] == []
+    unused = [start for start in NOT_RUN if not any(line.startswith(start) for _, line in LINES)]
+    assert unused == [], "these are shown nowhere any more"
+
+
+def python_blocks() -> list[Any]:
+    return [
+        pytest.param(text, id=f"{page.name}-{i}")
+        for page in PAGES
+        for i, text in enumerate(blocks(page, "python"))
+    ]
+
+
+@pytest.fixture
+def _registries() -> Iterator[None]:
+    """What a block registers is forgotten, so that no other test meets it."""
+    before = dict(BACKBONES._entries)
+    yield
+    BACKBONES._entries.clear()
+    BACKBONES._entries.update(before)
+
+
+#: What stands before a block that is a fragment of a page.
+BEFORE = {
+    "@BACKBONES": "from dataclasses import dataclass\nfrom maskrcnn.modeling.registries import BACKBONES\n"
+    "class MyBackbone: ...\n",
+    "from maskrcnn.evaluation.visualize": "from maskrcnn.run import Predictor\n"
+    "found = Predictor('runs/mine', score=0.0)('photo.jpg')\n"
+    "import torch\nfrom types import SimpleNamespace\nfrom maskrcnn.data.images import read_image\n"
+    "from maskrcnn.recipe import load_recipe\n"
+    "sample = load_recipe('mine.yaml').data.train.build(True).load(1)\n"
+    "image, targets, names = sample.image, sample.targets, ['box', 'disc']\ndetections = targets\n",
+}
+#: Files that a reader has, and the sandbox under another name.
+FILES = {
+    '"instances_val2017.json"': '"mine/val.json"',
+    '"results.json"': '"runs/mine/results.json"',
+    '"runs/demo"': '"runs/mine"',
+}
+
+
+@pytest.mark.usefixtures("_registries")
+@pytest.mark.parametrize("text", python_blocks())
+def test_python_blocks_run(text: str, folder: Path) -> None:
+    before = next((b for start, b in BEFORE.items() if text.startswith(start)), "")
+    for name, ours in FILES.items():
+        text = text.replace(name, ours)
+    # Its own namespace under a name of its own: dataclasses look their module up.
+    namespace: dict[str, Any] = {"__name__": "builtins"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(before + text, "block", "exec"), namespace)
+    assert set(namespace) - {"__name__", "__builtins__"}
+
+
+def yaml_blocks() -> list[Any]:
+    return [
+        pytest.param(page.name, text, id=f"{page.name}-{i}")
+        for page in PAGES
+        for i, text in enumerate(blocks(page, "yaml"))
+    ]
+
+
+@pytest.mark.usefixtures("_registries")
+@pytest.mark.parametrize(("page", "text"), yaml_blocks())
+def test_yaml_blocks_are_valid(page: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole file as it stands, a fragment over the README's example, a suite as a suite."""
+    path = folder / "sub" / "block.yaml"
+    path.parent.mkdir(exist_ok=True)
+    if "variants:" in text:
+        (folder / "demo.yaml").write_text("base: configs/demo.yaml\n")
+        path.write_text(text)
+        suite = load_suite(path)
+        assert [recipe_of(suite, v, 0).seed for v in suite.variants]
+        return
+    if "plugins: [my_backbone]" in text:
+        (module,) = [b for p in PAGES for b in blocks(p, "python") if b.startswith("# my_backbone.py")]
+        (path.parent / "my_backbone.py").write_text(module)
+    whole = text.startswith("# mine.yaml") or "base:" in text
+    path.write_text(text if whole else f"base: ../mine.yaml\n{text}")
+    loaded = load_traced(Recipe, path)
+    set_here = [key for key in ("model", "data") if re.search(rf"^{key}:", text, re.MULTILINE)]
+    assert set_here and loaded.value is not None, page
