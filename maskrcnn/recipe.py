@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +21,7 @@ from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
 from maskrcnn.errors import ConfigError, DataError, few
+from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 
 #: Processes that load images, a rank: far above any use, and below what takes a machine down.
@@ -251,6 +252,8 @@ NEUTRAL_KEYS = (
     "output",
     "expect",
     "data.workers",
+    "data.train.allow_outside",  # which file a name stands for is the same with and without
+    "data.val.allow_outside",
     "train.log_every",
     "train.keep",
     "train.tensorboard",
@@ -284,7 +287,17 @@ def load_traced_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = 
 
 def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from the text that a checkpoint or a run folder keeps; see :func:`load_recipe`."""
-    return loads(Recipe, text, name, overrides)
+    recipe = loads(Recipe, text, name, overrides)
+    backbone = recipe.model.backbone
+    if (
+        isinstance(backbone, ResNetConfig)
+        and backbone.depth < 50
+        and backbone.stride_in_1x1
+        and not any("stride_in_1x1" in item for item in overrides)
+    ):  # once taken, without effect; now refused (see there), but not in what was written before
+        model = replace(recipe.model, backbone=replace(backbone, stride_in_1x1=False))
+        recipe = replace(recipe, model=model)
+    return recipe
 
 
 def check_same_categories(train: Categories, other: Categories, where: str) -> None:

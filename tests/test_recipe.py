@@ -9,6 +9,7 @@ import pytest
 from maskrcnn.config import dump, fingerprint
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import NEUTRAL_KEYS, load_recipe, parse_recipe
+from maskrcnn.run.folder import changed_keys
 from tests.engine.tiny import write_recipe
 
 
@@ -54,3 +55,42 @@ def test_neutral_keys_do_not_make_another_run(path: Path) -> None:
     assert mark("output=elsewhere", "data.workers=3", "train.log_every=7", "train.pictures=9") == mark()
     for setting in ("seed=1", "solver.steps=7", "model.roi_op=roi_pool", "eval.batch_size=2"):
         assert mark(setting) != mark()
+
+
+def test_a_run_begun_under_old_names_of_keys_resumes_as_the_same_run(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe(path, ["data.train_transforms.0.resample=area"])
+    kept = dump(recipe).replace("resample:", "interpolation:")
+    assert kept.count("interpolation: area") == 1
+    assert changed_keys(recipe, kept, "kept") == []
+    assert len(changed_keys(load_recipe(path), kept, "kept")) == 1
+    assert not caplog.text
+    without = "\n".join(line for line in dump(recipe).splitlines() if "allow_outside" not in line)
+    assert changed_keys(load_recipe(path, ["data.train_transforms.0.resample=area"]), without, "kept") == []
+    # Which file a name stands for does not depend on it, so an old run may be given it.
+    assert (
+        changed_keys(load_recipe(path, ["data.val.allow_outside=true"]), dump(load_recipe(path)), "kept")
+        == []
+    )
+
+
+def test_a_stride_without_effect_is_refused_but_not_in_what_was_written_before(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    backbone = "{type: resnet, depth: 18, width: 8, stride_in_1x1: true}"
+    config.write_text(
+        f"model: {{backbone: {backbone}}}\ndata: {{train: {{type: synthetic, root: {tmp_path}}}}}\n"
+    )
+    asked = load_recipe(config)
+    with pytest.raises(ConfigError, match="leave it out, or set backbone.depth to 50"):
+        asked.model.build(2)
+    kept = parse_recipe(dump(asked), "kept")
+    kept.model.build(2)
+    # What the sentence advises works, and is the same run.
+    followed = load_recipe(config, ["model.backbone.stride_in_1x1=false"])
+    followed.model.build(2)
+    assert kept == followed
+    assert changed_keys(followed, dump(asked), "kept") == []
+    load_recipe(config, ["model.backbone.depth=50"]).model.build(2)
+    with pytest.raises(ConfigError, match="leave it out"):
+        parse_recipe(dump(asked), "kept", ["model.backbone.stride_in_1x1=true"]).model.build(2)

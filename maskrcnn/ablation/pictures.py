@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from maskrcnn.errors import UserError
 from maskrcnn.evaluation import Result
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
+from maskrcnn.evaluation.picture_names import PictureNames
 from maskrcnn.evaluation.rle import decode
 from maskrcnn.evaluation.visualize import as_rgb, draw_detections, draw_instances
 
@@ -40,6 +40,7 @@ def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[st
         return
     chosen = {row.variant.label: _of_seed(row, min(seeds)) for row in rows}
     drawn = 0
+    names = PictureNames()
     for index in range(len(data)):
         if drawn == count:
             return
@@ -49,7 +50,7 @@ def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[st
             continue
         if len(sample.targets):
             drawn += 1
-            yield Path(sample.info.file_name).stem, _row(rows, chosen, sample, data)
+            yield names.take(sample.info.file_name), _row(rows, chosen, sample, data)
 
 
 def _of_seed(row: Row, seed: int) -> Outcome:

@@ -93,14 +93,16 @@ def loads(cls: type[T], text: str, name: str = "<config>", overrides: Sequence[s
     reader = Reader(problems)
     reader.add_text(text, name)
     refuse_untrusted(reader.plugins, overrides)
-    return _finish(cls, reader, overrides, problems).value
+    return _finish(cls, reader, overrides, problems, silent=(name,)).value
 
 
-def _finish(cls: type[T], reader: Reader, overrides: Sequence[str], problems: Problems) -> Loaded[T]:
+def _finish(
+    cls: type[T], reader: Reader, overrides: Sequence[str], problems: Problems, silent: Sequence[str] = ()
+) -> Loaded[T]:
     for item in overrides:
         reader.add_override(item)
     import_plugins(reader.plugins, [file.parent for file in reversed(reader.files)])
-    merger = Merger(cls, problems)
+    merger = Merger(cls, problems, silent)
     tree: Node = Map(defaults_of(cls).entries, Origin(reader.name))
     for layer in reader.layers:
         tree = merger.merge(Struct(cls), tree, layer)

@@ -6,6 +6,8 @@ same, and starts from the new type's defaults when it changes, so the old part's
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from typing import Any
 
 from maskrcnn.config.encode import defaults_of
@@ -37,6 +39,8 @@ from maskrcnn.config.schema import (
 )
 from maskrcnn.errors import few
 
+logger = logging.getLogger(__name__)
+
 
 class Merger:
     """Merges layers for one schema and collects what is wrong with their keys.
@@ -44,11 +48,13 @@ class Merger:
     Args:
         root: the schema's class, searched to say where a misplaced key belongs.
         problems: receives unknown keys, unknown types, bad list indices.
+        silent: names of texts whose old names of keys need no warning: nobody edits them.
     """
 
-    def __init__(self, root: type, problems: Problems) -> None:
+    def __init__(self, root: type, problems: Problems, silent: Collection[str] = ()) -> None:
         self._root = root
         self._problems = problems
+        self._silent = silent
 
     def merge(self, spec: Spec, old: Node | None, new: Node, path: str = "") -> Node:
         """``new`` over ``old`` (None: nothing was there, or it does not matter any more)."""
@@ -73,6 +79,7 @@ class Merger:
         fields = fields_of(cls)
         entries = dict(old.entries)
         for key, (key_where, node) in new.entries.items():
+            key = self._renamed(cls, key, key_where, new, path)
             if key not in fields:
                 options = [*fields, "type"] if of is not None else list(fields)
                 hint = did_you_mean(key, options) + self._belongs(key, path, of)
@@ -81,6 +88,18 @@ class Merger:
             before = entries[key].node if key in entries else None
             entries[key] = Entry(key_where, self.merge(fields[key].spec, before, node, join(path, key)))
         return Map(entries, _where(old, new))
+
+    def _renamed(self, cls: type, key: str, where: Origin, new: Map, path: str) -> str:
+        """The name of today of a key that had another one (``RENAMED`` of its class: old -> new)."""
+        today: str | None = getattr(cls, "RENAMED", {}).get(key)
+        if today is None:
+            return key
+        if today in new.entries:
+            what = f"is the old name of {today!r}, which is given too; leave it out"
+            self._problems.add(where, join(path, key), what)
+        elif where.name not in self._silent:
+            logger.warning("%s: %s: this key is now called %r; rename it", where, join(path, key), today)
+        return today
 
     def _belongs(self, key: str, path: str, registry: Registry[Any] | None) -> str:
         """Where an unknown key would be right: another type of the same slot, or elsewhere in the schema."""

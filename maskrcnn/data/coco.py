@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from maskrcnn.config.ranges import check_boxes
 from maskrcnn.data.annotations import AnnotationIndex, read_annotations
 from maskrcnn.data.categories import Categories
 from maskrcnn.data.digest import coco_digest
+from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
@@ -46,13 +47,15 @@ class CocoDataset:
         keypoints, keypoint_offset, min_keypoints: see :class:`CocoConfig`.
         filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
         max_images: keep only so many, those of the smallest ids.
+        allow_outside: file names may be absolute, or lead out of the folder by ``..``.
         categories: the classes that the file must share (those of the training data).
         proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposals`.
         num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
 
     Raises:
         DataError: see :func:`maskrcnn.data.annotations.read_annotations` and
-            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left.
+            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left; or a file name leads out of
+            the folder without ``allow_outside``.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CocoDataset:
         min_keypoints: int = 1,
         filter_empty: bool = True,
         max_images: int | None = None,
+        allow_outside: bool = False,
         categories: Categories | None = None,
         proposals: Path | None = None,
         num_proposals: int | None = None,
@@ -110,6 +114,8 @@ class CocoDataset:
             raise DataError(
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )
+        if not allow_outside:
+            refuse_outside(self._names(keep), self.annotation_file, self.images)
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
@@ -149,6 +155,11 @@ class CocoDataset:
             f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
             f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
         )
+
+    def _names(self, places: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The id and the file name of images, by their places in the index."""
+        infos = (self.index.info(int(i)) for i in places)
+        return ((info.image_id, info.file_name) for info in infos)
 
     def path(self, index: int) -> Path:
         """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""
@@ -195,7 +206,7 @@ class CocoDataset:
                     else "if the annotations were made on the upright image, set exif: true"
                 )
         return (
-            f"{path} is {found[1]}x{found[0]} pixels,"
+            f"{shown(path)} is {found[1]}x{found[0]} pixels,"
             f" {self.annotation_file.name} says {says[1]}x{says[0]}; {hint}"
         )
 
@@ -260,6 +271,9 @@ class CocoConfig:
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
     max_images: int | None = None
+    #: Read images outside the folder too: file names that are absolute, or that lead out of it by `..`.
+    #: For jsons that you trust to name any file of this machine.  Symbolic links are always followed.
+    allow_outside: bool = False
     #: Proposals for a model without RPN (Fast R-CNN): a file of `maskrcnn proposals`, or COCO results.
     proposals: Path | None = None
     #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
@@ -287,6 +301,7 @@ class CocoConfig:
             min_keypoints=self.min_keypoints,
             filter_empty=self.filter_empty,
             max_images=self.max_images,
+            allow_outside=self.allow_outside,
             categories=categories,
             proposals=self.proposals,
             num_proposals=self.num_proposals,

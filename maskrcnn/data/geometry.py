@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,10 +16,8 @@ from torch import Tensor
 
 from maskrcnn.data.images import Image
 from maskrcnn.data.registries import RawSample, Transform
+from maskrcnn.data.resample import Resample, resample
 from maskrcnn.structures import clip_boxes, large_enough
-
-#: ``linear`` reads the 4 nearest pixels (fast; aliases below half size), ``area`` averages when shrinking.
-Interpolation: TypeAlias = Literal["linear", "area"]
 
 
 def apply_transforms(
@@ -33,14 +29,12 @@ def apply_transforms(
     return sample
 
 
-def resize_to(sample: RawSample, height: int, width: int, interpolation: Interpolation) -> RawSample:
+def resize_to(sample: RawSample, height: int, width: int, how: Resample) -> RawSample:
     """The sample at ``height`` x ``width`` pixels; each axis by its own exact ratio."""
     h, w = sample.size
     if (h, w) == (height, width):
         return sample
-    shrinks = height < h and width < w
-    mode = cv2.INTER_AREA if interpolation == "area" and shrinks else cv2.INTER_LINEAR
-    image = cv2.resize(sample.image, (width, height), interpolation=mode)
+    image = resample(sample.image, height, width, how)
     return move(sample, image, np.array([[width / w, 0, 0], [0, height / h, 0]]))
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.errors import DataError
 
@@ -27,7 +28,8 @@ def read_image(
 ) -> Image:
     """Decode an image file: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
 
-    Gray becomes three equal channels, palettes are looked up, alpha is dropped.
+    Gray becomes three equal channels, palettes are looked up, alpha is dropped.  Python opens the file, so
+    that it may have any name (OpenCV takes no bytes that are not UTF-8).
 
     exif: turn the image as its EXIF orientation says.
     sixteen_bit: ``scale``: value / 257 rounded, so that 65535 becomes 255; ``keep``: value / 257 unrounded.
@@ -41,16 +43,18 @@ def read_image(
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such image file") from None
+        raise DataError(f"{shown(path)}: there is no such image file") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise DataError(f"{shown(path)}: no file can have this name") from None
     header = None if check is None else parse_header(data)
     if check is not None and header is not None:
         check(header)
     try:
         return decode_image(data, exif=exif, sixteen_bit=sixteen_bit)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{shown(path)}: {error}") from None
 
 
 def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "scale") -> Image:

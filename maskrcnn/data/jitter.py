@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ import cv2
 import numpy as np
 
 from maskrcnn.config.ranges import check_range, check_sides
-from maskrcnn.data.geometry import Interpolation, crop_to, move, resize_to, round_side
+from maskrcnn.data.geometry import crop_to, move, resize_to, round_side
 from maskrcnn.data.registries import TRANSFORMS, RawSample
+from maskrcnn.data.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
 
 #: The nearest bytes to ImageNet's mean of R, G, B: after normalisation the padding is about 0, as in the
@@ -36,14 +38,14 @@ class LargeScaleJitter:
     min_scale: float
     max_scale: float
     pad_value: tuple[int, int, int] = MEAN_PIXEL
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         h, w = sample.size
         factor = self.min_scale + (self.max_scale - self.min_scale) * rng.random()
         scale = factor * min(self.height / h, self.width / w)
         h, w = round_side(h * scale), round_side(w * scale)
-        sample = resize_to(sample, h, w, self.interpolation)
+        sample = resize_to(sample, h, w, self.resample)
         y0, x0 = (int(rng.integers(max(a - b, 0) + 1)) for a, b in ((h, self.height), (w, self.width)))
         sample = crop_to(sample, x0, y0, min(w, self.width), min(h, self.height), min_side=0.0)
         return pad_to(sample, self.height, self.width, self.pad_value)
@@ -63,6 +65,8 @@ def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, in
 class LargeScaleJitterConfig:
     """Scale by a random factor, then crop and pad to one size; boxes that are cut shrink to what is left."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: (height, width) of the result, pixels (Ghiasi et al. 2021: 1024 x 1024).
     size: tuple[int, int] = (1024, 1024)
     #: Smallest factor on "fits into size" (ibid.: 0.1; their standard jitter: 0.8).
@@ -71,8 +75,8 @@ class LargeScaleJitterConfig:
     max_scale: float = 2.0
     #: R, G, B of the padding; default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
     pad_value: tuple[int, int, int] = MEAN_PIXEL
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or not 0 < self.min_scale <= self.max_scale:
@@ -85,6 +89,4 @@ class LargeScaleJitterConfig:
             raise ConfigError(f"large_scale_jitter: pad_value {list(self.pad_value)} must lie in 0..255")
 
     def build(self) -> LargeScaleJitter:
-        return LargeScaleJitter(
-            *self.size, self.min_scale, self.max_scale, self.pad_value, self.interpolation
-        )
+        return LargeScaleJitter(*self.size, self.min_scale, self.max_scale, self.pad_value, self.resample)

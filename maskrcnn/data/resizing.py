@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from maskrcnn.config.ranges import check_sides
-from maskrcnn.data.geometry import Interpolation, resize_to, round_side
+from maskrcnn.data.geometry import resize_to, round_side
 from maskrcnn.data.registries import TRANSFORMS, RawSample
+from maskrcnn.data.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
 
 
@@ -26,7 +28,7 @@ class ResizeShortestEdge:
     min_sizes: tuple[int, ...]
     max_size: int
     sample_range: bool = False
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
     rounding: Literal["nearest", "floor"] = "nearest"
 
     def output_size(self, height: int, width: int, shortest: int) -> tuple[int, int]:
@@ -46,7 +48,7 @@ class ResizeShortestEdge:
             shortest = int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
         else:
             shortest = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
-        return resize_to(sample, *self.output_size(*sample.size, shortest), self.interpolation)
+        return resize_to(sample, *self.output_size(*sample.size, shortest), self.resample)
 
 
 @TRANSFORMS.register("resize_shortest_edge")
@@ -54,14 +56,16 @@ class ResizeShortestEdge:
 class ResizeShortestEdgeConfig:
     """Scale the shorter side to one of several lengths (multi-scale training), the longer up to a cap."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Lengths to draw from, pixels; a range [first, last] with ``sample: range``.  FPN's: 800.
     min_sizes: tuple[int, ...] = (800,)
     #: The longer side never exceeds this, pixels.  FPN's: 1333.
     max_size: int = 1333
     #: choice: one of min_sizes; range: any integer from the first to the last.
     sample: Literal["choice", "range"] = "choice"
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
     #: nearest as Detectron2, floor as torchvision.
     rounding: Literal["nearest", "floor"] = "nearest"
 
@@ -74,7 +78,7 @@ class ResizeShortestEdgeConfig:
 
     def build(self) -> ResizeShortestEdge:
         return ResizeShortestEdge(
-            self.min_sizes, self.max_size, self.sample == "range", self.interpolation, self.rounding
+            self.min_sizes, self.max_size, self.sample == "range", self.resample, self.rounding
         )
 
 
@@ -84,12 +88,12 @@ class ResizeLongest:
 
     resizes_only: ClassVar[bool] = True
     size: int
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         h, w = sample.size
         scale = self.size / max(h, w)
-        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.interpolation)
+        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.resample)
 
 
 @TRANSFORMS.register("resize_longest")
@@ -97,10 +101,12 @@ class ResizeLongest:
 class ResizeLongestConfig:
     """Scale the longer side to a length."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Length of the longer side, pixels.
     size: int
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -108,7 +114,7 @@ class ResizeLongestConfig:
         check_sides(size=self.size)
 
     def build(self) -> ResizeLongest:
-        return ResizeLongest(self.size, self.interpolation)
+        return ResizeLongest(self.size, self.resample)
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,10 @@ class Resize:
     resizes_only: ClassVar[bool] = True
     height: int
     width: int
-    interpolation: Interpolation = "linear"
+    resample: Resample = "linear"
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
-        return resize_to(sample, self.height, self.width, self.interpolation)
+        return resize_to(sample, self.height, self.width, self.resample)
 
 
 @TRANSFORMS.register("resize")
@@ -129,12 +135,14 @@ class Resize:
 class ResizeConfig:
     """Scale to one size whatever the aspect ratio."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
     #: Pixels.
     height: int
     #: Pixels.
     width: int
-    #: linear, or area when shrinking.
-    interpolation: Interpolation = "linear"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -142,4 +150,4 @@ class ResizeConfig:
         check_sides(height=self.height, width=self.width)
 
     def build(self) -> Resize:
-        return Resize(self.height, self.width, self.interpolation)
+        return Resize(self.height, self.width, self.resample)

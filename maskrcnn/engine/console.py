@@ -88,7 +88,9 @@ class Console:
         file = self._file
         if file is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            record = "".join(f"{stamp} {part}\n" for part in text.split("\n")).encode("utf-8", "replace")
+            record = "".join(f"{stamp} {part}\n" for part in text.split("\n")).encode(
+                "utf-8", "backslashreplace"
+            )
             self.unwritten.attempt(file.path, lambda: file.append(record), grows=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from maskrcnn.data.file_names import shown
 from maskrcnn.errors import UserError, few
 from maskrcnn.structures import ImageInfo
 
@@ -19,7 +20,7 @@ class NonFiniteError(UserError):
 
 def name_images(infos: Iterable[ImageInfo], limit: int = 16) -> str:
     """``image 7 (a.png), image 9 (b.png)``."""
-    return few((f"image {info.image_id} ({info.file_name})" for info in infos), limit)
+    return few((f"image {info.image_id} ({shown(info.file_name)})" for info in infos), limit)
 
 
 def non_finite_losses(losses: Mapping[str, float]) -> list[str]:

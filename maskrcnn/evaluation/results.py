@@ -2,8 +2,8 @@
 
 A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` in the original
 frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks and
-``"keypoints": [x, y, score, x, y, score, ...]`` (a logit for COCO's flag, which no evaluator reads) where it
-has keypoints.
+``"keypoints": [x, y, score, x, y, score, ...]`` where it has keypoints: in the place of COCO's flag, which no
+evaluator reads, a logit, or a probability with ``model.keypoint_head.scores: probability``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskrcnn.data.coco_json import kind_of, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.paste import Paste, encode_masks
 from maskrcnn.files import write_text
-from maskrcnn.structures import Detections, ImageInfo, clip_boxes, xyxy_to_xywh
+from maskrcnn.structures import Detections, ImageInfo, clip_boxes, large_enough, xyxy_to_xywh
 
 Result = dict[str, Any]
 
@@ -29,6 +29,22 @@ class CategoryIds(Protocol):
 
     @property
     def ids(self) -> tuple[int, ...]: ...
+
+
+def in_image(
+    detections: Detections, network_size: tuple[int, int], image_size: tuple[int, int]
+) -> Detections:
+    """The detections in the original frame, without those that clipping to the image leaves without area.
+
+    So does Detectron2 (``detector_postprocess``): such a box has a side of 0 and an empty mask.
+
+    Args:
+        detections: in the network frame.
+        network_size, image_size: (height, width) of the network frame before padding, and of the image, in
+            pixels.
+    """
+    found = detections.rescale(network_size, image_size)
+    return found.select(large_enough(clip_boxes(found.boxes, *image_size), 0))
 
 
 def coco_results(
@@ -51,11 +67,12 @@ def coco_results(
             + 0.5 (as Detectron2).
 
     Returns:
-        D records in the order of the detections, all numbers in full precision.
+        a record for each detection of which something lies in the image (see :func:`in_image`), in their
+        order, all numbers in full precision.
     """
-    if not len(detections):
+    found = in_image(detections.to("cpu"), network_size, (info.height, info.width))
+    if not len(found):
         return []
-    found = detections.to("cpu").rescale(network_size, (info.height, info.width))
     boxes = xyxy_to_xywh(clip_boxes(found.boxes.double(), info.height, info.width)).tolist()
     rles = None
     if found.mask_probs is not None:

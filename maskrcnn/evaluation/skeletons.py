@@ -15,21 +15,25 @@ from maskrcnn.evaluation.palette import Colour, ink
 from maskrcnn.evaluation.results import Result
 from maskrcnn.structures.keypoints import known_skeleton
 
-#: Predicted keypoints are drawn where their logit is above this (Detectron's kp_thresh).
-SURE = 2.0
+#: Predicted keypoints are drawn where their score is above this: a logit (Detectron's kp_thresh), or a
+#: probability (Detectron2's visualizer).
+SURE = {"logit": 2.0, "probability": 0.05}
 #: Fixed-point bits of the coordinates given to OpenCV.
 _SHIFT = 4
 
 
-def sure(keypoints: npt.NDArray[Any] | Tensor) -> npt.NDArray[np.float64]:
-    """Predicted keypoints [D, J, 3] with 0 or 1 in place of their logits, as :func:`draw_skeleton` wants."""
+def sure(keypoints: npt.NDArray[Any] | Tensor, scores: str = "logit") -> npt.NDArray[np.float64]:
+    """Predicted keypoints [D, J, 3] with 0 or 1 in place of their scores, as :func:`draw_skeleton` wants.
+
+    scores: what they are, a key of ``SURE`` (``model.keypoint_head.scores``).
+    """
     out = np.asarray(keypoints).astype(np.float64)
-    out[..., 2] = out[..., 2] > SURE
+    out[..., 2] = out[..., 2] > SURE[scores]
     return out
 
 
 def of_records(records: Sequence[Result], offset: float) -> npt.NDArray[np.float64] | None:
-    """The keypoints of result records, [D, J, 3] (x, y, logit), continuous; None where they have none.
+    """The keypoints of result records, [D, J, 3] (x, y, score), continuous; None where they have none.
 
     offset: what was taken off when they were written, see ``results.coco_results``.
     """

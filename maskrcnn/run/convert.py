@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,28 +33,11 @@ from maskrcnn.modeling.convert.torchvision import COCO_CLASSES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.state_dict import read_checkpoint
 from maskrcnn.recipe import parse_recipe
+from maskrcnn.run.converted_recipe import assumed_lines, recipe_text
 
 # Published version-1 detectors of torchvision, by the first digits of the file's SHA-256 (which their names
 # carry too): Mask, Faster and Keypoint R-CNN R50-FPN.  torchvision runs these with a batch-norm epsilon of 0.
 _EPSILON_ZERO = ("bf2d0c1e", "258fb6c6", "fc266e95", "9f466800")
-
-_RECIPE = """\
-# Made by `maskrcnn convert` from a checkpoint of {source}.
-model:
-{model}
-data:
-  train:
-    type: coco
-    images: "${{COCO_ROOT:-data/coco}}/train2017"
-    annotations: "${{COCO_ROOT:-data/coco}}/annotations/{task}_train2017.json"
-  val:
-    type: coco
-    images: "${{COCO_ROOT:-data/coco}}/val2017"
-    annotations: "${{COCO_ROOT:-data/coco}}/annotations/{task}_val2017.json"
-  eval_transforms:
-    - {{type: resize_shortest_edge, min_sizes: [800], max_size: 1333, rounding: {rounding}}}
-eval: {{{eval}}}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,19 +147,6 @@ def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
-def recipe_text(model: MaskRCNNConfig, source: Source) -> str:
-    """A recipe for a converted model, on COCO under ``$COCO_ROOT``."""
-    return _RECIPE.format(
-        source=source.name,
-        model=textwrap.indent(dump(model), "  "),
-        task="instances" if model.keypoint_head is None else "person_keypoints",
-        rounding=source.rounding,
-        eval=f"paste: {source.paste}"
-        if model.keypoint_head is None
-        else f"keypoint_offset: {source.keypoint_offset}",
-    )
-
-
 def _categories(result: Conversion, stored: Sequence[str], options: Options) -> Categories:
     count = result.num_classes
     if options.names is not None:
@@ -240,11 +209,14 @@ def _lines(
         lines.append(f"left out: {len(those)} ({', '.join(those[:3])}{more}): {why}")
     order = "B, G, R, its channels turned to R, G, B" if reading.bgr else "R, G, B"
     statistics = f"mean {_list(model.preprocess.mean)}, std {_list(model.preprocess.std)} of R, G, B"
-    stride = "1x1" if reading.stride_in_1x1 else "3x3"
-    lines.append(f"read as: {order}; {statistics}; stride in the {stride} ({reading.why})")
-    lines.append(
-        "  overrule by --channels, --set model.preprocess.mean=[..], model.backbone.stride_in_1x1=.."
-    )
+    keys = "--channels, --set model.preprocess.mean=[..]"
+    stride = ""
+    if getattr(model.backbone, "depth", 0) >= 50:  # others have no bottlenecks
+        stride = f"; stride in the {'1x1' if reading.stride_in_1x1 else '3x3'}"
+        keys += ", model.backbone.stride_in_1x1=.."
+    lines.append(f"read as: {order}; {statistics}{stride} ({reading.why})")
+    lines.append(f"  overrule by {keys}")
+    lines += assumed_lines(model, result.family)
     used = result.source.bn_eps if eps is None else eps
     if used != 1e-5:
         lines.append(f"batch-norm epsilon of the source: {used:g}, worked into the weights")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn.data import Categories, Dataset, eval_loader
+from maskrcnn.data import Categories, Dataset, RawSample, eval_loader
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.workers import StalledError
 from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
@@ -23,7 +25,7 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.unwritten import Unwritten
-from maskrcnn.errors import CheckpointError, OutputError, few
+from maskrcnn.errors import CheckpointError, DataError, OutputError, few
 from maskrcnn.evaluation import (
     EvalResult,
     Progress,
@@ -35,6 +37,7 @@ from maskrcnn.evaluation import (
 )
 from maskrcnn.evaluation.labels import Image
 from maskrcnn.evaluation.panels import side_by_side
+from maskrcnn.evaluation.picture_names import PictureNames
 from maskrcnn.evaluation.skeletons import of_records, sure
 from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.files import write_bytes, write_json
@@ -46,6 +49,7 @@ from maskrcnn.run.setup import (
     build_transforms,
     checkpoint_categories,
     iou_types,
+    keypoint_scores,
     load_model,
     new_console,
     worker_count,
@@ -86,6 +90,9 @@ def run_evaluation(
 ) -> Evaluation | None:
     """Predict every image once over all ranks and compute the figures.
 
+    Images that the data set skips because they cannot be read count for nothing: neither are their objects
+    missed.  A note of the result says how many.
+
     Args:
         stopping: asked before each batch.
 
@@ -94,6 +101,7 @@ def run_evaluation(
 
     Raises:
         BrokenOff: ``stopping`` said so on some rank; on every rank.
+        DataError: not one image can be read.
         UserError: out of memory.
     """
     loader = eval_loader(
@@ -126,12 +134,15 @@ def run_evaluation(
         return None
     merged = merge_results(part for part, _ in gathered)
     unreadable = frozenset().union(*(ids for _, ids in gathered))
+    images = [i for i in map(int, dataset.image_ids) if i not in unreadable]
+    if not images:
+        raise DataError(f"{shown(dataset.annotation_file)}: not one of {len(dataset)} images can be read")
     result = evaluate_coco(
         _truth(dataset, unreadable),
         merged,
         iou_types=iou_types(recipe),
         max_detections=recipe.model.roi.max_detections,
-        image_ids=[i for i in map(int, dataset.image_ids) if i not in unreadable],
+        image_ids=images,
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,
     )
@@ -176,10 +187,16 @@ def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Ba
 def draw_pictures(
     dataset: Dataset, records: Sequence[Result], recipe: Recipe, categories: Categories
 ) -> Iterator[tuple[str, Image]]:
-    """The first ``train.pictures`` images with prediction and truth side by side, by file name."""
+    """The first ``train.pictures`` images, prediction and truth side by side, each under a name of its own.
+
+    Where the data set skips unreadable images, each is told, and the next image takes its place.
+
+    Raises:
+        DataError: an image cannot be read, and the data set does not skip it.
+    """
     skeleton = None if dataset.keypoints is None else dataset.keypoints.skeleton
-    for index in range(min(recipe.train.pictures, len(dataset))):
-        sample = dataset.load(index)
+    names = PictureNames()
+    for sample in islice(_readable(dataset), recipe.train.pictures):
         found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
         boxes = None
         masks = [r["segmentation"] for r in found] if all("segmentation" in r for r in found) else None
@@ -194,11 +211,22 @@ def draw_pictures(
             [categories.index_of(r["category_id"]) for r in found],
             categories.names,
             [r["score"] for r in found],
-            keypoints=None if points is None else sure(points),
+            keypoints=None if points is None else sure(points, keypoint_scores(recipe)),
             skeleton=skeleton,
         )
         truth = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)
-        yield Path(sample.info.file_name).stem, side_by_side(predicted, truth)
+        yield names.take(sample.info.file_name), side_by_side(predicted, truth)
+
+
+def _readable(dataset: Dataset) -> Iterator[RawSample]:
+    """The images in their order, without those that cannot be read, where the data set skips them."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset.load(index)
+        except DataError as error:
+            if dataset.on_error != "skip":
+                raise
+            dataset.report.image(int(dataset.image_ids[index]), str(error))
 
 
 def write_picture(path: Path, image: Image) -> None:
@@ -207,9 +235,11 @@ def write_picture(path: Path, image: Image) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    # Python opens the file: OpenCV takes no names that are not UTF-8.
     made, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not made:
-        raise OutputError(f"{path}: OpenCV cannot make a PNG of {image.shape[1]} x {image.shape[0]} pixels")
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        raise OutputError(f"{shown(path)}: OpenCV cannot make a PNG of {size} pixels")
     write_bytes(path, png.tobytes())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskrcnn.data import Dataset
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import longest_gap, missing_files
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.loader import MAX_REPLACEMENTS
@@ -50,7 +51,9 @@ def check_images(key: str, dataset: Dataset, *, replace: bool) -> Findings:
 def _tell_missing(
     found: Findings, key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool
 ) -> None:
-    named = few(f"{path} (image {int(dataset.image_ids[i])})" for path, i in zip(paths, missing, strict=True))
+    named = few(
+        f"{shown(path)} (image {int(dataset.image_ids[i])})" for path, i in zip(paths, missing, strict=True)
+    )
     what = f"{key}: {len(missing)} of {len(dataset)} image files are not there: {named}"
     if any("\\" in path.name for path in paths):
         what += "; file names of this json use backslashes: write / in their place"

@@ -20,11 +20,12 @@ from maskrcnn.engine.precision import Precision, PrecisionName
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
 from maskrcnn.evaluation.labels import Image
+from maskrcnn.evaluation.results import in_image
 from maskrcnn.evaluation.rle import decode
 from maskrcnn.evaluation.skeletons import sure
 from maskrcnn.evaluation.visualize import draw_instances
 from maskrcnn.recipe import Recipe, parse_recipe
-from maskrcnn.run.setup import build_transforms, checkpoint_categories, load_model
+from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
 
 
@@ -38,8 +39,9 @@ class Prediction:
     labels: int64 [D], contiguous class indices; ``names[label]`` is the class.
     records: D COCO records with category ids and RLE masks.
     names: of all classes.
-    keypoints: float64 [D, J, 3], original frame: x, y in pixels (continuous, as boxes) and a score (logit);
-        None where the model has none.
+    keypoints: float64 [D, J, 3], original frame: x, y in pixels (continuous, as boxes) and a score; None
+        where the model has none.
+    keypoint_scores: what that score is: ``logit`` or ``probability``, the model's ``keypoint_head.scores``.
     """
 
     image: Image
@@ -49,6 +51,7 @@ class Prediction:
     records: list[Result]
     names: tuple[str, ...]
     keypoints: npt.NDArray[np.float64] | None = None
+    keypoint_scores: str = "logit"
 
     def __len__(self) -> int:
         return len(self.records)
@@ -75,7 +78,7 @@ class Prediction:
             self.labels.tolist(),
             self.names,
             self.scores.tolist(),
-            keypoints=None if self.keypoints is None else sure(self.keypoints),
+            keypoints=None if self.keypoints is None else sure(self.keypoints, self.keypoint_scores),
         )
 
 
@@ -144,11 +147,16 @@ class Predictor:
         with torch.inference_mode(), self._precision.autocast():
             found = self.model.predict([tensor], network)[0]
         found = found.to("cpu")
-        found = found.select(found.scores >= self.score)
-        size = (tensor.shape[-2], tensor.shape[-1])
+        found = in_image(
+            found.select(found.scores >= self.score),
+            (tensor.shape[-2], tensor.shape[-1]),
+            (height, width),
+        )
         settings = self.recipe.eval
-        records = coco_results(info, found, size, self.categories, settings.paste, settings.keypoint_offset)
-        points = found.rescale(size, (height, width)).keypoints
+        records = coco_results(
+            info, found, (height, width), self.categories, settings.paste, settings.keypoint_offset
+        )
+        points = found.keypoints
         boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return Prediction(
@@ -159,6 +167,7 @@ class Predictor:
             records=records,
             names=self.categories.names,
             keypoints=None if points is None else points.double().numpy(),
+            keypoint_scores=keypoint_scores(self.recipe),
         )
 
 

@@ -183,6 +183,12 @@ def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
         choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
 
 
+def keypoint_scores(recipe: Recipe) -> str:
+    """What the keypoint head's scores are: probability, or logit (also where a head of one's own is mute)."""
+    is_probability = getattr(recipe.model.keypoint_head, "scores", None) == "probability"
+    return "probability" if is_probability else "logit"
+
+
 def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
     """What is compared: ``eval.iou_types``, without masks or keypoints where the model has none.
 

@@ -132,7 +132,8 @@ class Detections:
     scores: float32 [D] in [0, 1].
     labels: int64 [D], contiguous class index in [0, K).
     mask_probs: float [D, M, M] in [0, 1], each over the extent of its own box, or None.
-    keypoints: float [D, J, 3], or None: x, y in the boxes' frame (continuous, pixels), score (a logit).
+    keypoints: float [D, J, 3], or None: x, y in the boxes' frame (continuous, pixels), and a score: a logit
+        or a probability, as the keypoint head is told (``scores``).
     """
 
     boxes: Tensor

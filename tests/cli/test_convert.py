@@ -67,7 +67,6 @@ def test_the_result_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert (tmp_path / "p").is_dir()
     predictor = Predictor(out, device="cpu", score=0.0)
-    assert predictor.recipe.model.backbone.stride_in_1x1  # type: ignore[attr-defined]
     assert predictor.categories.names[0] == "class_0"
 
 
@@ -179,3 +178,38 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not back.exists()
     assert main(["convert", "--to", "torchvision", "--drop-head", str(out), str(back)]) == 2
     assert "--drop-head: of no use with --to" in capsys.readouterr().err
+
+
+def test_what_no_weights_say_is_printed_with_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ours.pt"
+    assert main(["convert", str(write(tmp_path, "detectron2", "keypoint", classes=1)), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x sets, as the recipe coco/keypoint_rcnn_r50_fpn_3x"
+        in printed
+    )
+    assert "losses: rpn.beta 0, rpn.normalize_by capacity, roi.beta 0.5" in printed
+    assert "rpn.post_nms_train 1500" in printed
+    assert "stride in the" not in printed  # a ResNet-18 has none to move
+    key = printed.split("overrule by --set model.KEY=VALUE, as ")[1].split("\n")[0].split()
+    assert (
+        main(["convert", str(tmp_path / "theirs.pkl"), str(out), key[0], key[1].replace("0.5", "0.25")]) == 0
+    )
+    assert "roi.beta 0.25 (as told)" in capsys.readouterr().out
+    assert parse_recipe(load(out).config, "test").model.roi.beta == 0.25
+    assert main(["convert", str(write(tmp_path, "detectron2", "c4")), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "stride in the 1x1" in printed
+    assert "rpn.pre_nms_train 12000" in printed
+
+
+def test_a_converted_keypoint_model_trains_and_is_judged_on_keypoints(tmp_path: Path) -> None:
+    """Its recipe asks its data for keypoints, and for no masks."""
+    out = tmp_path / "ours.pt"
+    assert main(["convert", str(write(tmp_path, "torchvision", "keypoint", classes=1)), str(out)]) == 0
+    data = parse_recipe(load(out).config, "test").data
+    for split in (data.train, data.val):
+        assert (split.keypoints, split.masks, split.keypoint_offset) == (True, False, 0.0)  # type: ignore[union-attr]
+    assert data.train.min_keypoints == 10  # type: ignore[attr-defined]

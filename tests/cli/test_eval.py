@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,65 @@ def test_the_exit_status_says_whether_the_expected_figures_were_met(
     code, lines = status(absent)
     assert code == 1
     assert "keypoints/AP 0.500 - 0.005, here NOT COMPUTED" in lines[0]
+
+
+def test_pictures_of_equal_names_in_folders_stay_apart(run: Path, tmp_path: Path) -> None:
+    _, config = move_images(run, tmp_path, ["seq1/101.png", "seq2/101.png", "seq2/102.png"])
+    arguments = ["--checkpoint", str(run), "--pictures", str(tmp_path / "p"), "--set", "train.pictures=4"]
+    assert main(["eval", str(config), *arguments]) == 0
+    made = sorted(p.name for p in (tmp_path / "p").iterdir())
+    assert made == ["seq1__101.png", "seq2__101.png", "seq2__102.png"]
+    again = tmp_path / "again"
+    drawn = ["--set", "train.pictures=4", "--set", "solver.steps=1", "--output", str(again)]
+    assert main(["train", str(config), *drawn]) == 0
+    assert sorted(p.name for p in (again / "pictures").iterdir()) == made
+
+
+def test_a_skipped_image_counts_for_nothing_and_the_next_is_drawn(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, config = move_images(run, tmp_path, ["101.png", "102.png", "103.png"])
+    annotations = images / "val.json"
+    content = json.loads(annotations.read_text())
+    rest = {k: [r for r in v if 101 not in (r["id"], r.get("image_id"))] for k, v in content.items()}
+    (tmp_path / "rest.json").write_text(json.dumps(rest))
+    (images / "101.png").write_bytes(b"nothing")
+    figures = []
+    for name, more in (
+        ("skipped", ["--set", "data.on_error=skip"]),
+        ("rest", ["--set", f"data.val.annotations={tmp_path / 'rest.json'}"]),
+    ):
+        common = ["--set", "train.pictures=2", "--set", "solver.steps=1", "--output", str(tmp_path / name)]
+        assert main(["train", str(config), *common, *more]) == 0
+        found = json.loads((tmp_path / name / "figures.json").read_text())
+        notes = " ".join(found["notes"])
+        assert ("1 images that cannot be read, with 2 objects" in notes) == (name == "skipped")
+        figures.append({k: v for k, v in found.items() if k not in ("annotations", "notes")})
+        assert sorted(p.name for p in (tmp_path / name / "pictures").iterdir()) == ["102.png", "103.png"]
+        assert ("image 101: " in capsys.readouterr().err) == (name == "skipped")
+    assert figures[0] == figures[1]
+    arguments = ["--checkpoint", str(run), "--pictures", str(tmp_path / "p"), "--set", "train.pictures=1"]
+    assert main(["eval", str(config), *arguments, "--set", "data.on_error=skip"]) == 0
+    assert "image 101: " in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["102.png"]
+    assert main(["eval", str(config), *arguments]) == 2
+    assert "101.png: the image is damaged" in capsys.readouterr().err
+    for image in images.glob("10*.png"):
+        image.write_bytes(b"nothing")
+    assert main(["eval", str(config), *arguments, "--set", "data.on_error=skip"]) == 2
+    assert "not one of 3 images can be read" in capsys.readouterr().err
+
+
+def move_images(run: Path, folder: Path, names: list[str]) -> tuple[Path, Path]:
+    """A copy of the run's data, its evaluation images under other names; the folder and a config."""
+    images = folder / "images"
+    shutil.copytree(run.parent / "images", images)
+    content = json.loads((images / "val.json").read_text())
+    for record, name in zip(content["images"], names, strict=True):
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(run.parent / "images" / record["file_name"], images / name)
+        record["file_name"] = name
+    (images / "val.json").write_text(json.dumps(content))
+    config = folder / "tiny.yaml"
+    config.write_text((run.parent / "tiny.yaml").read_text().replace(str(run.parent / "images"), str(images)))
+    return images, config

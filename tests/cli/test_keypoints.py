@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.run import Predictor
+from maskrcnn.structures import Detections
 from tests.engine.tiny import RECIPE
 
 KEYPOINTS = """\
@@ -116,6 +119,46 @@ def test_mistakes_end_in_a_sentence(
     said = capsys.readouterr()
     assert message in said.err
     assert "step 1/1" not in said.out, "it should be said before training"
+
+
+def test_what_lies_outside_the_image_is_dropped_with_its_keypoints(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(run, device="cpu", score=0.0)
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = predictor(pixels)
+    predict = predictor.model.predict
+
+    def moved(*args: Any) -> list[Detections]:
+        (found,) = predict(*args)
+        boxes = found.boxes.clone()
+        boxes[::2] += 1000
+        return [replace(found, boxes=boxes)]
+
+    monkeypatch.setattr(predictor.model, "predict", moved)
+    half = predictor(pixels)
+    assert 0 < len(half) == len(whole) // 2
+    for name in ("boxes", "scores", "labels", "keypoints"):
+        assert np.array_equal(getattr(half, name), getattr(whole, name)[1::2]), name
+    assert half.records == whole.records[1::2]
+
+
+def test_scores_are_probabilities_where_asked_for(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    logits = Predictor(run, device="cpu", score=0.0)(pixels)
+    key = "model.keypoint_head.scores=probability"
+    found = Predictor(run, device="cpu", score=0.0, overrides=[key])(pixels)
+    assert (logits.keypoint_scores, found.keypoint_scores) == ("logit", "probability")
+    assert logits.keypoints is not None and found.keypoints is not None
+    assert np.array_equal(logits.keypoints[..., :2], found.keypoints[..., :2])
+    assert ((found.keypoints[..., 2] > 0) & (found.keypoints[..., 2] < 1)).all()
+    assert not np.array_equal(logits.keypoints[..., 2], found.keypoints[..., 2])
+    written = np.array([r["keypoints"][2::3] for r in found.records])
+    assert np.array_equal(written, found.keypoints[..., 2])
+    # Drawn above 0.05, Detectron2's threshold, and not above a logit's 2, which no probability reaches.
+    shown = replace(found, keypoints=np.where([[[False, False, True]]], 0.06, found.keypoints)).draw()
+    hidden = replace(found, keypoints=np.where([[[False, False, True]]], 0.04, found.keypoints)).draw()
+    assert not np.array_equal(shown, hidden)
 
 
 @pytest.mark.parametrize("keypoints", ["true", "false"])

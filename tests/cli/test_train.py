@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,17 @@ def test_ruined_weights_are_told_and_the_advice_works(
     again = [*common, *advice.split(), "--set", "solver.optimizer.lr=0.01", "--set", "solver.steps=2"]
     assert main([*again, "--output", str(tmp_path / "again")]) == 0
     assert "ruined" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_a_run_folder_whose_name_is_no_utf_8_is_printed_and_logged(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    command = [sys.executable, "-m", "maskrcnn", "train", str(recipe_file), "--set", "solver.steps=1"]
+    # In a process whose output takes nothing but UTF-8, as a terminal's.
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--output", str(run)], capture_output=True, env=strict)
+    assert done.returncode == 0, done.stderr.decode()
+    line = rf"run folder {tmp_path}/caf\udce9 "
+    assert line in done.stdout.decode()
+    assert line in (run / "log.txt").read_text(encoding="utf-8")
+    assert load(run / "checkpoints" / "last.pt").step == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from maskrcnn.config import load
+from maskrcnn.config import load, loads
 from maskrcnn.errors import ConfigError
 
 
@@ -181,3 +183,33 @@ def test_a_wrong_key_in_a_base_is_told_there(folder, schema):
         load(schema, "c.yaml")
     assert "a.yaml:3:3: solver.lrr: unknown key. Did you mean 'lr'?" in str(e.value)
     assert "c.yaml:2:1: sede: unknown key. Did you mean 'seed'?" in str(e.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    RENAMED: ClassVar[dict[str, str]] = {"speed": "lr"}
+    lr: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    solver: Moved = field(default_factory=Moved)
+
+
+def test_an_old_name_of_a_key_is_taken_with_a_warning_that_tells_the_new_one(folder, caplog):
+    Path("a.yaml").write_text("solver:\n  speed: 0.2")
+    assert load(Root, "a.yaml").solver.lr == 0.2
+    assert "a.yaml:2:3: solver.speed: this key is now called 'lr'" in caplog.text
+    Path("b.yaml").write_text("base: a.yaml\nsolver: {lr: 0.3}")
+    assert load(Root, "b.yaml").solver.lr == 0.3  # over a base's old name, too
+    assert load(Root, "b.yaml", ["solver.speed=0.4"]).solver.lr == 0.4
+    Path("c.yaml").write_text("solver: {lr: 0.3, speed: 0.4}")
+    with pytest.raises(ConfigError, match=r"c.yaml:1:19: solver.speed: is the old name of 'lr'.*leave"):
+        load(Root, "c.yaml")
+
+
+def test_old_names_in_a_text_that_was_kept_are_nobodys_fault(caplog):
+    assert loads(Root, "solver: {speed: 0.2}", "the config in x.pt").solver.lr == 0.2
+    assert not caplog.text
+    assert loads(Root, "solver: {speed: 0.2}", "x.pt", ["solver.speed=0.4"]).solver.lr == 0.4
+    assert "--set solver.speed=0.4" in caplog.text

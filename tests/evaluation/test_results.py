@@ -13,6 +13,7 @@ from maskrcnn.errors import DataError
 from maskrcnn.evaluation.results import (
     coco_results,
     ground_truth_results,
+    in_image,
     load_results,
     merge_results,
     save_results,
@@ -46,6 +47,40 @@ def test_records_are_in_the_original_frame_with_the_files_category_ids() -> None
     assert mask[10:20, 5:15].sum() == mask.sum() > 50
     assert decode(second["segmentation"]).sum() == 0
     assert json.loads(json.dumps(first)) == first
+
+
+def test_detections_that_clipping_leaves_empty_are_dropped_as_detectron2_does() -> None:
+    """Its detector_postprocess scales, clips, and keeps what has both sides above 0."""
+    boxes = torch.tensor(
+        [
+            [20.0, 40.0, 60.0, 80.0],
+            [-30.0, 10.0, 0.0, 40.0],  # left of the image
+            [400.0, 10.0, 430.0, 40.0],  # right of it
+            [20.0, 250.0, 60.0, 300.0],  # below
+            [390.0, 190.0, 500.0, 300.0],  # a corner lies inside
+            [50.0, 50.0, 50.0, 80.0],  # no width from the start
+        ]
+    )
+    count = len(boxes)
+    found = Detections(
+        boxes,
+        torch.linspace(0.9, 0.4, count),
+        torch.arange(count) % 3,
+        torch.full((count, 4, 4), 0.9),
+        torch.arange(count * 6.0).view(count, 2, 3),
+    )
+    records = coco_results(INFO, found, (200, 400), Ids())
+    kept = [0, 4]
+    assert [r["score"] for r in records] == found.scores[kept].tolist()
+    assert [r["category_id"] for r in records] == [3, 7]
+    assert [r["bbox"] for r in records] == [[10, 20, 20, 20], [195, 95, 5, 5]]
+    assert all(decode(r["segmentation"]).any() for r in records)
+    wanted = found.keypoints[kept] * torch.tensor([0.5, 0.5, 1]) - torch.tensor([0.5, 0.5, 0])
+    assert [r["keypoints"] for r in records] == wanted.flatten(1).tolist()
+    inside = in_image(found, (200, 400), (100, 200))
+    assert inside.scores.equal(found.scores[kept])
+    assert inside.boxes.equal(found.boxes[kept] / 2)
+    assert coco_results(INFO, found.select(torch.tensor([1, 2])), (200, 400), Ids()) == []
 
 
 def test_the_way_of_pasting_is_passed_on() -> None:

@@ -51,6 +51,7 @@ FORMS = {
     "keypoint": replace(_MASK, mask_head=None, keypoint_head=ConvKeypointHeadConfig(width=16)),
     "v2": replace(_norm("bn"), rpn=RPNConfig(convs=2)),
     "gn": _norm("gn"),
+    "sync": _norm("bn"),
     "cascade": replace(
         _MASK,
         box_head=TwoFCBoxHeadConfig(hidden=12, class_agnostic=True),

@@ -156,6 +156,8 @@ def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
         ({"outputs": ()}, "outputs is empty"),
         ({"depth": 34, "groups": 32}, "bottleneck blocks"),
         ({"depth": 18, "dilated_c5": True}, "bottleneck blocks"),
+        ({"depth": 18, "stride_in_1x1": True}, "stride_in_1x1 moves .* depth 18 has none of; leave it out"),
+        ({"depth": 34, "stride_in_1x1": True}, "bottleneck blocks"),
         ({"dilated_c5": True, "outputs": ("c4",)}, "outputs leaves out"),
         ({"zero_init_residual": True}, "needs a norm that trains"),
     ],

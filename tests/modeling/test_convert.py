@@ -19,7 +19,8 @@ from maskrcnn.modeling.convert.detector import Conversion, convert, describe, fi
 from maskrcnn.modeling.convert.source import File, Source
 from maskrcnn.modeling.convert.torchvision import COCO_CLASSES, SOURCE
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
-from maskrcnn.recipe import load_recipe
+from maskrcnn.recipe import load_recipe, parse_recipe
+from maskrcnn.run.converted_recipe import recipe_text
 from tests.modeling.foreign import CLASSES, FORMS, our_state, their_name, their_state
 from tests.modeling.tiny import build
 
@@ -30,6 +31,7 @@ CASES = [
     *(("maskrcnn-benchmark", form) for form in ("mask", "faster", "keypoint", "c4")),
     *(("mmdetection", form) for form in ("mask", "faster", "gn")),
 ]
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS = ("neck", "box_head", "mask_head", "keypoint_head", "roi_trunk")
 
 
@@ -73,18 +75,76 @@ def test_every_tensor_finds_its_place(framework: str, form: str) -> None:
     assert result.model.roi.levels == wanted.roi.levels
     assert result.model.roi.cascade == wanted.roi.cascade
     msra = framework in ("detectron2", "mmdetection", "maskrcnn-benchmark") and form != "gn"
-    stride = msra and not (framework == "mmdetection" and form == "gn")
-    freeze = 0 if form == "v2" else 2
+    stride = msra and form in ("c4", "dc5")  # the others have no bottlenecks
+    freeze = 0 if form in ("v2", "sync") else 2
     assert result.model.backbone == replace(wanted.backbone, stride_in_1x1=stride, freeze_at=freeze)  # type: ignore[type-var]
     result.model.build(CLASSES).load_state_dict(result.state)  # strict
 
 
-def test_the_shipped_config_is_what_the_converter_chooses() -> None:
-    path = Path(__file__).resolve().parents[2] / "configs/coco/mask_rcnn_r50_fpn_torchvision.yaml"
-    shipped = load_recipe(path).model
-    result = converted(their_state(our_state("mask"), "torchvision")).model
-    for part in ("rpn", "roi", "roi_op", "mask_target", "preprocess"):
-        assert getattr(result, part) == getattr(shipped, part), part
+#: Of every kind of model that a shipped recipe is for, its name and how it resizes in training.
+SHIPPED = [
+    *(("torchvision", form, f"{form}_rcnn_r50_fpn_torchvision") for form in ("mask", "faster", "keypoint")),
+    ("torchvision", "v2", "mask_rcnn_r50_fpn_torchvision_v2"),
+    *(("detectron2", form, f"{form}_rcnn_r50_fpn_3x") for form in ("mask", "faster", "keypoint")),
+    ("detectron2", "v2", "mask_rcnn_r50_fpn_lsj_100ep"),
+    ("detectron2", "gn", "mask_rcnn_r50_fpn_gn_3x"),
+    ("detectron2", "cascade", "cascade_mask_rcnn_r50_fpn_3x"),
+    ("detectron2", "c4", "mask_rcnn_r50_c4_3x"),
+    ("detectron2", "dc5", "mask_rcnn_r50_dc5_3x"),
+]
+
+
+@pytest.mark.parametrize(("framework", "form", "name"), SHIPPED)
+def test_the_shipped_recipe_is_what_the_converter_chooses(framework: str, form: str, name: str) -> None:
+    """So that fine-tuning a converted file goes on with the losses that it was trained with."""
+    shipped = load_recipe(CONFIGS / "coco" / f"{name}.yaml")
+    result = converted(their_state(our_state(form), framework))
+    assert result.family.recipe == f"coco/{name}"
+    for part in ("rpn", "roi", "roi_op", "mask_target"):
+        assert getattr(result.model, part) == getattr(shipped.model, part), part
+    assert result.model.preprocess.size_divisor == shipped.model.preprocess.size_divisor
+    if form in ("gn", "v2"):
+        assert result.model.preprocess == shipped.model.preprocess
+    recipe = parse_recipe(recipe_text(result.model, result.source), "text")
+    assert recipe.data.eval_transforms == shipped.data.eval_transforms
+    assert (recipe.data.train, recipe.data.val) == (shipped.data.train, shipped.data.val)
+    if form != "v2":  # which train with large-scale jitter
+        assert recipe.data.train_transforms == shipped.data.train_transforms
+    assert (recipe.eval.paste, recipe.eval.keypoint_offset) == (
+        shipped.eval.paste,
+        shipped.eval.keypoint_offset,
+    )
+
+
+def test_mmdetections_cascades_train_with_losses_of_their_own() -> None:
+    """configs/_base_/models/cascade-rcnn_r50_fpn.py: smooth L1 of 1/9 and 1, 2000 proposals, its own stds."""
+    faster = converted(their_state(our_state("faster", msra=True), "mmdetection"))
+    assert (faster.model.rpn.beta, faster.model.roi.beta, faster.family.unsaid) == (0, 0, ())  # type: ignore[union-attr]
+    state = their_state(
+        {n: v for n, v in our_state("cascade").items() if "mask_head" not in n}, "mmdetection"
+    )
+    result = converted(state)
+    rpn, roi = result.model.rpn, result.model.roi
+    assert rpn is not None and roi.cascade is not None
+    assert (rpn.beta, rpn.post_nms_train, roi.beta) == (pytest.approx(1 / 9), 2000, 1.0)
+    assert roi.cascade.box_weights[0] == (10, 10, 5, 5)
+    assert roi.cascade.box_weights[2] == pytest.approx((1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067))
+    assert "stage_loss_weights" in result.family.unsaid[0]
+
+
+def test_a_frozen_stem_tells_where_a_net_with_statistics_of_its_own_began() -> None:
+    """Detectron2's 3x_syncbn starts from MSRA's ResNet: its frozen stem has means of 0 and no counter."""
+    state = their_state(our_state("sync"), "detectron2")
+    scratch = converted(state)
+    assert scratch.model.preprocess.std == (58.395, 57.12, 57.375)
+    assert (scratch.model.backbone.norm, scratch.model.backbone.freeze_at) == ("bn", 0)  # type: ignore[attr-defined]
+    stem = "backbone.bottom_up.stem.conv1.norm."
+    del state[f"{stem}num_batches_tracked"]
+    state[f"{stem}running_mean"].zero_()
+    tuned = converted(state)
+    assert tuned.model.preprocess.std == (1.0, 1.0, 1.0) and tuned.reading.bgr
+    assert (tuned.model.backbone.norm, tuned.model.backbone.freeze_at) == ("bn", 2)  # type: ignore[attr-defined]
+    assert tuned.family.recipe == "coco/mask_rcnn_r50_fpn_sync_bn_3x"
 
 
 def test_classes_can_be_chosen_and_background_moves() -> None:
@@ -125,7 +185,7 @@ def test_detectron2_says_what_it_reads_by_its_weights() -> None:
     torchvisions = converted(their_state(our_state("faster"), "detectron2"))
     assert not torchvisions.reading.bgr
     assert torchvisions.model.preprocess.std == (58.395, 57.12, 57.375)
-    assert torchvisions.model.backbone.stride_in_1x1 is False  # type: ignore[attr-defined]
+    assert torchvisions.reading.stride_in_1x1 is False
     state = their_state(our_state("faster", msra=True), "detectron2")
     state["pixel_mean"] = torch.tensor([[[103.0]], [[116.0]], [[123.0]]])
     state["pixel_std"] = torch.tensor([[[57.0]], [[58.0]], [[59.0]]])

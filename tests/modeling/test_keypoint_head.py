@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import (
     heatmaps_to_keypoints,
@@ -132,6 +133,22 @@ def test_decoding_by_hand() -> None:
     # A side of 7.2 pixels is enlarged to 8 and shrunk back: pixel centres are 0.9 apart.
     found = decode_keypoints(maps, torch.tensor([[0.0, 0.0, 7.2, 7.2]]))
     torch.testing.assert_close(found[0, 0], torch.tensor([5.5 * 0.9, 2.5 * 0.9, 1.0]))
+
+
+def test_probabilities_as_detectron2() -> None:
+    """exp of each enlarged pixel over the sum of exp of the M x M cells, at the highest pixel."""
+    boxes = random_boxes(12, 90)
+    maps = torch.randn(12, 5, 56, 56, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3
+    found, logits = decode_keypoints(maps, boxes, "probability"), decode_keypoints(maps, boxes)
+    assert torch.equal(found[..., :2], logits[..., :2])
+    for box, own, points in zip(boxes, maps, found, strict=True):
+        width, height = (box[2:] - box[:2]).clamp(min=1).ceil().long().tolist()
+        large = F.interpolate(own[None], size=(height, width), mode="bicubic", align_corners=False)[0]
+        wanted = (large.exp() / own.exp().sum((1, 2), keepdim=True)).flatten(1).amax(1)
+        torch.testing.assert_close(points[:, 2], wanted)
+    assert ((found[..., 2] > 0) & (found[..., 2] < 1)).all()
+    raised = decode_keypoints(maps + 1000, boxes, "probability")  # no overflow on the way
+    torch.testing.assert_close(raised, found)
 
 
 def test_decoding_undoes_the_cells() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -175,3 +176,21 @@ def test_ablation_pairs_differ_in_one_idea(where: str) -> None:
     assert type(pool.model.roi_op) is not type(align.model.roi_op)
     same = replace(pool, model=replace(pool.model, roi_op=align.model.roi_op))
     assert same == align
+
+
+def test_images_are_resized_as_where_the_figures_come_from() -> None:
+    """PIL smooths what it shrinks (Detectron2); OpenCV (mmdetection, Detectron) and torchvision do not."""
+
+    def ways(transforms: Sequence[object]) -> set[str]:
+        return {t.resample for t in transforms if hasattr(t, "resample")}
+
+    for name in NAMES:
+        data = recipe(name).data
+        source = " ".join(e.source for e in recipe(name).expect)
+        pil = "Detectron2" in source
+        smooth = {"antialias"} if pil else {"linear"}
+        assert ways(data.eval_transforms) <= smooth, name  # the demo has none
+        # torchvision's references jitter PIL images, and leave other resizing to the model.
+        jitters = "torchvision_v2" in name
+        assert ways(data.train_transforms) <= ({"antialias"} if jitters else smooth), name
+        assert bool(ways(data.train_transforms)) == bool(ways(data.eval_transforms)) == (name != "demo")

@@ -135,7 +135,7 @@ class ResNetConfig:
     width_per_group: int = 64
     #: Levels to return.
     outputs: tuple[Level, ...] = LEVELS
-    #: Stride in the first 1x1 convolution of a bottleneck (original release) and not in its 3x3.
+    #: Stride in the first 1x1 convolution of a bottleneck (original release) and not in its 3x3; depth >= 50.
     stride_in_1x1: bool = False
     #: DC5: c5 at stride 16 with 3x3 convolutions of dilation 2 (Dai et al. 2017, "Deformable ConvNets",
     #: section 4.1, as Detectron2's RES5_DILATION: the first block's too).
@@ -162,6 +162,11 @@ class ResNetConfig:
             raise ConfigError(
                 "backbone.groups, width_per_group and dilated_c5 belong to bottleneck blocks; set"
                 f" backbone.depth to 50, 101 or 152 (it is {self.depth})"
+            )
+        if self.depth < 50 and self.stride_in_1x1:
+            raise ConfigError(
+                "backbone.stride_in_1x1 moves the stride of bottleneck blocks, which a ResNet of depth"
+                f" {self.depth} has none of; leave it out, or set backbone.depth to 50, 101 or 152"
             )
         if self.dilated_c5 and "c5" not in self.outputs:
             raise ConfigError(

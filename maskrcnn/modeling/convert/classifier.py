@@ -128,7 +128,7 @@ def _resnet(state: Mapping[str, Tensor], maker: str, bgr: bool | None) -> tuple[
         msra = config.groups == 1 and config.norm != "gn"
         std = (1.0, 1.0, 1.0) if config.groups == 1 else BGR_STD
         reading = Reading(bgr is not False, BGR_MEAN, std, msra, "MSRA's" if msra else "FAIR's")
-    config = replace(config, stride_in_1x1=reading.stride_in_1x1)
+    config = replace(config, stride_in_1x1=reading.stride_in_1x1 and config.depth >= 50)
     with torch.device("meta"):
         problem = mismatch(config.build().state_dict(), state)
     if problem:

@@ -12,7 +12,7 @@ from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.convert import detectron2, maskrcnn_benchmark, mmdetection, torchvision
 from maskrcnn.modeling.convert.recognise import recognise
-from maskrcnn.modeling.convert.source import COUNTER, File, Reading, Source, rename, translate
+from maskrcnn.modeling.convert.source import COUNTER, Family, File, Reading, Source, rename, translate
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.state_dict import mismatch
 
@@ -35,6 +35,7 @@ class Conversion:
     dropped: (their name, why).
     num_classes: K of the result.
     model: the model that the weights belong to.
+    family: where what the weights do not say was taken from.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Conversion:
     dropped: list[tuple[str, str]]
     num_classes: int
     model: MaskRCNNConfig
+    family: Family
 
 
 def find_source(state: Mapping[str, Tensor]) -> Source | None:
@@ -96,6 +98,8 @@ def convert(
     model = recognise(
         state, len(kept), source.pyramid, source.single, source.counted, stride_in_1x1=reading.stride_in_1x1
     )
+    family = source.family(model)
+    model = family.model
     turn = -1 if reading.bgr else 1
     preprocess = replace(model.preprocess, mean=reading.mean[::turn], std=reading.std[::turn])
     model = replace(model, preprocess=preprocess)
@@ -107,7 +111,7 @@ def convert(
         state["backbone.conv1.weight"] = state["backbone.conv1.weight"].flip(1)
     absorb_epsilon(state, source.bn_eps if bn_eps is None else bn_eps)
     _fit(state, matched, dropped, model, len(kept))
-    return Conversion(source, reading, state, matched, dropped, len(kept), model)
+    return Conversion(source, reading, state, matched, dropped, len(kept), model, family)
 
 
 def _classes(name: str, value: Tensor, keep: list[int], background_first: bool) -> Tensor:

@@ -13,7 +13,18 @@ from dataclasses import replace
 from torch import Tensor
 
 from maskrcnn.modeling.convert.anchors import from_stored, stored_anchors
-from maskrcnn.modeling.convert.source import RGB_MEAN, RGB_STD, File, Reading, Rule, Source, Triple
+from maskrcnn.modeling.convert.source import (
+    MULTI_SCALE,
+    RGB_MEAN,
+    RGB_STD,
+    Family,
+    File,
+    Reading,
+    Rule,
+    Source,
+    Triple,
+    with_rpn,
+)
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
@@ -82,21 +93,26 @@ def caffe_style(state: Mapping[str, Tensor]) -> bool:
 def _read(file: File, state: Mapping[str, Tensor], bgr: bool | None) -> Reading:
     """What Detectron2's configs set for the ResNet that the weights show.
 
-    MSRA's ResNets (frozen means all 0): B, G, R, no standard deviation, stride in the 1x1.  FAIR's ResNeXt:
-    B, G, R with it, stride in the 3x3.  Other frozen ones are torchvision's.  GN: as FAIR trained it.  With
-    batch statistics of its own: from scratch, B, G, R with deviation, stride in the 3x3.  Statistics that
-    the file holds are taken from it; a mean that rises is one of B, G, R.
+    MSRA's ResNets (the stem's means, frozen, are 0): B, G, R, no standard deviation, stride in the 1x1.
+    FAIR's ResNeXt: B, G, R with it, stride in the 3x3.  Other frozen ones are torchvision's.  GN: as FAIR
+    trained it.  With batch statistics of its own: from scratch, B, G, R with deviation, stride in the 3x3;
+    but the new baselines, whose RPN has two convolutions, keep MSRA's ways.  Statistics that the file holds
+    are taken from it; a mean that rises is one of B, G, R.
     """
     counted = any(name.startswith("backbone.") and name.endswith("num_batches_tracked") for name in state)
     inner = state.get("backbone.layer1.0.conv2.weight")
     grouped = inner is not None and inner.shape[0] != inner.shape[1]
     frozen = "backbone.bn1.running_var" in state
-    if frozen and caffe_style(state) and not grouped:
+    stem = state.get("backbone.bn1.running_mean")
+    if stem is not None and not bool(stem.any()) and not grouped:
         found = Reading(True, BGR_MEAN, (1.0, 1.0, 1.0), True, "frozen means of 0: MSRA's ResNet")
     elif grouped:
         found = Reading(True, BGR_MEAN, BGR_STD, False, "a ResNeXt: FAIR's")
     elif not frozen:
         found = Reading(True, BGR_MEAN, (1.0, 1.0, 1.0), False, "group normalisation: FAIR's ResNet")
+    elif counted and "rpn.head.more.0.weight" in state:
+        why = "batch statistics of its own, two convolutions in the RPN: the new baselines"
+        found = Reading(True, BGR_MEAN, (1.0, 1.0, 1.0), True, why)
     elif counted:
         found = Reading(True, BGR_MEAN, BGR_STD, False, "batch statistics of its own: trained from scratch")
     else:
@@ -134,6 +150,29 @@ _SINGLE = replace(
     preprocess=PreprocessConfig(size_divisor=1),
 )
 
+
+def family(model: MaskRCNNConfig) -> Family:
+    """COCO-Keypoints and Misc/cascade train on more proposals and another loss than Base-RCNN-FPN."""
+    form = "fpn" if model.neck is not None else "dc5" if model.roi_trunk is None else "c4"
+    norm = getattr(model.backbone, "norm", "frozen_bn")
+    kind = "faster" if model.mask_head is None else "mask"
+    task = "Detection" if model.mask_head is None else "InstanceSegmentation"
+    theirs, recipe = f"COCO-{task}/{kind}_rcnn_R_50_{form.upper()}_3x", f"coco/{kind}_rcnn_r50_{form}_3x"
+    if norm == "gn":
+        theirs, recipe = "Misc/mask_rcnn_R_50_FPN_3x_gn", "coco/mask_rcnn_r50_fpn_gn_3x"
+    if norm == "bn":
+        theirs, recipe = "Misc/mask_rcnn_R_50_FPN_3x_syncbn", "coco/mask_rcnn_r50_fpn_sync_bn_3x"
+        if model.rpn is not None and model.rpn.convs > 1:
+            theirs, recipe = "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ", "coco/mask_rcnn_r50_fpn_lsj_100ep"
+    if model.roi.cascade is not None:
+        theirs, recipe = "Misc/cascade_mask_rcnn_R_50_FPN_3x", "coco/cascade_mask_rcnn_r50_fpn_3x"
+        model = with_rpn(model, post_nms_train=2000)
+    if model.keypoint_head is not None:
+        theirs, recipe = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", "coco/keypoint_rcnn_r50_fpn_3x"
+        model = with_rpn(replace(model, roi=replace(model.roi, beta=0.5)), post_nms_train=1500)
+    return Family(model, f"configs/{theirs}", recipe)
+
+
 SOURCE = Source(
     name="detectron2",
     marks=(
@@ -146,5 +185,8 @@ SOURCE = Source(
     read=_read,
     pyramid=_PYRAMID,
     single=_SINGLE,
+    family=family,
     counted="bn",
+    resample="antialias",
+    train_sizes=MULTI_SCALE,
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from maskrcnn.modeling.convert.anchors import inclusive, rounded_cells, stored_anchors
 from maskrcnn.modeling.convert.source import (
     COUNTER,
+    Family,
     File,
     Reading,
     Rule,
@@ -92,6 +93,14 @@ _SINGLE = replace(
     preprocess=PreprocessConfig(size_divisor=1),
 )
 
+
+def family(model: MaskRCNNConfig) -> Family:
+    """All its detectors train with the same losses and thresholds."""
+    kind = "mask" if model.mask_head is not None else "faster"
+    kind = "keypoint" if model.keypoint_head is not None else kind
+    return Family(model, f"configs/e2e_{kind}_rcnn_R_50_{'FPN' if model.neck is not None else 'C4'}_1x.yaml")
+
+
 SOURCE = Source(
     name="maskrcnn-benchmark",
     marks=(
@@ -107,9 +116,11 @@ SOURCE = Source(
     read=_read,
     pyramid=_PYRAMID,
     single=_SINGLE,
+    family=family,
     counted="frozen_bn",
     bn_eps=0.0,
     rounding="floor",
+    resample="antialias",
     paste="torchvision",
     keypoint_offset=0.0,
 )

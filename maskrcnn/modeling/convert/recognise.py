@@ -39,6 +39,7 @@ def recognise_resnet(
 
     Args:
         counted: the norm of a file that counts batches.
+        stride_in_1x1: of its bottlenecks, where it has any.
 
     Raises:
         CheckpointError: no such network, or a part of it is missing.
@@ -58,15 +59,18 @@ def recognise_resnet(
     inner = tensor(state, f"{stages[0]}.0.conv2.weight")
     groups = inner.shape[0] // inner.shape[1]
     norm = norm_of(state, f"{prefix}bn1", counted) or "frozen_bn"
+    frozen = norm != "bn"
+    if norm == "frozen_bn" and any(n.startswith(prefix) and n.endswith(f".{COUNTER}") for n in state):
+        norm = counted  # of the stages that train; a frozen stem counts nothing
     return ResNetConfig(
         depth=fits[0],
         width=width,
         groups=groups,
         width_per_group=inner.shape[1] * 64 // width if deep else 64,
         norm=norm,
-        freeze_at=0 if norm == "bn" else 2,
+        freeze_at=2 if frozen else 0,
         outputs=("c4",) if trunk is not None else LEVELS,
-        stride_in_1x1=stride_in_1x1,
+        stride_in_1x1=deep and stride_in_1x1,
     )
 
 

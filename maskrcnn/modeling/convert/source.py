@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -42,6 +42,8 @@ class Reading:
 #: ImageNet's statistics as torchvision has them, R, G, B.
 RGB_MEAN: Triple = (123.675, 116.28, 103.53)
 RGB_STD: Triple = (58.395, 57.12, 57.375)
+#: The shorter sides that Detectron2 trains at, pixels; others do for keypoints.
+MULTI_SCALE = (640, 672, 704, 736, 768, 800)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ class File:
 
 
 @dataclass(frozen=True)
+class Family:
+    """What a framework's own config of a kind of model sets beyond the parts that the weights show.
+
+    model: the recognised model with the family's losses, proposals and thresholds.
+    theirs: the framework's config that they were taken from.
+    recipe: the recipe of ours that has the same, by the name that ``maskrcnn zoo`` lists; None: there is
+        none.
+    unsaid: what of it is not expressed here, a sentence each.
+    """
+
+    model: MaskRCNNConfig
+    theirs: str
+    recipe: str | None = None
+    unsaid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Source:
     """A framework whose detectors can be converted.
 
@@ -68,10 +87,13 @@ class Source:
     read: (file, its tensors by our names, whether the user says that it reads B, G, R) -> what it means.
     pyramid, single: what its detectors compute with and without a pyramid; the parts that the weights show
         are put in their place.
+    family: the recognised model -> what its config for such a model sets otherwise than for others.
     counted: the norm that ``num_batches_tracked`` in the backbone stands for.
     bn_eps: epsilon of its frozen batch normalisation.
-    rounding, paste, keypoint_offset: how it resizes images (``resize_shortest_edge.rounding``), pastes masks
-        and counts keypoints (``eval.paste``, ``eval.keypoint_offset``).
+    rounding, resample: how it resizes images (``resize_shortest_edge``).
+    train_sizes, keypoint_train_sizes: to which shorter sides in training, boxes and masks, and keypoints.
+    paste, keypoint_offset: how it pastes masks and counts keypoints (``eval``).
+    min_keypoints: see the data set's key.
     """
 
     name: str
@@ -82,16 +104,26 @@ class Source:
     read: Callable[[File, Mapping[str, Tensor], bool | None], Reading]
     pyramid: MaskRCNNConfig
     single: MaskRCNNConfig
+    family: Callable[[MaskRCNNConfig], Family]
     counted: Counted
     bn_eps: float = 1e-5
     rounding: Literal["nearest", "floor"] = "nearest"
+    resample: Literal["linear", "antialias"] = "linear"
+    train_sizes: tuple[int, ...] = (800,)
+    keypoint_train_sizes: tuple[int, ...] = MULTI_SCALE
     paste: Literal["aligned", "torchvision"] = "aligned"
     keypoint_offset: float = 0.5
+    min_keypoints: int = 1
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether these are this framework's names."""
         names = list(names)
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
+
+
+def with_rpn(model: MaskRCNNConfig, **changes: Any) -> MaskRCNNConfig:
+    """The model with other values of its RPN, where it has one."""
+    return model if model.rpn is None else replace(model, rpn=replace(model.rpn, **changes))
 
 
 #: The last part of the name of batch normalisation's counter.

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrcnn.modeling.convert.source import (
     RGB_MEAN,
     RGB_STD,
+    Family,
     File,
     Reading,
     Source,
@@ -76,6 +77,16 @@ _MODEL = MaskRCNNConfig(
     mask_target="bitmask",
 )
 
+
+def family(model: MaskRCNNConfig) -> Family:
+    """All its detectors train with the same losses and thresholds."""
+    kind = "mask" if model.mask_head is not None else "faster"
+    kind = "keypoint" if model.keypoint_head is not None else kind
+    version = "_v2" if model.rpn is not None and model.rpn.convs > 1 else ""
+    theirs = f"models.detection.{kind}rcnn_resnet50_fpn{version}"
+    return Family(model, theirs, f"coco/{kind}_rcnn_r50_fpn_torchvision{version}")
+
+
 SOURCE = Source(
     name="torchvision",
     marks=(r"backbone\.body\.conv1\.weight", r"roi_heads\.box_predictor\.cls_score\.weight"),
@@ -85,8 +96,10 @@ SOURCE = Source(
     read=_read,
     pyramid=_MODEL,
     single=_MODEL,
+    family=family,
     counted="bn",
     rounding="floor",
     paste="torchvision",
     keypoint_offset=0.0,
+    min_keypoints=10,
 )

@@ -6,6 +6,7 @@ Legend: R = RoIs, J = keypoints, M = side of the heat maps (56), A = side of a R
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,11 @@ def keypoint_loss(logits: Tensor, cells: Tensor, valid: Tensor, normalizer: floa
     return total / (chosen.shape[0] if normalizer is None else normalizer)
 
 
-def decode_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
+#: What a keypoint's score is, see :func:`decode_keypoints`.
+Scores = Literal["logit", "probability"]
+
+
+def decode_keypoints(logits: Tensor, boxes: Tensor, scores: Scores = "logit") -> Tensor:
     """The highest point of every heat map, enlarged (bicubic) to the RoI's size in whole pixels.
 
     The centre of the highest pixel is the place: the inverse of :func:`keypoint_cells` (Heckbert 1990,
@@ -68,9 +73,12 @@ def decode_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         logits: [R, J, M, M].  boxes: [R, 4] xyxy; a side below 1 pixel counts as 1.
+        scores: logit: the enlarged heat map's height there (torchvision); probability: its exponential over
+            the sum of those of the M x M cells (Detectron2): the softmax of a cell of that height, whatever
+            the RoI's size; above 1 only where the enlargement overshoots a single sharp cell.
 
     Returns:
-        [R, J, 3]: x, y in the boxes' frame, and the enlarged heat map's height there, a logit.
+        [R, J, 3]: x, y in the boxes' frame, and the score.
     """
     count, joints, side, _ = logits.shape
     maps = wide(logits).to(boxes.dtype)
@@ -98,6 +106,8 @@ def decode_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
         place = (torch.minimum(place, whole[rows, None] - 1) + 0.5) * (sides / whole)[rows, None]
         out[rows] = torch.cat((place + boxes[rows, None, :2], score[..., None]), -1)
         start = stop
+    if scores == "probability":
+        out[..., 2] = (out[..., 2] - maps.flatten(2).logsumexp(2)).exp()
     return out
 
 
@@ -138,6 +148,7 @@ class ConvKeypointHead(KeypointHead):
         norm: normalisation after the 3x3 convolutions, or None.
         loss_weight: factor of the loss.
         normalizer: see :func:`keypoint_loss`.
+        scores: see :func:`decode_keypoints`.
     """
 
     def __init__(
@@ -151,6 +162,7 @@ class ConvKeypointHead(KeypointHead):
         norm: NormName | None = None,
         loss_weight: float = 1.0,
         normalizer: float | None = None,
+        scores: Scores = "logit",
     ) -> None:
         super().__init__()
         self.pool_size = pool_size
@@ -158,6 +170,7 @@ class ConvKeypointHead(KeypointHead):
         self.num_keypoints = num_keypoints
         self.loss_weight = loss_weight
         self.normalizer = normalizer
+        self.scores: Scores = scores
         self.convs = nn.Sequential(
             *(ConvNorm(channels if i == 0 else width, width, 3, norm=norm, relu=True) for i in range(convs))
         )
@@ -178,7 +191,7 @@ class ConvKeypointHead(KeypointHead):
         return self.loss_weight * keypoint_loss(logits, cells, valid, self.normalizer)
 
     def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
-        return decode_keypoints(logits, boxes)
+        return decode_keypoints(logits, boxes, self.scores)
 
 
 @KEYPOINT_HEADS.register("conv")
@@ -201,6 +214,9 @@ class ConvKeypointHeadConfig:
     #: What the sum over keypoints of a batch is divided by, > 0.  Unset: the number of visible ones, as
     #: Detectron2 by default and torchvision.  Detectron's own: images a device x J x sampled RoIs x 0.25.
     normalizer: float | None = None
+    #: The score of a predicted keypoint: logit, the height of its heat map (torchvision); or probability,
+    #: about 0 to 1, the softmax there (Detectron2).  COCO's AP reads neither.
+    scores: Scores = "logit"
 
     def build(self, channels: int) -> ConvKeypointHead:
         """
@@ -222,4 +238,5 @@ class ConvKeypointHeadConfig:
             norm=self.norm,
             loss_weight=self.loss_weight,
             normalizer=self.normalizer,
+            scores=self.scores,
         )

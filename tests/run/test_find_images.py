@@ -1,0 +1,83 @@
+"""Which images a command line stands for, and what is told about the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.errors import UserError
+from maskrcnn.run.find_images import find_images
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("b.png", "a.JPG", "x.gif", "y.heic", "z.txt", "seq1/1.png", "seq1/deep/1.png", "seq2/1.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "not_a_file.png").mkdir()
+    return folder
+
+
+def test_a_folder_says_what_it_passed_over(photos: Path) -> None:
+    found = find_images([str(photos)])
+    assert [p.name for p in found.names] == ["a.JPG", "b.png"]
+    (note,) = found.notes
+    assert note.startswith(f"{photos}: 2 images; passed over 3 files: x.gif, y.heic, z.txt of another kind")
+    assert "3 folders: not_a_file.png, seq1, seq2 (take them with --recursive)" in note
+
+
+def test_recursive_takes_what_the_note_named(photos: Path) -> None:
+    found = find_images([str(photos)], recursive=True)
+    assert list(found.names.values()) == ["a", "b", "seq1__1", "seq1__deep__1", "seq2__1"]
+    assert "folder" not in found.notes[0].removeprefix(str(photos))
+    (photos / "seq1" / "loop").symlink_to(photos)
+    linked = find_images([str(photos)], recursive=True)
+    assert linked.names == found.names
+    assert f"1 folder: {Path('seq1/loop')} (links are not followed" in linked.notes[0]
+
+
+def test_a_sound_folder_has_nothing_to_say(photos: Path) -> None:
+    assert find_images([str(photos / "seq2")]).notes == []
+
+
+def test_many_others_are_counted_and_few_named(tmp_path: Path) -> None:
+    for i in range(3000):
+        (tmp_path / f"{i:04d}.txt").touch()
+    with pytest.raises(
+        UserError, match=r"no images in this folder \(passed over 3000 files: 0000.txt"
+    ) as caught:
+        find_images([str(tmp_path)])
+    assert "0004.txt, ..." in str(caught.value)
+    assert "0005.txt" not in str(caught.value)
+
+
+def test_names_say_where_images_of_several_inputs_come_from(photos: Path) -> None:
+    both = find_images([str(photos / "seq1"), str(photos / "seq2"), str(photos / "b.png")])
+    assert list(both.names.values()) == ["seq1__1", "seq2__1", "b"]
+    pattern = find_images([str(photos / "seq*" / "*.png"), str(photos / "seq1" / "1.png")])
+    assert list(pattern.names.values()) == ["seq1__1", "seq2__1"]
+    assert list(find_images([str(photos / "seq1" / "1.png")]).names.values()) == ["1"]
+    apart = find_images([str(photos / "seq1" / "1.png"), str(photos / "b.png")])
+    assert list(apart.names.values()) == ["1", "b"]
+
+
+def test_inputs_that_name_nothing_are_told(tmp_path: Path) -> None:
+    for item, word in (
+        (str(tmp_path), "no images in this folder"),
+        ("nope.png", "no such image"),
+        ("*.nope", "no file"),
+        ("x" * 5000, "no such image"),
+    ):
+        with pytest.raises(UserError, match=word):
+            find_images([item])
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    with pytest.raises(UserError, match="the folder cannot be read"):
+        find_images([str(locked)])
