@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.evaluation.legend import legend
+
 IntArray = npt.NDArray[np.int64]
 #: COCO's twelve figures, in the order in which its evaluator prints them.
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -183,9 +185,8 @@ class EvalResult:
             f"{self.images} images, {self.ground_truth} instances, {self.detections} detections"
             f" (evaluated by {self.backend})"
         )
-        from maskrcnn.evaluation.legend import legend  # which reads this class
-
-        return "\n".join([*lines, "", counts, *(f"note: {n}" for n in (*self.notes, *legend(self)))])
+        notes = [*self.notes, *legend(self.figures, self.images, [e.ground_truth for e in entries])]
+        return "\n".join([*lines, "", counts, *(f"note: {note}" for note in notes)])
 
     def _rows(self, names: Sequence[str], digits: int) -> list[list[str]]:
         """Of the kinds that have all of these figures."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskrcnn.evaluation.eval_result import EvalResult
+from collections.abc import Mapping, Sequence
 
 #: Sizes by the letter at the end of a figure's name: word, and area of the mask or box (COCO's areaRng).
 _SIZES = {
@@ -14,23 +14,32 @@ _SIZES = {
 _LOW = 0.9
 
 
-def legend(result: EvalResult) -> list[str]:
-    """A sentence for each kind of figure of ``result`` that needs one; most results need none."""
-    return [*_undefined(result), *_capped(result)]
+Figures = Mapping[str, Mapping[str, float | None]]
 
 
-def _undefined(result: EvalResult) -> list[str]:
+def legend(figures: Figures, images: int, objects: Sequence[int]) -> list[str]:
+    """A sentence for each kind of figure that needs one; most results need none.
+
+    Args:
+        figures: kind of evaluation -> name -> value, None where it is not defined.
+        images: how many were evaluated.
+        objects: instances of each class, crowds left out.
+    """
+    return [*_undefined(figures, sum(objects)), *_capped(figures, images, [n for n in objects if n])]
+
+
+def _undefined(figures: Figures, objects: int) -> list[str]:
     found = []
     for letter, (word, area) in _SIZES.items():
         names = sorted(
             {
                 name
-                for named in result.figures.values()
+                for named in figures.values()
                 for name, value in named.items()
                 if value is None and name in (f"AP{letter}", f"AR{letter}")
             }
         )
-        if names and result.ground_truth:
+        if names and objects:
             verb = "are" if len(names) > 1 else "is"
             found.append(
                 f"{' and '.join(names)} {verb} n/a: the annotations hold no {word} objects ({area};"
@@ -39,21 +48,17 @@ def _undefined(result: EvalResult) -> list[str]:
     return found
 
 
-def _capped(result: EvalResult) -> list[str]:
+def _capped(figures: Figures, images: int, counts: Sequence[int]) -> list[str]:
     """AR1 and AR10 count so many detections an image and class: crowded images cannot reach 1."""
-    counts = next(
-        ([entry.ground_truth for entry in entries] for entries in result.per_class.values() if entries), []
-    )
-    counts = [count for count in counts if count]
-    if not counts or not any("AR1" in named for named in result.figures.values()):
+    if not counts or not any("AR1" in named for named in figures.values()):
         return []
-    caps = {n: sum(min(1.0, n * result.images / c) for c in counts) / len(counts) for n in (1, 10, 100)}
+    caps = {n: sum(min(1.0, n * images / c) for c in counts) / len(counts) for n in (1, 10, 100)}
     low = {n: cap for n, cap in caps.items() if cap < _LOW}
     if not low:
         return []
     told = ", ".join(f"AR{n} above {cap:.2f}" for n, cap in low.items())
     sentence = (
         "AR1, AR10 and AR100 allow 1, 10 and 100 detections an image and class; with"
-        f" {result.ground_truth / result.images:.3g} objects an image no model can reach {told}"
+        f" {sum(counts) / images:.3g} objects an image no model can reach {told}"
     )
     return [sentence]
