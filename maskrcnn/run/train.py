@@ -44,6 +44,7 @@ from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
+from maskrcnn.run.room import check_folder
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def train(
         folder = RunFolder(output)
         if not resume:
             setup.one_first(ranks, folder.refuse_if_used)
+        setup.main_alone(ranks, lambda: check_folder(output))
         with _locked(folder, ranks, console) as lock:
             if not resume:  # another run may have begun and ended while this one waited
                 setup.main_alone(ranks, folder.refuse_if_used)

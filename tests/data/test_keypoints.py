@@ -63,7 +63,7 @@ def test_training_leaves_out_images_without_labelled_keypoints(tmp_path: Path) -
     assert len(build(tmp_path, content, filter_empty=False)) == 4
     images, annotations = write_coco(tmp_path, content)
     assert len(CocoDataset(images, annotations, keypoints=True)) == 4  # evaluation
-    with pytest.raises(DataError, match="no image with at least 9 labelled keypoints"):
+    with pytest.raises(DataError, match="no images with at least 9 labelled keypoints"):
         build(tmp_path, content, min_keypoints=9)
     with pytest.raises(ConfigError, match="min_keypoints"):
         CocoConfig(images=images, annotations=annotations, min_keypoints=-1)

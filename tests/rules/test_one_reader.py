@@ -18,6 +18,7 @@ READERS = {
     "maskrcnn.data.coco_json": "annotations, results and proposals",
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json",
+    "maskrcnn.run.lock": "run.lock",
     "maskrcnn.ablation.plan": "figures.json",
     "maskrcnn.ablation.results": "figures.json",
     "maskrcnn.engine.metrics_file": "metrics.jsonl",
