@@ -33,6 +33,7 @@ from maskrcnn.data.coco_json import (
     read_keypoint_schema,
     root_class,
     source_name,
+    uncollected,
 )
 from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
@@ -160,6 +161,7 @@ class AnnotationIndex:
             areas=self.areas,
             crowds=self.crowds,
             encode=self._encode if self.masks else None,
+            outline=self._outline if self.masks else None,
             keypoints=self.keypoints.reshape(len(self.keypoints), -1) if self.keypoints.size else None,
             labelled=self.labelled.astype(np.int64),
             dropped_images=self.dropped_images,
@@ -184,9 +186,15 @@ class AnnotationIndex:
         data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
         if self.kinds[row] == _RLE:
             return {"size": [height, width], "counts": self.texts[data].tobytes()}
+        return rle.from_polygons(self._parts(row), height, width)
+
+    def _outline(self, row: int) -> list[list[float]] | None:
+        """The polygons of one annotation, None where its mask is an RLE."""
+        return None if self.kinds[row] == _RLE else [part.tolist() for part in self._parts(row)]
+
+    def _parts(self, row: int) -> list[npt.NDArray[np.float64]]:
         points, sizes = self._polygons(row)
-        parts = np.split(points, 2 * np.cumsum(sizes)[:-1])
-        return rle.from_polygons(parts, height, width)
+        return np.split(points, 2 * np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [points]
 
     def _polygons(self, row: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         """Flat x, y of all polygons of an annotation, and the points of each."""
@@ -258,10 +266,18 @@ def read_annotations(
     images = ImageRecords(content["images"], name, report, files=files)
     schema = read_keypoint_schema(content["categories"], name) if keypoints else None
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
-    for number, record in enumerate(content["annotations"]):
-        packer.add(record, number)
+    with uncollected():
+        for number, record in enumerate(content["annotations"]):
+            packer.add(record, number)
     index = packer.finish()
     return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
+
+
+def _where(record: Any, number: int) -> str:
+    """What a message calls an annotation."""
+    if isinstance(record, Mapping) and as_id(record.get("id")) is not None:
+        return f"annotation {as_id(record['id'])} (image {brief(record.get('image_id'))})"
+    return f"annotation {number} of the list"
 
 
 class _Packer:
@@ -291,19 +307,16 @@ class _Packer:
 
     def add(self, record: Any, number: int) -> None:
         """Check annotation ``number`` of the list; keep it, or report its fault."""
-        where = f"annotation {number} of the list"
-        if isinstance(record, Mapping) and as_id(record.get("id")) is not None:
-            where = f"annotation {as_id(record['id'])} (image {brief(record.get('image_id'))})"
         mended: list[str] = []
         try:
-            self._add(record, where, mended)
+            self._add(record, number, mended)
         except FaultError as fault:
-            self.report.annotation(fault.kind, f"{self.name}: {where}: {fault}")
+            self.report.annotation(fault.kind, f"{self.name}: {_where(record, number)}: {fault}")
         else:
             for what in mended:
-                self.report.mend(what, where)
+                self.report.mend(what, _where(record, number))
 
-    def _add(self, record: Any, where: str, mended: list[str]) -> None:
+    def _add(self, record: Any, number: int, mended: list[str]) -> None:
         ids = check_ids(record, mended)
         if ids.image not in self.images.index:
             known = ids.image in self.images.dropped
@@ -323,7 +336,7 @@ class _Packer:
         points = [] if self.schema is None else check_keypoints(record, len(self.schema))
         # From here on nothing fails.
         if ids.annotation is None or ids.annotation in self.seen:
-            self.to_number.append((len(self.ids), where))
+            self.to_number.append((len(self.ids), _where(record, number)))
         else:
             self.seen.add(ids.annotation)
         self.ids.append(ids.annotation or 0)

@@ -123,8 +123,8 @@ def check_mask(record: Mapping[str, Any], height: int, width: int, mended: list[
     if not sound:
         assert fault is not None
         raise fault
-    outline = sum(map(_outline, sound))
-    if outline > MOST_OUTLINE:
+    outline = 3.0 * max(height, width) * sum(map(len, sound)) / 2  # at most: no side is longer
+    if outline > MOST_OUTLINE and (outline := sum(map(_outline, sound))) > MOST_OUTLINE:
         raise FaultError(
             "endless polygon", f"its outline is {outline:.3g} px long, at most {MOST_OUTLINE} can be drawn"
         )
@@ -152,7 +152,7 @@ def _check_polygon(part: Any, height: int, width: int) -> array[float]:
     if isinstance(part, list):
         with contextlib.suppress(TypeError, OverflowError):  # then it is told below
             part = array("d", part)
-    if not isinstance(part, array) or not all(map(math.isfinite, part)):
+    if not isinstance(part, array) or not (math.isfinite(sum(part)) or all(map(math.isfinite, part))):
         raise FaultError("wrong type", "a polygon in its 'segmentation' is not a list of finite numbers")
     if len(part) % 2:
         raise FaultError("broken polygon", f"a polygon has {len(part)} numbers, not (x, y) pairs")

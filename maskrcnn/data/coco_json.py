@@ -7,7 +7,7 @@ import gc
 import json
 import re
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,9 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    collecting = gc.isenabled()
-    gc.disable()  # nothing of what is made here is garbage, and looking through it takes as long as reading
     try:
-        return json.loads(text, object_hook=hook)
+        with uncollected():
+            return json.loads(text, object_hook=hook)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}:{error.colno}: the json is broken: {error.msg}; is the file complete?"
@@ -73,6 +72,15 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         raise DataError(f"{path}: the json is nested too deeply to be a COCO file") from None
     except ValueError:  # Python refuses to convert numbers of thousands of digits
         raise DataError(f"{path}: the json holds a number of thousands of digits; is it damaged?") from None
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside, where much is made and nothing is garbage: the search takes its time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.coco_json import uncollected
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation.detections import DetectionColumns, Integers
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -107,7 +108,7 @@ def run(case: Case, caps: Sequence[int], backend: str, use_categories: bool = Tr
     ]
     categories = [{"id": k + 1, "name": str(k)} for k in range(len(truth.category_ids))]
     coco, evaluator_of = _classes(backend)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), uncollected():
         if backend == "hotcoco" and case.iou_type != "keypoints":
             sides = _from_columns(coco, case, images, categories)
         else:
@@ -236,7 +237,7 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
         ids=rows + 1,
         area=np.array([truth.area(i) for i in rows.tolist()]),
         iscrowd=truth.crowds[rows].astype(np.int64),
-        segmentation=_codes(truth, truth.images[rows], map(truth.mask, rows.tolist())) if segm else None,
+        segmentation=_shapes(truth, rows.tolist()) if segm else None,
     )
     places = category_places(case)
     known = np.flatnonzero(places <= len(categories))  # the others match nothing, and would be warned about
@@ -250,6 +251,16 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
     if segm:  # else the boxes' areas decide what is small, medium and large
         detections.update_anns(ids=np.arange(1, len(known) + 1), area=case.areas[known])
     return [reference, detections]
+
+
+def _shapes(truth: GroundTruth, rows: list[int]) -> list[Any]:
+    """Polygons, which hotcoco draws as pycocotools does, and run-length codes."""
+    sizes, images = truth.sizes.tolist(), truth.images.tolist()
+    outlines = [None if truth.outline is None else truth.outline(i) for i in rows]
+    return [
+        {"size": sizes[images[i]], "counts": truth.mask(i)} if outline is None else outline
+        for i, outline in zip(rows, outlines, strict=True)
+    ]
 
 
 def _codes(truth: GroundTruth, images: Integers, counts: Iterable[Any]) -> list[dict[str, Any]]:

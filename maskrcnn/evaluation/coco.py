@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.annotations import read_annotations
-from maskrcnn.data.coco_json import source_name
+from maskrcnn.data.coco_json import source_name, uncollected
 from maskrcnn.data.report import FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation import keypoints as oks
@@ -68,7 +68,8 @@ def evaluate_coco(
         raise DataError(f"image id {strangers[0]} was asked for, but {truth.source} does not list it")
     images = np.array([truth.image_places[i] for i in ids], dtype=np.int64)
     joints = oks.count_keypoints(truth) if "keypoints" in iou_types else 0
-    found = read_detections(results, truth, iou_types, ids, joints)
+    with uncollected():
+        found = read_detections(results, truth, iou_types, ids, joints)
     caps = [*MAX_DETECTIONS, max_detections] if max_detections > MAX_DETECTIONS[-1] else [*MAX_DETECTIONS]
 
     figures: dict[str, dict[str, float | None]] = {}

@@ -31,6 +31,7 @@ class GroundTruth:
     boxes: float64 [A, 4], x, y, width, height.  areas: float64 [A]; NaN where none is given.
     crowds: bool [A].
     encode: the mask of annotation i as an RLE; None where the data set was read without masks.
+    outline: the same as polygons, flat x, y each; it gives None where the mask is none of polygons.
     keypoints: float64 [A, 3 J], x, y, v each; None where there are none.
     labelled: int64 [A], keypoints that count; empty where there are none.
     dropped_images: ids of images that the source lists and that were left out.
@@ -49,6 +50,7 @@ class GroundTruth:
     areas: Floats
     crowds: npt.NDArray[np.bool_]
     encode: Callable[[int], rle.RLE] | None = None
+    outline: Callable[[int], list[list[float]] | None] | None = None
     keypoints: Floats | None = None
     labelled: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     dropped_images: frozenset[int] = frozenset()

@@ -7,8 +7,10 @@ pycocotools as bytes (6 bits a character, differences to the run before the last
 from __future__ import annotations
 
 import ast
+import os
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -118,20 +120,21 @@ def areas(counts: Sequence[bytes] | Sequence[str], totals: Runs) -> Runs | None:
 
     totals: int64 [n], pixels of the image of each.
     """
-    found = np.zeros(len(counts), dtype=np.int64)
-    first, sizes = 0, np.array(list(map(len, counts)), dtype=np.int64)
+    sizes = np.array(list(map(len, counts)), dtype=np.int64)
     if not sizes.all() or (totals >= MOST_PIXELS).any():
         return None
-    ends = np.cumsum(sizes)
-    while first < len(counts):
-        done = int(ends[first - 1]) if first else 0
-        last = max(int(np.searchsorted(ends, done + _CHARACTERS_AT_ONCE, side="right")), first + 1)
-        part = _areas_of_part(_joined(counts[first:last]), sizes[first:last], totals[first:last])
-        if part is None:
-            return None
-        found[first:last] = part
-        first = last
-    return found
+    if not len(sizes):
+        return np.zeros(0, dtype=np.int64)
+    # Parts of whole codes, of about so many characters each.
+    parts = np.unique((np.cumsum(sizes) - 1) // _CHARACTERS_AT_ONCE, return_index=True)[1].tolist()
+
+    def measure(first: int, last: int) -> Runs | None:
+        return _areas_of_part(_joined(counts[first:last]), sizes[first:last], totals[first:last])
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # numpy works outside the lock
+        found = list(pool.map(measure, parts, [*parts[1:], len(sizes)]))
+    sound = [part for part in found if part is not None]
+    return np.concatenate(sound) if len(sound) == len(found) else None
 
 
 def _joined(counts: Sequence[Any]) -> bytes:
