@@ -63,7 +63,7 @@ asan: $(VENV)/.installed-test
 	MASKRCNN_SANITIZE=address MASKRCNN_CACHE=$(CURDIR)/.cache/asan MASKRCNN_REQUIRE_OPS=1 \
 	ASAN_OPTIONS=detect_leaks=0:strict_init_order=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	$(BIN)/python -m pytest tests/layers -m "not slow" --ignore tests/layers/test_build.py
+	$(BIN)/python -m pytest tests/layers tests/native/test_library.py -m "not slow"
 
 wheel: $(VENV)/.installed
 	PYTHON=$(BIN)/python tools/build_wheel.sh
@@ -72,4 +72,4 @@ test-compat:
 	PYTHON=$(PYTHON) tools/test_compat.sh
 
 clean:
-	rm -rf $(VENV) build dist .cache *.egg-info maskrcnn/layers/_ops_*
+	rm -rf $(VENV) build dist .cache *.egg-info maskrcnn/native/_ops_*

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent
 
 def _load_driver() -> ModuleType:
     """Import the compiler driver by path: importing the package would import torch."""
-    spec = importlib.util.spec_from_file_location("_build", ROOT / "maskrcnn/layers/_build.py")
+    spec = importlib.util.spec_from_file_location("_build", ROOT / "maskrcnn/native/build.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -48,7 +48,7 @@ def _extensions() -> list[Extension]:
         except driver.BuildError as error:
             reason = str(error)
         if reason is None:
-            extensions.append(Extension(f"maskrcnn.layers._ops_{kind}", sources=[]))
+            extensions.append(Extension(f"maskrcnn.native._ops_{kind}", sources=[]))
             continue
         print(f"maskrcnn: the {kind} operators are not built now: {reason}", file=sys.stderr)
         if required and (kind == "cpu" or os.environ.get("FORCE_CUDA") == "1"):

@@ -130,7 +130,7 @@ def train_torchvision(config: Path, op: str, seed: int, folder: Path, overrides:
     from maskrcnn.data import eval_loader, train_loader
     from maskrcnn.engine.memory import keep_freed_memory
     from maskrcnn.evaluation.coco import evaluate_coco
-    from maskrcnn.evaluation.results import save_results
+    from maskrcnn.inference.records import save_results
     from maskrcnn.recipe import load_recipe
 
     keep_freed_memory()

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn.evaluation.paste import encode_masks
+from maskrcnn.inference.paste import encode_masks
 
 
 def best(work: Callable[[], object], repeat: int) -> float:

@@ -256,7 +256,7 @@ def main() -> int:
     parser.add_argument("--memory", choices=("kept", "found"), default="kept", help="see above")
     parser.add_argument("--out", type=Path, help="write the report here too")
     args = parser.parse_args()
-    if not ops.COMPILED_DEVICES:
+    if not ops.compiled_devices():
         print("the compiled operators are not loaded (see `maskrcnn doctor`)", file=sys.stderr)
         return 1
     kept = args.memory == "kept" and keep_freed_memory()
@@ -286,7 +286,7 @@ def main() -> int:
     for threads in args.threads:
         torch.set_num_threads(threads)
         section(f"CPU, {threads} thread(s)", "cpu")
-    if args.cuda and torch.cuda.is_available() and "cuda" in ops.COMPILED_DEVICES:
+    if args.cuda and torch.cuda.is_available() and ops.has_kernels("cuda"):
         args.types = ["float32", "bfloat16", "float16"]
         section(torch.cuda.get_device_name(), "cuda")
     else:

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 from maskrcnn.config import Loaded, load_traced, loads
 from maskrcnn.config.ranges import check_range
 from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
-from maskrcnn.data.copy_paste import CopyPasteConfig
-from maskrcnn.data.transforms import HorizontalFlipConfig, ResizeShortestEdgeConfig
-from maskrcnn.data.undoing import not_undoable
+from maskrcnn.data.transforms.basic import HorizontalFlipConfig, ResizeShortestEdgeConfig
+from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
+from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig

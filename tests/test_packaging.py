@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.layers import _build
+from maskrcnn.native import build as _build
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,8 +81,8 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
     assert wheel.name.startswith("maskrcnn-")
     assert "-py3-none-linux_" in wheel.name
     assert {
-        "maskrcnn/layers/_ops_cpu.so",
-        "maskrcnn/layers/_ops_cpu.so.json",
+        "maskrcnn/native/_ops_cpu.so",
+        "maskrcnn/native/_ops_cpu.so.json",
         "maskrcnn/csrc/ops.cpp",
         "maskrcnn/csrc/ops.h",
         "maskrcnn/csrc/cpu/kernel.cpp",
@@ -97,7 +97,7 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
     zipfile.ZipFile(wheel).extractall(site)
     program = (
         "import importlib.util as u, sys\n"
-        f"spec = u.spec_from_file_location('b', {str(site / 'maskrcnn/layers/_build.py')!r})\n"
+        f"spec = u.spec_from_file_location('b', {str(site / 'maskrcnn/native/build.py')!r})\n"
         "b = u.module_from_spec(spec); sys.modules['b'] = b; spec.loader.exec_module(b)\n"
         "print(b.csrc_dir(), b.read_stamp(b.ahead_of_time('cpu')).source_key == b.source_key('cpu'))\n"
         f"sys.path.insert(0, {str(site)!r})\n"
@@ -123,13 +123,13 @@ def test_sources_that_do_not_compile_do_not_stop_an_installation(project: Path) 
     (project / "csrc/ops.cpp").write_text("this is not C++\n")
     names = zipfile.ZipFile(hook(project, "build_wheel")).namelist()
     assert "maskrcnn/csrc/ops.cpp" in names
-    assert "maskrcnn/layers/_ops_cpu.so" not in names
+    assert "maskrcnn/native/_ops_cpu.so" not in names
 
 
 @pytest.mark.skipif(_build.find_cxx() is None, reason="no C++ compiler (apt-get install g++)")
 def test_an_editable_install_puts_the_object_beside_its_driver(project: Path) -> None:
     hook(project, "build_editable")
-    library = project / "maskrcnn/layers/_ops_cpu.so"
+    library = project / "maskrcnn/native/_ops_cpu.so"
     assert library.is_file()
     stamp = json.loads(_build.stamp_path(library).read_text())
     assert set(stamp) == {"source_key", "compiler", "archs", "torch"}
@@ -140,7 +140,7 @@ def test_an_sdist_can_be_built_from_and_tested(project: Path) -> None:
     with tarfile.open(hook(project, "build_sdist")) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"csrc/ops.cpp", "csrc/ops.h", "csrc/cpu/kernel.cpp", "setup.py", "pyproject.toml"} <= names
-    assert {"tests/test_x.py", "configs/base/x.yaml", "Makefile", "maskrcnn/layers/_build.py"} <= names
+    assert {"tests/test_x.py", "configs/base/x.yaml", "Makefile", "maskrcnn/native/build.py"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 

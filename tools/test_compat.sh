@@ -51,7 +51,7 @@ for kind, state in _library.load().items():
     assert state.loaded or not wanted
     assert state.path is None or state.reason == "built ahead of time", state
 PY
-        "$work/venv/bin/python" -m pytest tests/layers -m "not slow" -q --ignore tests/layers/test_build.py
+        "$work/venv/bin/python" -m pytest tests/layers tests/native/test_library.py -m "not slow" -q
     )
     results+=("$("$work/venv/bin/python" -c 'import platform, torch; print("torch", torch.__version__, "Python", platform.python_version())')")
     rm -rf "$work/venv"

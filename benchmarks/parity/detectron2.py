@@ -35,10 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.parity.seeded import first, image, truth, weights
+from maskrcnn.convert.detector import Conversion, convert
+from maskrcnn.convert.detectron2 import SOURCE
+from maskrcnn.convert.source import File
 from maskrcnn.modeling import MaskRCNN
-from maskrcnn.modeling.convert.detector import Conversion, convert
-from maskrcnn.modeling.convert.detectron2 import SOURCE
-from maskrcnn.modeling.convert.source import File
 from maskrcnn.modeling.preprocess import ImageBatch
 
 #: ``--model`` -> its config.

@@ -33,10 +33,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from maskrcnn.convert.detector import Conversion, convert
+from maskrcnn.convert.source import File
+from maskrcnn.convert.torchvision import SOURCE
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
-from maskrcnn.modeling.convert.detector import Conversion, convert
-from maskrcnn.modeling.convert.source import File
-from maskrcnn.modeling.convert.torchvision import SOURCE
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.rpn.proposals import select_proposals

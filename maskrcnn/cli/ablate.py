@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, train what is missing, report; 130 or 143 after Ctrl-C or SIGTERM, 2 if a run failed."""
-    from maskrcnn.ablation.plan import check_runs, plan_runs
-    from maskrcnn.ablation.report import write_report
-    from maskrcnn.ablation.suite import find_suite, load_suite
     from maskrcnn.engine.interrupt import Interrupted
+    from maskrcnn.studies.ablation.plan import check_runs, plan_runs
+    from maskrcnn.studies.ablation.report import write_report
+    from maskrcnn.studies.ablation.suite import find_suite, load_suite
 
     if args.nproc_per_run < 1:
         raise UserError(f"--nproc-per-run must be >= 1, got {args.nproc_per_run}")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     data = check_runs(suite, runs, args.nproc_per_run)
     failures: dict[str, str] = {}
     if not args.report:
-        from maskrcnn.ablation.session import train_missing
+        from maskrcnn.studies.ablation.session import train_missing
 
         try:
             failures = train_missing(runs, folder, args.nproc_per_run, args.rerun_stale, _again(args))

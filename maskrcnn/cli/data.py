@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DataError: a number makes no sense, or the folder cannot be written or holds a data set already.
     """
-    from maskrcnn.data.synthetic import Split, write_synthetic
+    from maskrcnn.data.synthetic.dataset import Split, write_synthetic
 
     if args.size < 32 or args.train < 0 or args.val < 0 or args.seed < 0:
         raise DataError("--size must be at least 32, --train, --val and --seed at least 0")

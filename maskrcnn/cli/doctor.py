@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 when the compiled operators work, 1 otherwise."""
-    from maskrcnn.diagnostics import diagnose
+    from maskrcnn.run.doctor import diagnose
 
     report = diagnose()
     print(report)

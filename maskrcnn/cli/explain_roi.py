@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
-    from maskrcnn.explain.data import Boxes
-    from maskrcnn.explain.ops import ExplainedOp
-    from maskrcnn.explain.statistics import Stride
+    from maskrcnn.studies.explain.boxes import Boxes
+    from maskrcnn.studies.explain.ops import ExplainedOp
+    from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
     "draw what RoI operators read for a box, beside what they should (by default the worked example: a box "
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: arguments that do not go together, or a file that cannot be read or written.
     """
-    from maskrcnn.explain.figure import check_out
-    from maskrcnn.explain.ops import parse_op
+    from maskrcnn.studies.explain.ops import parse_op
+    from maskrcnn.viz.figure import check_out
 
     of_box = ("image", "box", "stride")
     of_data = ("strides", "split", "min_size", "max_size", "table")
@@ -99,11 +99,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
     from maskrcnn.data.images import read_image
-    from maskrcnn.explain import example
-    from maskrcnn.explain.facts import facts
-    from maskrcnn.explain.figure import save
-    from maskrcnn.explain.picture import draw
-    from maskrcnn.explain.region import BoxOnMap, Region
+    from maskrcnn.studies.explain import example
+    from maskrcnn.studies.explain.facts import facts
+    from maskrcnn.studies.explain.picture import draw
+    from maskrcnn.studies.explain.region import BoxOnMap, Region
+    from maskrcnn.viz.figure import save
 
     if args.image is not None and args.box is None:
         raise UserError("--image needs --box X1 Y1 X2 Y2: which box to explain")
@@ -136,10 +136,10 @@ def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
 
 
 def _data(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
-    from maskrcnn.explain.chart import draw_chart
-    from maskrcnn.explain.figure import new_figure, save
-    from maskrcnn.explain.statistics import measure
-    from maskrcnn.explain.table import check_table, sentence, terminal, write_table
+    from maskrcnn.studies.explain.chart import draw_chart
+    from maskrcnn.studies.explain.statistics import measure
+    from maskrcnn.studies.explain.table import check_table, sentence, terminal, write_table
+    from maskrcnn.viz.figure import new_figure, save
 
     strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
     if args.table is not None:
@@ -170,8 +170,8 @@ def _stride(text: str) -> Stride:
 
 
 def _boxes(args: argparse.Namespace) -> Boxes:
-    from maskrcnn.data.transforms import ResizeShortestEdge
-    from maskrcnn.explain.data import Resize, load_boxes, resize_of
+    from maskrcnn.data.transforms.basic import ResizeShortestEdge
+    from maskrcnn.studies.explain.boxes import Resize, load_boxes, resize_of
 
     fixed: Resize | None = None
     for name in ("min_size", "max_size"):

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from maskrcnn import zoo
     from maskrcnn.config.shipped import shipped_configs
     from maskrcnn.errors import UserError
+    from maskrcnn.run import zoo
 
     rows = zoo.entries(args.words)
     if not rows:

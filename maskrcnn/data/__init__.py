@@ -1,9 +1,7 @@
 """From COCO json and image files to batches: data sets, transforms, loaders, synthetic data."""
 
-from maskrcnn.data.categories import Categories
-from maskrcnn.data.coco import CocoConfig, CocoDataset
-from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
-from maskrcnn.data.registries import (
+from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
+from maskrcnn.data.interfaces import (
     DATASETS,
     TRANSFORMS,
     Dataset,
@@ -12,9 +10,11 @@ from maskrcnn.data.registries import (
     Transform,
     TransformConfig,
 )
+from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.report import FaultReport, OnError
-from maskrcnn.data.synthetic import SyntheticConfig, synthetic_dataset
-from maskrcnn.data.transforms import apply_transforms
+from maskrcnn.data.synthetic.dataset import SyntheticConfig, synthetic_dataset
+from maskrcnn.data.transforms.basic import apply_transforms
+from maskrcnn.structures.categories import Categories
 
 __all__ = [
     "DATASETS",

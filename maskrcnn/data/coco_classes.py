@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskrcnn.data.categories import Categories
+from maskrcnn.structures.categories import Categories
 
 _GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 

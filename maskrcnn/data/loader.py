@@ -12,10 +12,10 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from maskrcnn.data.copy_paste import CopyPasteConfig
-from maskrcnn.data.geometry import apply_transforms
-from maskrcnn.data.registries import Dataset, RawSample, Transform
+from maskrcnn.data.interfaces import Dataset, RawSample, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
+from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
+from maskrcnn.data.transforms.geometry import apply_transforms
 from maskrcnn.data.workers import POLL, WorkerStart, iterate
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import Batch, Sample, collate

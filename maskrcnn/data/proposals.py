@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.data.coco_json import as_id, read_json
+from maskrcnn.data.formats.coco_json import as_id, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.structures import clip_boxes, large_enough
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrcnn.errors import CheckpointError, few
 from maskrcnn.files import FULL, free_bytes, reason, replacing, temporary_beside
-from maskrcnn.modeling.safe_load import first_line, safe_load
+from maskrcnn.weights.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
 _VERSION = 1

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn.engine.launch import leftover_hint, read_launch
 from maskrcnn.errors import UserError
-from maskrcnn.modeling.safe_load import first_line
+from maskrcnn.weights.safe_load import first_line
 
 T = TypeVar("T")
 

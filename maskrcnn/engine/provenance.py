@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 #: Parts of the package that decide no result: nothing else imports them, see tests/rules/test_imports.py.
-_ABOVE_RUNS = ("ablation", "cli")
+_ABOVE_RUNS = ("studies", "cli")
 
 
 def code_fingerprint() -> str:

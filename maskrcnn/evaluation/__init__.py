@@ -3,9 +3,9 @@
 from maskrcnn.evaluation.backends import Backend
 from maskrcnn.evaluation.coco import IouType, evaluate_coco
 from maskrcnn.evaluation.eval_result import ClassFigures, EvalResult, Matches
-from maskrcnn.evaluation.inference import Precision, Progress, predict_batches, predict_dataset
-from maskrcnn.evaluation.paste import Paste, encode_masks, paste_masks
-from maskrcnn.evaluation.results import (
+from maskrcnn.inference.loop import Precision, Progress, predict_batches, predict_dataset
+from maskrcnn.inference.paste import Paste, encode_masks, paste_masks
+from maskrcnn.inference.records import (
     Result,
     coco_results,
     ground_truth_results,
@@ -13,10 +13,9 @@ from maskrcnn.evaluation.results import (
     merge_results,
     save_results,
 )
-from maskrcnn.evaluation.rle import RLE
+from maskrcnn.structures.rle import TextRLE
 
 __all__ = [
-    "RLE",
     "Backend",
     "ClassFigures",
     "EvalResult",
@@ -26,6 +25,7 @@ __all__ = [
     "Precision",
     "Progress",
     "Result",
+    "TextRLE",
     "coco_results",
     "encode_masks",
     "evaluate_coco",

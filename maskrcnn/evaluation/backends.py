@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.coco_json import uncollected
+from maskrcnn.data.formats.coco_json import uncollected
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation.detections import DetectionColumns, Integers
 from maskrcnn.structures.ground_truth import GroundTruth

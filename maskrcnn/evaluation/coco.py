@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.annotations import read_annotations
-from maskrcnn.data.coco_json import source_name, uncollected
+from maskrcnn.data.formats.coco_json import source_name, uncollected
+from maskrcnn.data.index import read_annotations
 from maskrcnn.data.report import FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation import keypoints as oks
@@ -110,7 +110,7 @@ def read_truth(source: Path | str | Mapping[str, Any], iou_types: Sequence[IouTy
     """The ground truth of a COCO annotation file or of its content, by the rules of the data set.
 
     Raises:
-        DataError: see :func:`maskrcnn.data.annotations.read_annotations`; or masks or keypoints are asked for
+        DataError: see :func:`maskrcnn.data.index.read_annotations`; or masks or keypoints are asked for
             and not one annotation is usable.
     """
     source = Path(source) if isinstance(source, str) else source

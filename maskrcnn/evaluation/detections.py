@@ -1,7 +1,7 @@
 """COCO result records as columns, checked: what is unusable is left out, counted and named.
 
 Records that are sound are proven so a column at a time; only where something is odd are they looked at one
-by one, by the rules that annotations are read by (:mod:`maskrcnn.data.checks`).
+by one, by the rules that annotations are read by (:mod:`maskrcnn.data.formats.checks`).
 
 Legend: D = detections that take part, J = keypoints an instance.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.checks import as_float, check_mask, is_number
-from maskrcnn.data.coco_json import as_id, brief, id_trouble, kind_of
+from maskrcnn.data.formats.checks import as_float, check_mask, is_number
+from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
 from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.structures import rle

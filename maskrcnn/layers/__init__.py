@@ -1,4 +1,6 @@
-"""RoI operators: tensors in, tensors out; the only place that touches compiled code.
+"""RoI operators: tensors in, tensors out; the only place that calls compiled code.
+
+Nothing is looked for, built or loaded before the first call.
 
 Every operator takes one map or a list of pyramid levels (one fused call), NCHW or channels_last, float16,
 bfloat16, float32 or float64, and is differentiable.

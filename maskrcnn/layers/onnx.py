@@ -24,7 +24,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     Raises:
         RuntimeError: the compiled operators, whose schemas are exported, are not loaded.
     """
-    if not ops.COMPILED_DEVICES:
+    if not ops.compiled_devices():
         raise RuntimeError("ONNX export needs the compiled RoI operators (see `maskrcnn doctor`).")
     op: Any = import_module("onnxscript").opset18
 

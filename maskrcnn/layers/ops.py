@@ -7,12 +7,14 @@ line that picks compiled or reference.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import _library, reference
+from maskrcnn.layers import reference
+from maskrcnn.native import library as _library
 
 if TYPE_CHECKING:
     from maskrcnn.layers.arguments import RoiArguments
@@ -21,8 +23,13 @@ ROUNDINGS: tuple[reference.Rounding, ...] = ("round", "floor", "sppnet")
 BINS: tuple[reference.Bins, ...] = ("overlap", "partition", "truncate")
 
 
-def _compiled_devices() -> frozenset[str]:
-    """Load the compiled operators and give them their fakes and gradients; device types that have kernels."""
+@cache
+def compiled_devices() -> frozenset[str]:
+    """Device types that have compiled kernels; the others use the reference twins.
+
+    The first call loads the compiled operators (and builds them where need be) and gives them their fakes and
+    gradients; until then nothing is looked for.
+    """
     if not _library.compiled():
         return frozenset()
     from maskrcnn.layers import autograd
@@ -31,8 +38,10 @@ def _compiled_devices() -> frozenset[str]:
     return frozenset({"cpu", "cuda", "meta"} if _library.cuda_compiled() else {"cpu", "meta"})
 
 
-#: Device types whose kernels are loaded; the others use the reference twins.
-COMPILED_DEVICES = _compiled_devices()
+@torch.compiler.assume_constant_result
+def has_kernels(device_type: str) -> bool:
+    """Whether a device type has compiled kernels: a constant to a tracer."""
+    return device_type in compiled_devices()
 
 
 #: Feature levels that a CUDA kernel takes (kMaxLevels in csrc/cuda/common.cuh); others take any number.
@@ -47,7 +56,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 def average(name: str, args: RoiArguments, geometry: int, ratio: int) -> Tensor:
     """Weighted sums of cells: RoIAlign, RoIWarp, the legacy RoIAlign, PrRoI pooling -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args
-    if rois.device.type in COMPILED_DEVICES:
+    if has_kernels(rois.device.type):
         result: Tensor = torch.ops.maskrcnn.roi_average.default(
             features, rois, levels, scales, height, width, geometry, ratio, is_channels_last(features[0])
         )
@@ -73,7 +82,7 @@ def sampled(
     if aggregation == "avg" and samples == "grid":
         return average(name, args, geometry, ratio)
     features, rois, levels, scales, height, width = args
-    if rois.device.type in COMPILED_DEVICES:
+    if has_kernels(rois.device.type):
         result: Tensor = torch.ops.maskrcnn.roi_sample.default(
             features,
             rois,
@@ -112,7 +121,7 @@ def pooled(
 ) -> Tensor:
     """RoIPool -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args
-    if rois.device.type in COMPILED_DEVICES:
+    if has_kernels(rois.device.type):
         result: Tensor = torch.ops.maskrcnn.roi_pool.default(
             features,
             rois,

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.fpn import FPNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
-from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
-from maskrcnn.modeling.registries import (
+from maskrcnn.modeling.interfaces import (
     BACKBONES,
     BOX_HEADS,
     KEYPOINT_HEADS,
@@ -35,6 +34,7 @@ from maskrcnn.modeling.registries import (
     RoIOpConfig,
     RoITrunkConfig,
 )
+from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.ops import RoIAlignConfig

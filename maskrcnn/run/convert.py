@@ -12,13 +12,8 @@ import torch
 
 from maskrcnn import __version__
 from maskrcnn.config import dump
-from maskrcnn.data import Categories
-from maskrcnn.data.coco_classes import COCO
-from maskrcnn.engine.checkpoint import Checkpoint, load, save, write_tensors
-from maskrcnn.engine.restore import drop_head, restore_model
-from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
-from maskrcnn.modeling.convert.classifier import Backbone, convert_classifier, maker_of
-from maskrcnn.modeling.convert.detector import (
+from maskrcnn.convert.classifier import Backbone, convert_classifier, maker_of
+from maskrcnn.convert.detector import (
     SOURCES,
     Conversion,
     convert,
@@ -26,14 +21,19 @@ from maskrcnn.modeling.convert.detector import (
     find_source,
     num_foreground,
 )
-from maskrcnn.modeling.convert.mmdetection import class_names
-from maskrcnn.modeling.convert.source import File, Source
-from maskrcnn.modeling.convert.to_torchvision import to_torchvision
-from maskrcnn.modeling.convert.torchvision import COCO_CLASSES
+from maskrcnn.convert.mmdetection import class_names
+from maskrcnn.convert.source import File, Source
+from maskrcnn.convert.to_torchvision import to_torchvision
+from maskrcnn.convert.torchvision import COCO_CLASSES
+from maskrcnn.data import Categories
+from maskrcnn.data.coco_classes import COCO
+from maskrcnn.engine.checkpoint import Checkpoint, load, save, write_tensors
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
-from maskrcnn.modeling.state_dict import read_checkpoint
 from maskrcnn.recipe import parse_recipe
 from maskrcnn.run.converted_recipe import assumed_lines, recipe_text
+from maskrcnn.weights.restore import drop_head, restore_model
+from maskrcnn.weights.state_dict import read_checkpoint
 
 # Published version-1 detectors of torchvision, by the first digits of the file's SHA-256 (which their names
 # carry too): Mask, Faster and Keypoint R-CNN R50-FPN.  torchvision runs these with a batch-norm epsilon of 0.

@@ -8,7 +8,7 @@ from typing import Any
 
 from maskrcnn.config import dump
 from maskrcnn.config.text import format_plain
-from maskrcnn.modeling.convert.source import Family, Source
+from maskrcnn.convert.source import Family, Source
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 
 _RECIPE = """\

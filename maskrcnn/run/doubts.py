@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator
 
 from maskrcnn.data import CocoDataset, Dataset
-from maskrcnn.data.doubts import Doubt, class_doubts, trained_classes
-from maskrcnn.data.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
-from maskrcnn.data.mask_doubts import box_doubt, hole_doubt, polygons
-from maskrcnn.data.split_doubts import repeated_split_doubt
+from maskrcnn.data.doctor.doubts import Doubt, class_doubts, trained_classes
+from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
+from maskrcnn.data.doctor.mask_doubts import box_doubt, hole_doubt, polygons
+from maskrcnn.data.doctor.split_doubts import repeated_split_doubt
 
 logger = logging.getLogger(__name__)
 

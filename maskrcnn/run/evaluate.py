@@ -35,11 +35,6 @@ from maskrcnn.evaluation import (
     predict_dataset,
     save_results,
 )
-from maskrcnn.evaluation.labels import Image
-from maskrcnn.evaluation.panels import side_by_side
-from maskrcnn.evaluation.picture_names import PictureNames
-from maskrcnn.evaluation.skeletons import of_records, sure
-from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.files import write_bytes, write_json
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run import preflight
@@ -56,6 +51,11 @@ from maskrcnn.run.setup import (
 )
 from maskrcnn.structures import Batch
 from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.viz.instances import draw_detections, draw_instances
+from maskrcnn.viz.labels import Image
+from maskrcnn.viz.panels import side_by_side
+from maskrcnn.viz.picture_names import PictureNames
+from maskrcnn.viz.skeletons import of_records, sure
 
 #: Seconds between two progress lines of an evaluation.
 _PROGRESS_SECONDS = 15.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maskrcnn.data.file_names import shown
 from maskrcnn.errors import UserError
-from maskrcnn.evaluation.picture_names import PictureNames, plain_name
+from maskrcnn.viz.picture_names import PictureNames, plain_name
 
 #: Taken from folders; a file named outright may have any name.
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")

@@ -19,14 +19,14 @@ from maskrcnn.engine.distributed import choose_device
 from maskrcnn.engine.precision import Precision, PrecisionName
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
-from maskrcnn.evaluation.labels import Image
-from maskrcnn.evaluation.results import in_image
-from maskrcnn.evaluation.rle import decode
-from maskrcnn.evaluation.skeletons import sure
-from maskrcnn.evaluation.visualize import draw_instances
+from maskrcnn.inference.records import in_image
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
+from maskrcnn.structures.rle import decode
+from maskrcnn.viz.instances import draw_instances
+from maskrcnn.viz.labels import Image
+from maskrcnn.viz.skeletons import sure
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation import Progress
-from maskrcnn.evaluation.inference import autocast, evaluating
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
+from maskrcnn.inference.loop import autocast, evaluating
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe

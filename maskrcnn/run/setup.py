@@ -11,20 +11,20 @@ from typing import TypeVar
 import torch
 
 from maskrcnn.data import Categories, Dataset, Transform
-from maskrcnn.data.undoing import not_undoable
+from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.launch import read_launch
-from maskrcnn.engine.restore import restore_model
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.keypoints import choose_sigmas
-from maskrcnn.layers.ops import COMPILED_DEVICES, MOST_CUDA_LEVELS
+from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run.doubts import tell_doubts
+from maskrcnn.weights.restore import restore_model
 
 T = TypeVar("T")
 
@@ -133,8 +133,9 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
             take on a GPU.
         UserError: it does not fit into memory.
     """
+    compiled_devices()  # what is said while they are built or missed comes first, and workers share them
     doubt = cuda_levels_doubt(recipe)
-    if doubt and device.type == "cuda" and "cuda" in COMPILED_DEVICES:
+    if doubt and device.type == "cuda" and has_kernels("cuda"):
         raise ConfigError(doubt)
     sentence = (
         f"the model does not fit into the memory of {device}; lower its widths (as model.box_head.hidden,"

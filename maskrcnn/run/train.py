@@ -23,7 +23,6 @@ from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.provenance import describe_run, versions
-from maskrcnn.engine.restore import drop_head, initialize_model, restore_model, restore_optimizer
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError, few
@@ -45,6 +44,7 @@ from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
 from maskrcnn.run.room import check_folder
+from maskrcnn.weights.restore import drop_head, initialize_model, restore_model, restore_optimizer
 
 
 @dataclass(frozen=True)

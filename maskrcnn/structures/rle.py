@@ -11,13 +11,23 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import _mask as _coco
+from pycocotools import mask as _coco
 
+#: ``size`` [height, width] in pixels and compressed ``counts`` as bytes.
 RLE = dict[str, Any]
+
+
+class TextRLE(TypedDict):
+    """An :data:`RLE` as json has it: ``size`` [height, width] in pixels, ``counts`` as ASCII text."""
+
+    size: list[int]
+    counts: str
+
+
 Runs = npt.NDArray[np.int64]
 
 #: Images from so many pixels on have no run-length masks: COCO's native code counts in 32 bits.
@@ -53,7 +63,7 @@ def normalise(entry: Mapping[str, Any], height: int, width: int) -> RLE:
         plain = {"size": [height, width], "counts": counts}
         return {
             "size": [height, width],
-            "counts": _coco.frUncompressedRLE([plain], height, width)[0]["counts"],
+            "counts": _coco.frPyObjects([plain], height, width)[0]["counts"],
         }
     if isinstance(counts, str):
         counts = text_of_bytes(counts)
@@ -247,7 +257,7 @@ def decode_crop(entry: RLE, margin: int = 0) -> tuple[npt.NDArray[np.uint8], int
     return np.ascontiguousarray(strip[y0:y1]), x0, y0
 
 
-def decode(entry: RLE) -> npt.NDArray[np.uint8]:
+def decode(entry: RLE | TextRLE) -> npt.NDArray[np.uint8]:
     """The whole bitmap, uint8 0/1 [height, width]."""
     bitmap: npt.NDArray[np.uint8] = _coco.decode([entry])[:, :, 0]
     return bitmap
@@ -281,14 +291,15 @@ def encode_crop(bitmap: npt.NDArray[np.uint8], x0: int, y0: int, height: int, wi
     lengths = np.diff(places, prepend=0, append=height * width).tolist()
     # A mask that holds the last pixel has no background behind it.
     entry = {"size": [height, width], "counts": lengths if lengths[-1] else lengths[:-1]}
-    code: RLE = _coco.frUncompressedRLE([entry], height, width)[0]
+    code: RLE = _coco.frPyObjects([entry], height, width)[0]
     return code
 
 
 def draw_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> list[RLE]:
     """One code a flat polygon ``[x1, y1, ...]``, drawn as COCO's own tools draw it."""
-    # frPyObjects would take a list of 4 numbers for a box; this entry does not.
-    codes: list[RLE] = _coco.frPoly(list(polygons), height, width)
+    # pycocotools would take four numbers for a box; a point more draws the same line.
+    long = [p if len(p) > 4 else np.concatenate((p, p[-2:])) for p in polygons]
+    codes: list[RLE] = _coco.frPyObjects(long, height, width) if long else []
     return codes
 
 
@@ -303,3 +314,52 @@ def union(entries: Sequence[RLE], height: int, width: int) -> RLE:
 def from_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> RLE:
     """The union of flat polygons as one code."""
     return union(draw_polygons(polygons, height, width) if polygons else [], height, width)
+
+
+def odd_positions(positions: Runs) -> Runs:
+    """The positions at which the value really changes: sorted, those listed an even number of times dropped.
+
+    Each entry of ``positions`` [P] toggles the value there, so two at one place cancel (the end of a run
+    at the foot of a column and the start of the next at the head of the following column, for example).
+    """
+    if not len(positions):
+        return positions
+    unique, times = np.unique(positions, return_counts=True)
+    return np.asarray(unique[times % 2 == 1], dtype=np.int64)
+
+
+def encode_changes(changes: Sequence[Runs], height: int, width: int) -> list[TextRLE]:
+    """RLEs of D masks from the flat column-major positions [P] at which each toggles, ascending.
+
+    A position of ``height * width`` (the end) may be listed or left out; runs of nothing are not written.
+    """
+    total = height * width
+    raw = []
+    for places in changes:
+        if len(places) and places[-1] == total:
+            places = places[:-1]
+        counts = np.diff(places, prepend=0, append=total)
+        raw.append({"size": [height, width], "counts": counts})
+    if not raw:
+        return []
+    return [as_text(rle) for rle in _coco.frPyObjects(raw, height, width)]
+
+
+def window_changes(window: npt.NDArray[np.bool_], x0: int, y0: int, height: int) -> Runs:
+    """Toggle positions of a mask that is ``window`` [h, w] placed at pixel (``x0``, ``y0``), zero elsewhere.
+
+    The window must lie inside an image of ``height`` rows.
+    """
+    h, w = window.shape
+    columns = np.zeros((w, h + 1), dtype=np.int8)
+    columns[:, :h] = window.T
+    flat = np.flatnonzero(np.diff(columns.reshape(-1), prepend=np.int8(0)))
+    column, row = np.divmod(flat, h + 1)
+    return odd_positions((x0 + column) * height + y0 + row)
+
+
+def as_text(rle: dict[str, Any]) -> TextRLE:
+    """A pycocotools RLE with ``counts`` as text, as JSON needs it."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return TextRLE(size=[int(side) for side in rle["size"]], counts=text)

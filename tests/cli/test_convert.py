@@ -14,12 +14,12 @@ import torch
 
 from maskrcnn.cli import main
 from maskrcnn.cli.convert import MAKERS
+from maskrcnn.convert.detector import SOURCES
 from maskrcnn.data.coco_classes import COCO
 from maskrcnn.engine.checkpoint import load
-from maskrcnn.modeling.convert.detector import SOURCES
 from maskrcnn.recipe import parse_recipe
 from maskrcnn.run import Predictor
-from tests.modeling.foreign import our_state, their_state
+from tests.convert.foreign import our_state, their_state
 
 
 def write(folder: Path, framework: str, form: str = "mask", **options: Any) -> Path:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.ablation.suite import load_suite, recipe_of
 from maskrcnn.cli import main
 from maskrcnn.config import load_traced
 from maskrcnn.config.shipped import shipped_configs, shipped_file, shipped_name, similar_shipped
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.studies.ablation.suite import load_suite, recipe_of
 
 DATA = "\ndata:\n  train: {type: synthetic}\n"
 

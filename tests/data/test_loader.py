@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from maskrcnn.data import CocoDataset, eval_loader, synthetic_dataset, train_loader
-from maskrcnn.data.transforms import ColorJitter, HorizontalFlip, RandomCrop, ResizeShortestEdge
+from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, ResizeShortestEdge
 from maskrcnn.errors import DataError
 from maskrcnn.structures import Batch
 from tests.data.files import coco, write_coco

@@ -21,10 +21,10 @@ from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
-from maskrcnn.engine.restore import restore_optimizer
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch, ImageInfo
+from maskrcnn.weights.restore import restore_optimizer
 
 CPU = torch.device("cpu")
 

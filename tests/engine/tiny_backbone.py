@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from maskrcnn.modeling.registries import BACKBONES, Backbone
+from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 
 
 class TinyBackbone(Backbone):

@@ -21,9 +21,9 @@ from maskrcnn.data import Categories
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.evaluation import coco_results, evaluate_coco, ground_truth_results
 from maskrcnn.evaluation.eval_result import TEN, TWELVE
-from maskrcnn.evaluation.skeletons import of_records
-from maskrcnn.evaluation.visualize import draw_detections, draw_instances
 from maskrcnn.structures import Detections, ImageInfo, Targets
+from maskrcnn.viz.instances import draw_detections, draw_instances
+from maskrcnn.viz.skeletons import of_records
 
 Content = dict[str, Any]
 

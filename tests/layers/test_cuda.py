@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import _build, ops, prroi_pool, roi_align
+from maskrcnn.layers import ops, prroi_pool, roi_align
+from maskrcnn.native import build as _build
 from tests.layers.cases import VARIANTS, Operator, awkward_rois, features, generator, relative
 
 
 def why_not() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device"
-    if "cuda" not in ops.COMPILED_DEVICES:
+    if "cuda" not in ops.compiled_devices():
         return "the CUDA object is not loaded (see `maskrcnn doctor`)"
     return ""
 
@@ -245,9 +246,9 @@ def test_compiles_without_register_spills(arch: str, tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not has_headers(), reason="torch is a CPU-only build")
 @pytest.mark.slow
 def test_the_object_loads_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "cpu" not in ops.COMPILED_DEVICES or torch.version.cuda is None:
+    if "cpu" not in ops.compiled_devices() or torch.version.cuda is None:
         pytest.skip("needs the CPU object and a CUDA build of torch")
-    if "cuda" not in ops.COMPILED_DEVICES:
+    if "cuda" not in ops.compiled_devices():
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
         _build.build(_build.plan("cuda", _build.find_torch()), tmp_path / "cuda.so")
         torch.ops.load_library(tmp_path / "cuda.so")

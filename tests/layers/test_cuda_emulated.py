@@ -17,13 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import _build, ops
+from maskrcnn.layers import ops
+from maskrcnn.native import build as _build
 from tests.layers.cases import awkward_rois, generator, relative
 
 HERE = Path(__file__).resolve().parent / "emulation"
 
 pytestmark = [
-    pytest.mark.skipif("cpu" not in ops.COMPILED_DEVICES, reason="the compiled operators are not loaded"),
+    pytest.mark.skipif("cpu" not in ops.compiled_devices(), reason="the compiled operators are not loaded"),
     pytest.mark.skipif(_build.find_cxx() is None, reason="no C++ compiler (apt-get install g++)"),
     pytest.mark.skipif("MASKRCNN_SANITIZE" in os.environ, reason="fibers confuse AddressSanitizer"),
 ]

@@ -14,7 +14,7 @@ from maskrcnn.layers import (
     roi_pool,
     roi_warp,
 )
-from maskrcnn.modeling.registries import ROI_OPS
+from maskrcnn.modeling.interfaces import ROI_OPS
 from maskrcnn.modeling.roi.ops import RoIAlignLegacyConfig, RoIWarpConfig
 from tests.layers.cases import awkward_rois, features
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.modeling.registries import BACKBONES, Backbone
+from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from tests.modeling import tiny
 

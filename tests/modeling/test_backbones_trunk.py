@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
-from maskrcnn.modeling.registries import ROI_TRUNKS
+from maskrcnn.modeling.interfaces import ROI_TRUNKS
 from maskrcnn.modeling.roi.trunk import Res5Trunk, Res5TrunkConfig
 from tests.modeling.test_backbones_resnet import PUBLISHED, classifier
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from benchmarks.parity import seeded
-from maskrcnn.modeling.convert.detector import convert
-from maskrcnn.modeling.convert.detectron2 import SOURCE
-from maskrcnn.modeling.convert.source import File
+from maskrcnn.convert.detector import convert
+from maskrcnn.convert.detectron2 import SOURCE
+from maskrcnn.convert.source import File
 
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = ("fpn", "c4", "dc5", "cascade")

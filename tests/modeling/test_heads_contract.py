@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.interfaces import BOX_HEADS, MASK_HEADS, BoxHead, MaskHead
 from maskrcnn.modeling.losses import box_regression_loss
-from maskrcnn.modeling.registries import BOX_HEADS, MASK_HEADS, BoxHead, MaskHead
 from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.ops import RoIAlignConfig

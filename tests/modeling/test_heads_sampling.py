@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.engine.checkpoint import Checkpoint, load
-from maskrcnn.engine.restore import restore_optimizer
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.structures import box_iou
+from maskrcnn.weights.restore import restore_optimizer
 from tests.engine.test_trainer import batches, trainer
 from tests.modeling import tiny
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
-from maskrcnn.modeling.registries import BoxHeadConfig, MaskHeadConfig
+from maskrcnn.modeling.interfaces import BoxHeadConfig, MaskHeadConfig
 from maskrcnn.modeling.roi.box_head import (
     ConvFCBoxHeadConfig,
     LinearBoxHeadConfig,

@@ -16,11 +16,11 @@ from typing import Any
 import cv2
 import pytest
 
-from maskrcnn.ablation.suite import find_suite, load_suite, recipe_of
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
-from maskrcnn.modeling.registries import BACKBONES
+from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
 from tests.engine.tiny import write_data
 from tests.rules.pages import PAGES, blocks, calls_us, commands, split_command
 
@@ -35,9 +35,9 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
     "pip install": "changes the environment that the tests run in",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
-    "maskrcnn convert": "needs files of other frameworks; tests/modeling/test_convert.py makes small ones",
+    "maskrcnn convert": "needs files of other frameworks; tests/convert/test_detectors.py makes small ones",
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
-    "maskrcnn zoo": "counts every recipe; tests/test_zoo.py does",
+    "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
     "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",
     "NUCLEI_ROOT=... python": "the same",
     "COCO_ROOT=... python": "the same",
@@ -179,9 +179,9 @@ def _registries() -> Iterator[None]:
 
 #: What stands before a block that is a fragment of a page.
 BEFORE = {
-    "@BACKBONES": "from dataclasses import dataclass\nfrom maskrcnn.modeling.registries import BACKBONES\n"
+    "@BACKBONES": "from dataclasses import dataclass\nfrom maskrcnn.modeling.interfaces import BACKBONES\n"
     "class MyBackbone: ...\n",
-    "from maskrcnn.evaluation.visualize": "from maskrcnn.run import Predictor\n"
+    "from maskrcnn.viz.instances": "from maskrcnn.run import Predictor\n"
     "found = Predictor('runs/mine', score=0.0)('photo.jpg')\n"
     "import torch\nfrom types import SimpleNamespace\nfrom maskrcnn.data.images import read_image\n"
     "from maskrcnn.recipe import load_recipe\n"

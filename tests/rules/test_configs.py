@@ -19,8 +19,8 @@ from maskrcnn.config.shipped import shipped_recipes
 from maskrcnn.engine.optim import OptimizerConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.run.zoo import METRICS
 from maskrcnn.structures import InstanceMasks, Targets
-from maskrcnn.zoo import METRICS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = list(shipped_recipes())

@@ -13,24 +13,25 @@ PACKAGE = Path(__file__).resolve().parents[2] / "maskrcnn"
 RANK = {
     "errors": 0,
     "files": 1,
+    "native": 1,
     "config": 1,
     "layers": 2,
     "structures": 3,
-    "modeling": 4,
-    "data": 5,
-    "evaluation": 5,
-    "engine": 6,
-    "explain": 6,
-    "recipe": 7,
-    "run": 8,
-    "ablation": 9,
-    "diagnostics": 8,
-    "zoo": 8,
-    "cli": 10,
-    "__main__": 11,
+    "weights": 4,
+    "modeling": 5,
+    "convert": 6,
+    "data": 6,
+    "viz": 8,
+    "inference": 7,
+    "evaluation": 8,
+    "engine": 9,
+    "recipe": 10,
+    "run": 11,
+    "studies": 12,
+    "cli": 13,
+    "__main__": 14,
 }
-#: Evaluation reads the data side's plain types (categories), never the other way round.
-ALLOWED = {("evaluation", "data")}
+ALLOWED: set[tuple[str, str]] = set()
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 
-from maskrcnn.data import CocoDataset, coco_json
+from maskrcnn.data import CocoDataset
+from maskrcnn.data.formats import coco_json
 from maskrcnn.evaluation import evaluate_coco, ground_truth_results
 from tests.data.files import coco, write_coco
 from tests.rules.test_imports import MODULES, module_name
 
 #: Who parses json text, and what.
 READERS = {
-    "maskrcnn.data.coco_json": "annotations, results and proposals",
+    "maskrcnn.data.formats.coco_json": "annotations, results and proposals",
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json",
     "maskrcnn.run.lock": "run.lock",
-    "maskrcnn.ablation.plan": "figures.json",
-    "maskrcnn.ablation.results": "figures.json",
+    "maskrcnn.studies.ablation.plan": "figures.json",
+    "maskrcnn.studies.ablation.results": "figures.json",
     "maskrcnn.engine.metrics_file": "metrics.jsonl",
-    "maskrcnn.layers._build": "the stamp beside the compiled operators",
+    "maskrcnn.native.build": "the stamp beside the compiled operators",
 }
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.ablation.suite import load_suite, recipe_of
 from maskrcnn.cli import main
 from maskrcnn.config.shipped import shipped_configs
 from maskrcnn.engine.optim import AdamWConfig, SGDConfig
@@ -24,10 +23,11 @@ from maskrcnn.modeling import MaskRCNNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.timm_backbone import TimmConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
+from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.norms import FrozenBatchNorm2d
-from maskrcnn.modeling.registries import BACKBONES
 from maskrcnn.recipe import SolverConfig, load_recipe
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, random_frozen, solver_doubts
+from maskrcnn.studies.ablation.suite import load_suite, recipe_of
 from tests.engine.tiny import write_recipe
 from tests.engine.tiny_backbone import TinyBackbone
 from tests.modeling.tiny import CONFIG

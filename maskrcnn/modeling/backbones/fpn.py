@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.interfaces import NECKS, Neck
 from maskrcnn.modeling.norms import ConvNorm, NormName
-from maskrcnn.modeling.registries import NECKS, Neck
 
 
 class FPN(Neck):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.interfaces import NECKS, Neck
 from maskrcnn.modeling.norms import ConvNorm, NormName
-from maskrcnn.modeling.registries import NECKS, Neck
 
 
 class Reduce(Neck):

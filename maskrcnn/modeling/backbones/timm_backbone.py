@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn.errors import CheckpointError, ConfigError, few
-from maskrcnn.modeling.registries import BACKBONES, Backbone
-from maskrcnn.modeling.state_dict import mismatch, read_state_dict
+from maskrcnn.modeling.interfaces import BACKBONES, Backbone
+from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
 Options = Mapping[str, bool | int | float | str]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
-from maskrcnn.modeling.registries import BACKBONES, Backbone
-from maskrcnn.modeling.state_dict import mismatch, read_state_dict
+from maskrcnn.modeling.interfaces import BACKBONES, Backbone
+from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
 VGGLevel = Literal["c4", "c5"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.modeling.state_dict import mismatch, read_state_dict
+from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
 
 def load_imagenet_weights(module: nn.Module, path: Path, skip: tuple[str, ...]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
+from maskrcnn.modeling.interfaces import BOX_HEADS, BoxHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
-from maskrcnn.modeling.registries import BOX_HEADS, BoxHead
 
 
 class BoxPredictor(nn.Module):

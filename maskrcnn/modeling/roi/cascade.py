@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
-from maskrcnn.modeling.registries import BoxHead
+from maskrcnn.modeling.interfaces import BoxHead
 from maskrcnn.modeling.roi.decode import select_scored
 from maskrcnn.modeling.roi.losses import wide
 from maskrcnn.modeling.roi.roi_heads import RoIHeads

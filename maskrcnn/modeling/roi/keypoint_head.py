@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
-from maskrcnn.modeling.registries import KEYPOINT_HEADS, KeypointHead
 from maskrcnn.modeling.roi.losses import wide
 
 #: Numbers in the largest tensor of a pass of :func:`decode_keypoints`: what a core's cache holds, and what

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.interfaces import MASK_HEADS, MaskHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
-from maskrcnn.modeling.registries import MASK_HEADS, MaskHead
 from maskrcnn.modeling.roi.decode import own_class
 from maskrcnn.modeling.roi.losses import mask_loss, softmax_mask_loss, wide
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.registries import MASK_HEADS
+from maskrcnn.modeling.interfaces import MASK_HEADS
 from maskrcnn.modeling.roi.box_head import xavier
 from maskrcnn.modeling.roi.mask_head import MaskLoss, PixelMaskHead
 

@@ -18,7 +18,7 @@ from maskrcnn.layers.reference import Bins, Rounding
 from maskrcnn.layers.roi_align import Aggregation, Samples, roi_align
 from maskrcnn.layers.roi_pool import roi_pool
 from maskrcnn.layers.roi_warp import roi_warp
-from maskrcnn.modeling.registries import ROI_OPS, RoIOp
+from maskrcnn.modeling.interfaces import ROI_OPS, RoIOp
 
 
 class RoIAlignOp(RoIOp):

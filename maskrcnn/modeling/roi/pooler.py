@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.modeling.registries import RoIOp
+from maskrcnn.modeling.interfaces import RoIOp
 from maskrcnn.structures import box_area
 
 LevelRule = Literal["detectron2", "torchvision"]

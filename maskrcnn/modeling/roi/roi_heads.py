@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from maskrcnn.config.ranges import check_boxes
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights
+from maskrcnn.modeling.interfaces import BoxHead, KeypointHead, MaskHead, RoIOpConfig, RoITrunk
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
-from maskrcnn.modeling.registries import BoxHead, KeypointHead, MaskHead, RoIOpConfig, RoITrunk
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler

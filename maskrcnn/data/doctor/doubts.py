@@ -1,0 +1,190 @@
+"""What is not wrong in a data set but is hardly meant: told once, before hours are spent on it.
+
+A doubt stops nothing.  The functions here judge the classes; :mod:`maskrcnn.data.doctor.mask_doubts` judges boxes
+and masks, :mod:`maskrcnn.data.doctor.file_doubts` image files; :mod:`maskrcnn.run.doubts` asks them all.
+
+Legend: K = classes, A = annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.data.report import NAMED
+from maskrcnn.structures.categories import Categories
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that is hardly meant.
+
+    kind: a fixed name of what it is, for programs.
+    where: the file.
+    what: what it is about, in words.
+    count, total, of: how many of how many, and of what.
+    ids: of the first few, category, image or annotation ids by ``of``.
+    names: the same few, in words.
+    advice: what it costs, and what to do.
+    """
+
+    kind: str
+    where: str
+    what: str
+    count: int
+    total: int
+    of: str
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    advice: str
+
+    def __str__(self) -> str:
+        """One line."""
+        more = ", ..." if self.count > len(self.names) else ""
+        named = f" ({', '.join(self.names)}{more})" if self.names else ""
+        return f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}; {self.advice}"
+
+
+def few(names: Iterable[str]) -> tuple[str, ...]:
+    """The first few, each cut to a length that a sentence bears."""
+    return tuple(n if len(n) <= 60 else f"{n[:60]}..." for n in list(names)[:NAMED])
+
+
+def class_doubts(
+    index: AnnotationIndex,
+    *,
+    training: bool,
+    most_images: int | None = None,
+    known: Sequence[int] | None = None,
+) -> list[Doubt]:
+    """Classes that never train (or are never judged), that group all others, or that share a name.
+
+    training: whether the data set trains; else it judges.
+    most_images: look at the first so many images alone.
+    known: class indices that the training set has objects of, where a data set that judges was preceded by
+        one; classes that it lacks were told there.
+    """
+    categories, k = index.categories, len(index.categories)
+    used = index.images < (len(index) if most_images is None else most_images)
+    objects = np.bincount(index.labels[used & ~index.crowds], minlength=k)
+    crowds = np.bincount(index.labels[used & index.crowds], minlength=k)
+    own = [c for c in range(k) if known is None or c in set(known)]
+    root = index.root_class if index.root_class in own else None
+    found = []
+    if root is not None:
+        found.append(_root(index, root))
+    # Where nothing is annotated at all, that is the choice of whoever trains on background.
+    if objects.any() or crowds.any():
+        hidden = [c for c in own if objects[c] == 0 and crowds[c] > 0]
+        absent = [c for c in own if objects[c] == 0 and crowds[c] == 0 and c != root]
+        if hidden:
+            found.append(_all_crowd(index, hidden, crowds, int((objects + crowds).sum()), training))
+        if absent:
+            found.append(_absent(index, absent, training))
+    if known is None:
+        twins = [c for c in same_names(categories) if c[0] != root]
+        if twins:
+            found.append(_one_name(index, twins))
+    return found
+
+
+def trained_classes(index: AnnotationIndex, most_images: int | None = None) -> list[int]:
+    """Class indices that have an object which trains among the first ``most_images`` images."""
+    used = index.images < (len(index) if most_images is None else most_images)
+    found: list[int] = np.unique(index.labels[used & ~index.crowds]).tolist()
+    return found
+
+
+def same_names(categories: Categories) -> list[list[int]]:
+    """Groups of class indices whose names differ in case and blanks at most."""
+    groups: dict[str, list[int]] = {}
+    for c, name in enumerate(categories.names):
+        groups.setdefault("".join(name.split()).casefold(), []).append(c)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _classes(index: AnnotationIndex, classes: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    names = few(repr(index.categories.names[c]) for c in classes)
+    return tuple(index.categories.ids[c] for c in classes[:NAMED]), names
+
+
+def _root(index: AnnotationIndex, root: int) -> Doubt:
+    ids, names = _classes(index, [root])
+    return Doubt(
+        kind="root class",
+        where=index.source,
+        what="a class that only groups the others, as exporters write it",
+        count=1,
+        total=len(index.categories),
+        of="classes",
+        ids=ids,
+        names=names,
+        advice="no annotation has it, yet the model gets an output for it; remove its record from"
+        " 'categories' of the training and the validation file (the other ids may stay as they are)",
+    )
+
+
+def _all_crowd(
+    index: AnnotationIndex, classes: Sequence[int], crowds: Integers, total: int, training: bool
+) -> Doubt:
+    ids, _ = _classes(index, classes)
+    cost = "they never train" if training else "they are never judged"
+    return Doubt(
+        kind="class all crowd",
+        where=index.source,
+        what="classes whose annotations are all crowd regions (iscrowd: 1)",
+        count=len(classes),
+        total=len(index.categories),
+        of="classes",
+        ids=ids,
+        names=few(f"{index.categories.names[c]!r}: {crowds[c]}" for c in classes),
+        advice=f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions; set iscrowd to 0 on"
+        " those that are single objects (labelling tools write 1 for whatever they store as RLE)",
+    )
+
+
+def _absent(index: AnnotationIndex, classes: Sequence[int], training: bool) -> Doubt:
+    ids, names = _classes(index, classes)
+    if training:
+        advice = (
+            "they cannot be learned; annotate some, or remove their records from 'categories' of the training"
+            " and the validation file"
+        )
+    else:
+        advice = "nothing says how well they are learned; the averages are over the other classes"
+    return Doubt(
+        kind="class without annotations",
+        where=index.source,
+        what="classes without any annotation",
+        count=len(classes),
+        total=len(index.categories),
+        of="classes",
+        ids=ids,
+        names=names,
+        advice=advice,
+    )
+
+
+def _one_name(index: AnnotationIndex, groups: Sequence[Sequence[int]]) -> Doubt:
+    categories = index.categories
+    return Doubt(
+        kind="classes of one name",
+        where=index.source,
+        what="classes of one name, but for case and blanks",
+        count=sum(map(len, groups)),
+        total=len(categories),
+        of="classes",
+        ids=tuple(categories.ids[c] for g in groups for c in g)[:NAMED],
+        names=few(
+            " = ".join(f"{categories.names[c]!r} (id {categories.ids[c]})" for c in g[:NAMED]) for g in groups
+        ),
+        advice="the model learns to tell them apart; if they are one class, give their annotations one"
+        " category_id and remove the other record, in the training and the validation file; else name"
+        " them apart",
+    )

@@ -1,0 +1,135 @@
+"""Doubts about image files: listed twice, damaged inside, or of several pages.
+
+Files are looked at on bounded samples; only :func:`damage_doubt` decodes any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from pathlib import Path
+
+import numpy as np
+
+from maskrcnn.data.doctor.doubts import Doubt, few
+from maskrcnn.data.doctor.pages import SUFFIXES, count_pages
+from maskrcnn.data.formats.coco import CocoDataset
+from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.data.report import NAMED
+from maskrcnn.errors import DataError
+
+#: So many JPEGs, of so many pixels together, are decoded at the start; the loader looks at all it loads.
+MOST_DECODED, MOST_PIXELS = 64, 100_000_000
+#: So many files are asked for their pages at the start.
+MOST_OPENED = 1000
+_JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+
+
+def normal_names(index: AnnotationIndex) -> list[str]:
+    """The file name of each image with slashes alone, ``.`` and ``..`` resolved."""
+    text, ends = index.names.tobytes(), index.name_ends.tolist()
+    found = (
+        (text[a:b].decode("utf-8", "surrogateescape") for a, b in zip([0, *ends[:-1]], ends, strict=True))
+        if ends
+        else iter(())
+    )
+    return [posixpath.normpath(n.replace("\\", "/")) for n in found]
+
+
+def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
+    """Files that several image records name."""
+    by_name: dict[str, list[int]] = {}
+    for place, name in enumerate(normal_names(index)):
+        by_name.setdefault(name, []).append(place)
+    repeated = {name: places for name, places in by_name.items() if len(places) > 1}
+    if not repeated:
+        return None
+    first = list(repeated.items())[:NAMED]
+    annotated = np.bincount(index.images, minlength=len(index)) > 0
+    parted = sum(bool(annotated[places].sum() > 1) for places in repeated.values())
+    return Doubt(
+        kind="file under several ids",
+        where=index.source,
+        what="image files that are listed under several ids",
+        count=len(repeated),
+        total=len(by_name),
+        of="files",
+        ids=tuple(int(index.image_ids[p]) for _, places in first for p in places)[:NAMED],
+        names=few(
+            f"{_shown(name)}: images {' and '.join(str(index.image_ids[p]) for p in places[:NAMED])}"
+            for name, places in first
+        ),
+        advice=f"the annotations of {parted} of them are parted among their ids, and each id is trained or"
+        " judged without the objects of the others; give all annotations of a file one image_id, and remove"
+        " the other records from 'images'",
+    )
+
+
+def damage_doubt(dataset: CocoDataset) -> Doubt | None:
+    """JPEGs that decode with a warning, in a sample.  The loader then does not tell them again."""
+    jpegs = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in _JPEG]
+    sample = spread(np.asarray(jpegs, dtype=np.int64), MOST_DECODED)
+    pixels = dataset.sizes[sample].astype(np.int64).prod(1).cumsum() if len(sample) else sample
+    sample = sample[pixels <= MOST_PIXELS]
+    found: list[tuple[int, str]] = []
+    for i in sample.tolist():
+        with contextlib.suppress(DataError):  # the loader will say so
+            found += [(i, note.words) for note in dataset.load(i).notes if note.kind == "damaged"]
+    if not found:
+        return None
+    ids = [int(dataset.image_ids[i]) for i, _ in found]
+    dataset.report.told("damaged", ids)
+    return Doubt(
+        kind="damaged images",
+        where=str(dataset.annotation_file),
+        what="JPEG files that are damaged inside and decode all the same",
+        count=len(found),
+        total=len(sample),
+        of="files" if len(sample) == len(dataset) else "files looked at",
+        ids=tuple(ids[:NAMED]),
+        names=few(
+            f"image {n}: {_shown(_path(dataset, i).name)}" for n, (i, _) in zip(ids, found, strict=True)
+        ),
+        advice=f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted; restore the files,"
+        " or remove their records",
+    )
+
+
+def page_doubt(dataset: CocoDataset) -> Doubt | None:
+    """Animated or many-page files, in a sample.  The loader then does not tell them again."""
+    able = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in SUFFIXES]
+    sample = spread(np.asarray(able, dtype=np.int64), MOST_OPENED).tolist()
+    found = [(i, pages) for i in sample if (pages := count_pages(_path(dataset, i))) > 1]
+    if not found:
+        return None
+    ids = [int(dataset.image_ids[i]) for i, _ in found]
+    dataset.report.told("pages", ids)
+    return Doubt(
+        kind="several pages",
+        where=str(dataset.annotation_file),
+        what="image files with several frames or pages, of which the first alone is read",
+        count=len(found),
+        total=len(sample),
+        of="files" if len(sample) == len(dataset) else "files looked at",
+        ids=tuple(ids[:NAMED]),
+        names=few(f"{_shown(_path(dataset, i).name)}: {pages}" for i, pages in found),
+        advice="if the others are annotated too, store each as a file of its own",
+    )
+
+
+def _path(dataset: CocoDataset, i: int) -> Path:
+    return dataset.images / dataset.index.info(int(dataset.kept[i])).file_name
+
+
+def spread(
+    values: np.ndarray[tuple[int], np.dtype[np.int64]], most: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """At most ``most`` of them, spread evenly."""
+    if len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).astype(np.int64)]
+
+
+def _shown(name: str) -> str:
+    """A file name for a message, whatever bytes it is made of."""
+    return name.encode("utf-8", "replace").decode("utf-8")

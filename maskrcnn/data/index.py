@@ -1,0 +1,427 @@
+"""A COCO json as a few flat arrays.
+
+Worker processes share the arrays as they are (a forked process copies only pages that it writes, and
+reading a Python object writes its reference count, but reading an array's contents does not), so memory
+stays flat however many workers and epochs there are.
+
+Legend: N = images, A = annotations (faulty ones are not among them), T = those that train (crowd regions
+are not among them), J = keypoints an instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from maskrcnn.data.formats.checks import Mask, check_area, check_box, check_ids, check_keypoints, check_mask
+from maskrcnn.data.formats.coco_json import (
+    ImageRecords,
+    as_id,
+    brief,
+    difference,
+    load_coco,
+    read_categories,
+    read_keypoint_schema,
+    root_class,
+    source_name,
+    uncollected,
+)
+from maskrcnn.data.report import FaultError, FaultReport
+from maskrcnn.errors import DataError
+from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
+from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.ground_truth import GroundTruth
+
+# How an annotation's mask is stored: as polygons in hundredths of a pixel, exact for what COCO's own
+# files hold, at half the memory; as polygons in float64 where hundredths are not exact; as RLE text.
+_NO_MASK, _HUNDREDTHS, _FLOATS, _RLE = range(4)
+
+
+@dataclass(frozen=True)
+class AnnotationIndex:
+    """All images and sound annotations of one file, images by rising id.
+
+    image_ids: int64 [N].  sizes: int32 [N, 2] (height, width), original frame, pixels.
+    ends: int64 [N], where the annotations that train of each image end in ``rows``, int64 [T].
+    The other arrays are in the order of the file; ``rows`` points into them.
+    images: int32 [A], place of each one's image.  crowds: bool [A].
+    boxes: float64 [A, 4], x, y, width, height as the file has them, may overhang by a pixel.
+    areas: float64 [A], as the file states them, NaN where it does not.
+    keypoints: float32 [A, J, 3], x, y, v as the file has them; J = 0 where they were not asked for.
+    labelled: int32 [A], keypoints that count.
+    keypoint_schema: their names, or None.  keypoint_offset: added to x and y in targets.
+    dropped_images: ids of image records that were left out.
+    root_class: index of a class that all others name as their group ('supercategory') and that no annotation
+        has; None where there is none.
+    """
+
+    source: str
+    categories: Categories
+    image_ids: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
+    names: npt.NDArray[np.uint8]
+    name_ends: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    annotation_ids: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    boxes: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64]
+    crowds: npt.NDArray[np.bool_]
+    kinds: npt.NDArray[np.uint8]
+    data_starts: npt.NDArray[np.int64]
+    data_ends: npt.NDArray[np.int64]
+    polygon_ends: npt.NDArray[np.int64]
+    polygon_sizes: npt.NDArray[np.int32]
+    hundredths: npt.NDArray[np.int32]
+    floats: npt.NDArray[np.float64]
+    texts: npt.NDArray[np.uint8]
+    masks: bool
+    keypoints: npt.NDArray[np.float64]
+    labelled: npt.NDArray[np.int32]
+    keypoint_schema: KeypointSchema | None
+    keypoint_offset: float
+    dropped_images: frozenset[int]
+    root_class: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays, in bytes."""
+        return sum(v.nbytes for v in vars(self).values() if isinstance(v, np.ndarray))
+
+    def info(self, i: int) -> ImageInfo:
+        """Image ``i``: id, file name and size."""
+        start = 0 if i == 0 else int(self.name_ends[i - 1])
+        name = self.names[start : self.name_ends[i]].tobytes().decode("utf-8", "surrogateescape")
+        height, width = self.sizes[i].tolist()
+        return ImageInfo(int(self.image_ids[i]), name, height, width)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many training annotations each image has: int64 [N]."""
+        return np.diff(self.ends, prepend=0)
+
+    def labelled_keypoints(self) -> npt.NDArray[np.int64]:
+        """How many labelled keypoints each image has: int64 [N]."""
+        visible = (self.keypoints[self.rows, :, 2] > 0).sum(1)
+        before = np.concatenate(([0], np.cumsum(visible, dtype=np.int64)))
+        return np.diff(before[self.ends], prepend=0)
+
+    def targets(self, i: int) -> Targets:
+        """The ground truth of image ``i`` in the original frame: boxes clipped to it, crowds left out."""
+        rows = self.rows[0 if i == 0 else self.ends[i - 1] : self.ends[i]]
+        height, width = self.sizes[i].tolist()
+        points = None
+        if self.keypoint_schema is not None:
+            points = torch.from_numpy(self._points(rows))
+        return Targets(
+            torch.from_numpy(self._clipped(rows, height, width)),
+            torch.from_numpy(self.labels[rows].astype(np.int64)),
+            self._masks(rows, height, width) if self.masks else None,
+            torch.from_numpy(self.annotation_ids[rows]),
+            points,
+        )
+
+    def _clipped(self, rows: npt.NDArray[np.int64], height: int, width: int) -> npt.NDArray[np.float32]:
+        """float32 [n, 4] xyxy inside the image."""
+        boxes = self.boxes[rows]
+        boxes[:, 2:] += boxes[:, :2]
+        return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+
+    def _points(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """float32 [n, J, 3], continuous; zeros where a keypoint is not labelled."""
+        points = self.keypoints[rows].astype(np.float32)
+        points[..., :2] += self.keypoint_offset
+        points[points[..., 2] == 0] = 0
+        return points
+
+    def ground_truth(self, notes: Sequence[str] = ()) -> GroundTruth:
+        """All images and annotations, crowds among them, for evaluation; shares memory with this index."""
+        return GroundTruth(
+            source=self.source,
+            image_ids=self.image_ids,
+            sizes=self.sizes.astype(np.int64),
+            category_ids=self.categories.ids,
+            category_names=self.categories.names,
+            annotation_ids=self.annotation_ids,
+            images=self.images.astype(np.int64),
+            labels=self.labels.astype(np.int64),
+            boxes=self.boxes,
+            areas=self.areas,
+            crowds=self.crowds,
+            encode=self._encode if self.masks else None,
+            outline=self._outline if self.masks else None,
+            keypoints=self.keypoints.reshape(len(self.keypoints), -1) if self.keypoints.size else None,
+            labelled=self.labelled.astype(np.int64),
+            dropped_images=self.dropped_images,
+            notes=tuple(notes),
+        )
+
+    def polygon_stores(self) -> tuple[tuple[npt.NDArray[np.bool_], npt.NDArray[Any], float], ...]:
+        """Where polygons lie: the annotations of a store, bool [A], its flat x, y in a row, units a pixel."""
+        return (
+            (self.kinds == _HUNDREDTHS, self.hundredths, 100.0),
+            (self.kinds == _FLOATS, self.floats, 1.0),
+        )
+
+    def run_lengths(self) -> npt.NDArray[np.bool_]:
+        """Whose mask is a run-length code: bool [A]."""
+        found: npt.NDArray[np.bool_] = self.kinds == _RLE
+        return found
+
+    def _encode(self, row: int) -> rle.RLE:
+        """The mask of one annotation."""
+        height, width = self.sizes[self.images[row]].tolist()
+        data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
+        if self.kinds[row] == _RLE:
+            return {"size": [height, width], "counts": self.texts[data].tobytes()}
+        return rle.from_polygons(self._parts(row), height, width)
+
+    def _outline(self, row: int) -> list[list[float]] | None:
+        """The polygons of one annotation, None where its mask is an RLE."""
+        return None if self.kinds[row] == _RLE else [part.tolist() for part in self._parts(row)]
+
+    def _parts(self, row: int) -> list[npt.NDArray[np.float64]]:
+        points, sizes = self._polygons(row)
+        return np.split(points, 2 * np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [points]
+
+    def _polygons(self, row: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+        """Flat x, y of all polygons of an annotation, and the points of each."""
+        data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
+        exact = self.kinds[row] == _HUNDREDTHS
+        first = 0 if row == 0 else int(self.polygon_ends[row - 1])
+        points = self.hundredths[data] / 100.0 if exact else self.floats[data]
+        return points, self.polygon_sizes[first : self.polygon_ends[row]]
+
+    def _masks(self, rows: npt.NDArray[np.int64], height: int, width: int) -> InstanceMasks:
+        points: list[npt.NDArray[np.float64]] = []
+        sizes: list[npt.NDArray[np.int32]] = []
+        instance_ends: list[int] = []
+        rles: list[rle.RLE | None] = []
+        polygons = 0
+        for row in rows.tolist():
+            data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
+            if self.kinds[row] == _RLE:
+                rles.append({"size": [height, width], "counts": self.texts[data].tobytes()})
+            else:
+                rles.append(None)
+                outline, parts = self._polygons(row)
+                points.append(outline)
+                sizes.append(parts)
+                polygons += len(parts)
+            instance_ends.append(polygons)
+        return InstanceMasks.from_packed(
+            height,
+            width,
+            np.concatenate(points).reshape(-1, 2) if points else np.zeros((0, 2)),
+            np.cumsum(np.concatenate(sizes), dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64),
+            np.asarray(instance_ends, dtype=np.int64),
+            rles,
+        )
+
+
+def read_annotations(
+    source: Path | Mapping[str, Any],
+    report: FaultReport,
+    *,
+    masks: bool = True,
+    keypoints: bool = False,
+    keypoint_offset: float = 0.5,
+    categories: Categories | None = None,
+    files: bool = True,
+) -> AnnotationIndex:
+    """Read and check a COCO json.
+
+    source: the file, or what ``json.load`` makes of it, which is not modified.
+    report: takes the faulty records, which are then left out, and what was mended.
+    masks: read segmentations too; an annotation without one is then a fault.
+    keypoints: read keypoints too; an annotation without any has none labelled, which is no fault.
+    keypoint_offset: added to their x and y, see ``CocoConfig``.
+    categories: the classes that the file must share (those of the training data).
+    files: whether an image record needs a file name.
+
+    Raises:
+        DataError: the file is missing or no COCO json, a category record is faulty, an id stands for two
+            images, the classes differ from ``categories``, no class defines keypoints though they are
+            wanted; or a record is faulty and the report is told to raise.
+    """
+    name = source_name(source)
+    content = load_coco(source)
+    own = read_categories(content["categories"], name)
+    if categories is not None and categories != own:
+        raise DataError(
+            f"{name}: its categories differ from those of the training data: {difference(own, categories)}"
+        )
+    images = ImageRecords(content["images"], name, report, files=files)
+    schema = read_keypoint_schema(content["categories"], name) if keypoints else None
+    packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
+    with uncollected():
+        for number, record in enumerate(content["annotations"]):
+            packer.add(record, number)
+    index = packer.finish()
+    return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
+
+
+def _where(record: Any, number: int) -> str:
+    """What a message calls an annotation."""
+    if isinstance(record, Mapping) and as_id(record.get("id")) is not None:
+        return f"annotation {as_id(record['id'])} (image {brief(record.get('image_id'))})"
+    return f"annotation {number} of the list"
+
+
+class _Packer:
+    """Checks annotations one by one and packs them."""
+
+    def __init__(
+        self,
+        name: str,
+        images: ImageRecords,
+        categories: Categories,
+        report: FaultReport,
+        masks: bool,
+        schema: KeypointSchema | None,
+        keypoint_offset: float,
+    ) -> None:
+        self.name, self.images, self.categories = name, images, categories
+        self.report, self.masks, self.schema, self.keypoint_offset = report, masks, schema, keypoint_offset
+        self.keypoints, self.labelled = array("d"), array("i")
+        self.seen: set[int] = set()
+        self.to_number: list[tuple[int, str]] = []
+        self.image, self.ids, self.labels = array("i"), array("q"), array("i")
+        self.boxes, self.areas, self.crowds = array("d"), array("d"), array("B")
+        self.kinds = array("B")
+        self.starts, self.ends = array("q"), array("q")
+        self.polygon_ends, self.polygon_sizes = array("q"), array("i")
+        self.hundredths, self.floats, self.texts = array("i"), array("d"), bytearray()
+
+    def add(self, record: Any, number: int) -> None:
+        """Check annotation ``number`` of the list; keep it, or report its fault."""
+        mended: list[str] = []
+        try:
+            self._add(record, number, mended)
+        except FaultError as fault:
+            self.report.annotation(fault.kind, f"{self.name}: {_where(record, number)}: {fault}")
+        else:
+            for what in mended:
+                self.report.mend(what, _where(record, number))
+
+    def _add(self, record: Any, number: int, mended: list[str]) -> None:
+        ids = check_ids(record, mended)
+        if ids.image not in self.images.index:
+            known = ids.image in self.images.dropped
+            reason = "that of its image is faulty" if known else f"there is no image with the id {ids.image}"
+            raise FaultError("image left out" if known else "unknown image", reason)
+        if ids.category not in self.categories:
+            raise FaultError("unknown category", f"there is no category with the id {ids.category}")
+        image = self.images.index[ids.image]
+        height, width = self.images.sizes[image].tolist()
+        mask = None
+        if self.masks:
+            mask = check_mask(record, height, width, mended)
+        elif record.get("bbox") is None and record.get("segmentation"):
+            with contextlib.suppress(FaultError):  # then the box is told to be missing
+                mask = check_mask(record, height, width, mended)
+        box = check_box(record, height, width, mask, mended)
+        points = [] if self.schema is None else check_keypoints(record, len(self.schema))
+        # From here on nothing fails.
+        if ids.annotation is None or ids.annotation in self.seen:
+            self.to_number.append((len(self.ids), _where(record, number)))
+        else:
+            self.seen.add(ids.annotation)
+        self.ids.append(ids.annotation or 0)
+        self.image.append(image)
+        self.labels.append(self.categories.index_of(ids.category))
+        self.boxes.extend(box)
+        self.areas.append(check_area(record))
+        self.crowds.append(ids.crowd)
+        self.keypoints.extend(points)
+        stated = record.get("num_keypoints")
+        labelled = sum(v > 0 for v in points[2::3])
+        self.labelled.append(stated if type(stated) is int and 0 <= stated < 2**31 else labelled)
+        self._pack(mask if self.masks and mask is not None else Mask())
+
+    def _number_anew(self) -> None:
+        """Ids above all others for annotations whose own repeat, or are missing or no integers."""
+        fresh = max(self.seen, default=0) + 1
+        for place, where in self.to_number:
+            while not 0 < fresh < 2**63 or fresh in self.seen:
+                fresh = 1 if not 0 < fresh < 2**63 - 1 else fresh + 1
+            self.seen.add(fresh)
+            self.ids[place] = fresh
+            self.report.mend("annotation ids missing or repeated, numbered anew", where)
+
+    def _pack(self, mask: Mask) -> None:
+        polygons, text = mask.polygons, mask.counts
+        if text is not None:
+            self.kinds.append(_RLE)
+            self.starts.append(len(self.texts))
+            self.texts += text
+            self.ends.append(len(self.texts))
+        elif polygons:
+            values = np.concatenate([np.frombuffer(p) for p in polygons])
+            rounded = np.rint(values * 100)
+            if np.abs(rounded).max() < 2**31 and np.array_equal(rounded / 100, values):
+                self.kinds.append(_HUNDREDTHS)
+                self.starts.append(len(self.hundredths))
+                self.hundredths.frombytes(rounded.astype(np.int32).tobytes())
+                self.ends.append(len(self.hundredths))
+            else:
+                self.kinds.append(_FLOATS)
+                self.starts.append(len(self.floats))
+                self.floats.frombytes(values.tobytes())
+                self.ends.append(len(self.floats))
+            self.polygon_sizes.extend(len(p) // 2 for p in polygons)
+        else:
+            self.kinds.append(_NO_MASK)
+            self.starts.append(0)
+            self.ends.append(0)
+        self.polygon_ends.append(len(self.polygon_sizes))
+
+    def finish(self) -> AnnotationIndex:
+        self._number_anew()
+        image = np.array(self.image, dtype=np.int32)
+        crowds = np.array(self.crowds, dtype=np.bool_)
+        training = np.flatnonzero(~crowds)  # a crowd region never trains
+        joints = 0 if self.schema is None else len(self.schema)
+        count = np.bincount(image[training], minlength=len(self.images.ids))
+        return AnnotationIndex(
+            source=self.name,
+            categories=self.categories,
+            image_ids=self.images.ids,
+            sizes=self.images.sizes,
+            names=self.images.names,
+            name_ends=self.images.name_ends,
+            ends=np.cumsum(count, dtype=np.int64),
+            rows=training[np.argsort(image[training], kind="stable")],
+            annotation_ids=np.array(self.ids, dtype=np.int64),
+            images=image,
+            labels=np.array(self.labels, dtype=np.int32),
+            boxes=np.array(self.boxes, dtype=np.float64).reshape(-1, 4),
+            areas=np.array(self.areas, dtype=np.float64),
+            crowds=crowds,
+            kinds=np.array(self.kinds, dtype=np.uint8),
+            data_starts=np.array(self.starts, dtype=np.int64),
+            data_ends=np.array(self.ends, dtype=np.int64),
+            polygon_ends=np.array(self.polygon_ends, dtype=np.int64),
+            polygon_sizes=np.array(self.polygon_sizes, dtype=np.int32),
+            hundredths=np.array(self.hundredths, dtype=np.int32),
+            floats=np.array(self.floats, dtype=np.float64),
+            texts=np.frombuffer(bytes(self.texts), dtype=np.uint8),
+            masks=self.masks,
+            keypoints=np.array(self.keypoints, dtype=np.float64).reshape(len(image), joints, 3),
+            labelled=np.array(self.labelled, dtype=np.int32),
+            keypoint_schema=self.schema,
+            keypoint_offset=self.keypoint_offset,
+            dropped_images=self.images.dropped,
+        )

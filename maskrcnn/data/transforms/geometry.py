@@ -1,0 +1,101 @@
+"""Moving an image with its boxes and masks, exactly.
+
+Frame convention: an image of W pixels covers [0, W); scaling by W2 / W maps x to x W2 / W, mirroring maps
+x to W - x, so a box and the pixels under it never part (no half-pixel drift).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from maskrcnn.data.images import Image
+from maskrcnn.data.interfaces import RawSample, Transform
+from maskrcnn.data.transforms.resample import Resample, resample
+from maskrcnn.structures import clip_boxes, large_enough
+
+
+def apply_transforms(
+    transforms: Sequence[Transform], sample: RawSample, rng: np.random.Generator
+) -> RawSample:
+    """One after the other."""
+    for transform in transforms:
+        sample = transform(sample, rng)
+    return sample
+
+
+def resize_to(sample: RawSample, height: int, width: int, how: Resample) -> RawSample:
+    """The sample at ``height`` x ``width`` pixels; each axis by its own exact ratio."""
+    h, w = sample.size
+    if (h, w) == (height, width):
+        return sample
+    image = resample(sample.image, height, width, how)
+    return move(sample, image, np.array([[width / w, 0, 0], [0, height / h, 0]]))
+
+
+def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_side: float) -> RawSample:
+    """The window of ``width`` x ``height`` pixels at (x0, y0), which must lie inside the image.
+
+    Boxes that the window cuts become the tight box of what is left of their mask (of the box, where there
+    are no masks); instances with a side below ``min_side`` pixels are dropped.
+    """
+    image = sample.image[y0 : y0 + height, x0 : x0 + width]
+    moved = move(sample, image, np.array([[1, 0, -x0], [0, 1, -y0]], dtype=np.float64))
+    targets = moved.targets
+    boxes = clip_boxes(targets.boxes, height, width)
+    cut = (boxes != targets.boxes).any(1)
+    if targets.masks is not None and cut.any():
+        rows = cut.nonzero()[:, 0]
+        boxes[rows] = targets.masks.select(rows.tolist()).boxes()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = ~cut | ((sides >= min_side) & (sides > 0)).all(1)
+    return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
+
+
+def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
+    """``image`` in place of the old one; boxes, masks, keypoints and proposals through ``matrix`` [2, 3].
+
+    Proposals are cut to the image, and those of which nothing is left dropped.  Keypoints outside count as
+    not labelled, and where ``matrix`` mirrors, left and right ones change places.
+    """
+    targets = sample.targets
+    boxes = move_boxes(targets.boxes, matrix)
+    height, width = image.shape[:2]
+    proposals = sample.proposals
+    if proposals is not None:
+        proposals = clip_boxes(move_boxes(proposals, matrix), height, width)
+        proposals = proposals[large_enough(proposals, 0)]
+    masks = None if targets.masks is None else targets.masks.transform(matrix, height, width)
+    keypoints = targets.keypoints
+    if keypoints is not None:
+        if np.linalg.det(matrix[:, :2]) < 0 and sample.mirror is not None:
+            keypoints = keypoints[:, list(sample.mirror)]
+        keypoints = move_points(keypoints, matrix, height, width)
+    moved = replace(targets, boxes=boxes, masks=masks, keypoints=keypoints)
+    return replace(sample, image=image, targets=moved, proposals=proposals)
+
+
+def move_boxes(boxes: Tensor, matrix: npt.NDArray[np.float64]) -> Tensor:
+    """float32 [N, 4] xyxy through ``matrix`` [2, 3]; a quarter turn or a mirror keeps x1 <= x2, y1 <= y2."""
+    m = torch.from_numpy(matrix)
+    corners = boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
+    return torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
+
+
+def move_points(points: Tensor, matrix: npt.NDArray[np.float64], height: int, width: int) -> Tensor:
+    """float32 [..., 3] (x, y, v) through ``matrix`` [2, 3]; (0, 0, 0) where unlabelled or outside."""
+    m = torch.from_numpy(matrix)
+    places = points[..., :2].double() @ m[:, :2].T + m[:, 2]
+    inside = ((places >= 0) & (places <= places.new_tensor([width, height]))).all(-1)
+    moved = torch.cat((places.float(), points[..., 2:]), -1)
+    return torch.where((inside & (points[..., 2] > 0))[..., None], moved, 0)
+
+
+def round_side(value: float) -> int:
+    """A side in pixels, rounded half up, at least 1."""
+    return max(int(value + 0.5), 1)

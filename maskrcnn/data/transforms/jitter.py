@@ -1,0 +1,92 @@
+"""Large-scale jitter (Ghiasi et al. 2021, "Simple Copy-Paste", section 3): scale, crop, pad to one size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from maskrcnn.config.ranges import check_range, check_sides
+from maskrcnn.data.interfaces import TRANSFORMS, RawSample
+from maskrcnn.data.transforms.geometry import crop_to, move, resize_to, round_side
+from maskrcnn.data.transforms.resample import RENAMED, Resample
+from maskrcnn.errors import ConfigError
+
+#: The nearest bytes to ImageNet's mean of R, G, B: after normalisation the padding is about 0, as in the
+#: paper's release, which pads normalised images with 0.  (Detectron2 pads with 128.)
+MEAN_PIXEL = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter:
+    """Scale to fit ``height`` x ``width`` times a factor drawn evenly from [min_scale, max_scale], then take
+    a window of exactly ``height`` x ``width``: anywhere where the image is larger, padded on the right and
+    below where it is smaller.
+
+    The semantics are those of the paper's release (``resize_and_crop_image``) and of Detectron2's
+    ``ResizeScale`` and ``FixedSizeCrop``; the offsets of the two axes are drawn apart, as the release does.
+    Instances of which nothing is left are dropped.
+    """
+
+    resizes_only: ClassVar[bool] = False
+    height: int
+    width: int
+    min_scale: float
+    max_scale: float
+    pad_value: tuple[int, int, int] = MEAN_PIXEL
+    resample: Resample = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        h, w = sample.size
+        factor = self.min_scale + (self.max_scale - self.min_scale) * rng.random()
+        scale = factor * min(self.height / h, self.width / w)
+        h, w = round_side(h * scale), round_side(w * scale)
+        sample = resize_to(sample, h, w, self.resample)
+        y0, x0 = (int(rng.integers(max(a - b, 0) + 1)) for a, b in ((h, self.height), (w, self.width)))
+        sample = crop_to(sample, x0, y0, min(w, self.width), min(h, self.height), min_side=0.0)
+        return pad_to(sample, self.height, self.width, self.pad_value)
+
+
+def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, int]) -> RawSample:
+    """The sample on a canvas of ``height`` x ``width`` pixels (at least its own), at the upper left."""
+    h, w = sample.size
+    if (h, w) == (height, width):
+        return sample
+    image = cv2.copyMakeBorder(sample.image, 0, height - h, 0, width - w, cv2.BORDER_CONSTANT, value=value)
+    return move(sample, image, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
+
+
+@TRANSFORMS.register("large_scale_jitter")
+@dataclass(frozen=True, kw_only=True)
+class LargeScaleJitterConfig:
+    """Scale by a random factor, then crop and pad to one size; boxes that are cut shrink to what is left."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
+    #: (height, width) of the result, pixels (Ghiasi et al. 2021: 1024 x 1024).
+    size: tuple[int, int] = (1024, 1024)
+    #: Smallest factor on "fits into size" (ibid.: 0.1; their standard jitter: 0.8).
+    min_scale: float = 0.1
+    #: Largest factor (ibid.: 2.0; their standard jitter: 1.25).
+    max_scale: float = 2.0
+    #: R, G, B of the padding; default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
+    pad_value: tuple[int, int, int] = MEAN_PIXEL
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or not 0 < self.min_scale <= self.max_scale:
+            raise ConfigError(
+                "large_scale_jitter needs both sides of size >= 1 and 0 < min_scale <= max_scale"
+            )
+        check_sides(size=max(self.size))
+        check_range(0, 64, "images of that scale fill the memory", max_scale=math.ceil(self.max_scale))
+        if not all(0 <= value <= 255 for value in self.pad_value):
+            raise ConfigError(f"large_scale_jitter: pad_value {list(self.pad_value)} must lie in 0..255")
+
+    def build(self) -> LargeScaleJitter:
+        return LargeScaleJitter(*self.size, self.min_scale, self.max_scale, self.pad_value, self.resample)

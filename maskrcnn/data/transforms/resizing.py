@@ -1,0 +1,153 @@
+"""Transforms that scale the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from maskrcnn.config.ranges import check_sides
+from maskrcnn.data.interfaces import TRANSFORMS, RawSample
+from maskrcnn.data.transforms.geometry import resize_to, round_side
+from maskrcnn.data.transforms.resample import RENAMED, Resample
+from maskrcnn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ResizeShortestEdge:
+    """Scale so that the shorter side has a length drawn from ``min_sizes``, the longer at most ``max_size``.
+
+    The rounding is Detectron2's (``ResizeShortestEdge.get_output_shape``): the scale is applied in floating
+    point, capped by the longer side, and both sides are rounded half up; with ``rounding="floor"`` they are
+    cut off, as torchvision's detection models do.
+    """
+
+    resizes_only: ClassVar[bool] = True
+    min_sizes: tuple[int, ...]
+    max_size: int
+    sample_range: bool = False
+    resample: Resample = "linear"
+    rounding: Literal["nearest", "floor"] = "nearest"
+
+    def output_size(self, height: int, width: int, shortest: int) -> tuple[int, int]:
+        """(height, width) after scaling to ``shortest``, in pixels."""
+        if self.rounding == "floor":
+            scale = min(shortest / min(height, width), self.max_size / max(height, width))
+            return max(int(height * scale), 1), max(int(width * scale), 1)
+        scale = shortest / min(height, width)
+        h, w = (float(shortest), scale * width) if height < width else (scale * height, float(shortest))
+        if max(h, w) > self.max_size:
+            scale = self.max_size / max(h, w)
+            h, w = h * scale, w * scale
+        return round_side(h), round_side(w)
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        if self.sample_range:
+            shortest = int(rng.integers(self.min_sizes[0], self.min_sizes[-1] + 1))
+        else:
+            shortest = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
+        return resize_to(sample, *self.output_size(*sample.size, shortest), self.resample)
+
+
+@TRANSFORMS.register("resize_shortest_edge")
+@dataclass(frozen=True, kw_only=True)
+class ResizeShortestEdgeConfig:
+    """Scale the shorter side to one of several lengths (multi-scale training), the longer up to a cap."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
+    #: Lengths to draw from, pixels; a range [first, last] with ``sample: range``.  FPN's: 800.
+    min_sizes: tuple[int, ...] = (800,)
+    #: The longer side never exceeds this, pixels.  FPN's: 1333.
+    max_size: int = 1333
+    #: choice: one of min_sizes; range: any integer from the first to the last.
+    sample: Literal["choice", "range"] = "choice"
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
+    #: nearest as Detectron2, floor as torchvision.
+    rounding: Literal["nearest", "floor"] = "nearest"
+
+    def __post_init__(self) -> None:
+        if not self.min_sizes or min(self.min_sizes) < 1 or self.max_size < 1:
+            raise ConfigError("resize_shortest_edge needs at least one min_sizes, and all lengths >= 1")
+        check_sides(max_size=self.max_size, min_sizes=max(self.min_sizes))
+        if self.sample == "range" and (len(self.min_sizes) != 2 or self.min_sizes[0] > self.min_sizes[1]):
+            raise ConfigError("resize_shortest_edge with sample: range needs min_sizes: [smallest, largest]")
+
+    def build(self) -> ResizeShortestEdge:
+        return ResizeShortestEdge(
+            self.min_sizes, self.max_size, self.sample == "range", self.resample, self.rounding
+        )
+
+
+@dataclass(frozen=True)
+class ResizeLongest:
+    """Scale so that the longer side has ``size`` pixels."""
+
+    resizes_only: ClassVar[bool] = True
+    size: int
+    resample: Resample = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        h, w = sample.size
+        scale = self.size / max(h, w)
+        return resize_to(sample, round_side(h * scale), round_side(w * scale), self.resample)
+
+
+@TRANSFORMS.register("resize_longest")
+@dataclass(frozen=True, kw_only=True)
+class ResizeLongestConfig:
+    """Scale the longer side to a length."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
+    #: Length of the longer side, pixels.
+    size: int
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"resize_longest: size is {self.size}, it must be at least 1")
+        check_sides(size=self.size)
+
+    def build(self) -> ResizeLongest:
+        return ResizeLongest(self.size, self.resample)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scale to ``height`` x ``width`` pixels whatever the aspect ratio."""
+
+    resizes_only: ClassVar[bool] = True
+    height: int
+    width: int
+    resample: Resample = "linear"
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        return resize_to(sample, self.height, self.width, self.resample)
+
+
+@TRANSFORMS.register("resize")
+@dataclass(frozen=True, kw_only=True)
+class ResizeConfig:
+    """Scale to one size whatever the aspect ratio."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+
+    #: Pixels.
+    height: int
+    #: Pixels.
+    width: int
+    #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
+    resample: Resample = "linear"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ConfigError(f"resize: {self.height}x{self.width} has no pixels")
+        check_sides(height=self.height, width=self.width)
+
+    def build(self) -> Resize:
+        return Resize(self.height, self.width, self.resample)

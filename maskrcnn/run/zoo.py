@@ -1,0 +1,184 @@
+"""The recipes that come with the package: what each is, what it costs, and what it should reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from maskrcnn.config.shipped import shipped_recipes
+from maskrcnn.data.synthetic.dataset import SyntheticConfig
+from maskrcnn.data.synthetic.shapes import SHAPES
+from maskrcnn.data.transforms.basic import ResizeShortestEdgeConfig
+from maskrcnn.modeling.backbones.resnet import ResNetConfig
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.run.flops import SIZE, Cost, count_cost
+
+#: What a recipe may expect, and the title of the column.
+METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP", "keypoints/AP": "keypoint AP"}
+_COCO_CLASSES = 80
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    schedule: optimizer steps x images a step.
+    expected: published figures by metric, in [0, 1]; source: whose they are.
+    size: (height, width) of the image that ``flops`` is for, pixels.
+    parameters, flops: see :class:`maskrcnn.run.flops.Cost`.
+    """
+
+    name: str
+    task: str
+    backbone: str
+    schedule: str
+    expected: dict[str, float]
+    source: str
+    size: tuple[int, int]
+    parameters: int
+    flops: int
+
+
+def entries(words: Iterable[str] = ()) -> list[Entry]:
+    """Every shipped recipe whose name holds all of ``words``."""
+    return [
+        describe(name, load_recipe(path))
+        for name, path in shipped_recipes().items()
+        if all(word in name for word in words)
+    ]
+
+
+def describe(name: str, recipe: Recipe) -> Entry:
+    """The row of one recipe."""
+    size = _size(recipe)
+    cost = _cost(recipe.model, _classes(name, recipe), size)
+    sources = dict.fromkeys(item.source for item in recipe.expect)
+    steps = recipe.solver.steps
+    return Entry(
+        name,
+        task(recipe.model),
+        backbone(recipe.model),
+        f"{f'{steps // 1000}k' if steps % 1000 == 0 else steps} x {recipe.solver.batch_size}",
+        {item.metric: item.value for item in recipe.expect},
+        "; ".join(sources),
+        size,
+        cost.parameters,
+        cost.flops,
+    )
+
+
+def task(model: MaskRCNNConfig) -> str:
+    """Fast, Faster, Mask or Keypoint R-CNN, and whether it is a cascade."""
+    heads = {"Mask": model.mask_head, "Keypoint": model.keypoint_head}
+    kinds = [word for word, head in heads.items() if head is not None]
+    kind = " and ".join(kinds) or ("Fast" if model.rpn is None else "Faster")
+    return f"{'Cascade ' if model.roi.cascade else ''}{kind} R-CNN"
+
+
+def backbone(model: MaskRCNNConfig) -> str:
+    """As ``R50-FPN``, ``X101-32x8d-FPN``, ``R50-C4``, ``R18-FPN, GN``."""
+    config: Any = model.backbone
+    if isinstance(config, ResNetConfig):
+        groups, width = config.groups, config.width_per_group
+        kind = f"X{config.depth}-{groups}x{width}d" if groups > 1 else f"R{config.depth}"
+        kind = f"WR{config.depth}-{width // 64}" if groups == 1 and width != 64 else kind
+    else:
+        kind = getattr(config, "name", None) or type(config).__name__.removesuffix("Config")
+    if model.neck is not None:
+        form = "FPN"
+    else:
+        form = "DC5" if getattr(config, "dilated_c5", False) else model.roi.levels[0].upper()
+    norm = {"gn": ", GN", "sync_bn": ", SyncBN", "bn": ", BN"}.get(getattr(config, "norm", ""), "")
+    return f"{kind}-{form}{norm}"
+
+
+def markdown(rows: Sequence[Entry]) -> str:
+    """The page docs/zoo.md."""
+    sources = list(dict.fromkeys(row.source for row in rows if row.source))
+    lines = [
+        "# Recipes",
+        "",
+        "The configs that come with the package, with the figures that their sources publish. This page is",
+        "the output of `maskrcnn zoo --markdown`; `maskrcnn zoo WORD...` prints the table, `--json` its data",
+        "(and `maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures).",
+        "",
+        "| config | model | backbone | steps x images | "
+        + " | ".join(METRICS.values())
+        + " | source | params, M"
+        " | GFLOPs |",
+        "|---|---|---|---|" + "---:|" * len(METRICS) + "---|---:|---:|",
+    ]
+    for row in rows:
+        number = f"[{sources.index(row.source) + 1}]" if row.source else ""
+        cells = [f"[{row.name}](../configs/{row.name}.yaml)", row.task, row.backbone, row.schedule]
+        cells += [*_figures(row), number, f"{row.parameters / 1e6:.1f}", _gflops(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"{i}. {source}" for i, source in enumerate(sources, 1)), "", _note()]
+    return "\n".join(lines)
+
+
+def text(rows: Sequence[Entry]) -> str:
+    """The table for a terminal."""
+    titles = ["config", "model", "backbone", "steps x images", *METRICS.values(), "params, M", "GFLOPs"]
+    table = [titles]
+    for row in rows:
+        cells = [row.name, row.task, row.backbone, row.schedule, *_figures(row)]
+        table.append([*cells, f"{row.parameters / 1e6:.1f}", _gflops(row)])
+    widths = [max(len(line[i]) for line in table) for i in range(len(titles))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 4 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+    return "\n".join([*lines, "", _note()])
+
+
+def as_json(rows: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One object a recipe."""
+    return [asdict(row) for row in rows]
+
+
+def _figures(row: Entry) -> list[str]:
+    return [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
+
+
+def _gflops(row: Entry) -> str:
+    number = f"{row.flops / 1e9:.{0 if row.flops > 1e10 else 1}f}"
+    return number if row.size == SIZE else f"{number} at {row.size[0]} x {row.size[1]}"
+
+
+def _note() -> str:
+    return (
+        "AP: published by the source, in percent; not re-run here. GFLOPs: multiply-adds of one image of"
+        f" {SIZE[0]} x {SIZE[1]} px where no other size stands, with 1000 proposals and 100 detections."
+    )
+
+
+def _size(recipe: Recipe) -> tuple[int, int]:
+    """The published comparisons' 800 x 1280 or, at another scale, this recipe's own of the same shape."""
+    if isinstance(recipe.data.val, SyntheticConfig):
+        return recipe.data.val.size, recipe.data.val.size
+    for transform in recipe.data.eval_transforms:
+        if isinstance(transform, ResizeShortestEdgeConfig):
+            return transform.min_sizes[0], transform.min_sizes[0] * SIZE[1] // SIZE[0]
+    return SIZE
+
+
+def _classes(name: str, recipe: Recipe) -> int:
+    """Of the data, which need not be here."""
+    if isinstance(recipe.data.train, SyntheticConfig):
+        return 1 if recipe.data.train.keypoints else len(SHAPES)
+    if recipe.model.keypoint_head is not None or name.startswith("nuclei"):
+        return 1
+    return _COCO_CLASSES
+
+
+@cache
+def _cost(model: MaskRCNNConfig, num_classes: int, size: tuple[int, int]) -> Cost:
+    """Schedules share their model."""
+    return count_cost(model, num_classes, size)

@@ -1,0 +1,162 @@
+"""The rows as tables: one a kind of figure, differences, costs; for the terminal, Markdown, CSV, HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from maskrcnn.studies.ablation.bootstrap import COVERAGE
+from maskrcnn.studies.ablation.results import Difference, Row
+
+_TITLES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, column names, and cells; the first column is text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(rows: Sequence[Row], metrics: Sequence[str]) -> list[Table]:
+    """Figures and differences of each kind, then the costs."""
+    out = []
+    for kind in dict.fromkeys(m.partition("/")[0] for m in metrics):
+        mine = [m for m in metrics if m.startswith(kind + "/")]
+        title = _TITLES.get(kind, kind)
+        out.append(_figures(title, rows, mine))
+        if any(row.differences for row in rows):
+            out.append(_differences(title, rows, mine))
+    return [*out, _costs(rows)]
+
+
+def _figures(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    published = [m for m in metrics if any(m in row.published for row in rows)]
+    head = ("variant", "seeds", *map(_name, metrics), *(f"source {_name(m)}" for m in published))
+    cells = [
+        (
+            row.variant.label,
+            str(len(row.outcomes)),
+            *(_spread(row.mean(m), row.deviation(m)) for m in metrics),
+            *(_number(row.published.get(m)) for m in published),
+        )
+        for row in rows
+    ]
+    return Table(f"{title}: mean and standard deviation over the seeds", head, tuple(cells))
+
+
+def _differences(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    shown = [m for m in metrics if any(row.differences.get(m) for row in rows)]
+    shown = [m for m in shown if any(r.differences[m].low is not None for r in rows if m in r.differences)]
+    published = [m for m in shown if any(m in row.published_difference for row in rows)]
+    head = ("variant", "minus", *map(_name, shown), *(f"source {_name(m)}" for m in published))
+    cells = [
+        (
+            row.variant.label,
+            row.reference.label,
+            *(_with_interval(row.differences.get(m)) for m in shown),
+            *(_signed(row.published_difference.get(m)) for m in published),
+        )
+        for row in rows
+        if row.differences
+    ]
+    return Table(
+        f"{title}: difference with {COVERAGE:.0f} % interval (* where it leaves out zero)", head, tuple(cells)
+    )
+
+
+def _costs(rows: Sequence[Row]) -> Table:
+    cells = []
+    for row in rows:
+        memory = None if row.memory is None else row.memory / 2**30
+        cells.append((row.variant.label, _number(row.step_seconds, 2), _number(memory, 2)))
+    return Table("Cost", ("variant", "s a step", "peak GiB"), tuple(cells))
+
+
+def _name(metric: str) -> str:
+    return metric.partition("/")[2]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return _NONE if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None) -> str:
+    # No minus before a zero.
+    return _NONE if value is None else f"{value:+.3f}".replace("-0.000", "+0.000")
+
+
+def _spread(mean: float | None, deviation: float | None) -> str:
+    return _number(mean) if deviation is None else f"{_number(mean)} ±{deviation:.3f}"
+
+
+def _with_interval(difference: Difference | None) -> str:
+    if difference is None:
+        return _NONE
+    text = _signed(difference.value)
+    if difference.low is not None:
+        text += f" [{_signed(difference.low)}, {_signed(difference.high)}]"
+    return text + ("*" if difference.separated else "")
+
+
+def terminal(table: Table) -> str:
+    """Aligned columns under the title."""
+    lines = [table.head, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    return "\n".join([table.title, *(line.rstrip() for line in text)])
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table under its title."""
+    lines = [table.head, ("---", *("---:" for _ in table.head[1:])), *table.rows]
+    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([f"**{table.title}**", "", *text])
+
+
+def as_html(table: Table) -> str:
+    """An HTML table with its title as caption."""
+
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line("td", row) for row in table.rows)
+    return f"<table><caption>{html.escape(table.title)}</caption>\n{line('th', table.head)}\n{body}\n</table>"
+
+
+def comma_separated(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """One line a variant and metric, with every number at full precision; costs on lines of their own."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        (
+            *("variant", "reference", "metric", "seeds", "values", "mean", "deviation"),
+            *("difference", "low", "high", "published", "published_difference"),
+        )
+    )
+    for row in rows:
+        label, reference = row.variant.label, row.reference.label
+        seeds = " ".join(str(o.run.seed) for o in row.outcomes)
+        for m in metrics:
+            d = row.differences.get(m)
+            values = " ".join(repr(v) for v in row.values.get(m, ()))
+            found = (row.mean(m), row.deviation(m), d and d.value, d and d.low, d and d.high)
+            source = (row.published.get(m), row.published_difference.get(m))
+            numbers = ["" if v is None else repr(v) for v in (*found, *source)]
+            writer.writerow((label, reference, m, seeds, values, *numbers))
+        for name, cost in (("step_seconds", row.step_seconds), ("memory_bytes", row.memory)):
+            writer.writerow(
+                (label, reference, name, seeds, "", "" if cost is None else repr(cost), *[""] * 6)
+            )
+    return text.getvalue()

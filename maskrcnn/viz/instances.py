@@ -1,0 +1,232 @@
+"""Pictures of instances: translucent masks, anti-aliased outlines, keypoints, labels; with OpenCV alone.
+
+All images are uint8 [H, W, 3] in RGB order, all boxes xyxy in the pixels of the image they are drawn on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from maskrcnn.inference.paste import Paste, encode_masks
+from maskrcnn.structures import Detections, Targets
+from maskrcnn.viz.labels import Image, Label, Rect, draw_labels
+from maskrcnn.viz.palette import Colour, class_colour, instance_colour, shade
+from maskrcnn.viz.skeletons import draw_skeleton, sure
+
+Mask = Mapping[str, Any] | npt.NDArray[Any]
+ColourBy = Literal["auto", "class", "instance"]
+#: Pictures smaller than this (longer side, pixels) are enlarged by a whole number, so that text fits.
+SMALLEST = 640
+#: And by no more than this.
+MOST_ENLARGED = 8
+
+
+def draw_instances(
+    image: npt.NDArray[Any],
+    boxes: npt.NDArray[Any] | Tensor | None,
+    masks: Sequence[Mask] | None,
+    labels: Sequence[int] | Tensor,
+    names: Sequence[str],
+    scores: Sequence[float] | Tensor | None = None,
+    *,
+    colour_by: ColourBy = "auto",
+    alpha: float = 0.4,
+    show_boxes: bool | None = None,
+    show_labels: bool = True,
+    smallest: int = SMALLEST,
+    keypoints: npt.NDArray[Any] | Tensor | None = None,
+    skeleton: Sequence[tuple[int, int]] | None = None,
+) -> Image:
+    """Draw N instances over an image.
+
+    Args:
+        image: uint8 [H, W, 3] RGB (or [H, W] gray); not modified.
+        boxes: [N, 4] xyxy in pixels, or None to take the masks' own.
+        masks: N compressed COCO RLEs of [H, W], or N bitmaps [H, W], or None.
+        labels: N contiguous class indices.
+        names: name of each class; an index beyond them is written as a number.
+        scores: N numbers in [0, 1], written behind the name; higher ones are labelled first.
+        colour_by: "class", "instance", or "auto": by instance where there is only one class.
+        alpha: opacity of the fill in [0, 1].
+        show_boxes: also draw the boxes; None: only where there are no masks.
+        show_labels: write names and scores, those for which there is room.
+        smallest: longer side in pixels below which the picture is enlarged; 0 keeps the size.
+        keypoints: [N, J, 3], x, y in pixels, drawn where the third number is above 0; or None.
+        skeleton: pairs of keypoints to join; None: COCO's for 17 keypoints, else none.
+
+    Returns:
+        uint8 [k * H, k * W, 3] with a whole number k >= 1, the enlargement.
+    """
+    canvas = as_rgb(image)
+    height, width = canvas.shape[:2]
+    classes = [int(label) for label in labels]
+    confidence = None if scores is None else [float(score) for score in scores]
+    factor = enlargement(height, width, smallest)
+    if factor > 1:
+        size = (width * factor, height * factor)
+        canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    windows = None if masks is None else [mask_window(mask) for mask in masks]
+    frames = _frames(boxes, windows, factor)
+    colours = _colours(classes, len(names), colour_by)
+    thickness = max(1, round(max(canvas.shape[:2]) / 500))
+    outlined = masks is None if show_boxes is None else show_boxes
+
+    area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in frames]
+    for i in sorted(range(len(frames)), key=lambda i: -area[i]):  # small ones on top
+        if windows is not None:
+            window, x, y = windows[i]
+            _draw_mask(canvas, window, x, y, factor, colours[i], alpha, thickness)
+        if outlined:
+            x1, y1, x2, y2 = frames[i]
+            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness)
+        if keypoints is not None:
+            draw_skeleton(canvas, np.asarray(keypoints[i]), skeleton, colours[i], thickness, factor)
+    if show_labels:
+        order = range(len(frames))
+        first = sorted(order, key=lambda i: -area[i] if confidence is None else -confidence[i])
+        texts = _texts(classes, names, confidence)
+        draw_labels(canvas, [Label(texts[i], frames[i], colours[i]) for i in first])
+    return canvas
+
+
+def draw_detections(
+    image: npt.NDArray[Any] | Tensor,
+    instances: Detections | Targets,
+    names: Sequence[str],
+    *,
+    min_score: float = 0.5,
+    most: int = 100,
+    paste: Paste = "aligned",
+    **style: Any,
+) -> Image:
+    """Draw detections or ground truth that are in the frame of ``image``.
+
+    Args:
+        image: uint8 [H, W, 3] RGB, or a tensor [3 or 1, H, W] in [0, 255].
+        instances: in that frame.
+        names: name of each class.
+        min_score, most: of detections, only the best ``most`` of at least ``min_score`` are drawn.
+        paste: how mask probabilities are pasted, see ``inference.paste``.
+        style: further arguments of :func:`draw_instances`, but keypoints: those of ``instances`` are drawn.
+    """
+    picture = image.detach().cpu().permute(1, 2, 0).numpy() if isinstance(image, Tensor) else image
+    height, width = picture.shape[:2]
+    if isinstance(instances, Targets):
+        masks: Sequence[Mask] | None = None
+        if instances.masks is not None:
+            masks = instances.masks.to_rles(height, width)
+        style["keypoints"] = instances.keypoints
+        return draw_instances(picture, instances.boxes, masks, instances.labels, names, **style)
+    best = instances.to("cpu")
+    best = best.select(torch.argsort(best.scores, descending=True, stable=True)[:most])
+    best = best.select(best.scores >= min_score)
+    rles = None
+    if best.mask_probs is not None:
+        rles = encode_masks(best.mask_probs, best.boxes, height, width, paste)
+    style["keypoints"] = None if best.keypoints is None else sure(best.keypoints)
+    return draw_instances(picture, best.boxes, rles, best.labels, names, best.scores, **style)
+
+
+def as_rgb(image: npt.NDArray[Any]) -> Image:
+    """A new uint8 [H, W, 3] array from RGB or gray, values clipped to 0..255.
+
+    Raises:
+        ValueError: the array has another shape.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"an image is [H, W, 3], [H, W, 1] or [H, W], got {image.shape}")
+    if image.dtype != np.uint8:
+        image = np.clip(np.rint(image.astype(np.float64)), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy())
+
+
+def enlargement(height: int, width: int, smallest: int) -> int:
+    """The whole number by which a picture of this size is enlarged."""
+    if not smallest or not height or not width:
+        return 1
+    return min(max(1, math.ceil(smallest / max(height, width))), MOST_ENLARGED)
+
+
+def mask_window(mask: Mask) -> tuple[Image, int, int]:
+    """The part of a mask that is not empty, as 0/255 [h, w], and the pixel (x, y) of its corner."""
+    if isinstance(mask, Mapping):
+        x, y, w, h = (int(v) for v in coco_mask.toBbox(mask))
+        bitmap = np.asarray(coco_mask.decode(mask))[y : y + h, x : x + w]
+    else:
+        bitmap = np.asarray(mask) > 0
+        x, y, w, h = cv2.boundingRect(bitmap.astype(np.uint8))
+        bitmap = bitmap[y : y + h, x : x + w]
+    return (bitmap > 0).astype(np.uint8) * 255, x, y
+
+
+def _frames(
+    boxes: npt.NDArray[Any] | Tensor | None, windows: Sequence[tuple[Image, int, int]] | None, factor: int
+) -> list[Rect]:
+    """Integer boxes in the picture; the masks' own where none are given."""
+    if boxes is None:
+        found = [(x, y, x + w.shape[1], y + w.shape[0]) for w, x, y in windows or []]
+        return [(x1 * factor, y1 * factor, x2 * factor, y2 * factor) for x1, y1, x2, y2 in found]
+    values = boxes.detach().cpu().numpy() if isinstance(boxes, Tensor) else np.asarray(boxes)
+    rounded = np.rint(values.reshape(-1, 4) * factor).astype(int).tolist()
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in rounded]
+
+
+def _colours(classes: Sequence[int], known: int, colour_by: ColourBy) -> list[Colour]:
+    if colour_by == "instance" or (colour_by == "auto" and known <= 1):
+        return [instance_colour(i) for i in range(len(classes))]
+    counts: dict[int, int] = {}
+    out = []
+    for label in classes:
+        number = counts.get(label, 0)
+        counts[label] = number + 1
+        out.append(shade(class_colour(label), number))
+    return out
+
+
+def _texts(classes: Sequence[int], names: Sequence[str], scores: Sequence[float] | None) -> list[str]:
+    """What to write at each instance; a name that all share is left out beside a score."""
+    out = []
+    for i, label in enumerate(classes):
+        name = names[label] if 0 <= label < len(names) else str(label)
+        if len(names) == 1:
+            name = ""
+        score = "" if scores is None else f"{scores[i]:.2f}"
+        out.append(f"{name} {score}".strip())
+    return out
+
+
+def _draw_mask(
+    canvas: Image, window: Image, x: int, y: int, factor: int, colour: Colour, alpha: float, thickness: int
+) -> None:
+    """Blend one mask into the canvas and stroke its outline, in place, touching its window alone."""
+    if not window.size:
+        return
+    margin = 2
+    grown = cv2.copyMakeBorder(window, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=[0])
+    if factor > 1:  # blurred by half a source pixel, the stairs of enlarged pixels become curves
+        size = (grown.shape[1] * factor, grown.shape[0] * factor)
+        grown = cv2.resize(grown, size, interpolation=cv2.INTER_LINEAR)
+        grown = cv2.GaussianBlur(grown, (0, 0), 0.5 * factor)
+    left, top = (x - margin) * factor, (y - margin) * factor
+    soft = cv2.GaussianBlur((grown >= 128).astype(np.uint8) * 255, (0, 0), 0.6)
+    matte = soft.astype(np.float32) * np.float32(alpha / 255)
+    h, w = grown.shape
+    x1, y1 = max(left, 0), max(top, 0)
+    x2, y2 = min(left + w, canvas.shape[1]), min(top + h, canvas.shape[0])
+    part = canvas[y1:y2, x1:x2]
+    weight = matte[y1 - top : y2 - top, x1 - left : x2 - left, None]
+    part[:] = np.rint(part + (np.array(colour, dtype=np.float32) - part) * weight).astype(np.uint8)
+    solid = (grown >= 128).astype(np.uint8)
+    outlines, _ = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left, top))
+    cv2.polylines(canvas, outlines, True, colour, thickness, cv2.LINE_AA)

@@ -1,0 +1,126 @@
+"""A checkpoint's tensors into a model and an optimizer: everything fits, or a sentence says what does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskrcnn.errors import CheckpointError, few
+from maskrcnn.weights.safe_load import first_line
+
+# The layers whose size is the number of classes: scores, boxes and masks.
+_HEAD = re.compile(r"(^|\.)(predictor\.(logits|deltas)|mask_head\.logits)\.(weight|bias)$")
+
+
+def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
+    """Load ``state`` into ``model``; every name and shape must agree.
+
+    Raises:
+        CheckpointError: names the first few that do not, and what they say (wrong number of classes, or
+            another architecture).  The model is then unchanged.
+    """
+    problems = differences(model, state)
+    if problems:
+        raise CheckpointError(
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+        )
+    model.load_state_dict(dict(state))
+
+
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Path | str) -> None:
+    """Load ``state``, an optimizer's, into ``optimizer``: its momenta, but not its hyper-parameters.
+
+    Weight decay and the like stay those that ``optimizer`` was built with, so that a changed recipe holds.
+
+    Raises:
+        CheckpointError: it is the state of another kind of optimizer, or of other parameters.
+    """
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        for own, saved in zip(ours, state["param_groups"], strict=True):
+            # A release of torch may add a setting; another optimizer has some and lacks others.
+            if not own.keys() <= saved.keys() and not saved.keys() - {"params"} <= own.keys():
+                raise ValueError("it is of another optimizer")
+        optimizer.load_state_dict(dict(state))
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and"
+            " what is trained as they were, or begin a new run with weights: that file"
+        ) from None
+    for group, values in zip(optimizer.param_groups, ours, strict=True):
+        group.update(values)
+
+
+def drop_head(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """``state`` without its output layers of classes, boxes and masks, and their names.
+
+    :func:`initialize_model` then starts them afresh: how to fine-tune for another set of classes.
+    """
+    head = [name for name in state if _HEAD.search(name)]
+    return {name: tensor for name, tensor in state.items() if name not in head}, head
+
+
+def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> list[str]:
+    """Start ``model`` from ``state``; output layers that ``state`` lacks (see :func:`drop_head`) stay fresh.
+
+    Returns:
+        The names that kept fresh values.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs, as that of the output layers where
+            the number of classes does.  The model is then unchanged.
+    """
+    own = model.state_dict()
+    fresh = [name for name in own if _HEAD.search(name) and name not in state]
+    problems = differences(model, {**state, **{name: own[name] for name in fresh}})
+    if problems:
+        heads = [n for n in own if _HEAD.search(n) and n in state and n not in fresh]
+        others = [n for n in heads if state[n].shape != own[n].shape]
+        if len(others) == len(problems):
+            raise CheckpointError(
+                f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
+                " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
+            )
+        raise CheckpointError(
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+        )
+    model.load_state_dict(dict(state), strict=False)
+    return fresh
+
+
+def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps ``state`` from fitting ``model``, a phrase each: missing, unknown, other shape."""
+    own = model.state_dict()
+    found = [
+        f"{k} is {_shape(state[k])}, here {_shape(own[k])}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
+    found += [f"{k} is missing in the file" for k in own if k not in state]
+    return found + [f"{k} is unknown here" for k in state if k not in own]
+
+
+def _advice(problems: list[str]) -> str:
+    sizes = all(" here [" in text for text in problems)
+    if sizes and all(_HEAD.search(text.partition(" ")[0]) for text in problems):
+        return (
+            "The number of classes differs; use the checkpoint's own data, or start a training from it with"
+            " the key 'weights' and --drop-head"
+        )
+    if sizes:
+        return (
+            "The layers agree but for their sizes, so a width or the number of classes differs; use the"
+            " config stored beside it (config.yaml of its run)"
+        )
+    return (
+        "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

@@ -1,0 +1,110 @@
+"""Transforms in evaluation must leave boxes where the sizes put them: said, or tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from maskrcnn.data import RawSample, Transform
+from maskrcnn.data.interfaces import TRANSFORMS
+from maskrcnn.data.transforms.basic import (
+    ColorJitter,
+    HorizontalFlip,
+    RandomCrop,
+    Resize,
+    ResizeLongest,
+    ResizeShortestEdge,
+    Rotate90,
+    VerticalFlip,
+)
+from maskrcnn.data.transforms.geometry import crop_to, resize_to
+from maskrcnn.data.transforms.jitter import LargeScaleJitter, pad_to
+from maskrcnn.data.transforms.undoing import resizes_only
+
+BUILT_IN = [
+    (Resize(90, 31), True),
+    (ResizeLongest(64), True),
+    (ResizeShortestEdge((40, 48), 80), True),
+    (ResizeShortestEdge((333,), 500, rounding="floor"), True),
+    (ColorJitter(0.3, 0.3, 0.3), True),
+    (HorizontalFlip(0.5), False),
+    (HorizontalFlip(0.0), True),
+    (VerticalFlip(1.0), False),
+    (Rotate90(0.75), False),
+    (Rotate90(0.0), True),
+    (RandomCrop(32, 32), False),
+    (RandomCrop(600, 600, p=0.5), False),
+    (LargeScaleJitter(64, 64, 0.5, 1.0), False),
+]
+
+
+@dataclass
+class Silent:
+    """A transform of someone's own: it does as another, and says nothing of itself."""
+
+    inner: Transform
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        return self.inner(sample, rng)
+
+
+@pytest.mark.parametrize(("transform", "answer"), BUILT_IN)
+def test_what_transforms_say_is_what_is_found_by_trying(transform: Transform, answer: bool) -> None:
+    assert resizes_only(transform) is answer
+    assert resizes_only(Silent(transform)) is answer
+
+
+def test_every_registered_transform_is_covered() -> None:
+    built = {type(transform).__name__ for transform, _ in BUILT_IN}
+    own = [
+        TRANSFORMS.get(n) for n in TRANSFORMS.names() if TRANSFORMS.get(n).__module__.startswith("maskrcnn.")
+    ]
+    assert {cls.__name__.removesuffix("Config") for cls in own} == built
+
+
+def letterbox(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    h, w = sample.size
+    return pad_to(sample, max(h, w), max(h, w), (0, 0, 0))
+
+
+def multiples(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    h, w = sample.size
+    return crop_to(sample, 0, 0, w // 32 * 32, h // 32 * 32, min_side=0.0)
+
+
+def half(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    return resize_to(sample, (sample.size[0] + 1) // 2, (sample.size[1] + 1) // 2, "area")
+
+
+def blur(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    return replace(sample, image=cv2.blur(sample.image, (3, 3)))
+
+
+def drop_small(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    boxes = sample.targets.boxes
+    return replace(sample, targets=sample.targets.select((boxes[:, 2] - boxes[:, 0]) > 0.35 * sample.size[1]))
+
+
+def fails(sample: RawSample, rng: np.random.Generator) -> RawSample:
+    raise KeyError("needs something that the probe does not have")
+
+
+@pytest.mark.parametrize(
+    ("transform", "answer"),
+    [(letterbox, False), (multiples, False), (half, True), (blur, True), (drop_small, True), (fails, True)],
+)
+def test_transforms_of_ones_own_are_tried(transform: Transform, answer: bool) -> None:
+    assert resizes_only(transform) is answer
+
+
+def test_what_a_transform_says_of_itself_counts() -> None:
+    class Own:
+        resizes_only = True
+
+        def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+            raise AssertionError("it was tried")
+
+    assert resizes_only(Own())

@@ -1,0 +1,243 @@
+"""Pictures: what must be drawn is drawn, where it belongs, and nothing else changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from maskrcnn.structures import Detections, InstanceMasks, Targets
+from maskrcnn.viz.instances import (
+    as_rgb,
+    draw_detections,
+    draw_instances,
+    enlargement,
+    mask_window,
+)
+from maskrcnn.viz.labels import Label, draw_labels, place_labels, printable, text_box
+from maskrcnn.viz.palette import class_colour, ink, instance_colour, shade
+from maskrcnn.viz.panels import contact_sheet, side_by_side
+
+GRAY = np.full((60, 80, 3), 100, dtype=np.uint8)
+
+
+def disc(x: int, y: int, radius: int) -> np.ndarray[Any, Any]:
+    yy, xx = np.mgrid[:60, :80]
+    return ((xx - x) ** 2 + (yy - y) ** 2 <= radius**2).astype(np.uint8)
+
+
+def as_rle(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return dict(coco_mask.encode(np.asfortranarray(mask)))
+
+
+def test_a_mask_is_tinted_inside_and_the_rest_is_untouched() -> None:
+    mask = disc(30, 30, 12)
+    before = GRAY.copy()
+    out = draw_instances(GRAY, None, [mask], [0], ["a", "b"], show_labels=False, smallest=0, alpha=0.5)
+    assert np.array_equal(before, GRAY)
+    assert (out.shape, out.dtype) == (GRAY.shape, np.uint8)
+    expected = (np.array(class_colour(0)) + 100) / 2
+    assert np.abs(out[30, 30] - expected).max() <= 1
+    far = disc(30, 30, 15) == 0
+    assert (out[far] == 100).all()
+
+
+def test_run_lengths_and_bitmaps_give_the_same_picture() -> None:
+    mask = disc(78, 30, 12)  # cut by the border
+    one, two = (draw_instances(GRAY, None, [m], [1], ["a", "b"], [0.9]) for m in (mask, as_rle(mask)))
+    assert np.array_equal(one, two)
+
+
+def test_small_pictures_are_enlarged_by_a_whole_number() -> None:
+    assert [enlargement(h, w, 640) for h, w in ((640, 480), (639, 1), (128, 128), (8, 8), (0, 0))] == [
+        1,
+        2,
+        5,
+        8,
+        1,
+    ]
+    out = draw_instances(GRAY, None, [disc(30, 30, 12)], [0], ["a", "b"], show_labels=False)
+    assert out.shape == (480, 640, 3)
+    changed = np.argwhere((out != 100).any(axis=2))
+    # The disc covers pixels 18 .. 42, that is 18 .. 43 in continuous coordinates; lines are drawn on top.
+    assert np.abs(changed.min(axis=0) - 18 * 8).max() <= 4
+    assert np.abs(changed.max(axis=0) - 43 * 8).max() <= 4
+
+
+def test_boxes_are_drawn_where_there_are_no_masks() -> None:
+    boxes = np.array([[10.0, 20.0, 40.0, 50.0]])
+    out = draw_instances(GRAY, boxes, None, [0], ["a", "b"], show_labels=False, smallest=0)
+    changed = np.argwhere((out != 100).any(axis=2))
+    assert changed.min(axis=0).tolist() == [20, 10]
+    assert changed.max(axis=0).tolist() == [49, 39]
+    assert (out[30, 20] == 100).all()
+    with_masks = draw_instances(
+        GRAY, boxes, [disc(25, 35, 4)], [0], ["a", "b"], show_labels=False, smallest=0
+    )
+    assert (with_masks[20, 10:40] == 100).all()
+
+
+@pytest.mark.parametrize("masks", [None, []])
+def test_nothing_to_draw(masks: list[Any] | None) -> None:
+    out = draw_instances(GRAY, np.zeros((0, 4)), masks, [], ["a"], [], smallest=0)
+    assert np.array_equal(out, GRAY)
+
+
+def test_empty_masks_and_boxes_outside_are_harmless() -> None:
+    empty = np.zeros((60, 80), dtype=np.uint8)
+    boxes = torch.tensor([[-50.0, -50.0, -10.0, -20.0], [500.0, 5.0, 600.0, 9.0]])
+    out = draw_instances(GRAY, boxes, [empty, as_rle(empty)], [0, 7], ["a", "b"], [0.5, 0.6])
+    assert out.shape == (480, 640, 3)
+    assert mask_window(empty)[0].size == 0
+
+
+def test_labels_stay_inside_and_apart() -> None:
+    labels = [
+        Label("a long name of a class 0.99", (x, y, x + 30, y + 30), (255, 0, 0))
+        for x, y in ((-20, -20), (300, 5), (305, 8), (380, 190), (0, 190), (150, 90))
+    ]
+    placed = place_labels(labels, 200, 400, 0.45)
+    rects = [r for r in placed if r is not None]
+    assert len(rects) >= 5
+    for x1, y1, x2, y2 in rects:
+        assert 0 <= x1 < x2 <= 400
+        assert 0 <= y1 < y2 <= 200
+    for i, a in enumerate(rects):
+        for b in rects[i + 1 :]:
+            assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
+
+
+def test_in_a_crowd_labels_do_not_hide_their_objects() -> None:
+    crowd = [
+        Label("0.99", (x, y, x + 12, y + 12), (255, 0, 0)) for x in range(0, 200, 20) for y in (30, 60, 90)
+    ]
+    large = Label("0.50", (20, 80, 190, 150), (0, 255, 0))
+    placed = place_labels([*crowd, large], 200, 200, 0.45)
+    assert placed[:-1] == [None] * len(crowd)
+    assert placed[-1] is not None
+    assert place_labels(crowd[:1], 200, 200, 0.45) != [None]
+
+
+def test_letters_fit_their_box() -> None:
+    canvas = np.zeros((80, 300, 3), dtype=np.uint8)
+    draw_labels(canvas, [Label("gjpqy 0.98", (10, 40, 30, 60), (255, 255, 0))], scale=0.8)
+    width, height, _ = text_box("gjpqy 0.98", 0.8)
+    box = canvas[40 - height : 40, 10 : 10 + width]
+    edges = np.concatenate([box[0], box[-1], box[:, 0], box[:, -1]])
+    assert (edges == (255, 255, 0)).all(), "letters must not touch the border of their label"
+    assert (box == (0, 0, 0)).all(axis=2).any()
+
+
+def test_names_scores_and_numbers_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "maskrcnn.viz.instances.draw_labels",
+        lambda canvas, labels: written.extend(x.text for x in labels),
+    )
+    boxes = np.array([[0, 0, 5, 5], [0, 0, 9, 9], [0, 0, 7, 7]])
+    draw_instances(GRAY, boxes, None, [0, 1, 4], ["cat", "dog"], [0.5, 0.25, 0.75])
+    assert written == ["4 0.75", "cat 0.50", "dog 0.25"]
+    written.clear()
+    draw_instances(GRAY, boxes, None, [0, 1, 1], ["cat", "dog"])
+    assert written == ["dog", "dog", "cat"], "without scores the large ones first"
+    written.clear()
+    draw_instances(GRAY, boxes[:1], None, [0], ["nucleus"], [0.5])
+    assert written == ["0.50"], "the only class needs no name"
+
+
+def test_old_opencv_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.__version__", "4.10.0")
+    assert printable("größe 细") == "gro?e ?"
+    monkeypatch.setattr("cv2.__version__", "5.0.0")
+    assert printable("größe 细") == "größe 细"
+
+
+def test_colours_are_stable_and_distinct() -> None:
+    assert class_colour(3) == class_colour(3)
+    assert len({class_colour(i) for i in range(90)}) == 90
+    assert len({instance_colour(i) for i in range(300)}) >= 290
+    assert shade(class_colour(2), 0) == class_colour(2)
+    assert len({shade(class_colour(2), i) for i in range(4)}) == 4
+    assert ink((255, 255, 0)) == (0, 0, 0)
+    assert ink((0, 0, 160)) == (255, 255, 255)
+
+
+def test_touching_instances_of_one_class_differ() -> None:
+    masks = [disc(25, 30, 8), disc(42, 30, 8)]
+    for names in (["only"], ["a", "b"]):
+        out = draw_instances(GRAY, None, masks, [0, 0], names, show_labels=False, smallest=0)
+        assert (out[30, 25] != out[30, 42]).any()
+    same = draw_instances(
+        GRAY, None, masks, [0, 1], ["a", "b"], show_labels=False, smallest=0, colour_by="class"
+    )
+    assert (same[30, 25] != same[30, 42]).any()
+
+
+def test_detections_are_filtered_by_score_and_targets_are_drawn() -> None:
+    boxes = torch.tensor([[5.0, 5.0, 25.0, 25.0], [40.0, 30.0, 70.0, 55.0]])
+    found = Detections(boxes, torch.tensor([0.3, 0.9]), torch.tensor([0, 1]), torch.ones(2, 28, 28))
+    image = torch.full((3, 60, 80), 100, dtype=torch.uint8)
+    out = draw_detections(image, found, ["a", "b"], show_labels=False, smallest=0)
+    assert (out[15, 15] == 100).all()
+    assert (out[42, 55] != 100).any()
+    both = draw_detections(image, found, ["a", "b"], show_labels=False, smallest=0, min_score=0.1)
+    assert (both[15, 15] != 100).any()
+    one = draw_detections(image, found, ["a", "b"], show_labels=False, smallest=0, min_score=0.1, most=1)
+    assert np.array_equal(one, out)
+
+    polygon = [[10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]]
+    truth = Targets(
+        torch.tensor([[10.0, 10.0, 30.0, 30.0]]),
+        torch.tensor([0]),
+        InstanceMasks.from_coco([polygon], 60, 80),
+        torch.tensor([1]),
+    )
+    drawn = draw_detections(image, truth, ["a", "b"], show_labels=False, smallest=0)
+    assert (drawn[20, 20] != 100).any()
+    assert (drawn[40, 60] == 100).all()
+
+
+def test_images_of_other_kinds_become_rgb() -> None:
+    assert as_rgb(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
+    assert as_rgb(np.full((4, 5, 1), 300.0)).max() == 255
+    with pytest.raises(ValueError, match=r"got \(4, 5, 4\)"):
+        as_rgb(np.zeros((4, 5, 4), np.uint8))
+
+
+def test_side_by_side_keeps_both_pictures() -> None:
+    left, right = np.full((40, 60, 3), 50, np.uint8), np.full((80, 30, 3), 200, np.uint8)
+    out = side_by_side(left, right, titles=())
+    assert out.shape == (80, 120 + 8 + 30, 3)
+    assert (out[:, :120] == 50).all()
+    assert (out[:, -30:] == 200).all()
+    titled = side_by_side(left, left)
+    assert titled.shape[0] > 40
+    assert (titled[-40:, :60] == 50).all()
+    assert (titled[:-40] > 100).any(), "the titles are written"
+    with pytest.raises(ValueError, match="at least one"):
+        side_by_side()
+
+
+def test_contact_sheet() -> None:
+    pictures = [
+        np.full((h, w, 3), 40 * (i + 1), np.uint8) for i, (h, w) in enumerate([(50, 100), (90, 30), (10, 10)])
+    ]
+    out = contact_sheet(pictures, columns=2, cell=100)
+    assert out.shape[1] == 2 * 108 + 8
+    for i in range(3):
+        assert (out == 40 * (i + 1)).all(axis=2).sum() > 1000
+    assert contact_sheet([], cell=50).shape == (66, 66, 3)
+    assert contact_sheet(pictures, titles=["a", "b", "c"], cell=100).shape[1] == 2 * 108 + 8
+
+
+def test_small_instances_lie_on_top_of_large_ones() -> None:
+    masks = [disc(40, 30, 4), disc(40, 30, 25)]
+    for order in ([0, 1], [1, 0]):
+        out = draw_instances(
+            GRAY, None, [masks[i] for i in order], order, ["a", "b"], show_labels=False, smallest=0, alpha=1.0
+        )
+        assert tuple(out[30, 40]) == class_colour(0)
+        assert tuple(out[30, 55]) == class_colour(1)
