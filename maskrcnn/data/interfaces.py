@@ -107,7 +107,7 @@ class Transform(Protocol):
 
     An attribute ``resizes_only: bool`` may say whether boxes stay where the ratio of the two sizes puts them
     (colours and scales, no flip, crop or padding); in ``data.eval_transforms`` only such ones are possible,
-    since detections are mapped back by the sizes.  Without it a transform is tried: ``data.transforms.undoing``.
+    since detections are mapped back by the sizes.  Without it a transform is tried (``undoing``).
     """
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample: ...

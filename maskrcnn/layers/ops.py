@@ -38,7 +38,7 @@ def compiled_devices() -> frozenset[str]:
     return frozenset({"cpu", "cuda", "meta"} if _library.cuda_compiled() else {"cpu", "meta"})
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernels(device_type: str) -> bool:
     """Whether a device type has compiled kernels: a constant to a tracer."""
     return device_type in compiled_devices()

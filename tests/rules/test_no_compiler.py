@@ -25,7 +25,7 @@ assert not library._states, library._states
     [
         ["config", "check", "configs/demo.yaml"],
         ["config", "show", "configs/demo.yaml"],
-        ["data", "--out", "data", "--num-images", "1"],
+        ["data", "synthetic", "--out", "data", "--train", "1", "--val", "1", "--size", "64"],
         ["zoo"],
     ],
     ids=" ".join,

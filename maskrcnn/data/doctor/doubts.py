@@ -1,7 +1,7 @@
 """What is not wrong in a data set but is hardly meant: told once, before hours are spent on it.
 
-A doubt stops nothing.  The functions here judge the classes; :mod:`maskrcnn.data.doctor.mask_doubts` judges boxes
-and masks, :mod:`maskrcnn.data.doctor.file_doubts` image files; :mod:`maskrcnn.run.doubts` asks them all.
+A doubt stops nothing.  The functions here judge the classes; ``mask_doubts`` judges boxes and masks,
+``file_doubts`` image files; :mod:`maskrcnn.run.doubts` asks them all.
 
 Legend: K = classes, A = annotations.
 """
