@@ -63,7 +63,7 @@ _LEFT_OUT = (
 
 
 @dataclass(frozen=True)
-class Backbone:
+class ClassifierWeights:
     """A converted classifier.
 
     state: in torchvision's names, reading R, G, B.
@@ -90,7 +90,7 @@ def maker_of(state: Mapping[str, Tensor]) -> str | None:
     return "caffe2" if {"conv1_w", "res2_0_branch2a_w"} <= set(state) else None
 
 
-def convert_classifier(state: Mapping[str, Tensor], bgr: bool | None = None) -> Backbone:
+def convert_classifier(state: Mapping[str, Tensor], bgr: bool | None = None) -> ClassifierWeights:
     """Translate a classifier's state dict; all but its last layer.
 
     Args:
@@ -118,7 +118,7 @@ def convert_classifier(state: Mapping[str, Tensor], bgr: bool | None = None) -> 
     if found.bgr:
         converted[first] = converted[first].flip(1)
         found = replace(found, mean=found.mean[::-1], std=found.std[::-1])
-    return Backbone(converted, matched, dropped, config, found, maker)
+    return ClassifierWeights(converted, matched, dropped, config, found, maker)
 
 
 def _resnet(state: Mapping[str, Tensor], maker: str, bgr: bool | None) -> tuple[ResNetConfig, Reading]:

@@ -29,7 +29,7 @@ _DATA_BOUND = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """The state of training at a log step.
 
     step: finished optimizer steps; total: how many there will be.
@@ -96,7 +96,7 @@ class Events:
             except ImportError:
                 console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
 
-    def progress(self, now: Progress) -> None:
+    def progress(self, now: TrainingProgress) -> None:
         """Show and keep one log step; before the first, what the parts of a line mean."""
         if not self._told_legend:
             self._told_legend = True
@@ -126,7 +126,7 @@ class Events:
                 " raise data.workers, or use smaller images"
             )
 
-    def _describe(self, now: Progress, total_loss: float, rate: float, waiting: float) -> str:
+    def _describe(self, now: TrainingProgress, total_loss: float, rate: float, waiting: float) -> str:
         step_seconds = now.seconds / max(1, now.steps)
         # Exponential mean for the ETA: one slow step must not double it.
         self._rate = step_seconds if self._rate is None else 0.7 * self._rate + 0.3 * step_seconds
@@ -139,7 +139,7 @@ class Events:
             f"  mem {now.memory / 2**30:.2f} GiB  eta {eta}"
         )
 
-    def _describe_epoch(self, now: Progress) -> str:
+    def _describe_epoch(self, now: TrainingProgress) -> str:
         """``epoch 0.30/6.75  ``: images seen by all ranks, in training sets."""
         if not self._epoch_images or not now.steps:
             return ""

@@ -18,7 +18,7 @@ from maskrcnn.engine.best import improved
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, WriteError
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.events import Events, Progress, format_seconds
+from maskrcnn.engine.events import Events, TrainingProgress, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import clip_gradients
@@ -326,7 +326,7 @@ class Trainer:
         if self._events is None:
             return
         self._events.progress(
-            Progress(
+            TrainingProgress(
                 step=self.state.step,
                 total=self._total,
                 losses=losses,

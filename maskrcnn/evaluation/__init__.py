@@ -3,7 +3,7 @@
 from maskrcnn.evaluation.backends import Backend
 from maskrcnn.evaluation.coco import IouType, evaluate_coco
 from maskrcnn.evaluation.eval_result import ClassFigures, EvalResult, Matches
-from maskrcnn.inference.loop import Precision, Progress, predict_batches, predict_dataset
+from maskrcnn.inference.loop import Precision, PredictionProgress, predict_batches, predict_dataset
 from maskrcnn.inference.paste import Paste, encode_masks, paste_masks
 from maskrcnn.inference.records import (
     Result,
@@ -23,7 +23,7 @@ __all__ = [
     "Matches",
     "Paste",
     "Precision",
-    "Progress",
+    "PredictionProgress",
     "Result",
     "TextRLE",
     "coco_results",

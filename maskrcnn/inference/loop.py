@@ -24,7 +24,7 @@ from maskrcnn.structures import Batch, Detections, ImageInfo
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-class Predictor(Protocol):
+class PredictingModel(Protocol):
     """A module with ``predict(images) -> one Detections an image``, in the network frame.
 
     Where the batches carry proposals it is called as ``predict(images, proposals)``.
@@ -34,7 +34,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
+class PredictionProgress:
     """How far an evaluation is.
 
     done, total: images (total None where the loader does not say).
@@ -74,11 +74,11 @@ def predict_batches(
 ) -> Iterator[tuple[Batch, list[Detections]]]:
     """Each batch (on the CPU, as loaded) with its detections (on ``device``, in the network frame).
 
-    ``model`` is a :class:`Predictor`; one wrapped by DistributedDataParallel is unwrapped.  It is put in
-    evaluation mode while the iterator lives, and restored when it ends or is closed.
+    ``model`` is a :class:`PredictingModel`; one wrapped by DistributedDataParallel is unwrapped.  It is put
+    in evaluation mode while the iterator lives, and restored when it ends or is closed.
     """
     device = torch.device(device)
-    predictor = cast(Predictor, getattr(model, "module", model))
+    predictor = cast(PredictingModel, getattr(model, "module", model))
     with evaluating(model):
         for batch in loader:
             with torch.inference_mode(), autocast(device, precision):
@@ -97,7 +97,7 @@ def predict_dataset(
     categories: CategoryIds,
     precision: Precision = "float32",
     paste: Paste = "aligned",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[PredictionProgress], None] | None = None,
     total: int | None = None,
     overlap: bool | None = None,
     keypoint_offset: float = 0.5,
@@ -150,7 +150,11 @@ def predict_dataset(
             done += len(batch)
             if progress is not None:
                 rate = done / max(time.perf_counter() - start, 1e-9)
-                progress(Progress(done, total, rate, None if total is None else max(total - done, 0) / rate))
+                progress(
+                    PredictionProgress(
+                        done, total, rate, None if total is None else max(total - done, 0) / rate
+                    )
+                )
         for future in pending:
             results += future.result()
     return results

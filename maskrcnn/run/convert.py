@@ -12,7 +12,7 @@ import torch
 
 from maskrcnn import __version__
 from maskrcnn.config import dump
-from maskrcnn.convert.classifier import Backbone, convert_classifier, maker_of
+from maskrcnn.convert.classifier import ClassifierWeights, convert_classifier, maker_of
 from maskrcnn.convert.detector import (
     SOURCES,
     Conversion,
@@ -63,14 +63,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What was done: lines to print, and every (their name, our name)."""
 
     lines: list[str]
     matched: list[tuple[str, str]]
 
 
-def convert_file(path: Path, output: Path, options: Options) -> Report:
+def convert_file(path: Path, output: Path, options: Options) -> ConversionReport:
     """Recognise a file, translate it, and write it: a detector as a checkpoint, a classifier as weights.
 
     Raises:
@@ -100,7 +100,7 @@ def _check_maker(state: dict[str, torch.Tensor], maker: str | None, wanted: str)
         raise CheckpointError(f"--from {wanted}, but these are the names of {maker} ({found})")
 
 
-def _detector(file: File, source: Source, path: Path, output: Path, options: Options) -> Report:
+def _detector(file: File, source: Source, path: Path, output: Path, options: Options) -> ConversionReport:
     total = num_foreground(file.state, source)
     coco80 = options.coco80
     if coco80 is None:
@@ -140,7 +140,9 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
         ),
         output,
     )
-    return Report(_lines(result, dropped, names, len(file.state), output, options, eps), result.matched)
+    return ConversionReport(
+        _lines(result, dropped, names, len(file.state), output, options, eps), result.matched
+    )
 
 
 def _sum(path: Path) -> str:
@@ -235,7 +237,7 @@ def _list(values: Sequence[float]) -> str:
     return "[" + ", ".join(f"{v:g}" for v in values) + "]"
 
 
-def _classifier(result: Backbone, output: Path, options: Options) -> Report:
+def _classifier(result: ClassifierWeights, output: Path, options: Options) -> ConversionReport:
     if options.overrides or options.names or options.drop_head or options.bn_eps is not None:
         raise UserError("an ImageNet classifier takes no --set, --names, --drop-head and --bn-eps")
     write_tensors(result.state, output)
@@ -254,7 +256,7 @@ def _classifier(result: Backbone, output: Path, options: Options) -> Report:
         f"    preprocess: {{mean: {_list(reading.mean)}, std: {_list(reading.std)}}}",
         f"wrote {output}",
     ]
-    return Report(lines, result.matched)
+    return ConversionReport(lines, result.matched)
 
 
 def export_torchvision(checkpoint: Path, output: Path) -> list[str]:

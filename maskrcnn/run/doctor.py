@@ -27,7 +27,7 @@ ENVIRONMENT = (
 
 
 @dataclass(frozen=True)
-class Report:
+class InstallationReport:
     """The findings, one line each, and whether the compiled operators work."""
 
     lines: tuple[str, ...]
@@ -38,7 +38,7 @@ class Report:
         return "\n".join(self.lines)
 
 
-def diagnose() -> Report:
+def diagnose() -> InstallationReport:
     """Load the operators, try them, and report on everything that they depend on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the warning's text is part of the report
@@ -60,7 +60,7 @@ def diagnose() -> Report:
         f"environment   {', '.join(_environment()) or 'nothing set that matters'}",
         f"verdict       {_verdict(healthy, states['cpu'])}",
     ]
-    return Report(tuple(lines), healthy)
+    return InstallationReport(tuple(lines), healthy)
 
 
 def _describe(state: _library.LoadState) -> str:

@@ -28,7 +28,7 @@ from maskrcnn.engine.unwritten import Unwritten
 from maskrcnn.errors import CheckpointError, DataError, OutputError, few
 from maskrcnn.evaluation import (
     EvalResult,
-    Progress,
+    PredictionProgress,
     Result,
     evaluate_coco,
     merge_results,
@@ -163,11 +163,11 @@ def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
     return replace(truth, notes=(*truth.notes, note))
 
 
-def progress_lines(console: Console, what: str) -> Callable[[Progress], None]:
+def progress_lines(console: Console, what: str) -> Callable[[PredictionProgress], None]:
     """A function that prints ``what``, how far it is, the rate and the time left, now and then."""
     last_line = time.monotonic()
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: PredictionProgress) -> None:
         nonlocal last_line
         if time.monotonic() - last_line >= _PROGRESS_SECONDS:
             last_line = time.monotonic()

@@ -16,7 +16,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import UserError
-from maskrcnn.evaluation import Progress
+from maskrcnn.evaluation import PredictionProgress
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
 from maskrcnn.inference.loop import autocast, evaluating
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
@@ -158,5 +158,5 @@ def _run(
                 spool.add(info.image_id, found * factor, score)
             done += len(batch)
             rate = done / max(time.perf_counter() - begin, 1e-9)
-            tell(Progress(done, share, rate, max(share - done, 0) / rate))
+            tell(PredictionProgress(done, share, rate, max(share - done, 0) / rate))
     return [torch.cat(values) for values in overlaps]

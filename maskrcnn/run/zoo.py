@@ -22,7 +22,7 @@ _COCO_CLASSES = 80
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooEntry:
     """A row of the table.
 
     schedule: optimizer steps x images a step.
@@ -42,7 +42,7 @@ class Entry:
     flops: int
 
 
-def entries(words: Iterable[str] = ()) -> list[Entry]:
+def entries(words: Iterable[str] = ()) -> list[ZooEntry]:
     """Every shipped recipe whose name holds all of ``words``."""
     return [
         describe(name, load_recipe(path))
@@ -51,13 +51,13 @@ def entries(words: Iterable[str] = ()) -> list[Entry]:
     ]
 
 
-def describe(name: str, recipe: Recipe) -> Entry:
+def describe(name: str, recipe: Recipe) -> ZooEntry:
     """The row of one recipe."""
     size = _size(recipe)
     cost = _cost(recipe.model, _classes(name, recipe), size)
     sources = dict.fromkeys(item.source for item in recipe.expect)
     steps = recipe.solver.steps
-    return Entry(
+    return ZooEntry(
         name,
         task(recipe.model),
         backbone(recipe.model),
@@ -95,7 +95,7 @@ def backbone(model: MaskRCNNConfig) -> str:
     return f"{kind}-{form}{norm}"
 
 
-def markdown(rows: Sequence[Entry]) -> str:
+def markdown(rows: Sequence[ZooEntry]) -> str:
     """The page docs/zoo.md."""
     sources = list(dict.fromkeys(row.source for row in rows if row.source))
     lines = [
@@ -120,7 +120,7 @@ def markdown(rows: Sequence[Entry]) -> str:
     return "\n".join(lines)
 
 
-def text(rows: Sequence[Entry]) -> str:
+def text(rows: Sequence[ZooEntry]) -> str:
     """The table for a terminal."""
     titles = ["config", "model", "backbone", "steps x images", *METRICS.values(), "params, M", "GFLOPs"]
     table = [titles]
@@ -138,16 +138,16 @@ def text(rows: Sequence[Entry]) -> str:
     return "\n".join([*lines, "", _note()])
 
 
-def as_json(rows: Sequence[Entry]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[ZooEntry]) -> list[dict[str, Any]]:
     """One object a recipe."""
     return [asdict(row) for row in rows]
 
 
-def _figures(row: Entry) -> list[str]:
+def _figures(row: ZooEntry) -> list[str]:
     return [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
 
 
-def _gflops(row: Entry) -> str:
+def _gflops(row: ZooEntry) -> str:
     number = f"{row.flops / 1e9:.{0 if row.flops > 1e10 else 1}f}"
     return number if row.size == SIZE else f"{number} at {row.size[0]} x {row.size[1]}"
 

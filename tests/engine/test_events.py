@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, Progress, describe_legend, describe_losses, format_seconds
+from maskrcnn.engine.events import Events, TrainingProgress, describe_legend, describe_losses, format_seconds
 
 
-def progress(step: int = 40, waiting: float = 0.5) -> Progress:
-    return Progress(
+def progress(step: int = 40, waiting: float = 0.5) -> TrainingProgress:
+    return TrainingProgress(
         step=step,
         total=100,
         losses={"loss_mask": 0.5, "loss_box_cls": 0.25},

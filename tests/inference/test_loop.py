@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.inference.loop import Progress, evaluating, predict_batches, predict_dataset
+from maskrcnn.inference.loop import PredictionProgress, evaluating, predict_batches, predict_dataset
 from maskrcnn.structures import Batch, Detections, ImageInfo
 
 
@@ -109,7 +109,7 @@ def test_lower_precision_runs_under_autocast() -> None:
 
 
 def test_progress_is_told_after_each_batch() -> None:
-    told: list[Progress] = []
+    told: list[PredictionProgress] = []
     predict_dataset(Stub(), [batch(1, 2), batch(3)], "cpu", Ids(), progress=told.append, total=3)
     assert [(p.done, p.total) for p in told] == [(2, 3), (3, 3)]
     assert all(p.rate > 0 for p in told)

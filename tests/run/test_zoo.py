@@ -21,11 +21,11 @@ PAGE = ROOT / "docs" / "zoo.md"
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, zoo.Entry]:
+def rows() -> dict[str, zoo.ZooEntry]:
     return {row.name: row for row in zoo.entries()}
 
 
-def test_every_recipe_has_a_row(rows: dict[str, zoo.Entry]) -> None:
+def test_every_recipe_has_a_row(rows: dict[str, zoo.ZooEntry]) -> None:
     assert list(rows) == list(shipped_recipes())
     assert {"demo", "coco/mask_rcnn_r50_fpn_3x", "nuclei/mask_rcnn_r18_fpn_gn"} <= set(rows)
     assert not [name for name in rows if "base" in name or "ablations" in name]
@@ -33,7 +33,7 @@ def test_every_recipe_has_a_row(rows: dict[str, zoo.Entry]) -> None:
     assert all(row.source for row in rows.values() if row.expected)
 
 
-def test_a_row_by_hand(rows: dict[str, zoo.Entry]) -> None:
+def test_a_row_by_hand(rows: dict[str, zoo.ZooEntry]) -> None:
     row = rows["coco/mask_rcnn_r50_fpn_3x"]
     assert (row.task, row.backbone, row.schedule) == ("Mask R-CNN", "R50-FPN", "270k x 16")
     assert row.expected == {"bbox/AP": 0.41, "segm/AP": 0.372}
@@ -79,13 +79,13 @@ def test_multiply_adds_by_hand() -> None:
     assert cost[1] - cost[0] == 32 * 48 * 147 * 32 + 16 * 24 * 4 * 9 * (64**2 - 32**2)
 
 
-def test_the_page_is_up_to_date(rows: dict[str, zoo.Entry]) -> None:
+def test_the_page_is_up_to_date(rows: dict[str, zoo.ZooEntry]) -> None:
     assert PAGE.read_text(encoding="utf-8").rstrip() == zoo.markdown(list(rows.values())), (
         "run maskrcnn zoo --markdown > docs/zoo.md"
     )
 
 
-def test_links_of_the_page_lead_somewhere(rows: dict[str, zoo.Entry]) -> None:
+def test_links_of_the_page_lead_somewhere(rows: dict[str, zoo.ZooEntry]) -> None:
     for name in rows:
         assert f"(../configs/{name}.yaml)" in PAGE.read_text(encoding="utf-8")
         assert (ROOT / "configs" / f"{name}.yaml").is_file()

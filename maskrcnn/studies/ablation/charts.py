@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from maskrcnn.engine.metrics_file import read_metrics
-from maskrcnn.studies.ablation.results import Row
+from maskrcnn.studies.ablation.results import VariantRow
 from maskrcnn.viz.figure import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, QUIET, SKY, VERMILLION
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, INK, QUIET)
@@ -19,7 +19,7 @@ _POINTS = 120
 Curve = Sequence[tuple[float, float]]
 
 
-def curves(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
+def curves(rows: Sequence[VariantRow], metrics: Sequence[str]) -> list[str]:
     """A chart for each loss, and for each metric that was evaluated more than once."""
     found: dict[str, dict[str, list[Curve]]] = {}
     for row in rows:
@@ -70,7 +70,7 @@ def line_chart(title: str, series: Mapping[str, tuple[Sequence[Curve], str]]) ->
     return _svg(marks, _HEIGHT + 4)
 
 
-def dot_chart(title: str, rows: Sequence[Row], metric: str) -> str:
+def dot_chart(title: str, rows: Sequence[VariantRow], metric: str) -> str:
     """One figure: a dot a seed, a bar at their mean, and a cross where the source reports it."""
     values = [v for row in rows for v in row.values.get(metric, ())]
     top = nice(max([*values, *(row.published.get(metric, 0.0) for row in rows), 1e-3]) * 1.05)
@@ -90,7 +90,7 @@ def dot_chart(title: str, rows: Sequence[Row], metric: str) -> str:
     return _svg(marks, _HEIGHT + 4)
 
 
-def legend(rows: Sequence[Row]) -> str:
+def legend(rows: Sequence[VariantRow]) -> str:
     """HTML: a coloured square a variant."""
     items = (
         f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(row.variant.label)}</span>'

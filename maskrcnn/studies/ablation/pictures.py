@@ -13,7 +13,7 @@ from maskrcnn.data import Dataset, RawSample
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation import Result
 from maskrcnn.structures.rle import decode
-from maskrcnn.studies.ablation.results import Outcome, Row
+from maskrcnn.studies.ablation.results import Outcome, VariantRow
 from maskrcnn.viz.instances import as_rgb, draw_detections, draw_instances
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.panels import side_by_side
@@ -29,7 +29,7 @@ MORE, LESS = (230, 159, 0), (86, 180, 233)
 ClassMap = npt.NDArray[np.int64]
 
 
-def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[str, Image]]:
+def compare(rows: Sequence[VariantRow], data: Dataset, count: int) -> Iterator[tuple[str, Image]]:
     """For the first ``count`` images with ground truth: their name, and truth and variants in a row.
 
     Images that cannot be read any more are passed over; evaluation said so where it was asked to.
@@ -53,11 +53,11 @@ def compare(rows: Sequence[Row], data: Dataset, count: int) -> Iterator[tuple[st
             yield names.take(sample.info.file_name), _row(rows, chosen, sample, data)
 
 
-def _of_seed(row: Row, seed: int) -> Outcome:
+def _of_seed(row: VariantRow, seed: int) -> Outcome:
     return next(o for o in row.outcomes if o.run.seed == seed)
 
 
-def _row(rows: Sequence[Row], chosen: dict[str, Outcome], sample: RawSample, data: Dataset) -> Image:
+def _row(rows: Sequence[VariantRow], chosen: dict[str, Outcome], sample: RawSample, data: Dataset) -> Image:
     names = data.categories.names
     image = as_rgb(sample.image)
     height, width = image.shape[:2]

@@ -12,7 +12,7 @@ from maskrcnn.studies.ablation.plan import Run
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunCost:
     """What a run's ``metrics.jsonl`` says.
 
     step: finished steps, as far as logged.
@@ -29,14 +29,14 @@ class Progress:
     memory: int | None
 
 
-def read_progress(run: Run) -> Progress:
+def read_progress(run: Run) -> RunCost:
     """The progress of a run; of one that has not begun, step 0 and no times."""
     records = read_metrics(run.folder.path / "metrics.jsonl")
     steps = [r for r in records if r.get("kind") == "train" and r.get("images_per_second")]
     # The first interval holds the warming up of caches and allocator.
     seconds = [run.recipe.solver.batch_size / r["images_per_second"] for r in steps[1:] or steps]
     evaluations = [float(r["seconds"]) for r in records if r.get("kind") == "eval"]
-    return Progress(
+    return RunCost(
         step=max((r["step"] for r in records), default=0),
         step_seconds=statistics.median(seconds) if seconds else None,
         eval_seconds=statistics.fmean(evaluations) if evaluations else None,
@@ -45,7 +45,7 @@ def read_progress(run: Run) -> Progress:
     )
 
 
-def time_left(runs: Sequence[Run], found: Sequence[Progress], slots: int) -> float | None:
+def time_left(runs: Sequence[Run], found: Sequence[RunCost], slots: int) -> float | None:
     """Seconds until all runs are finished on ``slots`` devices; None before anything was measured.
 
     A run that has measured nothing is taken to cost what its variant costs with another seed, or else what
@@ -73,7 +73,7 @@ def time_left(runs: Sequence[Run], found: Sequence[Progress], slots: int) -> flo
     return max(sum(parts) / slots, max(parts, default=0.0))
 
 
-def describe(run: Run, now: Progress, left: float | None) -> str:
+def describe(run: Run, now: RunCost, left: float | None) -> str:
     """``step 40/500, 0.52 s a step, 4m00s for all``."""
     parts = [f"step {now.step}/{run.recipe.solver.steps}"]
     if now.step_seconds is not None:

@@ -16,7 +16,7 @@ from maskrcnn.run.evaluate import write_picture
 from maskrcnn.studies.ablation import charts, pictures, table
 from maskrcnn.studies.ablation.bootstrap import COVERAGE, RESAMPLES
 from maskrcnn.studies.ablation.plan import Run
-from maskrcnn.studies.ablation.results import Row, collect, plain
+from maskrcnn.studies.ablation.results import VariantRow, collect, plain
 from maskrcnn.studies.ablation.suite import Suite
 from maskrcnn.viz.labels import Image
 
@@ -37,17 +37,17 @@ _CHARTED = ("AP", "AP75")
 
 
 @dataclass(frozen=True)
-class Report:
+class AblationReport:
     """What was made: the rows, the text for the terminal, and the files."""
 
-    rows: list[Row]
+    rows: list[VariantRow]
     text: str
     files: tuple[Path, ...]
 
 
 def write_report(
     suite: Suite, runs: Sequence[Run], data: Dataset, folder: Path, overrides: Sequence[str] = ()
-) -> Report:
+) -> AblationReport:
     """Compare what is finished and write ``report.md``, ``report.csv``, ``report.html``, ``pictures/``.
 
     Figures are the same whenever the runs are; only the costs were measured.
@@ -84,7 +84,7 @@ def write_report(
         raise UserError(
             f"{error.filename or folder}: the report cannot be written ({error.strerror})"
         ) from None
-    return Report(rows, text, tuple(folder / name for name in files))
+    return AblationReport(rows, text, tuple(folder / name for name in files))
 
 
 def refuse_mixed(finished: Sequence[Run]) -> None:
@@ -137,7 +137,7 @@ def _machines(finished: Sequence[Run]) -> list[str]:
 
 def _page(
     suite: Suite,
-    rows: Sequence[Row],
+    rows: Sequence[VariantRow],
     found: Sequence[table.Table],
     notes: Sequence[str],
     shown: Sequence[tuple[str, Image]],
@@ -173,11 +173,11 @@ def _page(
     )
 
 
-def _published(rows: Sequence[Row], metric: str) -> bool:
+def _published(rows: Sequence[VariantRow], metric: str) -> bool:
     return any(metric in row.published for row in rows)
 
 
-def _changes(suite: Suite, row: Row) -> str:
+def _changes(suite: Suite, row: VariantRow) -> str:
     config = [] if row.variant.config is None else [row.variant.config.as_posix()]
     return " ".join([*config, *suite.set, *row.variant.set]) or "nothing"
 

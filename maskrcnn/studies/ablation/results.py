@@ -17,7 +17,7 @@ from maskrcnn.evaluation import IouType, Result, evaluate_coco, load_results
 from maskrcnn.evaluation.eval_result import Matches
 from maskrcnn.studies.ablation.bootstrap import Draws, Floats, draw, interval, over_seeds, resampled_precision
 from maskrcnn.studies.ablation.plan import Run
-from maskrcnn.studies.ablation.progress import Progress, read_progress
+from maskrcnn.studies.ablation.progress import RunCost, read_progress
 from maskrcnn.studies.ablation.suite import Suite, Variant
 
 #: Figures with an interval, and the IoU thresholds they are the mean of; the others are of one object size.
@@ -52,7 +52,7 @@ class Outcome:
             raise UserError(f"{error} Move its run folder away, and the next call trains it again") from None
 
     @cached_property
-    def progress(self) -> Progress:
+    def progress(self) -> RunCost:
         """What its steps cost."""
         return read_progress(self.run)
 
@@ -85,7 +85,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """A variant over its finished seeds.
 
     values: metric -> one figure a seed; metrics that are not defined are absent.
@@ -122,7 +122,7 @@ class Row:
         return max((m for o in self.outcomes if (m := o.progress.memory) is not None), default=None)
 
 
-def collect(suite: Suite, runs: Sequence[Run], data: Dataset) -> list[Row]:
+def collect(suite: Suite, runs: Sequence[Run], data: Dataset) -> list[VariantRow]:
     """A row for each variant with a finished run, in the order of the suite."""
     outcomes = [Outcome(run, data) for run in runs if run.is_finished()]
     by_label: dict[str, list[Outcome]] = {}
@@ -144,7 +144,7 @@ def collect(suite: Suite, runs: Sequence[Run], data: Dataset) -> list[Row]:
         if reference is variant:
             minus = {}
         rows.append(
-            Row(
+            VariantRow(
                 variant=variant,
                 reference=reference,
                 outcomes=tuple(mine),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from maskrcnn.studies.ablation.bootstrap import COVERAGE
-from maskrcnn.studies.ablation.results import Difference, Row
+from maskrcnn.studies.ablation.results import Difference, VariantRow
 
 _TITLES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
 _NONE = "-"
@@ -24,7 +24,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def tables(rows: Sequence[Row], metrics: Sequence[str]) -> list[Table]:
+def tables(rows: Sequence[VariantRow], metrics: Sequence[str]) -> list[Table]:
     """Figures and differences of each kind, then the costs."""
     out = []
     for kind in dict.fromkeys(m.partition("/")[0] for m in metrics):
@@ -36,7 +36,7 @@ def tables(rows: Sequence[Row], metrics: Sequence[str]) -> list[Table]:
     return [*out, _costs(rows)]
 
 
-def _figures(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+def _figures(title: str, rows: Sequence[VariantRow], metrics: Sequence[str]) -> Table:
     published = [m for m in metrics if any(m in row.published for row in rows)]
     head = ("variant", "seeds", *map(_name, metrics), *(f"source {_name(m)}" for m in published))
     cells = [
@@ -51,7 +51,7 @@ def _figures(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Table:
     return Table(f"{title}: mean and standard deviation over the seeds", head, tuple(cells))
 
 
-def _differences(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+def _differences(title: str, rows: Sequence[VariantRow], metrics: Sequence[str]) -> Table:
     shown = [m for m in metrics if any(row.differences.get(m) for row in rows)]
     shown = [m for m in shown if any(r.differences[m].low is not None for r in rows if m in r.differences)]
     published = [m for m in shown if any(m in row.published_difference for row in rows)]
@@ -71,7 +71,7 @@ def _differences(title: str, rows: Sequence[Row], metrics: Sequence[str]) -> Tab
     )
 
 
-def _costs(rows: Sequence[Row]) -> Table:
+def _costs(rows: Sequence[VariantRow]) -> Table:
     cells = []
     for row in rows:
         memory = None if row.memory is None else row.memory / 2**30
@@ -135,7 +135,7 @@ def as_html(table: Table) -> str:
     return f"<table><caption>{html.escape(table.title)}</caption>\n{line('th', table.head)}\n{body}\n</table>"
 
 
-def comma_separated(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def comma_separated(rows: Sequence[VariantRow], metrics: Sequence[str]) -> str:
     """One line a variant and metric, with every number at full precision; costs on lines of their own."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

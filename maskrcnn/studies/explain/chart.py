@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskrcnn.studies.explain.boxes import Boxes
-from maskrcnn.studies.explain.statistics import SIZES, Row
+from maskrcnn.studies.explain.statistics import SIZES, OperatorRow
 from maskrcnn.studies.explain.table import stride_name
 from maskrcnn.viz.figure import (
     BLUE,
@@ -30,7 +30,7 @@ _SIZE_LABELS = {
 }
 
 
-def draw_chart(rows: Sequence[Row], boxes: Boxes) -> Any:
+def draw_chart(rows: Sequence[OperatorRow], boxes: Boxes) -> Any:
     """A matplotlib figure, a column an object size: offsets, their noise, and the IoU.
 
     Of the first and the last the distribution: 10 to 90 % (thin), 25 to 75 % (thick) and the median.

@@ -50,7 +50,7 @@ class Misalignment:
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorRow:
     """A line of the table: one operator, stride and object size.
 
     offset, offset_p90: mean and 90th percentile of :attr:`Misalignment.offset`, pixels.
@@ -129,7 +129,7 @@ def measure(
     strides: Sequence[Stride],
     output_size: int = 7,
     cells: Cells = "centre",
-) -> list[Row]:
+) -> list[OperatorRow]:
     """Every operator at every stride, in sizes: the table's rows, by stride, then operator, then size.
 
     Raises:
@@ -146,14 +146,16 @@ def measure(
     return rows
 
 
-def _row(op: ExplainedOp, stride: Stride, size: str, m: Misalignment, inside: npt.NDArray[np.bool_]) -> Row:
+def _row(
+    op: ExplainedOp, stride: Stride, size: str, m: Misalignment, inside: npt.NDArray[np.bool_]
+) -> OperatorRow:
     moves, stride_of_box = m.moves[inside], m.stride[inside, None]
     in_cells = moves / stride_of_box
     about = (in_cells - in_cells.mean(0)) * stride_of_box
     cuts = (10, 25, 50, 75, 90)
     offset, iou = m.offset[inside], m.iou[inside]
     quantiles = tuple(np.percentile(offset, cuts).tolist()), tuple(np.percentile(iou, cuts).tolist())
-    return Row(
+    return OperatorRow(
         op=op,
         stride=stride,
         size=size,

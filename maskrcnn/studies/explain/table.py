@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn.errors import UserError
-from maskrcnn.studies.explain.statistics import SIZES, Row, Stride
+from maskrcnn.studies.explain.statistics import SIZES, OperatorRow, Stride
 
 TABLE_SUFFIXES = (".md", ".csv")
 _SIZES = ("all", *SIZES)
@@ -32,7 +32,7 @@ def stride_name(stride: Stride) -> str:
     return "FPN" if stride == "fpn" else str(stride)
 
 
-def terminal(rows: Sequence[Row]) -> str:
+def terminal(rows: Sequence[OperatorRow]) -> str:
     """A line an operator and stride; for each object size the mean offset in pixels and the mean IoU."""
     sizes = [name for name in _SIZES if any(row.size == name for row in rows)]
     table = {(row.stride, row.op, row.size): row for row in rows}
@@ -55,7 +55,7 @@ def terminal(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _values(row: Row) -> list[str]:
+def _values(row: OperatorRow) -> list[str]:
     return [
         row.op.label,
         stride_name(row.stride),
@@ -72,14 +72,14 @@ def _values(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[OperatorRow]) -> str:
     """All columns, as a Markdown table."""
     lines = ["| " + " | ".join(_HEADS) + " |", "|---|" + "---:|" * (len(_HEADS) - 1)]
     lines += ["| " + " | ".join(_values(row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def comma_separated(rows: Sequence[OperatorRow]) -> str:
     """All columns, as CSV with a header line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -100,7 +100,7 @@ def check_table(path: Path) -> None:
         raise UserError(f"--table {path}: there is no folder {path.parent}")
 
 
-def write_table(rows: Sequence[Row], path: Path) -> None:
+def write_table(rows: Sequence[OperatorRow], path: Path) -> None:
     """Markdown or CSV, as the name's ending says.
 
     Raises:
@@ -113,7 +113,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         raise UserError(f"--table {path}: cannot be written: {e.strerror or e}") from None
 
 
-def sentence(rows: Sequence[Row]) -> str:
+def sentence(rows: Sequence[OperatorRow]) -> str:
     """The point of it: how far the operators move the average object of the smallest size there is."""
     size = next(name for name in (*SIZES, "all") if any(row.size == name for row in rows))
     strides = list(dict.fromkeys(row.stride for row in rows))

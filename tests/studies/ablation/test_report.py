@@ -25,7 +25,7 @@ from maskrcnn.structures.rle import as_text
 from maskrcnn.studies.ablation import charts, pictures, table
 from maskrcnn.studies.ablation.plan import Run, check_runs, plan_runs
 from maskrcnn.studies.ablation.report import write_report
-from maskrcnn.studies.ablation.results import Difference, Row, collect
+from maskrcnn.studies.ablation.results import Difference, VariantRow, collect
 from maskrcnn.studies.ablation.suite import Suite, load_suite
 from tests.studies.ablation.tiny import CODE, write_suite
 
@@ -67,7 +67,7 @@ def case(tmp_path: Path) -> tuple[Suite, list[Run], Dataset]:
     return suite, runs, data
 
 
-def rows_of(case: tuple[Suite, list[Run], Dataset]) -> dict[str, Row]:
+def rows_of(case: tuple[Suite, list[Run], Dataset]) -> dict[str, VariantRow]:
     return {row.variant.label: row for row in collect(*case)}
 
 

@@ -16,7 +16,7 @@ from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import ConfigError, UserError
 from maskrcnn.studies.ablation import schedule
 from maskrcnn.studies.ablation.plan import Run, check_runs, plan_runs
-from maskrcnn.studies.ablation.progress import Progress, time_left
+from maskrcnn.studies.ablation.progress import RunCost, time_left
 from maskrcnn.studies.ablation.schedule import Scheduler, claim, command, find_slots
 from maskrcnn.studies.ablation.session import train_missing
 from maskrcnn.studies.ablation.suite import load_suite
@@ -206,11 +206,11 @@ def test_several_slots_train_at_a_time(runs: list[Run]) -> None:
 
 
 def test_time_left_by_what_was_measured(runs: list[Run]) -> None:
-    fresh = Progress(0, None, None, 0, None)
+    fresh = RunCost(0, None, None, 0, None)
     assert time_left(runs, [fresh, fresh], 1) is None
     # Two steps of 3 s and 4 s of evaluation for the second, one step and the evaluation for the first.
-    begun = Progress(1, 3.0, None, 0, None)
-    done = Progress(2, 3.0, 4.0, 1, None)
+    begun = RunCost(1, 3.0, None, 0, None)
+    done = RunCost(2, 3.0, 4.0, 1, None)
     assert time_left(runs, [begun, fresh], 1) == 9.0
     assert time_left(runs, [done, fresh], 1) == 10.0
     assert time_left(runs, [done, begun], 2) == 7.0
