@@ -93,10 +93,10 @@ def test_what_is_named_is_there(path: Path) -> None:
 
 def test_the_rule_sees_what_is_not_there() -> None:
     """The rule itself: it finds names of each kind, and tells those that are missing."""
-    text = "`maskrcnn/run.py` `_library.py` modeling/nowhere/ engine.trainer.Trainer maskrcnn.run.nothing"
-    assert FILE.findall(text) == ["maskrcnn/run.py", "_library.py"]
+    text = "`maskrcnn/run.py` `library.py` modeling/nowhere/ engine.trainer.Trainer maskrcnn.run.nothing"
+    assert FILE.findall(text) == ["maskrcnn/run.py", "library.py"]
     assert FOLDER.findall(text) == ["maskrcnn/", "modeling/nowhere/"]
-    assert not is_there("maskrcnn/run.py", ROOT) and is_there("_library.py", ROOT)
+    assert not is_there("maskrcnn/run.py", ROOT) and is_there("library.py", ROOT)
     assert not is_there("modeling/nowhere/", ROOT) and is_there("maskrcnn/cli/<command>.py", ROOT)
     assert not is_there("nowhere.py", ROOT)
     found = DOTTED.findall(text)
