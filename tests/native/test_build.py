@@ -442,7 +442,7 @@ def test_of_four_processes_one_compiles_and_all_load(tmp_path: Path) -> None:
     compiler.chmod(0o755)
     program = (
         "import torch; torch.set_num_threads(1)\n"
-        "from maskrcnn.layers import _library\n"
+        "from maskrcnn.native import library as _library\n"
         "state = _library.load()['cpu']\n"
         "print(state.path, torch.ops.maskrcnn.answer.default._schema)\n"
     )

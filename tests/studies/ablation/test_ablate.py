@@ -75,7 +75,7 @@ def test_again_nothing_is_trained_and_the_report_is_the_same(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {name: (finished / name).read_bytes() for name in ("report.md", "report.csv", "report.html")}
-    suite = finished.parents[2] / "pair.yaml"
+    suite = finished.parents[1] / "pair.yaml"
     assert main(["ablate", str(suite), "--output", str(finished.parent)]) == 0
     out = capsys.readouterr().out
     assert "2 runs in " in out and "2 finished, 0 begun, 0 to begin" in out
@@ -84,7 +84,7 @@ def test_again_nothing_is_trained_and_the_report_is_the_same(
 
 
 def test_report_alone_names_what_is_missing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = finished.parents[2] / "pair.yaml"
+    suite = finished.parents[1] / "pair.yaml"
     common = ["ablate", str(suite), "--output", str(finished.parent), "--report"]
     assert main([*common, "--full"]) == 0
     assert "Not finished: RoIWarp, seed 0." in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_report_alone_names_what_is_missing(finished: Path, capsys: pytest.Captu
 def test_the_same_seed_gives_the_same_bits(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    suite = finished.parents[2] / "pair.yaml"
+    suite = finished.parents[1] / "pair.yaml"
     assert main(["ablate", str(suite), "--output", str(tmp_path), "--only", "RoIAlign, avg"]) == 0
     a, b = finished / "RoIAlign-avg" / "seed0", tmp_path / "pair" / "RoIAlign-avg" / "seed0"
     assert (a / "results.json").read_bytes() == (b / "results.json").read_bytes()

@@ -108,7 +108,7 @@ def test_a_seed_without_partner_is_left_out_of_the_difference(
     rows = rows_of((suite, runs, data))
     assert len(rows["RoIPool"].outcomes) == 1 and len(rows["RoIAlign, avg"].outcomes) == 2
     assert rows["RoIAlign, avg"].differences["segm/AP"].value == pytest.approx(1 - (67 / 101 + 1) / 2)
-    text = write_report(suite, runs, data, lone.folder.path.parents[2]).text
+    text = write_report(suite, runs, data, lone.folder.path.parents[1]).text
     assert "Not finished: RoIPool, seed 1." in text
 
 
@@ -150,14 +150,14 @@ def test_runs_of_two_codes_are_not_reported_together(case: tuple[Suite, list[Run
     entries = runs[0].folder.history()
     runs[0].folder.facts.write_text(json.dumps([{**entries[0], "code": "other"}]))
     with pytest.raises(UserError, match=r"cannot be compared(.|\n)*code other(.|\n)*code c0de"):
-        write_report(suite, runs, data, runs[0].folder.path.parents[2])
+        write_report(suite, runs, data, runs[0].folder.path.parents[1])
 
 
 def test_other_machines_are_noted(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, data = case
-    assert "Threads: 1." in write_report(suite, runs, data, runs[0].folder.path.parents[2]).text
+    assert "Threads: 1." in write_report(suite, runs, data, runs[0].folder.path.parents[1]).text
     runs[0].folder.facts.write_text(json.dumps([{**runs[0].folder.history()[0], "threads": 2}]))
-    text = write_report(suite, runs, data, runs[0].folder.path.parents[2]).text
+    text = write_report(suite, runs, data, runs[0].folder.path.parents[1]).text
     assert "Threads: 1, 2 (the runs differ, so seeds do not repeat to the bit)." in text
 
 
@@ -166,7 +166,7 @@ def test_damaged_results_are_named(case: tuple[Suite, list[Run], Dataset]) -> No
     folder = runs[0].folder
     folder.results.write_text(folder.results.read_text()[:-9])
     with pytest.raises(UserError, match=r"seed0/results\.json:1:\d+: the json is broken: .* Move its run"):
-        write_report(suite, runs, data, folder.path.parents[2])
+        write_report(suite, runs, data, folder.path.parents[1])
     folder.figures.write_text("[]")
     assert not runs[0].is_finished()
 
@@ -178,7 +178,7 @@ def test_work_that_nobody_vouches_for_is_stale(case: tuple[Suite, list[Run], Dat
     folder.facts.write_text(content)
     assert runs[0].state(CODE) == "stale"
     with pytest.raises(UserError, match=r"RoIPool, seed 0: .*run\.json is missing or damaged"):
-        write_report(suite, runs, data, folder.path.parents[2])
+        write_report(suite, runs, data, folder.path.parents[1])
     runs[0].set_aside()
     assert runs[0].state(CODE) == "new"
 
@@ -191,7 +191,7 @@ def test_changed_annotations_are_noticed(case: tuple[Suite, list[Run], Dataset])
     file.write_text(json.dumps(content))
     data = CocoDataset(file.parent, file)
     with pytest.raises(UserError, match=r"detections give .* as they are now"):
-        write_report(suite, runs, data, runs[0].folder.path.parents[2])
+        write_report(suite, runs, data, runs[0].folder.path.parents[1])
 
 
 def test_changed_plugins_are_noticed(
@@ -213,7 +213,7 @@ def test_changed_plugins_are_noticed(
 def test_a_stored_config_that_cannot_be_read_is_stale(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, _ = case
     runs[0].folder.config.write_text("model: {no_such_key: 1}")
-    changed = plan_runs(suite, runs[0].folder.path.parents[2], suite.variants, overrides=["solver.steps=9"])
+    changed = plan_runs(suite, runs[0].folder.path.parents[1], suite.variants, overrides=["solver.steps=9"])
     assert "cannot be read any more" in str(changed[0].why_stale(None))
 
 
@@ -224,10 +224,10 @@ def test_figures_are_reported_where_no_picture_can_be(
     monkeypatch.setattr(
         type(data), "load", lambda *_: (_ for _ in ()).throw(UserError("image 100 is damaged"))
     )
-    report = write_report(suite, runs, data, runs[0].folder.path.parents[2])
+    report = write_report(suite, runs, data, runs[0].folder.path.parents[1])
     assert "RoIAlign" in report.text and all(f.is_file() for f in report.files)
     monkeypatch.undo()
-    folder = runs[0].folder.path.parents[2]
+    folder = runs[0].folder.path.parents[1]
     (folder / "pictures").write_text("in the way")
     with pytest.raises(UserError, match="the report cannot be written"):
         write_report(suite, runs, data, folder)
@@ -251,7 +251,7 @@ def test_seeds_that_make_no_sense_are_refused(
 
 def test_what_was_set_on_the_command_line_is_told(case: tuple[Suite, list[Run], Dataset]) -> None:
     suite, runs, data = case
-    folder = runs[0].folder.path.parents[2]
+    folder = runs[0].folder.path.parents[1]
     assert "Set for every row" not in write_report(suite, runs, data, folder).text
     report = write_report(suite, runs, data, folder, ["solver.precision=bfloat16", "solver.steps=3"])
     for text in (report.text, *(f.read_text() for f in report.files if f.suffix in (".md", ".html"))):

@@ -39,7 +39,7 @@ def set_code(monkeypatch: pytest.MonkeyPatch, code: Callable[[], str]) -> None:
 
 
 def train(runs: list[Run], rerun_stale: bool = False) -> dict[str, str]:
-    return train_missing(runs, runs[0].folder.path.parents[2], 1, rerun_stale, "maskrcnn ablate ...")
+    return train_missing(runs, runs[0].folder.path.parents[1], 1, rerun_stale, "maskrcnn ablate ...")
 
 
 def outputs(runs: list[Run]) -> list[str]:
