@@ -85,7 +85,7 @@ class MaskRCNN(nn.Module):
         """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
         if targets is None:
             return self.predict(images, proposals)
-        return self.losses(images, targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
 
     def losses(
         self,
@@ -106,8 +106,7 @@ class MaskRCNN(nn.Module):
             loss_rpn_cls, loss_rpn_box (with an RPN), loss_box_cls, loss_box_reg and those of the other heads,
             as loss_mask, loss_keypoint.
         """
-        batch: ImageBatch = self.preprocess(images)
-        return self.losses_of_batch(batch, targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
 
     def predict(
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
@@ -195,7 +194,7 @@ class MaskRCNNConfig:
         for name in self.heads:
             if not name.isidentifier() or name in TAKEN_NAMES or hasattr(RoIHeads, name):
                 raise ValueError(
-                    f"heads: a further head cannot be called {name!r}: a name is of letters, digits and _,"
+                    f"heads cannot hold one called {name!r}: a name is of letters, digits and _,"
                     " and not one that the model or a record has already; choose another"
                 )
 
