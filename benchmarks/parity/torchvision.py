@@ -296,17 +296,17 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     stage("boxes", [d.boxes for d in detections], boxes)
     stage("scores", [d.scores for d in detections], scores)
     stage("labels", [d.labels for d in detections], [x - 1 for x in labels])
-    if ours.roi.mask_head is not None and ours.roi.mask_pooler is not None:
+    if ours.roi.mask_head is not None:
         pooled = theirs.roi_heads.mask_roi_pool(features, boxes, sizes)
-        stage("mask pooler", [ours.roi.mask_pooler(named, boxes)], [pooled])
+        stage("mask pooler", [ours.roi.mask_head.pooler(named, boxes)], [pooled])
         mask_logits = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(pooled))
         stage("mask logits", [ours.roi.mask_head(pooled)], [mask_logits[:, 1:]])
         all_labels = torch.cat(labels)
         own_masks = ours.roi.mask_head.probabilities(mask_logits[:, 1:], all_labels - 1)
         stage("masks", [own_masks], [own_class(mask_logits, all_labels).sigmoid()])
-    if ours.roi.keypoint_head is not None and ours.roi.keypoint_pooler is not None:
+    if ours.roi.keypoint_head is not None:
         pooled = theirs.roi_heads.keypoint_roi_pool(features, boxes, sizes)
-        stage("keypoint pooler", [ours.roi.keypoint_pooler(named, boxes)], [pooled])
+        stage("keypoint pooler", [ours.roi.keypoint_head.pooler(named, boxes)], [pooled])
         maps = theirs.roi_heads.keypoint_predictor(theirs.roi_heads.keypoint_head(pooled))
         stage("heat maps", [ours.roi.keypoint_head(pooled)], [maps])
     return found

@@ -133,6 +133,8 @@ def _problems(model: MaskRCNNConfig) -> list[str]:
         found.append("model.mask_head (it has fcn with a sigmoid mask a class)")
     if mask is not None and model.keypoint_head is not None:
         found.append("masks and keypoints in one model")
+    if model.heads:
+        found.append("model.heads (it has none but masks and keypoints)")
     if model.roi_op != SOURCE.pyramid.roi_op:
         found.append("model.roi_op (it has roi_align with aligned: false, sampling_ratio: 2)")
     return found

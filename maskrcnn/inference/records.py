@@ -3,12 +3,15 @@
 A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` in the original
 frame, in pixels, plus ``"segmentation"`` (compressed RLE, text counts) where the model has masks and
 ``"keypoints": [x, y, score, x, y, score, ...]`` where it has keypoints: in the place of COCO's flag, which no
-evaluator reads, a logit, or a probability with ``model.keypoint_head.scores: probability``.
+evaluator reads, a logit, or a probability with ``model.keypoint_head.scores: probability``.  A number that a
+further head gives each instance (``Detections.extras`` of shape [D]) stands under the head's name; null where
+it is not finite, for JSON has no word for that.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +72,9 @@ def coco_results(
     Returns:
         a record for each detection of which something lies in the image (see :func:`in_image`), in their
         order, all numbers in full precision.
+
+    Raises:
+        ValueError: a head calls a number of its own as a key of the records.
     """
     found = in_image(detections.to("cpu"), network_size, (info.height, info.width))
     if not len(found):
@@ -81,6 +87,7 @@ def coco_results(
     if found.keypoints is not None:
         offset = found.keypoints.new_tensor([keypoint_offset, keypoint_offset, 0], dtype=torch.float64)
         points = (found.keypoints - offset).flatten(1).tolist()
+    extras = {name: values.double().tolist() for name, values in found.extras.items() if values.ndim == 1}
     records: list[Result] = []
     for i, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True)):
         record: Result = {
@@ -93,6 +100,9 @@ def coco_results(
             record["segmentation"] = rles[i]
         if points is not None:
             record["keypoints"] = points[i]
+        if record.keys() & extras.keys():
+            raise ValueError(f"a head's numbers are called as keys of a record: {sorted(extras)}")
+        record |= {name: v[i] if math.isfinite(v[i]) else None for name, v in extras.items()}
         records.append(record)
     return records
 

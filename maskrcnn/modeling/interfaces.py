@@ -9,12 +9,23 @@ background, J = keypoints, s = pooled size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
+from maskrcnn.modeling.roi.targets import (
+    MaskTarget,
+    RoISample,
+    keypoint_targets,
+    mask_targets,
+    positive_rows,
+    show_keypoints,
+)
+from maskrcnn.structures import Detections, Targets
 
 
 class Backbone(nn.Module):
@@ -79,6 +90,41 @@ class RoITrunk(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class RoIFeatures:
+    """What heads read: the feature maps, and the layers that they share.
+
+    maps: [N, C, h, w] by level name.
+    trunk: layers between the poolers and the heads, or None.
+    shared: [R of all images, C, s, s], the trunk's output for every sampled RoI, which the box head read; in
+        training with a trunk alone (He et al. 2017, figure 4 left).
+    """
+
+    maps: Mapping[str, Tensor]
+    trunk: RoITrunk | None = None
+    shared: Tensor | None = None
+
+    def pool(self, pooler: nn.Module, boxes: Sequence[Tensor]) -> Tensor:
+        """Features [R of all images, C, s, s] of boxes [Ri, 4] xyxy of every image, network frame."""
+        pooled: Tensor = pooler(self.maps, boxes)
+        return pooled if self.trunk is None else self.trunk(pooled)
+
+    def positive(self, pooler: nn.Module, samples: Sequence[RoISample], keep: Tensor | None = None) -> Tensor:
+        """Features [P of all images, C, s, s] of the positive RoIs, in training.
+
+        keep: bool [P of all images], which of them; None: all.
+        Where there is none a head runs on none: its loss is 0, all its parameters stay in the graph.
+        """
+        if self.shared is not None:
+            rows = positive_rows(samples)
+            return self.shared[rows if keep is None else rows[keep]]
+        boxes = [s.positive_boxes for s in samples]
+        if keep is not None:
+            parts = keep.split([len(b) for b in boxes])
+            boxes = [b[part] for b, part in zip(boxes, parts, strict=True)]
+        return self.pool(pooler, boxes)
+
+
 class BoxHead(nn.Module):
     """Pooled features -> class logits and box deltas.
 
@@ -91,16 +137,60 @@ class BoxHead(nn.Module):
         """``pooled`` [R, C, s, s] -> logits [R, K + 1] (background last), deltas [R, 4K] or [R, 4]."""
         raise NotImplementedError
 
+    def class_layers(self) -> tuple[str, ...]:
+        """See :meth:`RoIHead.class_layers`."""
+        return ("predictor.logits", "predictor.deltas")
 
-class MaskHead(nn.Module):
-    """Pooled features -> mask logits, with the loss and the probability that belong to them.
+
+class RoIHead(nn.Module):
+    """What is predicted of each RoI besides class and box: its network, its training, its predictions.
 
     pool_size: the side s of the RoI features that it reads.
-    mask_size: the side M of the masks that it predicts.
+    pooler: pools boxes out of the feature maps at that size; given by the model that it becomes part of.
+    name: its key in the config; what it returns is called by it, so that two heads of a kind do not clash.
     """
 
     pool_size: int
+    pooler: nn.Module
+    name: str = ""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``pooled`` [R, C, s, s] -> what the layers give, a row a RoI."""
+        raise NotImplementedError
+
+    def losses(
+        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """The terms to be minimised, each a scalar called ``loss_...``; 0, and in the graph, without a RoI.
+
+        Args:
+            features: ``features.positive(self.pooler, samples)`` are those of the positive RoIs.
+            samples, targets: of every image; ``samples[i].truth`` says which target a positive RoI is.
+        """
+        raise NotImplementedError
+
+    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
+        """The detections of every image (network frame), with what the head adds to each.
+
+        ``features.pool(self.pooler, boxes)`` are the boxes' features; in ``extras`` there is room for
+        anything by name.
+        """
+        raise NotImplementedError
+
+    def class_layers(self) -> tuple[str, ...]:
+        """The layers below the head that another set of classes starts afresh (``--drop-head``)."""
+        return ()
+
+
+class MaskHead(RoIHead):
+    """Pooled features -> mask logits, with the loss and the probability that belong to them.
+
+    mask_size: the side M of the masks that it predicts.
+    mask_target: how ground-truth masks are rasterised, see ``InstanceMasks.crop_and_resize``.
+    """
+
     mask_size: int
+    mask_target: MaskTarget = "polygon"
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]; one channel more with a background."""
@@ -122,16 +212,34 @@ class MaskHead(nn.Module):
         """Foreground probability [R, M, M] of each RoI's own class, from logits and labels int64 [R]."""
         raise NotImplementedError
 
+    def losses(
+        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """``loss_mask``, a scalar; see :class:`RoIHead`."""
+        labels = torch.cat([s.positive_labels for s in samples])
+        logits = self.own(features.positive(self.pooler, samples), labels)
+        wanted = mask_targets(samples, targets, self.mask_size, self.mask_target)
+        return {"loss_mask": self.loss(logits, labels, wanted)}
 
-class KeypointHead(nn.Module):
+    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
+        """Adds ``mask_probs`` [D, M, M], those of the predicted class."""
+        labels = torch.cat([d.labels for d in detections])
+        logits = self.own(features.pool(self.pooler, [d.boxes for d in detections]), labels)
+        masks = self.probabilities(logits, labels).split([len(d) for d in detections])
+        return [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]
+
+    def class_layers(self) -> tuple[str, ...]:
+        """See :meth:`RoIHead.class_layers`."""
+        return ("logits",)
+
+
+class KeypointHead(RoIHead):
     """Pooled features -> a heat map a keypoint, with the loss and the decoding that belong to it.
 
-    pool_size: the side s of the RoI features that it reads.
     heatmap_size: the side M of the heat maps.
     num_keypoints: J.
     """
 
-    pool_size: int
     heatmap_size: int
     num_keypoints: int
 
@@ -148,6 +256,23 @@ class KeypointHead(nn.Module):
     def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
         """logits [D, J, M, M], boxes [D, 4] -> [D, J, 3]: x, y in the boxes' frame, score."""
         raise NotImplementedError
+
+    def losses(
+        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """``loss_keypoint``, a scalar, of the positive RoIs that show a labelled keypoint."""
+        boxes = torch.cat([s.positive_boxes for s in samples])
+        truth = keypoint_targets(samples, targets, self.num_keypoints)
+        keep = show_keypoints(boxes, truth)
+        logits = self(features.positive(self.pooler, samples, keep))
+        return {"loss_keypoint": self.loss(logits, boxes[keep], truth[keep])}
+
+    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
+        """Adds ``keypoints`` [D, J, 3]."""
+        boxes = [d.boxes for d in detections]
+        logits = self(features.pool(self.pooler, boxes))
+        points = self.decode(logits, torch.cat(boxes)).split([len(b) for b in boxes])
+        return [replace(d, keypoints=p) for d, p in zip(detections, points, strict=True)]
 
 
 class BackboneConfig(Protocol):
@@ -206,6 +331,14 @@ class KeypointHeadConfig(Protocol):
         ...
 
 
+class RoIHeadConfig(Protocol):
+    """What a ``roi_head`` registration makes from a YAML mapping, under a name in ``model.heads``."""
+
+    def build(self, channels: int, num_classes: int) -> RoIHead:
+        """``channels``: of the pooled map.  ``num_classes``: K, without background."""
+        ...
+
+
 BACKBONES: Registry[BackboneConfig] = Registry("backbone")
 NECKS: Registry[NeckConfig] = Registry("neck")
 ROI_OPS: Registry[RoIOpConfig] = Registry("RoI op")
@@ -213,3 +346,4 @@ ROI_TRUNKS: Registry[RoITrunkConfig] = Registry("RoI trunk")
 BOX_HEADS: Registry[BoxHeadConfig] = Registry("box head")
 MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head")
 KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head")
+ROI_HEADS: Registry[RoIHeadConfig] = Registry("RoI head")

@@ -22,6 +22,7 @@ from maskrcnn.modeling.interfaces import (
     KEYPOINT_HEADS,
     MASK_HEADS,
     NECKS,
+    ROI_HEADS,
     ROI_OPS,
     ROI_TRUNKS,
     Backbone,
@@ -31,6 +32,8 @@ from maskrcnn.modeling.interfaces import (
     MaskHeadConfig,
     Neck,
     NeckConfig,
+    RoIHead,
+    RoIHeadConfig,
     RoIOpConfig,
     RoITrunkConfig,
 )
@@ -38,7 +41,7 @@ from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfi
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.ops import RoIAlignConfig
-from maskrcnn.modeling.roi.roi_heads import RoIHeads, RoIHeadsConfig
+from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
 from maskrcnn.modeling.roi.targets import MaskTarget
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
@@ -82,7 +85,7 @@ class MaskRCNN(nn.Module):
         """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
         if targets is None:
             return self.predict(images, proposals)
-        return self.losses(images, targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
 
     def losses(
         self,
@@ -100,11 +103,10 @@ class MaskRCNN(nn.Module):
             proposals: [P, 4] xyxy of every image, network frame; for a model without RPN, which needs them.
 
         Returns:
-            loss_rpn_cls, loss_rpn_box (with an RPN), loss_box_cls, loss_box_reg and, with their heads,
-            loss_mask, loss_keypoint.
+            loss_rpn_cls, loss_rpn_box (with an RPN), loss_box_cls, loss_box_reg and those of the other heads,
+            as loss_mask, loss_keypoint.
         """
-        batch: ImageBatch = self.preprocess(images)
-        return self.losses_of_batch(batch, targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
 
     def predict(
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
@@ -177,6 +179,9 @@ class MaskRCNNConfig:
     mask_head: Annotated[MaskHeadConfig, MASK_HEADS] | None = field(default_factory=FCNMaskHeadConfig)
     #: Keypoints of RoIs, or none.
     keypoint_head: Annotated[KeypointHeadConfig, KEYPOINT_HEADS] | None = None
+    #: Further heads of RoIs by a name of one's own, ``{name: {type: ...}}``, from plugins (CONTRIBUTING.md);
+    #: a loss is logged as loss_<name>, a number of each instance stands in the records as <name>.
+    heads: dict[str, Annotated[RoIHeadConfig, ROI_HEADS]] = field(default_factory=dict, hash=False)
     #: Training masks: polygon = rasterised inside the RoI at mask size; bitmask = RoIAlign of the full mask,
     #: soft, as torchvision; bitmask_hard = the same, aligned and thresholded, as Detectron2 on bitmaps.
     mask_target: MaskTarget = "polygon"
@@ -184,6 +189,14 @@ class MaskRCNNConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     #: Keep activations in channels_last memory.
     channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.heads:
+            if not name.isidentifier() or name in TAKEN_NAMES or hasattr(RoIHeads, name):
+                raise ValueError(
+                    f"heads cannot hold one called {name!r}: a name is of letters, digits and _,"
+                    " and not one that the model or a record has already; choose another"
+                )
 
     def build(self, num_classes: int) -> MaskRCNN:
         """The model for ``num_classes`` classes (without background), randomly initialised but the backbone.
@@ -210,23 +223,18 @@ class MaskRCNNConfig:
         trunk = None if self.roi_trunk is None else self.roi_trunk.build(self.backbone, pooled)
         if trunk is not None:
             pooled = trunk.channels
-        model = MaskRCNN(
-            self.preprocess.build(self.channels_last),
-            backbone,
-            neck,
-            None if self.rpn is None else self.rpn.build(channels, strides),
-            self.roi.build(
-                strides,
-                channels,
-                num_classes,
-                self.roi_op,
-                trunk,
-                lambda: self.box_head.build(pooled, num_classes),
-                None if self.mask_head is None else self.mask_head.build(pooled, num_classes),
-                None if self.keypoint_head is None else self.keypoint_head.build(pooled),
-                self.mask_target,
-            ),
-        )
+        # The order decides which random numbers a part starts from.
+        rpn = None if self.rpn is None else self.rpn.build(channels, strides)
+        heads: dict[str, RoIHead] = {}
+        if self.mask_head is not None:
+            heads["mask_head"] = mask_head = self.mask_head.build(pooled, num_classes)
+            mask_head.mask_target = self.mask_target
+        if self.keypoint_head is not None:
+            heads["keypoint_head"] = self.keypoint_head.build(pooled)
+        box_heads = [self.box_head.build(pooled, num_classes) for _ in range(self.roi.num_stages)]
+        heads |= {name: head.build(pooled, num_classes) for name, head in self.heads.items()}
+        roi = self.roi.build(strides, num_classes, self.roi_op, trunk, box_heads, heads)
+        model = MaskRCNN(self.preprocess.build(self.channels_last), backbone, neck, rpn, roi)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
 
@@ -241,6 +249,9 @@ def without_weights(model: MaskRCNNConfig) -> MaskRCNNConfig:
                 changes[item.name] = None
             elif is_dataclass(value):
                 changes[item.name] = strip(value)
+            elif isinstance(value, dict):
+                parts = value.items()
+                changes[item.name] = {n: strip(part) if is_dataclass(part) else part for n, part in parts}
         return replace(part, **changes)
 
     stripped: MaskRCNNConfig = strip(model)

@@ -29,7 +29,7 @@ from maskrcnn.data import Categories
 from maskrcnn.data.coco_classes import COCO
 from maskrcnn.engine.checkpoint import Checkpoint, load, save, write_tensors
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
-from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.recipe import parse_recipe
 from maskrcnn.run.converted_recipe import assumed_lines, recipe_text
 from maskrcnn.weights.restore import drop_head, restore_model
@@ -124,7 +124,9 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
     weights = result.state
     dropped = list(result.dropped)
     if options.drop_head:
-        weights, head = drop_head(weights)
+        with torch.device("meta"):
+            empty = without_weights(result.model).build(result.num_classes)
+        weights, head = drop_head(weights, empty)
         dropped += [(name, "an output layer (--drop-head)") for name in head]
     save(
         Checkpoint(

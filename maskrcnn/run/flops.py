@@ -60,8 +60,7 @@ def _run(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, d
         out: Tensor = roi.trunk(torch.empty(count, channels, roi.trunk.pool_size, roi.trunk.pool_size))
         return out
 
-    for box_head in getattr(roi, "box_heads", None) or [roi.box_head]:
+    for box_head, _ in roi.box_stages:
         box_head(pooled(proposals, box_head.pool_size))
-    for head in (roi.mask_head, roi.keypoint_head):
-        if head is not None:
-            head(pooled(detections, head.pool_size))
+    for head in roi.heads.values():
+        head(pooled(detections, head.pool_size))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Prediction:
     keypoints: float64 [D, J, 3], original frame: x, y in pixels (continuous, as boxes) and a score; None
         where the model has none.
     keypoint_scores: what that score is: ``logit`` or ``probability``, the model's ``keypoint_head.scores``.
+    extras: what further heads add, by their names: [D, ...]; numbers of an instance are in ``records`` too.
     """
 
     image: Image
@@ -52,6 +53,7 @@ class Prediction:
     names: tuple[str, ...]
     keypoints: npt.NDArray[np.float64] | None = None
     keypoint_scores: str = "logit"
+    extras: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -168,6 +170,7 @@ class Predictor:
             names=self.categories.names,
             keypoints=None if points is None else points.double().numpy(),
             keypoint_scores=keypoint_scores(self.recipe),
+            extras={name: values.numpy() for name, values in found.extras.items()},
         )
 
 

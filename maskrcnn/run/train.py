@@ -191,7 +191,7 @@ class _Run:
         elif recipe.weights is not None:
             weights = load_weights(recipe.weights)
             if recipe.drop_head:
-                weights, _ = drop_head(weights)
+                weights, _ = drop_head(weights, self.model)
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
         elif not recipe.train.allow_frozen_random:

@@ -9,7 +9,8 @@ H, W = network-frame height and width, M = side of a mask head's output (28), J 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -134,6 +135,7 @@ class Detections:
     mask_probs: float [D, M, M] in [0, 1], each over the extent of its own box, or None.
     keypoints: float [D, J, 3], or None: x, y in the boxes' frame (continuous, pixels), and a score: a logit
         or a probability, as the keypoint head is told (``scores``).
+    extras: what further heads add, by their names: [D, ...], in no frame.
     """
 
     boxes: Tensor
@@ -141,27 +143,26 @@ class Detections:
     labels: Tensor
     mask_probs: Tensor | None = None
     keypoints: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def to(self, device: torch.device | str) -> Detections:
-        return Detections(
-            self.boxes.to(device),
-            self.scores.to(device),
-            self.labels.to(device),
-            None if self.mask_probs is None else self.mask_probs.to(device),
-            None if self.keypoints is None else self.keypoints.to(device),
-        )
+        return self._each(lambda values: values.to(device))
 
     def select(self, index: Tensor) -> Detections:
         """The detections that ``index`` (bool [D] or int64) names."""
+        return self._each(lambda values: values[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Detections:
         return Detections(
-            self.boxes[index],
-            self.scores[index],
-            self.labels[index],
-            None if self.mask_probs is None else self.mask_probs[index],
-            None if self.keypoints is None else self.keypoints[index],
+            change(self.boxes),
+            change(self.scores),
+            change(self.labels),
+            None if self.mask_probs is None else change(self.mask_probs),
+            None if self.keypoints is None else change(self.keypoints),
+            {name: change(values) for name, values in self.extras.items()},
         )
 
     def rescale(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:

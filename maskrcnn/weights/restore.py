@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,18 @@ from torch.optim import Optimizer
 from maskrcnn.errors import CheckpointError, few
 from maskrcnn.weights.safe_load import first_line
 
-# The layers whose size is the number of classes: scores, boxes and masks.
-_HEAD = re.compile(r"(^|\.)(predictor\.(logits|deltas)|mask_head\.logits)\.(weight|bias)$")
+
+def class_tensors(model: nn.Module) -> set[str]:
+    """Names of the tensors that another set of classes starts afresh: those of the layers that parts of
+    ``model`` name in their ``class_layers()``.
+    """
+    layers = tuple(
+        f"{name}.{layer}.".removeprefix(".")
+        for name, module in model.named_modules()
+        if hasattr(module, "class_layers")
+        for layer in module.class_layers()
+    )
+    return {name for name in model.state_dict() if name.startswith(layers)}
 
 
 def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
@@ -27,7 +36,7 @@ def restore_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | 
     problems = differences(model, state)
     if problems:
         raise CheckpointError(
-            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems, model)}"
         )
     model.load_state_dict(dict(state))
 
@@ -56,12 +65,15 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Pa
         group.update(values)
 
 
-def drop_head(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """``state`` without its output layers of classes, boxes and masks, and their names.
+def drop_head(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """``state`` without its output layers of classes, boxes, masks and the like, and their names.
 
     :func:`initialize_model` then starts them afresh: how to fine-tune for another set of classes.
+
+    model: of the same parts, for any number of classes; see :func:`class_tensors`.
     """
-    head = [name for name in state if _HEAD.search(name)]
+    layers = class_tensors(model)
+    head = [name for name in state if name in layers]
     return {name: tensor for name, tensor in state.items() if name not in head}, head
 
 
@@ -75,19 +87,18 @@ def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path
         CheckpointError: a name is missing or unknown, or a shape differs, as that of the output layers where
             the number of classes does.  The model is then unchanged.
     """
-    own = model.state_dict()
-    fresh = [name for name in own if _HEAD.search(name) and name not in state]
+    own, layers = model.state_dict(), class_tensors(model)
+    fresh = [name for name in own if name in layers and name not in state]
     problems = differences(model, {**state, **{name: own[name] for name in fresh}})
     if problems:
-        heads = [n for n in own if _HEAD.search(n) and n in state and n not in fresh]
-        others = [n for n in heads if state[n].shape != own[n].shape]
+        others = [n for n in layers if n in state and state[n].shape != own[n].shape]
         if len(others) == len(problems):
             raise CheckpointError(
                 f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
                 " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
             )
         raise CheckpointError(
-            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems)}"
+            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems, model)}"
         )
     model.load_state_dict(dict(state), strict=False)
     return fresh
@@ -105,9 +116,9 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return found + [f"{k} is unknown here" for k in state if k not in own]
 
 
-def _advice(problems: list[str]) -> str:
+def _advice(problems: list[str], model: nn.Module) -> str:
     sizes = all(" here [" in text for text in problems)
-    if sizes and all(_HEAD.search(text.partition(" ")[0]) for text in problems):
+    if sizes and class_tensors(model).issuperset(text.partition(" ")[0] for text in problems):
         return (
             "The number of classes differs; use the checkpoint's own data, or start a training from it with"
             " the key 'weights' and --drop-head"

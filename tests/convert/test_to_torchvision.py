@@ -113,6 +113,7 @@ def test_settings_go_with_the_call() -> None:
         ({"rpn": replace(V1.rpn, convs=2)}, ["a mix of its versions"]),  # type: ignore[type-var]
         ({"mask_head": FCNMaskHeadConfig(loss="softmax")}, ["model.mask_head"]),
         ({"keypoint_head": ConvKeypointHeadConfig()}, ["masks and keypoints"]),
+        ({"heads": {"other": FCNMaskHeadConfig()}}, ["model.heads"]),
     ],
 )
 def test_what_it_cannot_express_is_named(changes: dict[str, Any], keys: list[str]) -> None:

@@ -49,6 +49,18 @@ def test_records_are_in_the_original_frame_with_the_files_category_ids() -> None
     assert json.loads(json.dumps(first)) == first
 
 
+def test_numbers_of_further_heads_are_in_the_records() -> None:
+    boxes = torch.tensor([[10.0, 20, 30, 40], [500, 10, 600, 40], [50, 60, 90, 80]])  # one outside
+    extras = {"tilt": torch.tensor([0.25, 7.0, float("nan")]), "corners": torch.zeros(3, 2)}
+    found = Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), extras=extras)
+    records = coco_results(INFO, found, (100, 200), Ids())
+    assert [record["tilt"] for record in records] == [0.25, None]
+    assert all(record.keys() == {"image_id", "category_id", "bbox", "score", "tilt"} for record in records)
+    named = Detections(boxes, found.scores, found.labels, extras={"score": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"called as keys of a record: \['score'\]"):
+        coco_results(INFO, named, (100, 200), Ids())
+
+
 def test_detections_that_clipping_leaves_empty_are_dropped_as_detectron2_does() -> None:
     """Its detector_postprocess scales, clips, and keeps what has both sides above 0."""
     boxes = torch.tensor(

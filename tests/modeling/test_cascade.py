@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling import MaskRCNN
-from maskrcnn.modeling.roi.cascade import CascadeRoIHeads
+from maskrcnn.modeling.roi.roi_heads import RoIHeads
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.structures import Targets
 from tests.modeling import tiny
@@ -76,11 +76,10 @@ class Fixed(nn.Module):
         return self.logits.expand(count, -1), self.deltas.expand(count, -1)
 
 
-def with_heads(*heads: Fixed, **changes: Any) -> CascadeRoIHeads:
+def with_heads(*heads: Fixed, **changes: Any) -> RoIHeads:
     weights = ((1.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0))
     model = build(CascadeConfig(ious=(0.5, 0.75), box_weights=weights), mask_head=None, **changes)
     roi = model.roi
-    assert isinstance(roi, CascadeRoIHeads)
     roi.box_heads = nn.ModuleList(heads)
     return roi
 
@@ -144,7 +143,7 @@ def test_one_stage_is_the_plain_head_to_the_bit() -> None:
     renamed = {k.replace("roi.box_head.", "roi.box_heads.0."): v for k, v in plain.state_dict().items()}
     assert set(renamed) == set(cascade.state_dict())
     for model in (plain, cascade):  # so that something is detected
-        head = model.roi.box_heads[0] if isinstance(model.roi, CascadeRoIHeads) else model.roi.box_head
+        ((head, _),) = model.roi.box_stages
         torch.manual_seed(1)
         head.get_submodule("predictor.logits").reset_parameters()  # type: ignore[operator]
     ours, theirs = losses(cascade, BOXES, []), losses(plain, BOXES, [])
@@ -168,7 +167,7 @@ def test_features_hear_a_third_of_each_stage(monkeypatch: pytest.MonkeyPatch) ->
     gradients = []
     for scaled in (True, False):
         if not scaled:
-            monkeypatch.setattr("maskrcnn.modeling.roi.cascade.scale_gradient", lambda x, factor: x)
+            monkeypatch.setattr("maskrcnn.modeling.roi.roi_heads.scale_gradient", lambda x, factor: x)
         model = build(CascadeConfig(), mask_head=None)
         found = losses(model, BOXES)
         torch.stack([v for k, v in found.items() if "stage" in k]).sum().backward()
@@ -210,9 +209,10 @@ def test_masks_train_on_the_first_stage() -> None:
     seen: dict[str, Tensor] = {}
     for name, cascade in (("cascade", CascadeConfig()), ("plain", None)):
         model = build(cascade)
-        pooler = model.roi.mask_pooler
-        assert pooler is not None
-        pooler.register_forward_hook(lambda _, inputs, out, name=name: seen.__setitem__(name, out))
+        assert model.roi.mask_head is not None
+        model.roi.mask_head.pooler.register_forward_hook(
+            lambda _, inputs, out, name=name: seen.__setitem__(name, out)
+        )
         losses(model, BOXES)
     assert len(seen["plain"]) >= 2
     assert torch.equal(seen["cascade"], seen["plain"])

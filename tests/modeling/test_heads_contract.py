@@ -241,9 +241,7 @@ def test_memory_layout_changes_no_number(
 
 def second_stage(box: BoxHead, mask: MaskHead) -> RoIHeads:
     config = RoIHeadsConfig(levels=("c3",), samples=16, beta=1.0, score_threshold=0.0, max_detections=5)
-    return config.build(
-        {"c3": 8}, {"c3": CHANNELS}, CLASSES, RoIAlignConfig(), None, lambda: box, mask, None, "polygon"
-    )
+    return config.build({"c3": 8}, CLASSES, RoIAlignConfig(), None, [box], {"mask_head": mask})
 
 
 PROPOSALS = [torch.tensor([[8.0, 8, 40, 40], [20, 20, 60, 50], [0, 0, 64, 64], [30, 5, 50, 25]])]

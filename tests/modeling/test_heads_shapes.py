@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
-from maskrcnn.modeling.interfaces import BoxHeadConfig, MaskHeadConfig
+from maskrcnn.modeling.interfaces import BoxHeadConfig, MaskHeadConfig, RoIFeatures
 from maskrcnn.modeling.roi.box_head import (
     ConvFCBoxHeadConfig,
     LinearBoxHeadConfig,
@@ -80,10 +80,9 @@ def trace(model_config: MaskRCNNConfig) -> dict[str, Shape]:
     model.rpn.head([features[level] for level in model_config.rpn.levels] if model_config.rpn else [])
     roi = model.roi
     box = [torch.zeros(1, 4, device="meta")]
-    for pooler, head in ((roi.box_pooler, roi.box_head), (roi.mask_pooler, roi.mask_head)):
-        if pooler is not None and head is not None:
-            pooled = pooler(features, box)
-            head(pooled if roi.trunk is None else roi.trunk(pooled))
+    roi.box_head(RoIFeatures(features, roi.trunk).pool(roi.box_pooler, box))
+    if roi.mask_head is not None:
+        roi.mask_head(RoIFeatures(features, roi.trunk).pool(roi.mask_head.pooler, box))
     return seen
 
 
@@ -97,7 +96,7 @@ def test_c4_of_the_paper() -> None:
     seen = trace(c4("paper"))
     assert some(seen, "c4", "roi.box_pooler", "roi.trunk") == [(1024, 14, 20), (1024, 7, 7), (2048, 7, 7)]
     assert some(seen, "roi.box_head.predictor.logits", "roi.box_head.predictor.deltas") == [(81,), (320,)]
-    assert some(seen, "roi.mask_pooler", "roi.mask_head.deconv", "roi.mask_head.logits") == [
+    assert some(seen, "roi.mask_head.pooler", "roi.mask_head.deconv", "roi.mask_head.logits") == [
         (1024, 7, 7), (256, 14, 14), (80, 14, 14),
     ]  # fmt: skip
     assert some(seen, "rpn.head.conv", "rpn.head.objectness", "rpn.head.deltas") == [
@@ -108,7 +107,7 @@ def test_c4_of_the_paper() -> None:
 def test_c4_of_detectron2() -> None:
     """The RoI is pooled twice as fine and res5 has its stride; the heads see the same."""
     seen = trace(c4("detectron2"))
-    assert some(seen, "roi.box_pooler", "roi.mask_pooler", "roi.trunk") == [
+    assert some(seen, "roi.box_pooler", "roi.mask_head.pooler", "roi.trunk") == [
         (1024, 14, 14), (1024, 14, 14), (2048, 7, 7),
     ]  # fmt: skip
     assert some(seen, "roi.mask_head.deconv", "roi.mask_head.logits") == [(256, 14, 14), (80, 14, 14)]
@@ -121,7 +120,7 @@ def test_c5_and_dc5(dilated: bool, cells: tuple[int, int]) -> None:
     assert some(seen, "c5", "roi.box_pooler", "roi.box_head.fc1", "roi.box_head.fc2") == [
         (2048, *cells), (2048, 7, 7), (1024,), (1024,),
     ]  # fmt: skip
-    assert some(seen, "roi.mask_pooler", "roi.mask_head.convs.0", "roi.mask_head.logits") == [
+    assert some(seen, "roi.mask_head.pooler", "roi.mask_head.convs.0", "roi.mask_head.logits") == [
         (2048, 14, 14), (256, 14, 14), (80, 28, 28),
     ]  # fmt: skip
 
@@ -144,7 +143,7 @@ def test_rpn_width() -> None:
 
 
 FPN_MASK = {
-    "roi.mask_pooler": (256, 14, 14),
+    "roi.mask_head.pooler": (256, 14, 14),
     "roi.mask_head.convs": (256, 14, 14),
     "roi.mask_head.deconv": (256, 28, 28),
     "roi.mask_head.logits": (80, 28, 28),
@@ -174,7 +173,7 @@ FPN_MASK = {
             TwoFCBoxHeadConfig(),
             MLPMaskHeadConfig(),
             {
-                "roi.mask_pooler": (256, 14, 14),
+                "roi.mask_head.pooler": (256, 14, 14),
                 "roi.mask_head.fcs.0": (1024,),
                 "roi.mask_head.fcs.1": (1024,),
                 "roi.mask_head.logits": (80 * 28 * 28,),

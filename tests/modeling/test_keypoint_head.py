@@ -17,7 +17,8 @@ from torchvision.models.detection.roi_heads import (
 )
 
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.roi import keypoint_head, roi_heads
+from maskrcnn.modeling import interfaces
+from maskrcnn.modeling.roi import keypoint_head
 from maskrcnn.modeling.roi.keypoint_head import (
     ConvKeypointHead,
     ConvKeypointHeadConfig,
@@ -266,7 +267,7 @@ def test_rois_without_a_keypoint_are_left_out_and_nothing_changes(monkeypatch: p
     assert model.roi.keypoint_head is not None
     model.roi.keypoint_head.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
     some = model.losses(images(), wanted, generator())["loss_keypoint"]
-    monkeypatch.setattr(roi_heads, "show_keypoints", lambda boxes, _: torch.ones(len(boxes)).bool())
+    monkeypatch.setattr(interfaces, "show_keypoints", lambda boxes, _: torch.ones(len(boxes)).bool())
     every = model.losses(images(), wanted, generator())["loss_keypoint"]
     assert 0 < seen[0] < seen[1]
     torch.testing.assert_close(some, every, rtol=1e-6, atol=0)

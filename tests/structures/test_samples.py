@@ -71,3 +71,14 @@ def test_keypoints_travel_with_their_instances() -> None:
     assert found.to("meta").keypoints is not None
     scaled = found.rescale((10, 20), (30, 100)).keypoints
     assert scaled is not None and torch.equal(scaled, points * torch.tensor([5.0, 3.0, 1.0]))
+
+
+def test_extras_travel_with_their_instances() -> None:
+    extras = {"tilt": torch.arange(4.0), "corners": torch.arange(4 * 3 * 2.0).reshape(4, 3, 2)}
+    found = Detections(torch.ones(4, 4), torch.ones(4), torch.arange(4), extras=extras)
+    for keep in (torch.tensor([3, 1]), torch.tensor([False, True, False, True])):
+        chosen = found.select(keep)
+        assert [*chosen.extras] == ["tilt", "corners"]
+        assert all(chosen.extras[name].equal(values[keep]) for name, values in extras.items())
+    assert {v.device.type for v in found.to("meta").extras.values()} == {"meta"}
+    assert found.rescale((10, 20), (30, 100)).extras == extras

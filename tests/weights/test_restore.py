@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.interfaces import BoxHead, MaskHead
 from maskrcnn.weights.restore import drop_head, initialize_model, restore_model, restore_optimizer
 
 
@@ -41,10 +42,12 @@ def test_another_architecture_names_the_first_few_keys() -> None:
 
 
 def headed(classes: int, width: int = 3) -> nn.Module:
-    """A net whose output layers are called as the model's are."""
+    """A net of the model's kinds of heads, which say what their output layers are."""
     predictor = nn.ModuleDict({"logits": nn.Linear(width, classes), "deltas": nn.Linear(width, 4 * classes)})
-    mask = nn.ModuleDict({"logits": nn.Conv2d(width, classes, 1), "deconv": nn.Linear(width, width)})
-    parts = {"box_head": nn.ModuleDict({"predictor": predictor}), "mask_head": mask}
+    box, mask = BoxHead(), MaskHead()
+    box.predictor = predictor
+    mask.logits, mask.deconv = nn.Conv2d(width, classes, 1), nn.Linear(width, width)
+    parts = {"box_head": box, "mask_head": mask}
     return nn.ModuleDict({"body": nn.Linear(4, width), "roi": nn.ModuleDict(parts)})
 
 
@@ -67,7 +70,7 @@ def test_output_layers_of_other_classes_are_refused() -> None:
 def test_dropped_output_layers_start_afresh(classes: int) -> None:
     source, target = headed(2), headed(classes)
     before = {n: p.clone() for n, p in target.state_dict().items()}
-    state, dropped = drop_head(source.state_dict())
+    state, dropped = drop_head(source.state_dict(), target)
     assert sorted(dropped) == sorted(HEAD)
     assert sorted(initialize_model(target, state, "c.pt")) == sorted(HEAD)
     for name, value in target.state_dict().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,25 +10,35 @@ from torch import Tensor, nn
 
 from maskrcnn.config.ranges import check_boxes
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.box_coder import Weights
-from maskrcnn.modeling.interfaces import BoxHead, KeypointHead, MaskHead, RoIOpConfig, RoITrunk
+from maskrcnn.modeling.box_coder import Weights, decode_boxes
+from maskrcnn.modeling.interfaces import (
+    BoxHead,
+    KeypointHead,
+    MaskHead,
+    RoIFeatures,
+    RoIHead,
+    RoIOpConfig,
+    RoITrunk,
+)
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
-from maskrcnn.modeling.roi.decode import own_class, select_detections
-from maskrcnn.modeling.roi.losses import class_loss
+from maskrcnn.modeling.roi.decode import own_class, select_scored
+from maskrcnn.modeling.roi.losses import class_loss, wide
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
-from maskrcnn.modeling.roi.stages import CascadeConfig
-from maskrcnn.modeling.roi.targets import (
-    MaskTarget,
-    RoISample,
-    keypoint_targets,
-    mask_targets,
-    positive_rows,
-    sample_rois,
-    show_keypoints,
+from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
+from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois
+from maskrcnn.structures import Detections, Targets, clip_boxes
+
+#: What a further head cannot be called, besides attributes of :class:`RoIHeads`: parts of the model, losses
+#: (``loss_<name>``), and keys of a record.
+TAKEN_NAMES = frozenset(
+    (
+        *("config", "num_classes", "sampler", "head_names", "trunk", "box_pooler", "box_head", "box_heads"),
+        *("mask_head", "keypoint_head", "box_cls", "box_reg", "rpn_cls", "rpn_box", "mask", "keypoint"),
+        *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "segmentation", "keypoints"),
+        *("file_name", "file_name_hex", "category"),
+    )
 )
-from maskrcnn.modeling.rpn.rpn import check_levels
-from maskrcnn.structures import Detections, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +79,29 @@ class RoIHeadsConfig:
     def __post_init__(self) -> None:
         check_boxes(samples=self.samples, max_detections=self.max_detections)
 
+    @property
+    def num_stages(self) -> int:
+        """How many box heads there are."""
+        return 1 if self.cascade is None else len(self.cascade.ious)
+
     def build(
         self,
         strides: Mapping[str, int],
-        channels: Mapping[str, int],
         num_classes: int,
         roi_op: RoIOpConfig,
         trunk: RoITrunk | None,
-        box_head: Callable[[], BoxHead],
-        mask_head: MaskHead | None,
-        keypoint_head: KeypointHead | None,
-        mask_target: MaskTarget,
+        box_heads: Sequence[BoxHead],
+        heads: Mapping[str, RoIHead],
     ) -> RoIHeads:
         """
         Args:
-            box_head: makes a box head; a cascade has several.
+            strides: pixels a cell, by level name.
+            box_heads: one a stage, :attr:`num_stages`.
+            heads: the other heads by name; each is given its name and pooler.
 
         Raises:
-            ConfigError: a level does not exist, a value is out of range, or a head does not fit the trunk.
+            ConfigError: a value is out of range, or a head does not fit the trunk.
         """
-        check_levels("model.roi.levels", self.levels, channels)
         for name in (
             "positive_fraction", "positive_iou", "negative_iou", "background_iou", "score_threshold",
             "nms_threshold",
@@ -114,67 +127,71 @@ class RoIHeadsConfig:
                 size = trunk.pool_size
             return Pooler(roi_op.build(size), self.levels, strides, self.level_rule)
 
-        box = box_head()
-        heads = RoIHeads(
-            self,
-            num_classes,
-            pooler("box_head", box.pool_size),
-            box,
-            None if mask_head is None else pooler("mask_head", mask_head.pool_size),
-            mask_head,
-            mask_target,
-            trunk=trunk,
-            keypoint_pooler=(
-                None if keypoint_head is None else pooler("keypoint_head", keypoint_head.pool_size)
-            ),
-            keypoint_head=keypoint_head,
-        )
-        if self.cascade is None:
-            return heads
-        from maskrcnn.modeling.roi.cascade import CascadeRoIHeads  # which is made of these heads
-
-        return CascadeRoIHeads(heads, [box_head() for _ in self.cascade.ious[1:]], self.cascade)
+        box_pooler = pooler("box_head", box_heads[0].pool_size)
+        for name, head in heads.items():
+            key = name if name in ("mask_head", "keypoint_head") else f"heads.{name}"
+            head.name, head.pooler = name, pooler(key, head.pool_size)
+        return RoIHeads(self, num_classes, box_pooler, box_heads, heads, trunk=trunk)
 
 
 class RoIHeads(nn.Module):
-    """Box head and, where there are any, mask and keypoint heads, each with its pooler.
+    """The box heads, one or a cascade's (Cai & Vasconcelos 2018), and any number of further heads.
+
+    In training the RoIs are sampled, and all heads train on those.  Each further box head of a cascade reads
+    the last one's boxes.  At test its scores are the mean over the stages, each on its own RoIs, and the
+    boxes the last one's; the other heads read those.  All this as Detectron2.
 
     Args:
-        config: thresholds and counts.
+        config: thresholds and counts, and the cascade's.
         num_classes: K, without background.
-        mask_target: how ground-truth masks are rasterised, see ``InstanceMasks.crop_and_resize``.
+        box_pooler: of the box heads.
+        box_heads: one a stage; those of a cascade give class-agnostic deltas.
+        heads: the other heads by name, each with its pooler; they run in this order.
         sampler: which RoIs to train on; replaceable, for tests and experiments.
         trunk: layers between the poolers and the heads.  The heads then share the features of the sampled
             RoIs in training (He et al. 2017, figure 4 left).
     """
+
+    mask_head: MaskHead | None
+    keypoint_head: KeypointHead | None
+    trunk: RoITrunk | None
 
     def __init__(
         self,
         config: RoIHeadsConfig,
         num_classes: int,
         box_pooler: Pooler,
-        box_head: BoxHead,
-        mask_pooler: Pooler | None,
-        mask_head: MaskHead | None,
-        mask_target: MaskTarget = "polygon",
+        box_heads: Sequence[BoxHead],
+        heads: Mapping[str, RoIHead],
         sampler: Sampler = balanced_sample,
         *,
         trunk: RoITrunk | None = None,
-        keypoint_pooler: Pooler | None = None,
-        keypoint_head: KeypointHead | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.box_pooler = box_pooler
-        self.box_head = box_head
-        self.mask_pooler = mask_pooler
-        self.mask_head = mask_head
-        self.mask_target: MaskTarget = mask_target
         self.sampler = sampler
-        self.trunk = trunk
-        self.keypoint_pooler = keypoint_pooler
-        self.keypoint_head = keypoint_head
+        self.head_names = tuple(heads)
+        # Checkpoints know parameters by these names, and an optimizer's state by their order.
+        self.box_pooler = box_pooler
+        if config.cascade is None:
+            (self.box_head,) = box_heads
+        for name, part in ({"mask_head": None, "trunk": trunk, "keypoint_head": None} | dict(heads)).items():
+            setattr(self, name, part)
+        if config.cascade is not None:
+            self.box_heads = nn.ModuleList(box_heads)
+
+    @property
+    def heads(self) -> dict[str, RoIHead]:
+        """The heads besides the box heads, by name."""
+        return {name: self.get_submodule(name) for name in self.head_names}  # type: ignore[misc]
+
+    @property
+    def box_stages(self) -> list[tuple[BoxHead, Weights]]:
+        """The box heads, each with the weights of its box coder."""
+        if self.config.cascade is None:
+            return [(self.box_head, self.config.box_weights)]
+        return list(zip(self.box_heads, self.config.cascade.box_weights, strict=True))  # type: ignore[arg-type]
 
     def losses(
         self,
@@ -184,29 +201,26 @@ class RoIHeads(nn.Module):
         generator: torch.Generator | None = None,
         image_sizes: Sequence[tuple[int, int]] = (),
     ) -> dict[str, Tensor]:
-        """``loss_box_cls``, ``loss_box_reg`` and, with their heads, ``loss_mask`` and ``loss_keypoint``.
+        """``loss_box_cls``, ``loss_box_reg`` (of a cascade ``..._stage1`` and so on), and those of the heads.
 
         Args:
             features: by level name.
             proposals: [P, 4] of every image, xyxy, network frame.
             image_sizes: (height, width) of every image before padding; a cascade cuts boxes to them.
+
+        Raises:
+            ValueError: two heads call a loss by one name.
         """
         samples = self.sample(proposals, targets, generator)
-        losses, pooled = self._box_losses(features, samples, targets, image_sizes)
-        if self.mask_head is not None:
-            labels = torch.cat([s.positive_labels for s in samples])
-            rois = self._positive_features(self.mask_pooler, features, samples, pooled)
-            logits = self.mask_head.own(rois, labels)
-            wanted = mask_targets(samples, targets, self.mask_head.mask_size, self.mask_target)
-            losses["loss_mask"] = self.mask_head.loss(logits, labels, wanted)
-        if self.keypoint_head is not None:
-            boxes = torch.cat([s.positive_boxes for s in samples])
-            truth = keypoint_targets(samples, targets, self.keypoint_head.num_keypoints)
-            keep = show_keypoints(boxes, truth)
-            rois = self._positive_features(self.keypoint_pooler, features, samples, pooled, keep)
-            losses["loss_keypoint"] = self.keypoint_head.loss(
-                self.keypoint_head(rois), boxes[keep], truth[keep]
-            )
+        maps = RoIFeatures(features, self.trunk)
+        losses, pooled = self._box_losses(maps, samples, targets, image_sizes)
+        if self.trunk is not None:
+            maps = replace(maps, shared=pooled)
+        for name, head in self.heads.items():
+            found = head.losses(maps, samples, targets)
+            if found.keys() & losses.keys():
+                raise ValueError(f"the head {name} calls a loss as another head does: {sorted(found)}")
+            losses |= found
         return losses
 
     def sample(
@@ -230,44 +244,36 @@ class RoIHeads(nn.Module):
             for boxes, target in zip(proposals, targets, strict=True)
         ]
 
-    def _pool(self, pooler: Pooler | None, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        assert pooler is not None
-        pooled: Tensor = pooler(features, boxes)
-        return pooled if self.trunk is None else self.trunk(pooled)
-
-    def _positive_features(
-        self,
-        pooler: Pooler | None,
-        features: Mapping[str, Tensor],
-        samples: Sequence[RoISample],
-        pooled: Tensor,
-        keep: Tensor | None = None,
-    ) -> Tensor:
-        """What a head other than the box head reads in training; ``pooled`` is what the box head read.
-
-        keep: bool [P of all images], which positive RoIs; None: all.
-        Without a positive RoI it runs on none: the loss is 0, all parameters stay in the graph.
-        """
-        if self.trunk is not None:
-            rows = positive_rows(samples)
-            return pooled[rows if keep is None else rows[keep]]
-        boxes = [s.positive_boxes for s in samples]
-        if keep is not None:
-            parts = keep.split([len(b) for b in boxes])
-            boxes = [b[part] for b, part in zip(boxes, parts, strict=True)]
-        return self._pool(pooler, features, boxes)
-
     def _box_losses(
         self,
-        features: Mapping[str, Tensor],
+        features: RoIFeatures,
         samples: Sequence[RoISample],
         targets: Sequence[Targets],
         image_sizes: Sequence[tuple[int, int]],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The box head's losses, and the pooled features that it read."""
-        pooled = self._pool(self.box_pooler, features, [s.boxes for s in samples])
-        logits, deltas = self.box_head(pooled)
-        return self._losses_of(logits, deltas, samples, targets, self.config.box_weights), pooled
+        """The losses of every stage, and the pooled features that the last one read."""
+        cascade, stages = self.config.cascade, self.box_stages
+        losses: dict[str, Tensor] = {}
+        boxes = [s.boxes for s in samples]
+        pooled = boxes[0]
+        for i, (head, weights) in enumerate(stages):
+            if cascade is not None and i > 0:
+                samples = [
+                    relabel(box, target, size, iou=cascade.ious[i], num_classes=self.num_classes)
+                    for box, target, size in zip(boxes, targets, image_sizes, strict=True)
+                ]
+            rois = [s.boxes for s in samples]
+            pooled = features.pool(self.box_pooler, rois)
+            # The losses are summed, so that each head trains at the full rate, but the features below hear
+            # their mean (the authors' release, and Detectron2).
+            read = scale_gradient(pooled, 1.0 / len(stages)) if len(stages) > 1 else pooled
+            logits, deltas = head(read)
+            found = self._losses_of(logits, deltas, samples, targets, weights)
+            suffix = "" if cascade is None else f"_stage{i + 1}"
+            losses |= {name + suffix: value for name, value in found.items()}
+            if i + 1 < len(stages):
+                boxes = _decode(deltas.detach(), rois, weights)
+        return losses, pooled
 
     def _losses_of(
         self,
@@ -299,40 +305,45 @@ class RoIHeads(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Detections of every image, with what the heads add (mask probabilities of the predicted class,
-        keypoints); network frame.
+        keypoints, extras); network frame.
         """
-        detections = self._detect(features, proposals, image_sizes)
-        counts = [len(d) for d in detections]
-        boxes = [d.boxes for d in detections]
-        if self.mask_head is not None:
-            labels = torch.cat([d.labels for d in detections])
-            logits = self.mask_head.own(self._pool(self.mask_pooler, features, boxes), labels)
-            masks = self.mask_head.probabilities(logits, labels).split(counts)
-            detections = [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]
-        if self.keypoint_head is not None:
-            logits = self.keypoint_head(self._pool(self.keypoint_pooler, features, boxes))
-            points = self.keypoint_head.decode(logits, torch.cat(boxes)).split(counts)
-            detections = [replace(d, keypoints=p) for d, p in zip(detections, points, strict=True)]
+        maps = RoIFeatures(features, self.trunk)
+        detections = self._detect(maps, proposals, image_sizes)
+        for head in self.heads.values():
+            detections = head.predict(maps, detections)
         return detections
 
     def _detect(
         self,
-        features: Mapping[str, Tensor],
+        features: RoIFeatures,
         proposals: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Classes and boxes of every image."""
-        c = self.config
-        counts = [len(p) for p in proposals]
-        logits, deltas = self.box_head(self._pool(self.box_pooler, features, proposals))
+        c, stages = self.config, self.box_stages
+        rois, scores = proposals, []
+        for i, (head, weights) in enumerate(stages):
+            logits, deltas = head(features.pool(self.box_pooler, rois))
+            scores.append(wide(logits).softmax(dim=1)[:, :-1])
+            if i + 1 < len(stages):  # none is dropped, since the scores are averaged RoI by RoI
+                boxes = _decode(deltas, rois, weights)
+                rois = [clip_boxes(b, *size) for b, size in zip(boxes, image_sizes, strict=True)]
+        counts = [len(r) for r in rois]
+        mean = (scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)).split(counts)
         return [
-            select_detections(
+            select_scored(
                 *parts,
-                weights=c.box_weights,
+                weights=stages[-1][1],
                 score_threshold=c.score_threshold,
                 nms_threshold=c.nms_threshold,
                 max_detections=c.max_detections,
                 min_size=c.min_size,
             )
-            for parts in zip(logits.split(counts), deltas.split(counts), proposals, image_sizes, strict=True)
+            for parts in zip(mean, deltas.split(counts), rois, image_sizes, strict=True)
         ]
+
+
+def _decode(deltas: Tensor, rois: Sequence[Tensor], weights: Weights) -> list[Tensor]:
+    """The boxes [Ri, 4] that class-agnostic deltas [R, 4] make of the RoIs of every image."""
+    decoded = decode_boxes(deltas, torch.cat(list(rois)), weights).to(rois[0].dtype)
+    return list(decoded.split([len(r) for r in rois]))
