@@ -103,7 +103,7 @@ def mask_boxes(index: AnnotationIndex, parts: Polygons) -> tuple[Integers, Float
 
 
 def _have_area(boxes: Floats) -> Flags:
-    found: Flags = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    found: Flags = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     return found
 
 
