@@ -249,7 +249,8 @@ def read_annotations(
     keypoints: read keypoints too; an annotation without any has none labelled, which is no fault.
     keypoint_offset: added to their x and y, see ``CocoConfig``.
     categories: the classes that the file must share (those of the training data).
-    files: whether an image record needs a file name.
+    files: whether an image record needs a file name; False: only where another record has one, so that what a
+        data set leaves out, an evaluation of its file leaves out too.
 
     Raises:
         DataError: the file is missing or no COCO json, a category record is faulty, an id stands for two
@@ -263,6 +264,7 @@ def read_annotations(
         raise DataError(
             f"{name}: its categories differ from those of the training data: {difference(own, categories)}"
         )
+    files = files or any(isinstance(r, Mapping) and r.get("file_name") for r in content["images"])
     images = ImageRecords(content["images"], name, report, files=files)
     schema = read_keypoint_schema(content["categories"], name) if keypoints else None
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
@@ -333,6 +335,7 @@ class _Packer:
             with contextlib.suppress(FaultError):  # then the box is told to be missing
                 mask = check_mask(record, height, width, mended)
         box = check_box(record, height, width, mask, mended)
+        area = check_area(record, mended)
         points = [] if self.schema is None else check_keypoints(record, len(self.schema))
         # From here on nothing fails.
         if ids.annotation is None or ids.annotation in self.seen:
@@ -343,7 +346,7 @@ class _Packer:
         self.image.append(image)
         self.labels.append(self.categories.index_of(ids.category))
         self.boxes.extend(box)
-        self.areas.append(check_area(record))
+        self.areas.append(area)
         self.crowds.append(ids.crowd)
         self.keypoints.extend(points)
         stated = record.get("num_keypoints")

@@ -46,6 +46,7 @@ class FaultReport:
         self.images = 0
         self.named: list[str] = []
         self._mended_first: dict[str, str] = {}
+        self._first: dict[str, str] = {}
         self._named_images: set[int] = set()
         self._told: dict[str, set[int]] = {}
 
@@ -84,6 +85,7 @@ class FaultReport:
         if self.on_error == "raise":
             raise DataError(f"{sentence} (set on_error: skip to leave such {what} out)")
         counter[kind] += 1
+        self._first.setdefault(what, sentence)
         if self._faulty() <= NAMED:
             self.named.append(sentence)
 
@@ -118,12 +120,15 @@ class FaultReport:
     def notes(self, what: str = "annotations") -> tuple[str, ...]:
         """A sentence for each kind of thing that was left out or mended, without names beyond the first."""
         found = []
-        for counter, of in ((self.records, "image records"), (self.annotations, what)):
+        for counter, of, key in (
+            (self.records, "image records", "images"),
+            (self.annotations, what, "annotations"),
+        ):
             if counter:
                 kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common(NAMED))
                 more = f", and {len(counter) - NAMED} kinds more" if len(counter) > NAMED else ""
                 found.append(
-                    f"{counter.total()} faulty {of} left out ({kinds}{more}); first: {self.named[0]}"
+                    f"{counter.total()} faulty {of} left out ({kinds}{more}); first: {self._first[key]}"
                 )
         return (*found, *(f"{n} {what} read as meant: {how}" for how, n in self.mended.most_common(NAMED)))
 

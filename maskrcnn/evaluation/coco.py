@@ -13,10 +13,10 @@ import numpy.typing as npt
 from maskrcnn.data.formats.coco_json import source_name, uncollected
 from maskrcnn.data.index import read_annotations
 from maskrcnn.data.report import FaultReport
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, few
 from maskrcnn.evaluation import keypoints as oks
 from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
-from maskrcnn.evaluation.detections import read_detections
+from maskrcnn.evaluation.detections import DetectionColumns, read_detections
 from maskrcnn.evaluation.diagnose import why_zero
 from maskrcnn.evaluation.eval_result import AT_CAP, ClassFigures, EvalResult, Matches
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -75,7 +75,7 @@ def evaluate_coco(
     figures: dict[str, dict[str, float | None]] = {}
     classes: dict[str, list[ClassFigures]] = {}
     found_matches: dict[str, Matches] = {}
-    notes = [*truth.notes, *found.notes]
+    notes = [*truth.notes, *found.notes, *_unknown_classes(truth, found)]
     for iou_type in iou_types:
         case = Case(truth, found, iou_type, images)
         if iou_type == "keypoints":
@@ -122,6 +122,19 @@ def read_truth(source: Path | str | Mapping[str, Any], iou_types: Sequence[IouTy
         hint = "; evaluate 'bbox' alone" if set(report.annotations) == {"no mask"} else ""
         raise DataError(f"{report.where}: none of its annotations can be used: {report.named[0]}{hint}")
     return index.ground_truth(report.notes())
+
+
+def _unknown_classes(truth: GroundTruth, found: DetectionColumns) -> list[str]:
+    """A sentence where some results, not all (see ``why_zero``), are of classes that the truth lacks."""
+    strangers = found.categories[~np.isin(found.categories, np.array(truth.category_ids, dtype=np.int64))]
+    if not 0 < len(strangers) < len(found):
+        return []
+    ids = few(np.unique(strangers).tolist())
+    note = (
+        f"{len(strangers)} of {len(found)} results have category ids that {truth.source} does not list"
+        f" ({ids}), so they match nothing; class indices must be mapped back to the file's category ids"
+    )
+    return [note]
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:

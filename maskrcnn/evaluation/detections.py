@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.formats.checks import as_float, check_mask, is_number
+from maskrcnn.data.formats.checks import as_float, check_mask, is_no_mask, is_number
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
 from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
@@ -168,7 +168,7 @@ def _one_by_one(
             mask = None
             if "segm" in kinds or ("bbox" in kinds and not result.get("bbox")):
                 mask = _mask(result, height, width, mended)
-            box = _box(result, mask, height, width) if "bbox" in kinds else []
+            box = _box(result, mask, height, width, mended) if "bbox" in kinds else []
             joint = _keypoints(result, joints) if "keypoints" in kinds else []
         except FaultError as fault:
             strangers += fault.kind == "of an unknown image"
@@ -231,7 +231,7 @@ def _head(result: Any, truth: GroundTruth) -> tuple[int | None, int, float]:
 
 
 def _mask(result: Mapping[str, Any], height: int, width: int, mended: list[str]) -> bytes:
-    if not result.get("segmentation"):
+    if is_no_mask(result.get("segmentation")):
         missing = "segmentation" if result.get("bbox") else "bbox', nor a 'segmentation"
         raise FaultError("no mask", f"it has no '{missing}'; evaluate what the results have (eval.iou_types)")
     try:
@@ -243,9 +243,12 @@ def _mask(result: Mapping[str, Any], height: int, width: int, mended: list[str])
     return counts
 
 
-def _box(result: Mapping[str, Any], mask: bytes | None, height: int, width: int) -> list[float]:
+def _box(
+    result: Mapping[str, Any], mask: bytes | None, height: int, width: int, mended: list[str]
+) -> list[float]:
     box = result.get("bbox")
     if not box and mask is not None:
+        mended.append("box taken from the mask")
         return list(rle.box({"size": [height, width], "counts": mask}))
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
         raise FaultError("no sound box", f"its bbox is {brief(box)}, not four numbers [x, y, width, height]")

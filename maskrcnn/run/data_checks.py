@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from maskrcnn.data import Dataset
 from maskrcnn.errors import DataError, few
 from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
+
+#: COCO's area ranges by the letter that a figure's name ends in, pixels, both ends included.
+_AREAS = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
+
+
+def best_metric_doubt(recipe: Recipe, val: Dataset) -> str:
+    """That ``eval.best_metric`` is of objects of a size of which ``val`` has none; else empty.
+
+    The figure is then never defined, and no checkpoint is kept as the best.
+    """
+    kind, _, name = (recipe.eval.best_metric or "").partition("/")
+    name = name.partition("@")[0]
+    if name[:2] not in ("AP", "AR") or name[2:] not in _AREAS:
+        return ""
+    low, high = _AREAS[name[2:]]
+    truth = val.ground_truth()
+    own = ~truth.crowds & np.isin(truth.image_ids[truth.images], val.image_ids)
+    if kind == "keypoints":
+        own &= truth.labelled > 0
+    if any(low <= truth.area(i) <= high for i in np.flatnonzero(own).tolist()):
+        return ""
+    most = "" if high > 1e9 else f" to {high:g}"
+    return (
+        f"eval.best_metric is {recipe.eval.best_metric}, and {val.annotation_file} has no object of that size"
+        f" ({low:g}{most} square pixels), so no checkpoint will be kept as the best; choose another, as"
+        f" {kind}/AP"
+    )
 
 
 def check_any_usable(recipe: Recipe, key: str, dataset: Dataset) -> None:

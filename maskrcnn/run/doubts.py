@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from maskrcnn.data import CocoDataset, Dataset
 from maskrcnn.data.doctor.doubts import Doubt, class_doubts, trained_classes
 from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
-from maskrcnn.data.doctor.mask_doubts import box_doubt, hole_doubt, polygons
+from maskrcnn.data.doctor.mask_doubts import box_doubt, empty_doubt, hole_doubt, polygons, unit_doubt
 from maskrcnn.data.doctor.split_doubts import repeated_split_doubt
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,11 @@ def _of_content(dataset: CocoDataset) -> Iterator[Doubt]:
     doubts = [repeated_file_doubt(index), page_doubt(dataset), damage_doubt(dataset)]
     if index.masks:
         parts = polygons(index)
-        doubts = [box_doubt(index, parts), hole_doubt(index, parts), *doubts]
+        doubts = [box_doubt(index, parts), empty_doubt(index, parts), hole_doubt(index, parts), *doubts]
+    if not any(
+        d is not None and d.kind == "box disagrees with mask" for d in doubts
+    ):  # which gives the unit too
+        doubts = [unit_doubt(index), *doubts]
     return (d for d in doubts if d is not None)
 
 

@@ -59,7 +59,7 @@ def before_training(
         yield lambda: _tell_room(output, model, optimizer, best=val is not None, console=console)
         if val is not None:
             yield from _evaluation_checks(recipe, val, ranks)
-            yield lambda: _check_best(recipe)
+            yield lambda: _check_best(recipe, val, console)
 
     datasets = {"data.train": train} | ({} if val is None else {"data.val": val})
     _all(checks(), datasets, ranks, console, "before the first step", training=True)
@@ -153,10 +153,12 @@ def _evaluation_checks(recipe: Recipe, val: Dataset, ranks: Ranks) -> Iterator[C
     yield lambda: data_checks.check_keypoints_to_evaluate(recipe, val)
 
 
-def _check_best(recipe: Recipe) -> None:
+def _check_best(recipe: Recipe, val: Dataset, console: Console) -> None:
     check_metric(
         recipe.eval.best_metric, metric_names(setup.iou_types(recipe), recipe.model.roi.max_detections)
     )
+    if doubt := data_checks.best_metric_doubt(recipe, val):
+        console.warn(doubt)
 
 
 def _tell_room(

@@ -34,14 +34,16 @@ Runs = npt.NDArray[np.int64]
 MOST_PIXELS = 1 << 31
 #: A number below 2^31 and its sign take at most so many characters.
 _MOST_CHARACTERS = 7
-#: How much text :func:`all_sound` looks at in one go; bounds its scratch memory, and stays in the cache.
+#: How much text :func:`areas` looks at in one go; bounds its scratch memory, and stays in the cache.
 _CHARACTERS_AT_ONCE = 1 << 18
 
 
 def normalise(entry: Mapping[str, Any], height: int, width: int) -> RLE:
     """A checked, compressed RLE from any of COCO's forms; what it gives is safe for native code.
 
-    Counts that are the text of Python bytes (``"b'abc'"``, what ``str()`` makes of them) are read as meant.
+    Counts that are the text of Python bytes (``"b'abc'"``, what ``str()`` makes of them) are read as meant,
+    and so are whole numbers written as floats.  Runs around one of nothing are joined: the mask is the same,
+    but COCO's native code would take that one into its box.
 
     Raises:
         ValueError: keys missing, another size than the image's, or runs that do not fill it.
@@ -56,15 +58,12 @@ def normalise(entry: Mapping[str, Any], height: int, width: int) -> RLE:
         raise ValueError(f"its image has {total} pixels; a run-length mask holds less than {MOST_PIXELS}")
     counts = entry["counts"]
     if isinstance(counts, list):
+        counts = [int(c) if type(c) is float and c.is_integer() else c for c in counts]
         if any(type(c) is not int or c < 0 for c in counts):
             raise ValueError("its RLE counts are not all integers >= 0")
         if sum(counts) != total:
             raise ValueError(f"its RLE covers {shown(sum(counts))} pixels, the image has {total}")
-        plain = {"size": [height, width], "counts": counts}
-        return {
-            "size": [height, width],
-            "counts": _coco.frPyObjects([plain], height, width)[0]["counts"],
-        }
+        return _compressed(np.array(counts, dtype=np.int64), height, width)
     if isinstance(counts, str):
         counts = text_of_bytes(counts)
         try:
@@ -76,7 +75,20 @@ def normalise(entry: Mapping[str, Any], height: int, width: int) -> RLE:
     lengths = runs(counts, total)
     if (lengths < 0).any() or int(lengths.sum()) != total:
         raise ValueError(f"its compressed RLE is damaged: it covers {int(lengths.sum())} of {total} pixels")
+    if (lengths[1:] == 0).any():
+        return _compressed(lengths, height, width)
     return {"size": [height, width], "counts": counts}
+
+
+def _compressed(lengths: Runs, height: int, width: int) -> RLE:
+    """The code of runs that fill the image, those of nothing joined with their neighbours."""
+    if (lengths[1:] == 0).any():
+        places, times = np.unique(np.cumsum(lengths)[:-1], return_counts=True)
+        places = places[(times % 2 == 1) & (places < height * width)]  # two changes at one place are none
+        lengths = np.diff(places, prepend=0, append=height * width)
+    plain = {"size": [height, width], "counts": lengths.tolist()}
+    code: RLE = _coco.frUncompressedRLE([plain], height, width)[0]
+    return code
 
 
 def text_of_bytes(counts: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskrcnn.data import CocoDataset
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.evaluation import evaluate_coco, ground_truth_results
 from maskrcnn.evaluation.backends import choose_backend
@@ -290,6 +291,7 @@ BYTES = encode(np.eye(100, 120, dtype=np.uint8))["counts"].decode().replace("\\"
         ({"bbox": [1, 2, 3, float("inf")]}, r"\[1, 2, 3, inf\] holds a number that is not finite"),
         ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
         ({"segmentation": None}, "1 no mask.*no 'segmentation'; evaluate what the results have"),
+        ({"segmentation": [[]]}, "1 no mask.*no 'segmentation'; evaluate what the results have"),
         (
             {"segmentation": {"size": [120, 100], "counts": [12000]}},
             r"exchanged.*frame of the original image",
@@ -316,7 +318,7 @@ def test_a_faulty_result_is_left_out_and_told(change: dict[str, Any], match: str
     ("change", "match"),
     [
         ({"image_id": "10"}, None),
-        ({"bbox": None}, None),
+        ({"bbox": None}, "box taken from the mask"),
         ({"segmentation": {"size": [100, 120], "counts": f"b'{BYTES}'"}}, "text of bytes"),
         ({"segmentation": square(55, 10, 12.0)[0]}, "polygon without its own brackets"),
     ],
@@ -329,6 +331,31 @@ def test_a_result_that_is_plainly_meant_is_used(change: dict[str, Any], match: s
     assert [bool(re.search(match or "", note)) for note in found.notes] == [True] * (match is not None)
     if "bytes" not in (match or ""):
         assert found.get("segm/AP") == found.get("bbox/AP") == pytest.approx(1.0)
+
+
+def test_results_of_unknown_classes_are_told(backend: Any) -> None:
+    results = ground_truth_results(tiny())
+    alone = evaluate_coco(tiny(), results, backend=backend)
+    found = evaluate_coco(tiny(), [*results, {**results[0], "category_id": 5}], backend=backend)
+    assert found.figures == alone.figures and alone.notes == ()
+    (note,) = found.notes
+    assert note.startswith(
+        "1 of 13 results have category ids that the annotations does not list (5), so they match nothing;"
+    )
+
+
+def test_a_file_is_evaluated_without_the_images_that_a_data_set_leaves_out(tmp_path: Path) -> None:
+    content = tiny()
+    results = ground_truth_results(tiny())
+    for image in content["images"]:
+        image["file_name"] = f"{image['id']}.png"
+    del content["images"][1]["file_name"]
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    found = evaluate_coco(path, results[:4] + results[8:])
+    assert found == evaluate_coco(CocoDataset(tmp_path, path).ground_truth(), results[:4] + results[8:])
+    assert (found.images, found.get("segm/AP")) == (2, pytest.approx(1.0))
+    assert "image 11: it needs a 'file_name'" in found.notes[0]
 
 
 def test_results_of_another_split_are_told() -> None:

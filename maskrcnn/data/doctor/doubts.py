@@ -79,6 +79,8 @@ def class_doubts(
     found = []
     if root is not None:
         found.append(_root(index, root))
+    if not training and not objects.any() and not crowds.any():
+        found.append(_nothing_to_judge(index, int(len(index) if most_images is None else most_images)))
     # Where nothing is annotated at all, that is the choice of whoever trains on background.
     if objects.any() or crowds.any():
         hidden = [c for c in own if objects[c] == 0 and crowds[c] > 0]
@@ -168,6 +170,21 @@ def _absent(index: AnnotationIndex, classes: Sequence[int], training: bool) -> D
         ids=ids,
         names=names,
         advice=advice,
+    )
+
+
+def _nothing_to_judge(index: AnnotationIndex, images: int) -> Doubt:
+    return Doubt(
+        kind="nothing to judge",
+        where=index.source,
+        what="images without any annotation",
+        count=images,
+        total=images,
+        of="images",
+        ids=(),
+        names=(),
+        advice="no figure can be computed, and so no checkpoint is kept as the best; name a file that has"
+        " annotations as data.val, or evaluate for the results alone (maskrcnn eval --results FILE)",
     )
 
 

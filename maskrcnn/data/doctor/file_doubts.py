@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +66,7 @@ def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
 
 def damage_doubt(dataset: CocoDataset) -> Doubt | None:
     """JPEGs that decode with a warning, in a sample.  The loader then does not tell them again."""
-    jpegs = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in _JPEG]
+    jpegs = [i for i in range(len(dataset)) if dataset.path(i).suffix.lower() in _JPEG]
     sample = spread(np.asarray(jpegs, dtype=np.int64), MOST_DECODED)
     pixels = dataset.sizes[sample].astype(np.int64).prod(1).cumsum() if len(sample) else sample
     sample = sample[pixels <= MOST_PIXELS]
@@ -87,9 +86,7 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
         total=len(sample),
         of="files" if len(sample) == len(dataset) else "files looked at",
         ids=tuple(ids[:NAMED]),
-        names=few(
-            f"image {n}: {_shown(_path(dataset, i).name)}" for n, (i, _) in zip(ids, found, strict=True)
-        ),
+        names=few(f"image {n}: {_shown(dataset.path(i).name)}" for n, (i, _) in zip(ids, found, strict=True)),
         advice=f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted; restore the files,"
         " or remove their records",
     )
@@ -97,9 +94,9 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
 
 def page_doubt(dataset: CocoDataset) -> Doubt | None:
     """Animated or many-page files, in a sample.  The loader then does not tell them again."""
-    able = [i for i in range(len(dataset)) if _path(dataset, i).suffix.lower() in SUFFIXES]
+    able = [i for i in range(len(dataset)) if dataset.path(i).suffix.lower() in SUFFIXES]
     sample = spread(np.asarray(able, dtype=np.int64), MOST_OPENED).tolist()
-    found = [(i, pages) for i in sample if (pages := count_pages(_path(dataset, i))) > 1]
+    found = [(i, pages) for i in sample if (pages := count_pages(dataset.path(i))) > 1]
     if not found:
         return None
     ids = [int(dataset.image_ids[i]) for i, _ in found]
@@ -112,13 +109,9 @@ def page_doubt(dataset: CocoDataset) -> Doubt | None:
         total=len(sample),
         of="files" if len(sample) == len(dataset) else "files looked at",
         ids=tuple(ids[:NAMED]),
-        names=few(f"{_shown(_path(dataset, i).name)}: {pages}" for i, pages in found),
+        names=few(f"{_shown(dataset.path(i).name)}: {pages}" for i, pages in found),
         advice="if the others are annotated too, store each as a file of its own",
     )
-
-
-def _path(dataset: CocoDataset, i: int) -> Path:
-    return dataset.images / dataset.index.info(int(dataset.kept[i])).file_name
 
 
 def spread(

@@ -1,4 +1,4 @@
-"""Doubts about boxes that disagree with their masks, and about holes that are filled.
+"""Doubts about boxes that disagree with their masks or are in the wrong unit, masks of nothing, filled holes.
 
 Vectorised over the columns of an :class:`AnnotationIndex`: 860,000 annotations take seconds.
 
@@ -82,7 +82,8 @@ def polygons(index: AnnotationIndex) -> Polygons:
 def mask_boxes(index: AnnotationIndex, parts: Polygons) -> tuple[Integers, Floats]:
     """Annotations whose mask was looked at, int64 [n], and the masks' boxes in the image, float64 [n, 4].
 
-    Those of polygons are their points'; of run-length codes a sample is looked at.
+    Those of polygons are their points'; of run-length codes a sample is looked at.  A mask of nothing has a
+    box without area.
     """
     drawn, first = np.unique(parts.owners, return_index=True)
     boxes = np.zeros((len(drawn), 4))
@@ -98,14 +99,19 @@ def mask_boxes(index: AnnotationIndex, parts: Polygons) -> tuple[Integers, Float
     others = rle.boxes([encode(row) for row in coded.tolist()]) if len(coded) else np.zeros((0, 4))
     others[:, 2:] += others[:, :2]
     rows = np.concatenate([drawn, coded])
-    every = _clipped(np.concatenate([boxes, others]), _sides(index, rows))
-    visible = (every[:, 2:] > every[:, :2]).all(1)
-    return rows[visible], every[visible]
+    return rows, _clipped(np.concatenate([boxes, others]), _sides(index, rows))
+
+
+def _have_area(boxes: Floats) -> Flags:
+    found: Flags = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    return found
 
 
 def box_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     """Boxes that disagree with their masks, with the reading that would make them agree."""
     rows, masks = mask_boxes(index, parts)
+    drawn = _have_area(masks)
+    rows, masks = rows[drawn], masks[drawn]
     sides = _sides(index, rows)
     boxes = index.boxes[rows]
     boxes[:, 2:] += boxes[:, :2]
@@ -127,6 +133,46 @@ def box_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
         names=_names(index, rows[order]),
         advice=f"{reason}a 'bbox' is [x of the left side, y of the upper side, width, height] in pixels;"
         " write it so, or leave it out: then it is taken from the mask",
+    )
+
+
+def empty_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
+    """Masks of nothing beside boxes of something: points or lines as polygons, codes without a pixel."""
+    every, masks = mask_boxes(index, parts)
+    sides = index.boxes[every, 2:].max(1, initial=0)
+    rows = np.sort(every[~_have_area(masks) & (sides > SLACK)])
+    if not len(rows):
+        return None
+    return Doubt(
+        kind="mask of nothing",
+        where=index.source,
+        what="masks that cover nothing of their image",
+        count=len(rows),
+        total=len(every),
+        of="annotations" if len(every) == len(index.images) else "annotations looked at",
+        ids=tuple(index.annotation_ids[rows[:NAMED]].tolist()),
+        names=_names(index, rows[:NAMED]),
+        advice="they train, and are judged, as objects without a pixel; draw their masks, or remove the"
+        " annotations",
+    )
+
+
+def unit_doubt(index: AnnotationIndex) -> Doubt | None:
+    """Boxes that lie within the first pixel, most of them: fractions of the image where pixels belong."""
+    rows = np.flatnonzero((index.boxes[:, :2] + index.boxes[:, 2:] <= 1).all(1))
+    if not 2 * len(rows) > len(index.images):
+        return None
+    return Doubt(
+        kind="boxes within a pixel",
+        where=index.source,
+        what="boxes that lie within the first pixel of their image",
+        count=len(rows),
+        total=len(index.images),
+        of="annotations",
+        ids=tuple(index.annotation_ids[rows[:NAMED]].tolist()),
+        names=_names(index, rows[:NAMED]),
+        advice="they look normalised to [0, 1]; 'bbox' and 'segmentation' are in pixels: multiply x by the"
+        " width of the image, and y by its height",
     )
 
 

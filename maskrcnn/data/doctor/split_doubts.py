@@ -13,6 +13,7 @@ import numpy as np
 from maskrcnn.data.doctor.doubts import Doubt, few
 from maskrcnn.data.doctor.file_doubts import normal_names, spread
 from maskrcnn.data.formats.coco import CocoDataset
+from maskrcnn.data.image_files import image_path
 from maskrcnn.data.report import NAMED
 
 #: So many validation images are sought among so many training images by their content.
@@ -58,12 +59,12 @@ def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -
     """By place of a validation image, which training image it equals byte for byte."""
     sizes: dict[int, list[tuple[int, Path]]] = {}
     for place in candidates:
-        path = val.images / val.index.info(place).file_name
+        path = image_path(val.images, val.index.info(place).file_name)
         if (size := _size(path)) > 0:
             sizes.setdefault(size, []).append((place, path))
     alike: dict[int, list[tuple[int, Path]]] = {}
     for place in spread(np.asarray(_places(train)), MOST_TRAIN).tolist():
-        path = train.images / train.index.info(place).file_name
+        path = image_path(train.images, train.index.info(place).file_name)
         if (size := _size(path)) in sizes:
             alike.setdefault(size, []).append((place, path))
     same: dict[int, str] = {}

@@ -26,6 +26,7 @@ from maskrcnn.structures import rle
 OVERHANG = 1.0
 #: Longest outline of a mask's polygons in pixels: drawing takes memory in proportion (some 300 MB for this).
 MOST_OUTLINE = 4_000_000
+_FLAGS = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 Box = tuple[float, float, float, float]
 
@@ -77,9 +78,9 @@ def check_ids(record: Any, mended: list[str]) -> Ids:
             mended.append(f"{key} given as text")
         found[key] = value
     flag = record.get("iscrowd", 0)
-    if flag is None or (isinstance(flag, str) and flag.strip() in ("0", "1", "")):
+    if flag is None or (isinstance(flag, str) and flag.strip().lower() in _FLAGS):
         mended.append("iscrowd null or text")
-        flag = int(flag or "0")
+        flag = _FLAGS[(flag or "").strip().lower()]
     if isinstance(flag, list | dict | str) or flag not in (0, 1):
         raise FaultError("wrong type", f"its 'iscrowd' is {brief(flag)}, not 0 or 1")
     return Ids(as_id(record.get("id")), found["image_id"], found["category_id"], bool(flag))
@@ -94,9 +95,12 @@ def check_mask(record: Mapping[str, Any], height: int, width: int, mended: list[
         FaultError: there is no segmentation, or nothing of it is sound.
     """
     segmentation = record.get("segmentation")
-    if isinstance(segmentation, Mapping):
+    if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], Mapping):
+        mended.append("RLE in brackets of its own")
+        segmentation = segmentation[0]
+    if isinstance(segmentation, Mapping) and segmentation:
         return Mask(counts=_check_rle(segmentation, height, width, mended))
-    if segmentation is None or segmentation in ([], "", {}):
+    if is_no_mask(segmentation):
         raise FaultError(
             "no mask",
             "it has no 'segmentation' (for a data set of boxes alone set masks: false on it, and"
@@ -110,9 +114,7 @@ def check_mask(record: Mapping[str, Any], height: int, width: int, mended: list[
             f"its image has {height * width} pixels, masks can be drawn below {rle.MOST_PIXELS}; cut the"
             " image",
         )
-    if all(map(is_number, segmentation)):
-        mended.append("polygon without its own brackets (write [[x, y, ...]])")
-        segmentation = [segmentation]
+    segmentation = _as_flat_polygons(segmentation, mended)
     sound: list[array[float]] = []
     fault: FaultError | None = None
     for part in segmentation:
@@ -131,6 +133,37 @@ def check_mask(record: Mapping[str, Any], height: int, width: int, mended: list[
     if fault is not None:
         mended.append(f"stray part of a mask left out ({fault.kind})")
     return Mask(sound)
+
+
+def is_no_mask(segmentation: Any) -> bool:
+    """Whether a record says by its 'segmentation' that it has none: nothing, or polygons of no points."""
+    if segmentation is None or isinstance(segmentation, str | Mapping):
+        return not segmentation
+    return isinstance(segmentation, list) and all(isinstance(p, list | array) and not p for p in segmentation)
+
+
+def _as_flat_polygons(segmentation: list[Any], mended: list[str]) -> list[Any]:
+    """The polygons in COCO's form, ``[[x, y, x, y, ...], ...]``, where they plainly mean it.
+
+    mended: takes what was put right.
+    """
+    if all(map(is_number, segmentation)):
+        mended.append("polygon without its own brackets (write [[x, y, ...]])")
+        return [segmentation]
+    pairs = [segmentation] if _is_pairs(segmentation) else segmentation
+    flat = [[v for pair in part for v in pair] if _is_pairs(part) else part for part in pairs]
+    if any(map(_is_pairs, pairs)):
+        mended.append("polygon of points in brackets (write [[x, y, x, y, ...]])")
+    return flat
+
+
+def _is_pairs(part: Any) -> bool:
+    """Whether a polygon is written ``[[x, y], [x, y], ...]``."""
+    return (
+        isinstance(part, list)
+        and len(part) >= 3
+        and all(isinstance(point, list | array) and len(point) == 2 for point in part)
+    )
 
 
 def _check_rle(entry: Mapping[str, Any], height: int, width: int, mended: list[str]) -> bytes:
@@ -219,6 +252,8 @@ def check_box(
             raise
         box = mask.box(height, width)
         if box[2] <= 0 or box[3] <= 0:
+            if fault.kind == "no box":
+                raise FaultError(fault.kind, "it has no 'bbox', and its mask covers no pixel") from None
             raise
         mended.append(f"box taken from the mask ({fault.kind})")
         return box
@@ -237,9 +272,15 @@ def _check_box(record: Mapping[str, Any], height: int, width: int, mended: list[
     if w <= 0 or h <= 0:
         raise FaultError("zero-area box", f"its box {shown} [x, y, width, height] has no area")
     x1, y1, x2, y2 = clip_box((x, y, w, h), height, width)
-    if not (np.float32(x2) > np.float32(x1) and np.float32(y2) > np.float32(y1)):
+    if x2 <= x1 or y2 <= y1:
         raise FaultError(
             "box outside the image", f"nothing of its box {shown} lies in the {width}x{height} image"
+        )
+    if not (np.float32(x2) > np.float32(x1) and np.float32(y2) > np.float32(y1)):
+        raise FaultError(
+            "zero-area box",
+            f"its box {shown} [x, y, width, height], as far as it lies in the {width}x{height} image, is too"
+            " small to have an area in float32",
         )
     if max(-x, -y, x + w - width, y + h - height) > OVERHANG:
         mended.append("box over the image's edge clipped")
@@ -253,11 +294,19 @@ def clip_box(box: Box, height: int, width: int) -> Box:
     return max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
 
 
-def check_area(record: Mapping[str, Any]) -> float:
-    """The area that the annotation states, in pixels; NaN where it states none that can be."""
+def check_area(record: Mapping[str, Any], mended: list[str]) -> float:
+    """The area that the annotation states, in pixels; NaN where it states none that can be.
+
+    mended: takes that it states one that cannot be.
+    """
     area = record.get("area")
-    value = as_float(area) if is_number(area) else math.nan  # type: ignore[arg-type]
-    return value if 0 <= value < 1e18 else math.nan
+    if area is None:
+        return math.nan
+    value = as_float(area) if is_number(area) else math.nan
+    if 0 <= value < 1e18:
+        return value
+    mended.append("area that is no number >= 0, taken from the mask or the box")
+    return math.nan
 
 
 def is_number(value: object) -> bool:

@@ -58,6 +58,13 @@ def test_a_class_that_is_all_crowd_is_told_with_the_number_of_crowds(tmp_path: P
     assert doubts(tmp_path, content) == []
 
 
+def test_a_val_without_any_annotation_is_told(tmp_path: Path) -> None:
+    (doubt,) = doubts(tmp_path, {**sound(), "annotations": []}, training=False, known=[0, 1])
+    assert (doubt.kind, doubt.count, doubt.total) == ("nothing to judge", 4, 4)
+    assert "no figure can be computed" in str(doubt)
+    assert doubts(tmp_path, sound(), training=False, known=[0, 1]) == []
+
+
 @pytest.mark.parametrize("filter_empty", [True, False])
 def test_nothing_but_crowds_cannot_be_trained_on(tmp_path: Path, filter_empty: bool) -> None:
     content = sound()

@@ -105,6 +105,24 @@ def test_val_that_repeats_train_is_told(tmp_path: Path) -> None:
     assert "image 20 has the bytes of image 30" in str(copied)
 
 
+def test_files_are_found_by_the_names_that_windows_gives_them(tmp_path: Path) -> None:
+    train_paths, val_paths = two_sets(tmp_path)
+    shutil.copy(train_paths[0] / "2.png", val_paths[0] / "1.png")
+    (train_paths[0] / "3.png").write_bytes(pages("png", 2))
+    for images, file in (train_paths, val_paths):
+        content = json.loads(file.read_text())
+        (images / "sub").mkdir()
+        for image in content["images"]:
+            shutil.move(images / image["file_name"], images / "sub")
+            image["file_name"] = f"sub\\{image['file_name']}"
+        file.write_text(json.dumps(content))
+    train = CocoDataset(*train_paths, training=True)
+    copied = repeated_split_doubt(train, CocoDataset(*val_paths))
+    assert copied is not None and copied.ids == (20,)
+    paged = page_doubt(train)
+    assert paged is not None and paged.ids == (40,)
+
+
 def test_files_that_are_only_of_one_size_are_not_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,15 @@ import pytest
 from maskrcnn.data import CocoDataset
 from maskrcnn.data.doctor import mask_doubts
 from maskrcnn.data.doctor.doubts import Doubt
-from maskrcnn.data.doctor.mask_doubts import all_inside, box_doubt, hole_doubt, ious, polygons
+from maskrcnn.data.doctor.mask_doubts import (
+    all_inside,
+    box_doubt,
+    empty_doubt,
+    hole_doubt,
+    ious,
+    polygons,
+    unit_doubt,
+)
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.data.report import FaultReport
 from maskrcnn.structures import rle
@@ -125,6 +133,40 @@ def test_one_wrong_box_of_many_is_named_without_a_guess() -> None:
     assert "1 of 12 annotations (annotation 107 of image 7); a 'bbox' is" in str(doubt)
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [[30, 30] * 3],
+        [[30, 30, 40, 30, 35, 30]],
+        [[100, 10, 120, 10, 120, 20]],
+        {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]},
+    ],
+)
+def test_a_mask_of_nothing_is_told(shape: Any) -> None:
+    source = content()
+    index = read(source)
+    assert empty_doubt(index, polygons(index)) is None
+    source["annotations"][7]["segmentation"] = shape
+    index = read(source)
+    doubt = empty_doubt(index, polygons(index))
+    assert doubt is not None and of_boxes(source) is None
+    assert (doubt.count, doubt.total, doubt.ids) == (1, 12, (107,))
+    del source["annotations"][7]  # the advice followed
+    index = read(source)
+    assert empty_doubt(index, polygons(index)) is None
+
+
+def test_boxes_and_masks_of_fractions_are_told() -> None:
+    source = content(scale=1 / 80)
+    index = read(source)
+    assert of_boxes(source) is None, "boxes and masks agree"
+    doubt = unit_doubt(index)
+    assert doubt is not None and (doubt.count, doubt.total) == (12, 12)
+    assert "they look normalised to [0, 1]" in str(doubt)
+    assert unit_doubt(read(content())) is None
+    assert unit_doubt(read({**source, "annotations": []})) is None
+
+
 def test_a_rounded_box_of_a_tiny_object_fits() -> None:
     source = content(1)
     source["annotations"][0]["segmentation"] = [[10.9, 10.9, 12.1, 10.9, 12.1, 12.1, 10.9, 12.1]]
@@ -218,6 +260,8 @@ def test_no_doubt_about_coco(shared_data: Callable[[str], Path], split: str) -> 
     parts = polygons(dataset.index)
     assert box_doubt(dataset.index, parts) is None
     assert hole_doubt(dataset.index, parts) is None
+    assert empty_doubt(dataset.index, parts) is None
+    assert unit_doubt(dataset.index) is None
     # How far the threshold is from what is sound.
     rows, masks = mask_doubts.mask_boxes(dataset.index, parts)
     boxes = dataset.index.boxes[rows]

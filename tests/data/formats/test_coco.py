@@ -142,6 +142,15 @@ FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
     "beyond floats": (["segmentation"], [[1, 2, 10**400, 4, 5, 6]], "wrong type", "not a list of finite"),
     "no segmentation": (["segmentation"], ..., "no mask", "masks: false on it, and model.mask_head: null"),
     "empty segmentation": (["segmentation"], [], "no mask", "no 'segmentation'"),
+    "empty polygons": (
+        ["segmentation"],
+        [[], []],
+        "no mask",
+        "masks: false on it, and model.mask_head: null",
+    ),
+    "empty object": (["segmentation"], {}, "no mask", "no 'segmentation'"),
+    "two rles": (["segmentation"], [{"size": [40, 60], "counts": [2400]}] * 2, "wrong type", "not a list of"),
+    "two pairs": (["segmentation"], [[1, 2], [3, 4]], "polygon of fewer than 3 points", "only 1 points"),
     "segmentation a text": (["segmentation"], "x", "wrong type", "is a text"),
     "rle of exchanged size": (
         ["segmentation"],
@@ -164,6 +173,7 @@ FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
 BOX_FAULTS: dict[str, tuple[Any, str, str]] = {
     "in the margin alone": ([60, 4, 1, 20], "box outside the image", "nothing of its box"),
     "far outside": ([-50, 4, 20, 20], "box outside the image", r"\[-50, 4, 20, 20\] lies in the 60x40"),
+    "a trillionth": ([5, 4, 1e-9, 1e-9], "zero-area box", "is too small to have an area in float32"),
     "no width": ([5, 4, 0, 20], "zero-area box", "no area"),
     "negative height": ([5, 4, 3, -2], "zero-area box", "no area"),
     "infinite": ([5, 4, float("inf"), 2], "wrong type", "not finite"),
@@ -209,6 +219,29 @@ MENDED: dict[str, tuple[list[Any], Any, str]] = {
     "no id": (["id"], ..., "annotation ids missing or repeated, numbered anew"),
     "an id of 2^70": (["id"], 2**70, "annotation ids missing or repeated, numbered anew"),
     "flat polygon": (["segmentation"], square(30, 4, 20), "polygon without its own brackets"),
+    "iscrowd as a word": (["iscrowd"], " False", "iscrowd null or text"),
+    "area as text": (["area"], "400", "area that is no number >= 0, taken from the mask"),
+    "area below 0": (["area"], -400, "area that is no number >= 0, taken from the mask"),
+    "polygon of pairs": (
+        ["segmentation"],
+        np.reshape(square(30, 4, 20), (-1, 2)).tolist(),
+        "polygon of points in brackets",
+    ),
+    "polygons of pairs": (
+        ["segmentation"],
+        [np.reshape(square(30, 4, 20), (-1, 2)).tolist()],
+        "polygon of points in brackets",
+    ),
+    "rle in a list": (
+        ["segmentation"],
+        [{"size": list(SIZE), "counts": [1200.0, 1200.0]}],
+        "RLE in brackets of its own",
+    ),
+    "one good, one empty polygon": (
+        ["segmentation"],
+        [[], square(30, 4, 20)],
+        "stray part of a mask left out",
+    ),
     "one good, one bad polygon": (
         ["segmentation"],
         [square(30, 4, 20), [1, 2]],
@@ -241,8 +274,27 @@ def test_what_is_plainly_meant_is_used_in_training_and_evaluation_and_told(
         assert truth.mask(1) == encode(np.eye(*SIZE, dtype=np.uint8))["counts"]
     elif "polygon" in name:
         assert targets.masks.to_bitmaps()[1].sum() == 400
+    if "area" in name:
+        assert truth.area(1) == 400
     if "edge" in name:
         assert truth.boxes[1].tolist() == [30, 4, 30, 20]
+
+
+def test_a_missing_box_beside_a_mask_of_nothing_says_so(tmp_path: Path) -> None:
+    content = changed(["annotations", 1, "bbox"], ...)
+    content["annotations"][1]["segmentation"] = [[9, 9, 9, 9, 9, 9]]
+    dataset = CocoDataset(*write_coco(tmp_path, content))
+    assert dataset.report.named[0].endswith("it has no 'bbox', and its mask covers no pixel")
+
+
+def test_the_first_of_each_is_named_in_the_notes(tmp_path: Path) -> None:
+    content = changed(["images", 1, "height"], 0)
+    content["annotations"][0]["segmentation"] = []
+    images, path = write_coco(tmp_path)
+    path.write_text(json.dumps(content))
+    records, annotations = CocoDataset(images, path).ground_truth().notes
+    assert re.search("image records left out.*first: .*image 20: it needs a 'height'", records)
+    assert re.search("annotations left out.*first: .*annotation 100 .*no 'segmentation'", annotations)
 
 
 def test_annotation_ids_that_start_anew_in_every_image_train_all(tmp_path: Path) -> None:
