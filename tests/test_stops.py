@@ -22,7 +22,18 @@ from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.lock import NAME, RunLock
 from tests.engine.tiny import write_data, write_recipe
-from tests.stops import ENDLESS, TWO, children, ended, everyone, kill, lives, training, wait_for
+from tests.stops import (
+    ENDLESS,
+    TWO,
+    children,
+    ended,
+    everyone,
+    kill,
+    lives,
+    started,
+    training,
+    wait_for,
+)
 from tests.test_resume import assert_same_state, last
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -74,6 +85,50 @@ def test_a_signal_to_all_processes_saves_the_step_and_the_run_goes_on_to_the_bit
     assert not (run / NAME).exists()
     assert not any(map(lives, workers))
     assert main(["train", "--resume", str(run)]) == 0
+    assert_same_state(last(straight), last(run))
+
+
+#: The command line, which waits where it says a line that begins so.
+PAUSED = """
+import sys, time
+from maskrcnn.cli import main
+from maskrcnn.engine.console import Console
+line = Console.line
+def pausing(self, text=""):
+    line(self, text)
+    if text.startswith({start!r}):
+        print("waiting", flush=True)
+        time.sleep(60)
+Console.line = pausing
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "start", "words"),
+    [
+        (signal.SIGTERM, "a checkpoint takes", "nothing was written"),
+        (signal.SIGTERM, "run folder", "what was saved is kept; to go on: maskrcnn train"),
+        (signal.SIGHUP, "run folder", "what was saved is kept; to go on: maskrcnn train"),
+    ],
+)
+def test_a_signal_before_the_first_step_leaves_no_lock(
+    recipe: Path, straight: Path, tmp_path: Path, number: signal.Signals, start: str, words: str
+) -> None:
+    run = tmp_path / "runs" / "run"
+    command = [sys.executable, "-c", PAUSED.format(start=start), "train", str(recipe), "--output", str(run)]
+    with started(command) as process:
+        wait_for(process, "waiting")
+        assert (run / NAME).exists()
+        os.killpg(process.pid, number)
+        status, complaint = ended(process)
+    assert status == 128 + number, complaint
+    assert f"stopped by {number.name} at once; {words}" in complaint
+    assert "Traceback" not in complaint
+    assert not (run / NAME).exists()
+    assert run.exists() == ("kept" in words)
+    again = "--resume" if run.exists() else "--output"
+    assert main(["train", str(recipe), again, str(run)]) == 0
     assert_same_state(last(straight), last(run))
 
 
