@@ -56,13 +56,13 @@ def image_path(folder: Path, name: str) -> Path:
     the very name and the other one lies inside the folder.
     """
     path = folder / name
-    if "\\" not in name or os.sep == "\\" or path.exists():
+    if "\\" not in name or os.sep == "\\" or _is_there(path):
         return path
     windows = PureWindowsPath(name)
     if windows.anchor or ".." in windows.parts:
         return path
     meant = folder.joinpath(*windows.parts)
-    return meant if meant.exists() else path
+    return meant if _is_there(meant) else path
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:
@@ -99,6 +99,13 @@ def _files_in(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except (OSError, ValueError):
         return frozenset()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that the system does not take
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -47,6 +47,8 @@ def test_backslashes_mean_folders_where_that_is_plain(tmp_path: Path) -> None:
     assert image_path(images, "sub\\a.png") == images / "sub" / "a.png"
     assert image_path(images, ".\\sub\\a.png") == images / "sub" / "a.png"
     assert image_path(images, "own\\name.png") == images / "own\\name.png"  # there is a file of the very name
+    for name in ("x" * 300 + "\\a.png", "sub\\" + "x" * 300):
+        assert image_path(images, name) == images / name
     for name in ("..\\secret.png", "sub\\..\\..\\secret.png", "C:\\a.png", "\\a.png", "none\\a.png"):
         assert image_path(images, name) == images / name
 
