@@ -276,3 +276,21 @@ def test_two_processes_are_refused_once(recipe: Path, tmp_path: Path) -> None:
     lock.release()
     assert complaint.count("this run is being trained already, by process") == 1
     assert not run.exists() or not any(run.iterdir())
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_again_find_each_other_and_go_on(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = (*TWO[:2], "--max-restarts", "1", *TWO[2:])
+    changes = ("solver.steps=300", "data.val=null", "train.checkpoint_every=1")
+    with training(recipe, run, *changes, program=program) as process:
+        wait_for(process, "step 4/300")
+        kill(json.loads((run / NAME).read_text())["pid"])
+        wait_for(process, "going on after step")
+        wait_for(process, "step 12/300")
+        for pid in everyone(process.pid):
+            if pid != process.pid:  # torchrun itself would only pass it on
+                os.kill(pid, signal.SIGTERM)
+        _, complaint = ended(process)
+    assert "stopped by SIGTERM after step" in complaint
+    assert last(run).step >= 12
