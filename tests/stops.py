@@ -32,8 +32,19 @@ def training(
     first: called in the child before it starts.
     """
     settings = [part for change in changes for part in ("--set", change)]
+    run.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *program, "train", str(recipe), "--resume", str(run), *settings]
+    with started(command, first) as process:
+        yield process
+
+
+@contextmanager
+def started(
+    command: Sequence[str], first: Callable[[], object] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process group of its own, which is killed at the end; ``first`` as above."""
     process = subprocess.Popen(
-        [sys.executable, *program, "train", str(recipe), "--resume", str(run), *settings],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,7 +52,6 @@ def training(
         start_new_session=True,
         preexec_fn=first,
     )
-    run.mkdir(parents=True, exist_ok=True)
     try:
         yield process
     finally:

@@ -22,7 +22,18 @@ from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.lock import NAME, RunLock
 from tests.engine.tiny import write_data, write_recipe
-from tests.stops import ENDLESS, TWO, children, ended, everyone, kill, lives, training, wait_for
+from tests.stops import (
+    ENDLESS,
+    TWO,
+    children,
+    ended,
+    everyone,
+    kill,
+    lives,
+    started,
+    training,
+    wait_for,
+)
 from tests.test_resume import assert_same_state, last
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -74,6 +85,50 @@ def test_a_signal_to_all_processes_saves_the_step_and_the_run_goes_on_to_the_bit
     assert not (run / NAME).exists()
     assert not any(map(lives, workers))
     assert main(["train", "--resume", str(run)]) == 0
+    assert_same_state(last(straight), last(run))
+
+
+#: The command line, which waits where it says a line that begins so.
+PAUSED = """
+import sys, time
+from maskrcnn.cli import main
+from maskrcnn.engine.console import Console
+line = Console.line
+def pausing(self, text=""):
+    line(self, text)
+    if text.startswith({start!r}):
+        print("waiting", flush=True)
+        time.sleep(60)
+Console.line = pausing
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "start", "words"),
+    [
+        (signal.SIGTERM, "a checkpoint takes", "nothing was written"),
+        (signal.SIGTERM, "run folder", "what was saved is kept; to go on: maskrcnn train"),
+        (signal.SIGHUP, "run folder", "what was saved is kept; to go on: maskrcnn train"),
+    ],
+)
+def test_a_signal_before_the_first_step_leaves_no_lock(
+    recipe: Path, straight: Path, tmp_path: Path, number: signal.Signals, start: str, words: str
+) -> None:
+    run = tmp_path / "runs" / "run"
+    command = [sys.executable, "-c", PAUSED.format(start=start), "train", str(recipe), "--output", str(run)]
+    with started(command) as process:
+        wait_for(process, "waiting")
+        assert (run / NAME).exists()
+        os.killpg(process.pid, number)
+        status, complaint = ended(process)
+    assert status == 128 + number, complaint
+    assert f"stopped by {number.name} at once; {words}" in complaint
+    assert "Traceback" not in complaint
+    assert not (run / NAME).exists()
+    assert run.exists() == ("kept" in words)
+    again = "--resume" if run.exists() else "--output"
+    assert main(["train", str(recipe), again, str(run)]) == 0
     assert_same_state(last(straight), last(run))
 
 
@@ -221,3 +276,21 @@ def test_two_processes_are_refused_once(recipe: Path, tmp_path: Path) -> None:
     lock.release()
     assert complaint.count("this run is being trained already, by process") == 1
     assert not run.exists() or not any(run.iterdir())
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_again_find_each_other_and_go_on(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = (*TWO[:2], "--max-restarts", "1", *TWO[2:])
+    changes = ("solver.steps=300", "data.val=null", "train.checkpoint_every=1")
+    with training(recipe, run, *changes, program=program) as process:
+        wait_for(process, "step 4/300")
+        kill(json.loads((run / NAME).read_text())["pid"])
+        wait_for(process, "going on after step")
+        wait_for(process, "step 12/300")
+        for pid in everyone(process.pid):
+            if pid != process.pid:  # torchrun itself would only pass it on
+                os.kill(pid, signal.SIGTERM)
+        _, complaint = ended(process)
+    assert "stopped by SIGTERM after step" in complaint
+    assert last(run).step >= 12

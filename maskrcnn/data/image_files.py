@@ -1,13 +1,52 @@
-"""Where the image files of a data set are, and which of them are not there."""
+"""Where the image files of a data set are, which of them are not there, and opening one."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
 
 #: From so many files of a folder on, its listing is read once instead of asking for each file.
 _LISTING_PAYS = 64
+
+
+#: What a name can stand for that is no file.
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def no_file(path: Path) -> str:
+    """What is there in place of a file: ``a folder``, ``a named pipe`` ...; empty for a file, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link that leads nowhere" if path.is_symlink() else ""
+    except (OSError, ValueError):
+        return ""
+    if stat.S_ISREG(mode):
+        return ""
+    return next((name for matches, name in _KINDS if matches(mode)), "something else")
+
+
+def open_image(path: Path) -> BinaryIO:
+    """A file, to read its bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is none: a named pipe would be waited for without end, and a device
+            has no end.
+        ValueError: no file can have this name.
+    """
+    if kind := no_file(path):
+        raise OSError(errno.EINVAL, f"it is {kind} and no image file", os.fspath(path))
+    return path.open("rb")
 
 
 def image_path(folder: Path, name: str) -> Path:
@@ -17,13 +56,13 @@ def image_path(folder: Path, name: str) -> Path:
     the very name and the other one lies inside the folder.
     """
     path = folder / name
-    if "\\" not in name or os.sep == "\\" or path.exists():
+    if "\\" not in name or os.sep == "\\" or _is_there(path):
         return path
     windows = PureWindowsPath(name)
     if windows.anchor or ".." in windows.parts:
         return path
     meant = folder.joinpath(*windows.parts)
-    return meant if meant.exists() else path
+    return meant if _is_there(meant) else path
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:
@@ -60,6 +99,13 @@ def _files_in(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except (OSError, ValueError):
         return frozenset()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that the system does not take
+        return False
 
 
 def _is_file(path: Path) -> bool:

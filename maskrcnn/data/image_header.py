@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskrcnn.data.image_files import open_image
 from maskrcnn.errors import DataError
 
 #: Pixels of the largest image that is decoded: OpenCV's own limit (CV_IO_MAX_IMAGE_PIXELS).
@@ -51,7 +52,7 @@ class ImageHeader:
 def read_header(path: Path) -> ImageHeader | None:
     """The header of a file; None where it cannot be read or is of a format that is not known here."""
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             return parse_header(file.read(_HEAD))
     except (OSError, ValueError):
         return None

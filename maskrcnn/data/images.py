@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.file_names import shown
+from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.errors import DataError
 
@@ -37,11 +38,12 @@ def read_image(
         header is not known here); what it raises passes.
 
     Raises:
-        DataError: the file is missing, truncated, of no known format, of another number type, or larger
-            than OpenCV reads.
+        DataError: the file is missing, truncated, of no known format, of another number type, larger than
+            OpenCV reads, or no file at all (a folder, a named pipe).
     """
     try:
-        data = path.read_bytes()
+        with open_image(path) as file:
+            data = file.read()
     except FileNotFoundError:
         raise DataError(f"{shown(path)}: there is no such image file") from None
     except OSError as error:

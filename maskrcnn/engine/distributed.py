@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn.engine.launch import leftover_hint, read_launch
+from maskrcnn.engine.meeting import fresh_part
 from maskrcnn.errors import UserError
 from maskrcnn.weights.safe_load import first_line
 
@@ -148,8 +150,12 @@ def _object_group() -> Any:
         wait.daemon = True
         wait.start()
         try:
-            dist.init_process_group(backend, timeout=_TIMEOUT)
-        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+            store.set_timeout(_TIMEOUT)
+            part = fresh_part(store, rank, size, _TIMEOUT.total_seconds())
+            dist.init_process_group(backend, store=part, rank=rank, world_size=size, timeout=_TIMEOUT)
+            group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        except (RuntimeError, ValueError, TimeoutError) as error:  # torch's DistError is a RuntimeError
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise UserError(
                 f"the other processes cannot be met at {where} ({first_line(error)}); {leftover_hint()}"
@@ -157,4 +163,5 @@ def _object_group() -> Any:
         finally:
             wait.cancel()
         atexit.register(dist.destroy_process_group)
+        return group
     return dist.new_group(backend="gloo", timeout=_TIMEOUT)

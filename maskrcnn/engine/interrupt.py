@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 
@@ -79,3 +80,49 @@ class StopRequest:
         if os.environ.get("RANK", "0") == "0":
             with contextlib.suppress(OSError):  # the terminal may be gone
                 os.write(2, b"\nmaskrcnn: stopping after this step (once more stops at once)\n")
+
+
+class _AtOnce(BaseException):
+    """A signal came where no step has to be finished; no ``except Exception`` swallows it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.signal_number = signal_number
+
+
+@contextlib.contextmanager
+def stop_at_once(tell: Callable[[str], str]) -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end what is under way as Ctrl-C does, so that locks and halves of files
+    are put away.  A :class:`StopRequest` inside takes its place.
+
+    For a process that is alone: Python's handlers wait while a library waits for other processes.
+
+    Args:
+        tell: the signal's name -> the sentence of :class:`Interrupted`.
+
+    Raises:
+        Interrupted: one of them came.
+    """
+    owner, last = os.getpid(), -_ONE_WISH
+    previous: dict[int, object] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if os.getpid() != owner:  # a child that has not set its own yet
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif time.monotonic() - last > _ONE_WISH:
+            last = time.monotonic()
+            raise _AtOnce(number)
+
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # not the main thread
+                previous[number] = signal.signal(number, handle)
+    try:
+        yield
+    except _AtOnce as stop:
+        raise Interrupted(tell(signal.Signals(stop.signal_number).name), stop.signal_number) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

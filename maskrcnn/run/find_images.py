@@ -53,9 +53,16 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> Images:
             found.setdefault(path, path.parent)
         else:
             matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207 - the pattern may be absolute
-            files = [Path(p) for p in matches if os.path.isfile(p)]  # noqa: PTH113
+            folders = [Path(p) for p in matches if os.path.isdir(p)]  # noqa: PTH112
+            files = [Path(p) for p in matches if Path(p) not in folders]
+            passed = _count(folders, None, "folder") if folders and "**" not in item else ""
             if not files:
-                raise UserError(f"{shown(item)}: no file matches this pattern")
+                raise UserError(
+                    f"{shown(item)}: no file matches this pattern"
+                    + (f", only {passed}; name a folder itself, or write {shown(item)}/*" if passed else "")
+                )
+            if passed:
+                notes.append(f"{shown(item)}: {len(files)} files; passed over {passed} (name them too)")
             found |= {file: file.parent for file in files if file not in found}
     return Images(_picture_names(found), notes)
 
@@ -91,9 +98,9 @@ def _in_folder(folder: Path, recursive: bool) -> tuple[list[Path], list[str]]:
     return images, [f"{shown(folder)}: {len(images)} images; {besides}"] if note else []
 
 
-def _count(paths: Sequence[Path], folder: Path, what: str) -> str:
-    """``3 files: a.gif, b.heic, notes.txt``, with some of the names."""
-    few = ", ".join(shown(p.relative_to(folder))[:100] for p in paths[:_NAMED])
+def _count(paths: Sequence[Path], folder: Path | None, what: str) -> str:
+    """``3 files: a.gif, b.heic, notes.txt``, with some of the names (relative to ``folder``, if given)."""
+    few = ", ".join(shown(p if folder is None else p.relative_to(folder))[:100] for p in paths[:_NAMED])
     more = ", ..." if len(paths) > _NAMED else ""
     return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''}: {few}{more}"
 

@@ -9,13 +9,15 @@ import numpy as np
 
 from maskrcnn.data import Dataset
 from maskrcnn.data.file_names import shown
-from maskrcnn.data.image_files import longest_gap, missing_files
+from maskrcnn.data.image_files import longest_gap, missing_files, no_file
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.loader import MAX_REPLACEMENTS
 from maskrcnn.errors import DataError, few
 
 #: Images whose size is compared with the json's before the start; the others are when they are read.
 _SAMPLED = 64
+#: Missing ones of which it is asked what is there instead; more are not named.
+_ASKED = 5
 
 
 @dataclass
@@ -51,8 +53,10 @@ def check_images(key: str, dataset: Dataset, *, replace: bool) -> Findings:
 def _tell_missing(
     found: Findings, key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool
 ) -> None:
+    kinds = {path: no_file(path) for path in paths[:_ASKED]}
     named = few(
-        f"{shown(path)} (image {int(dataset.image_ids[i])})" for path, i in zip(paths, missing, strict=True)
+        f"{shown(path)} (image {int(dataset.image_ids[i])}{_but(kinds.get(path, ''))})"
+        for path, i in zip(paths, missing, strict=True)
     )
     what = f"{key}: {len(missing)} of {len(dataset)} image files are not there: {named}"
     if any("\\" in path.name for path in paths):
@@ -76,6 +80,10 @@ def _tell_missing(
         )
         return
     found.warnings.append(f"{what}; passed over (on_error: skip)")
+
+
+def _but(kind: str) -> str:
+    return f", but {kind}" if kind else ""
 
 
 def _tell_sizes(found: Findings, key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> None:

@@ -50,6 +50,18 @@ class Holder:
     since: str
     token: str
 
+    @classmethod
+    def read(cls, text: str) -> Holder | None:
+        """What a lock file says; None where that is nothing."""
+        try:
+            found = cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        whole = all(
+            type(value) is (int if name in ("pid", "born") else str) for name, value in asdict(found).items()
+        )
+        return found if whole else None
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
@@ -173,7 +185,12 @@ class RunLock:
             if _lives(holder):
                 raise self._refusal(holder, "")
         else:
-            while last is not None and self._now() - last[1] <= SILENCE:
+            began = time.monotonic()  # a file's time may also lie in the future
+            while (
+                last is not None
+                and self._now() - last[1] <= SILENCE
+                and time.monotonic() - began <= SILENCE + _LOOK
+            ):
                 if last != (holder, beat):
                     raise self._refusal(last[0], ", and its last sign of life is seconds old")
                 if not told:
@@ -209,10 +226,7 @@ class RunLock:
             return None
         except ValueError:
             text, beat = "", self.path.stat().st_mtime
-        try:
-            return Holder(**json.loads(text)), beat
-        except (ValueError, TypeError):
-            return None, beat
+        return Holder.read(text), beat
 
     def _now(self) -> float:
         """The file system's time."""

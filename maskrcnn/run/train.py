@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import Events, format_seconds
+from maskrcnn.engine.interrupt import stop_at_once
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.engine.precision import Precision
@@ -87,15 +88,23 @@ def train(
     Raises:
         UserError: and its kinds, see :class:`maskrcnn.engine.trainer.Trainer`, ``run.setup``; another process
             works in the folder.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP, once the checkpoint is written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, once the checkpoint is written; outside of the
+            steps SIGTERM or SIGHUP, at once.
     """
     began = time.monotonic()
     kept = keep_freed_memory()
     ranks = connect(recipe.device)
     console = console or setup.new_console(ranks)
-    with closing(console):
+    folder = RunFolder(output)
+
+    def stopped(name: str) -> str:
+        begun = (
+            f"what was saved is kept; to go on: {resume_hint}" if output.is_dir() else "nothing was written"
+        )
+        return f"stopped by {name} at once; {begun}"
+
+    with closing(console), stop_at_once(stopped) if ranks.size == 1 else nullcontext():
         console.take_logs()
-        folder = RunFolder(output)
         if not resume:
             setup.one_first(ranks, folder.refuse_if_used)
         setup.main_alone(ranks, lambda: check_folder(output))
@@ -130,7 +139,11 @@ def _locked(folder: RunFolder, ranks: Ranks, console: Console) -> Iterator[RunLo
         setup.main_alone(ranks, lambda: lock.take(console.line))
         yield lock
     finally:
-        lock.release()
+        try:
+            lock.release()
+        except BaseException:  # a signal came
+            lock.release()
+            raise
 
 
 def _what_was_done(start: int, end: int, seconds: float, *, evaluated: bool) -> str:

@@ -87,7 +87,7 @@ def _compressed(lengths: Runs, height: int, width: int) -> RLE:
         places = places[(times % 2 == 1) & (places < height * width)]  # two changes at one place are none
         lengths = np.diff(places, prepend=0, append=height * width)
     plain = {"size": [height, width], "counts": lengths.tolist()}
-    code: RLE = _coco.frUncompressedRLE([plain], height, width)[0]
+    code: RLE = _coco.frPyObjects([plain], height, width)[0]
     return code
 
 

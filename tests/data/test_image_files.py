@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
+from maskrcnn.data.pages import count_pages
 
-from maskrcnn.data.image_files import image_path, longest_gap, missing_files
+from maskrcnn.data.image_files import image_path, longest_gap, missing_files, no_file
+from maskrcnn.data.image_header import read_header
+from maskrcnn.data.images import read_image
+from maskrcnn.errors import DataError
 
 
 @pytest.mark.parametrize("count", [3, 500])  # asked for one by one, and by the folder's listing
@@ -42,6 +47,8 @@ def test_backslashes_mean_folders_where_that_is_plain(tmp_path: Path) -> None:
     assert image_path(images, "sub\\a.png") == images / "sub" / "a.png"
     assert image_path(images, ".\\sub\\a.png") == images / "sub" / "a.png"
     assert image_path(images, "own\\name.png") == images / "own\\name.png"  # there is a file of the very name
+    for name in ("x" * 300 + "\\a.png", "sub\\" + "x" * 300):
+        assert image_path(images, name) == images / name
     for name in ("..\\secret.png", "sub\\..\\..\\secret.png", "C:\\a.png", "\\a.png", "none\\a.png"):
         assert image_path(images, name) == images / name
 
@@ -52,3 +59,34 @@ def test_backslashes_mean_folders_where_that_is_plain(tmp_path: Path) -> None:
 )
 def test_the_longest_gap_goes_round(missing: list[int], count: int, gap: int) -> None:
     assert longest_gap(missing, count) == gap
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("nowhere")
+    (tmp_path / "file.png").touch()
+    names = ("folder.png", "link.png", "file.png", "none.png", "a\0b.png")
+    assert [no_file(tmp_path / name) for name in names] == [
+        "a folder",
+        "a link that leads nowhere",
+        "",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_named_pipes_sockets_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+        for path, kind in (
+            (tmp_path / "pipe.png", "a named pipe"),
+            (tmp_path / "socket.png", "a socket"),
+            (Path("/dev/zero"), "a device"),
+        ):
+            with pytest.raises(DataError, match=f"{path}: cannot be read: it is {kind} and no image file"):
+                read_image(path)
+            assert read_header(path) is None
+    assert count_pages(tmp_path / "pipe.png") == 1
+    assert missing_files([tmp_path / "pipe.png"]) == [0]

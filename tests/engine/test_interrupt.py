@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from maskrcnn.engine import interrupt as module
-from maskrcnn.engine.interrupt import Interrupted, StopRequest
+from maskrcnn.engine.interrupt import Interrupted, StopRequest, stop_at_once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -75,3 +75,32 @@ def test_exit_status_is_the_shells() -> None:
     assert Interrupted("", signal.SIGINT).exit_status == 130
     assert Interrupted("", signal.SIGTERM).exit_status == 143
     assert Interrupted("", signal.SIGHUP).exit_status == 129
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_where_no_step_is_under_way_a_signal_puts_away_and_stops(number: signal.Signals) -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        except Exception:  # as readers of damaged files do
+            done.append("swallowed")
+        finally:
+            signal.raise_signal(number)  # within seconds it is the same wish
+            done.append("put away")
+
+    with (
+        pytest.raises(Interrupted, match=f"^stopped by {number.name}$") as caught,
+        stop_at_once(lambda name: f"stopped by {name}"),
+    ):
+        work()
+    assert done == ["put away"]
+    assert caught.value.exit_status == 128 + number
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_wish_to_stop_inside_is_a_wish_still() -> None:
+    with stop_at_once(str), StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM

@@ -64,6 +64,19 @@ def test_names_say_where_images_of_several_inputs_come_from(photos: Path) -> Non
     assert list(apart.names.values()) == ["1", "b"]
 
 
+def test_a_pattern_drops_nothing_in_silence(photos: Path) -> None:
+    (photos / "gone.png").symlink_to("nowhere")
+    found = find_images([str(photos / "*.png")])
+    assert [p.name for p in found.names] == ["b.png", "gone.png"]  # the link is told when it is read
+    assert found.notes == [
+        f"{photos}/*.png: 2 files; passed over 1 folder: {photos}/not_a_file.png (name them too)"
+    ]
+    with pytest.raises(UserError, match=r"no file matches this pattern, only 2 folders: .*seq1, .*seq2"):
+        find_images([str(photos / "seq[12]")])
+    assert len(find_images([str(photos / "seq[12]/*")]).names) == 2
+    assert find_images([str(photos / "**" / "1.png")]).notes == []
+
+
 def test_inputs_that_name_nothing_are_told(tmp_path: Path) -> None:
     for item, word in (
         (str(tmp_path), "no images in this folder"),

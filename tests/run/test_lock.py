@@ -176,3 +176,31 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="could not be written: Not a directory"):
         take(tmp_path / "file" / "run")
+
+
+def test_a_sign_of_life_in_the_future_is_waited_for_no_longer(tmp_path: Path) -> None:
+    leave(tmp_path, replace(here(), host="far", place="another machine", pid=7), age=-86400.0)
+    lock, lines = take(tmp_path)
+    assert lines[-1].endswith("gives no sign of life any more")
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        json.dumps({**asdict(here()), "pid": None, "born": None}),
+        '{"host": 1}',
+        "null",
+    ],
+)
+def test_a_lock_that_says_nothing_is_nobodys(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    os.utime(tmp_path / NAME, (1.0, 1.0))
+    lock, lines = take(tmp_path)
+    assert lines == [
+        "taking over the run folder from another process: that process gives no sign of life any more"
+    ]
+    lock.release()

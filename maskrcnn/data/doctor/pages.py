@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from maskrcnn.data.image_files import open_image
+
 #: Counting stops here.
 MOST_PAGES = 10_000
 #: Kinds of files that can hold several, by the ends of their names; the others are never opened.
@@ -25,7 +27,7 @@ def count_pages(path: Path) -> int:
     if path.suffix.lower() not in SUFFIXES:
         return 1
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             head = file.read(16)
             file.seek(0)
             if head.startswith(b"\x89PNG"):

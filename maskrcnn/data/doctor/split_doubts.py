@@ -13,7 +13,7 @@ import numpy as np
 from maskrcnn.data.doctor.doubts import Doubt, few
 from maskrcnn.data.doctor.file_doubts import normal_names, spread
 from maskrcnn.data.formats.coco import CocoDataset
-from maskrcnn.data.image_files import image_path
+from maskrcnn.data.image_files import image_path, open_image
 from maskrcnn.data.report import NAMED
 
 #: So many validation images are sought among so many training images by their content.
@@ -91,7 +91,7 @@ def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -
 def _piece(path: Path, size: int) -> bytes:
     """A digest of the file's middle; its name's where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             file.seek(max(size // 2 - _PIECE // 2, 0))
             return hashlib.blake2b(file.read(_PIECE)).digest()
     except OSError:
