@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -20,7 +21,7 @@ from maskrcnn import __version__
 from maskrcnn.cli.complain import complain
 from maskrcnn.cli.parser import Parser
 from maskrcnn.config.registry import did_you_mean
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, cut
 from maskrcnn.files import FULL, reason
 
 
@@ -53,6 +54,18 @@ EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE: the reader of our output (``| head``) went away."""
 
 
+#: What the system says of a place that was named, at whatever moment it is first asked for.
+_OF_A_PLACE = (
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+)
+
+
 class CommandModule(Protocol):
     """What a module in ``maskrcnn/cli`` provides."""
 
@@ -69,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The command's own status; 2 for a :class:`UserError` (told in a sentence on stderr) or a
-        misused command line, or where output could not be written; 130 after Ctrl-C.  Anything else that a
-        command raises is a bug and passes.
+        misused command line, or where a file or folder cannot be had or written; 130 after Ctrl-C.
+        Anything else that a command raises is a bug and passes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 is printed all the same
@@ -88,6 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_output()
         return EXIT_BROKEN_PIPE
     except OSError as e:
+        if e.errno in _OF_A_PLACE and isinstance(e.filename, str):
+            name = cut(e.filename.encode("ascii", "backslashreplace").decode())
+            complain(f"error: {name}: {e.strerror}; name another file or folder, or mend that")
+            return _flush(EXIT_USER_ERROR)
         if e.errno not in FULL:
             raise
         place = Path(e.filename).parent if isinstance(e.filename, str) else Path()

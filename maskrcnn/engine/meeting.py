@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 #: Seconds between two looks.
 _LOOK = 0.05

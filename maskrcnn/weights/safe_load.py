@@ -21,6 +21,7 @@ def safe_load(path: Path) -> Any:
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
+    check_is_file(path)
     try:
         if zipfile.is_zipfile(path):  # torch does not compare the sums that it writes
             with zipfile.ZipFile(path) as archive:
@@ -42,6 +43,18 @@ def safe_load(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: damaged or cut short, or no checkpoint at all ({first_line(error)})"
         ) from None
+
+
+def check_is_file(path: Path) -> None:
+    """
+    Raises:
+        CheckpointError: ``path`` is there and no file: a named pipe would be waited for without end.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a named pipe" if path.is_fifo() else "a device or a socket"
+        raise CheckpointError(
+            f"{path}: is {kind}; name a checkpoint file, or copy what comes from there to one"
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.safe_load import check_is_file
 
 #: What a numpy type code may begin with: bool, integers, floats.  No objects, no structures, no text.
 _KINDS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -143,6 +144,7 @@ def load_pickle(path: Path) -> Any:
     Raises:
         CheckpointError: no such file, damaged, or it names anything but arrays and containers.
     """
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             return _plain(_read(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import subprocess
 import sys
@@ -125,3 +126,35 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 141
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another limit")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["config", "show", LONG],
+        ["train", "--resume", LONG],
+        ["eval", "--checkpoint", LONG],
+        ["convert", LONG, "out.pt"],
+        ["data", "synthetic", "--out", LONG],
+        ["ablate", LONG],
+    ],
+)
+def test_a_name_that_the_system_does_not_take_is_a_sentence(words, capsys):
+    assert main(words) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"maskrcnn: error: {LONG}")
+    assert ": File name too long; name another file or folder" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_an_error_of_the_system_without_a_place_is_a_bug_still(command):
+    def run(args):
+        raise OSError(errno.EACCES, "no place")
+
+    command(run)
+    with pytest.raises(OSError, match="no place"):
+        main(["doctor"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from maskrcnn.engine import checkpoint as module
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, find_checkpoint, load, load_weights, save
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.convert.unpickle import load_pickle
 
 
 def make(step: int = 3) -> Checkpoint:
@@ -173,3 +175,13 @@ def test_a_cut_last_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path
 def test_no_checkpoint_in_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no best\.pt or last\.pt"):
         find_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("read", [load, load_weights, load_pickle])
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match=r"pipe.pt: is a named pipe; name a checkpoint file"):
+        read(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match="/dev/zero: is a device"):
+        read(Path("/dev/zero"))
