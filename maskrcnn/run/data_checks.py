@@ -30,7 +30,7 @@ def best_metric_doubt(recipe: Recipe, val: Dataset) -> str:
         own &= truth.labelled > 0
     if any(low <= truth.area(i) <= high for i in np.flatnonzero(own).tolist()):
         return ""
-    most = "" if high > 1e9 else f" to {high:g}"
+    most = " and more" if high > 1e9 else f" to {high:g}"
     return (
         f"eval.best_metric is {recipe.eval.best_metric}, and {val.annotation_file} has no object of that size"
         f" ({low:g}{most} square pixels), so no checkpoint will be kept as the best; choose another, as"
