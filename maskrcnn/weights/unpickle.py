@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.modeling.safe_load import check_is_file
+from maskrcnn.weights.safe_load import check_is_file
 
 #: What a numpy type code may begin with: bool, integers, floats.  No objects, no structures, no text.
 _KINDS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
