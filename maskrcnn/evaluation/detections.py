@@ -154,7 +154,7 @@ def _one_by_one(
     masks: list[bytes] = []
     points: list[list[float]] = []
     strangers = 0
-    for number, result in enumerate(results):
+    for number, result in enumerate(map(_as_json, results)):
         mended: list[str] = []
         where = f"result {number}"
         try:
@@ -205,6 +205,21 @@ def _one_by_one(
         np.array(points, dtype=np.float64).reshape(-1, 3 * joints) if "keypoints" in kinds else None,
         report.notes("results"),
     )
+
+
+def _as_json(result: Any) -> Any:
+    """A record without numpy's arrays and numbers, which programs give where files have lists and numbers."""
+    if not isinstance(result, Mapping):
+        return result
+    return {key: _as_lists(value) for key, value in result.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list) and any(isinstance(v, np.ndarray | np.generic) for v in value):
+        return list(map(_as_lists, value))
+    return value
 
 
 def _head(result: Any, truth: GroundTruth) -> tuple[int | None, int, float]:

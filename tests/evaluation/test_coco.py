@@ -333,6 +333,23 @@ def test_a_result_that_is_plainly_meant_is_used(change: dict[str, Any], match: s
         assert found.get("segm/AP") == found.get("bbox/AP") == pytest.approx(1.0)
 
 
+def test_results_of_numpy_are_read(backend: Any) -> None:
+    results = ground_truth_results(tiny())
+    right = evaluate_coco(tiny(), results, backend=backend)
+    for result in results:
+        result["bbox"] = np.array(result["bbox"])
+        result["score"] = np.float32(result["score"])
+        result["image_id"], result["category_id"] = (
+            np.int64(result["image_id"]),
+            np.int32(result["category_id"]),
+        )
+        result["segmentation"] = [np.array(result["segmentation"][0])]
+    found = evaluate_coco(tiny(), results, backend=backend)
+    assert (found.figures, found.notes) == (right.figures, ())
+    results[0]["bbox"][2] = np.nan
+    assert "holds a number that is not finite" in evaluate_coco(tiny(), results, backend=backend).notes[0]
+
+
 def test_results_of_unknown_classes_are_told(backend: Any) -> None:
     results = ground_truth_results(tiny())
     alone = evaluate_coco(tiny(), results, backend=backend)
