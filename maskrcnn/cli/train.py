@@ -73,7 +73,7 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path | None]:
     if resumed is not None and args.output is not None and resumed != args.output:
         raise UserError("--resume RUN and --output DIR name two run folders; give one of them")
     if resumed is not None and not resumed.is_dir():
-        raise UserError(f"--resume {resumed}: there is no such run folder")
+        raise UserError(f"--resume {resumed}: {_no_run(resumed, args.config)}")
     if args.config is not None:
         return Path(args.config), resumed or args.output
     if resumed is None:
@@ -81,3 +81,13 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path | None]:
     if not (resumed / "config.yaml").is_file():
         raise UserError(f"--resume {resumed}: no config.yaml in it; name the config file as well")
     return resumed / "config.yaml", resumed
+
+
+def _no_run(path: Path, config: str | None) -> str:
+    """Why ``path`` is no run folder, and what was probably meant."""
+    if not path.is_file():
+        return "there is no such run folder" + (f"; to begin it: --output {path} --resume" if config else "")
+    if path.suffix in (".yaml", ".yml"):
+        return f"is a config file; write maskrcnn train {path} --resume to go on in its run folder"
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return f"is a file; name its run folder, as --resume {run}, which goes on from the newest checkpoint"

@@ -105,6 +105,28 @@ def test_misuse_is_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
+def test_what_is_given_as_a_run_is_told_what_it_is_and_the_advice_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path)
+    few = ["--set", "solver.steps=1", "--set", "data.val=null"]
+
+    def refused(*words: str) -> str:
+        assert main(["train", *words, *few]) == 2
+        return capsys.readouterr().err
+
+    assert "write maskrcnn train tiny.yaml --resume to go on" in refused("--resume", "tiny.yaml")
+    assert main(["train", "tiny.yaml", "--resume", *few]) == 0
+    checkpoint = Path("runs/tiny/checkpoints/last.pt")
+    assert f"is a file; name its run folder, as --resume {Path('runs/tiny')}," in refused(
+        "--resume", str(checkpoint)
+    )
+    assert main(["train", "--resume", "runs/tiny", *few]) == 0
+    assert "no such run folder; to begin it: --output new --resume" in refused("tiny.yaml", "--resume", "new")
+    assert main(["train", "tiny.yaml", "--output", "new", "--resume", *few]) == 0
+
+
 def test_other_categories_in_val_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recipe(tmp_path)
     val = tmp_path / "images" / "val.json"
