@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
+    from maskrcnn.layers.operator import RoIOperator
     from maskrcnn.studies.explain.boxes import Boxes
-    from maskrcnn.studies.explain.ops import ExplainedOp
     from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     return _box(args, ops) if args.data is None else _data(args, ops)
 
 
-def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.data.images import read_image
     from maskrcnn.studies.explain import example
     from maskrcnn.studies.explain.facts import facts
@@ -135,7 +135,7 @@ def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
     return 0
 
 
-def _data(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.studies.explain.chart import draw_chart
     from maskrcnn.studies.explain.statistics import measure
     from maskrcnn.studies.explain.table import check_table, sentence, terminal, write_table

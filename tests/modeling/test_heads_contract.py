@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.interfaces import BOX_HEADS, MASK_HEADS, BoxHead, MaskHead
 from maskrcnn.modeling.losses import box_regression_loss
 from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeads, RoIHeadsConfig
 from maskrcnn.structures import Targets
 from tests.modeling import tiny
@@ -242,7 +242,7 @@ def test_memory_layout_changes_no_number(
 def second_stage(box: BoxHead, mask: MaskHead) -> RoIHeads:
     config = RoIHeadsConfig(levels=("c3",), samples=16, beta=1.0, score_threshold=0.0, max_detections=5)
     return config.build(
-        {"c3": 8}, {"c3": CHANNELS}, CLASSES, RoIAlignConfig(), None, lambda: box, mask, None, "polygon"
+        {"c3": 8}, {"c3": CHANNELS}, CLASSES, RoIAlign(), None, lambda: box, mask, None, "polygon"
     )
 
 
