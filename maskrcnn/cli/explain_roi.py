@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="OP",
         help="operators, with options as in roi_pool:rounding=floor,bins=truncate; there are "
-        + ", ".join(_DATA_OPS),
+        + ", ".join(_DATA_OPS)
+        + ", and those of --plugins",
     )
     both.add_argument(
         "--plugins",
