@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
+    from maskrcnn.layers.operator import RoIOperator
     from maskrcnn.studies.explain.boxes import Boxes
-    from maskrcnn.studies.explain.ops import ExplainedOp
     from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
@@ -35,7 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="OP",
         help="operators, with options as in roi_pool:rounding=floor,bins=truncate; there are "
-        + ", ".join(_DATA_OPS),
+        + ", ".join(_DATA_OPS)
+        + ", and those of --plugins",
+    )
+    both.add_argument(
+        "--plugins",
+        nargs="+",
+        metavar="MODULE",
+        default=[],
+        help="modules that register operators of your own (those of a config given with --data are known)",
     )
     both.add_argument("--output-size", type=int, metavar="N", help="bins a side (default 7)")
     both.add_argument(
@@ -77,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: arguments that do not go together, or a file that cannot be read or written.
     """
+    from maskrcnn.config.nodes import Origin, Scalar
+    from maskrcnn.config.plugins import import_plugins
+    from maskrcnn.recipe import load_recipe
     from maskrcnn.studies.explain.ops import parse_op
     from maskrcnn.viz.figure import check_out
 
@@ -92,12 +103,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--dpi {args.dpi}: it must be from 30 to 600")
     args.out = args.out or Path("explain_roi.png")
     check_out(args.out)
+    import_plugins([Scalar(name, name, Origin("--plugins")) for name in args.plugins], [])
+    # A config imports its plugins, whose operators --ops may name.
+    args.recipe = None if args.data is None or args.data.endswith(".json") else load_recipe(args.data)
     texts = args.ops or (_PICTURE_OPS if args.data is None else _DATA_OPS)
     ops = list(dict.fromkeys(parse_op(text) for text in texts))
     return _box(args, ops) if args.data is None else _data(args, ops)
 
 
-def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.data.images import read_image
     from maskrcnn.studies.explain import example
     from maskrcnn.studies.explain.facts import facts
@@ -135,7 +149,7 @@ def _box(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
     return 0
 
 
-def _data(args: argparse.Namespace, ops: list[ExplainedOp]) -> int:
+def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.studies.explain.chart import draw_chart
     from maskrcnn.studies.explain.statistics import measure
     from maskrcnn.studies.explain.table import check_table, sentence, terminal, write_table
@@ -189,12 +203,10 @@ def _boxes(args: argparse.Namespace) -> Boxes:
         def fixed(height: int, width: int) -> tuple[int, int]:
             return resizer.output_size(height, width, shortest)
 
-    if args.data.endswith(".json"):
+    recipe = args.recipe
+    if recipe is None:
         assert fixed is not None
         return load_boxes(Path(args.data), fixed)
-    from maskrcnn.recipe import load_recipe
-
-    recipe = load_recipe(args.data)
     config = recipe.data.val if args.split == "val" else recipe.data.train
     if config is None:
         raise UserError(f"{args.data}: data.val is not set, so there is no --split val")

@@ -83,6 +83,9 @@ class Slot:
 
 Spec: TypeAlias = "Leaf | Choice | Maybe | OneOf | ListOf | Fixed | DictOf | Struct | Slot"
 
+#: Metadata of a field that is no key: YAML neither sets nor shows it.
+NO_KEY = {"key": False}
+
 _LEAVES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
 _ALLOWED = "int, float, bool, str, Path, Literal, X | None, tuple, dict[str, X], a dataclass, or a slot"
 
@@ -128,7 +131,7 @@ def _fields_of(cls: type) -> dict[str, Field]:
         ) from None
     out: dict[str, Field] = {}
     for field in dataclasses.fields(cls):
-        if not field.init:
+        if not field.init or field.metadata.get("key") is False:
             continue
         try:
             spec = spec_of(hints[field.name])

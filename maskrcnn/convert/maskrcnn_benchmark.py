@@ -23,9 +23,9 @@ from maskrcnn.convert.source import (
     Triple,
     residual_rules,
 )
+from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.preprocess import PreprocessConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.modeling.rpn.rpn import RPNConfig
 
@@ -82,14 +82,14 @@ def _read(file: File, state: Mapping[str, Tensor], bgr: bool | None) -> Reading:
 _PYRAMID = MaskRCNNConfig(
     rpn=RPNConfig(beta=1 / 9, normalize_by="sampled", post_nms_train=2000),
     roi=RoIHeadsConfig(beta=1.0),
-    roi_op=RoIAlignConfig(sampling_ratio=2, aligned=False, inclusive=True),
+    roi_op=RoIAlign(sampling_ratio=2, aligned=False, inclusive=True),
 )
 _SINGLE = replace(
     _PYRAMID,
     rpn=RPNConfig(
         beta=1 / 9, normalize_by="sampled", pre_nms_train=12000, pre_nms_test=6000, post_nms_train=2000
     ),
-    roi_op=RoIAlignConfig(sampling_ratio=0, aligned=False, inclusive=True),
+    roi_op=RoIAlign(sampling_ratio=0, aligned=False, inclusive=True),
     preprocess=PreprocessConfig(size_divisor=1),
 )
 

@@ -19,8 +19,8 @@ from maskrcnn.convert.source import (
     Source,
     residual_rules,
 )
+from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.modeling.rpn.rpn import RPNConfig
@@ -73,7 +73,7 @@ _MODEL = MaskRCNNConfig(
         rank_by="probability",
     ),
     roi=RoIHeadsConfig(beta=1 / 9, min_size=1e-2, level_rule="torchvision"),
-    roi_op=RoIAlignConfig(sampling_ratio=2, aligned=False),
+    roi_op=RoIAlign(sampling_ratio=2, aligned=False),
     mask_target="bitmask",
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn.layers.reference import PRECISE
+from maskrcnn.layers.geometry import PRECISE
 
 _registered = False
 

@@ -8,12 +8,15 @@ asserts CUDA; ours is the true gradient of the forward pass on both devices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from maskrcnn.layers import ops, reference
-from maskrcnn.layers.arguments import prepare
+from maskrcnn.layers import geometry, ops
+from maskrcnn.layers.arguments import check_choice, prepare
+from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size
 
 
 def roi_align_legacy(
@@ -46,57 +49,53 @@ def roi_align_legacy(
             raise ValueError(
                 f"roi_align_legacy: the map must be at least 2 cells a side, got shape {tuple(level.shape)}."
             )
-    return ops.average("roi_align_legacy", args, reference.LEGACY, 0)
+    return ops.average("roi_align_legacy", args, geometry.LEGACY, 0)
 
 
-class _LegacyPooled(nn.Module):
-    """roi_align_legacy on an (h + 1, w + 1) grid; subclasses reduce 2 x 2 neighbours at stride 1."""
+@ROI_OPS.register("roi_align_legacy")
+@dataclass(frozen=True)
+class RoIAlignLegacy(RoIOperator):
+    """The RoIAlign of the first public PyTorch Faster R-CNN (jwyang/faster-rcnn.pytorch)."""
 
-    def __init__(
-        self, aligned_height: int, aligned_width: int, spatial_scale: float | Sequence[float]
-    ) -> None:
-        super().__init__()
-        self.aligned_height = int(aligned_height)
-        self.aligned_width = int(aligned_width)
-        self.spatial_scale = spatial_scale
+    title = "RoIAlign (legacy)"
 
-    def _grid(
-        self, features: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None
+    #: 2 x 2 neighbours of a grid one larger, averaged or maximised as published, or the grid itself.
+    pooling: Literal["avg", "max", "none"] = "avg"
+
+    def __post_init__(self) -> None:
+        check_choice("roi_align_legacy", "pooling", self.pooling, ("avg", "max", "none"))
+
+    def pool(
+        self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        size = (self.aligned_height + 1, self.aligned_width + 1)
-        return roi_align_legacy(features, rois, size, self.spatial_scale, levels=levels)
+        """See :func:`roi_align_legacy`."""
+        if self.pooling == "none":
+            return roi_align_legacy(input, boxes, output_size, spatial_scale, levels=levels)
+        height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+        grid = roi_align_legacy(input, boxes, (height + 1, width + 1), spatial_scale, levels=levels)
+        reduce = functional.avg_pool2d if self.pooling == "avg" else functional.max_pool2d
+        return reduce(grid, kernel_size=2, stride=1)
 
-    def extra_repr(self) -> str:
-        """The constants, as torch prints a module."""
-        return (
-            f"aligned_height={self.aligned_height}, aligned_width={self.aligned_width}, "
-            f"spatial_scale={self.spatial_scale}"
-        )
+    def axis(
+        self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
+    ) -> geometry.Axis:
+        """Samples at points; see :class:`maskrcnn.layers.geometry.PointAxis`."""
+        return replace(geometry.point_axis(low, high, scale, bins), pooled=self.pooling != "none")
 
-
-class RoIAlignAvg(_LegacyPooled):
-    """The average of each 2 x 2 neighbourhood of an (h + 1, w + 1) legacy grid: [K, C, h, w]."""
-
-    def forward(
-        self,
-        features: Tensor | Sequence[Tensor],
-        rois: Tensor | Sequence[Tensor],
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """Features and RoIs as in :func:`roi_align_legacy` -> [K, C, h, w]."""
-        grid = self._grid(features, rois, levels)
-        return functional.avg_pool2d(grid, kernel_size=2, stride=1)
+    def words(self, hidden: Sequence[str] = ()) -> list[str]:
+        """Options for people: ``max``, ``not pooled``."""
+        return ["not pooled"] if self.pooling == "none" else super().words(hidden)
 
 
-class RoIAlignMax(_LegacyPooled):
-    """The maximum of each 2 x 2 neighbourhood of an (h + 1, w + 1) legacy grid: [K, C, h, w]."""
+def RoIAlignAvg(  # noqa: N802
+    aligned_height: int, aligned_width: int, spatial_scale: float | Sequence[float]
+) -> RoIAlignLegacy:
+    """The published name: the average of each 2 x 2 neighbourhood of an (h + 1, w + 1) grid, [K, C, h, w]."""
+    return RoIAlignLegacy((int(aligned_height), int(aligned_width)), spatial_scale)
 
-    def forward(
-        self,
-        features: Tensor | Sequence[Tensor],
-        rois: Tensor | Sequence[Tensor],
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """Features and RoIs as in :func:`roi_align_legacy` -> [K, C, h, w]."""
-        grid = self._grid(features, rois, levels)
-        return functional.max_pool2d(grid, kernel_size=2, stride=1)
+
+def RoIAlignMax(  # noqa: N802
+    aligned_height: int, aligned_width: int, spatial_scale: float | Sequence[float]
+) -> RoIAlignLegacy:
+    """The published name: the maximum of each 2 x 2 neighbourhood of an (h + 1, w + 1) grid, [K, C, h, w]."""
+    return RoIAlignLegacy((int(aligned_height), int(aligned_width)), spatial_scale, "max")

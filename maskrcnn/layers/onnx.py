@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from maskrcnn.layers import ops, reference
+from maskrcnn.layers import ops
+from maskrcnn.layers.geometry import ALIGNED, PLAIN
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -39,9 +40,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         sampling_ratio: int,
         channels_last: bool,
     ) -> Any:
-        if geometry not in (reference.PLAIN, reference.ALIGNED):
+        if geometry not in (PLAIN, ALIGNED):
             raise RuntimeError("ONNX has no operator for this RoI pooling; only roi_align is exported.")
-        mode = "half_pixel" if geometry == reference.ALIGNED else "output_half_pixel"
+        mode = "half_pixel" if geometry == ALIGNED else "output_half_pixel"
 
         def pool(feature: Any, rows: Any, scale: float) -> Any:
             batch = op.Squeeze(

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from maskrcnn.layers import reference
+from maskrcnn.layers.geometry import LEGACY, PRECISE, Bins, Rounding
 from maskrcnn.native import library as _library
 
 if TYPE_CHECKING:
     from maskrcnn.layers.arguments import RoiArguments
 
-ROUNDINGS: tuple[reference.Rounding, ...] = ("round", "floor", "sppnet")
-BINS: tuple[reference.Bins, ...] = ("overlap", "partition", "truncate")
+ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "sppnet")
+BINS: tuple[Bins, ...] = ("overlap", "partition", "truncate")
 
 
 @cache
@@ -62,10 +63,8 @@ def average(name: str, args: RoiArguments, geometry: int, ratio: int) -> Tensor:
         )
         return result
     reference.check_values(name, features, rois, levels)
-    if geometry == reference.LEGACY:
-        return reference.legacy(features, rois, levels, scales, (height, width))
-    if geometry == reference.PRECISE:
-        return reference.precise(features, rois, levels, scales, (height, width))
+    if geometry in (LEGACY, PRECISE):
+        return reference.weighed(features, rois, levels, scales, (height, width), geometry)
     return reference.sampled(features, rois.detach(), levels, scales, (height, width), geometry, ratio)
 
 
@@ -116,8 +115,8 @@ def sampled(
 def pooled(
     name: str,
     args: RoiArguments,
-    rounding: reference.Rounding,
-    bins: reference.Bins,
+    rounding: Rounding,
+    bins: Bins,
 ) -> Tensor:
     """RoIPool -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args

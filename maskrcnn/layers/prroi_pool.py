@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskrcnn.layers import ops, reference
+from maskrcnn.layers import geometry, ops
 from maskrcnn.layers.arguments import prepare
+from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size
 
 
 def prroi_pool(
@@ -28,23 +30,24 @@ def prroi_pool(
     Arguments, return value and errors as :func:`maskrcnn.layers.roi_align`.
     """
     args = prepare("prroi_pool", input, boxes, output_size, spatial_scale, levels)
-    return ops.average("prroi_pool", args, reference.PRECISE, 0)
+    return ops.average("prroi_pool", args, geometry.PRECISE, 0)
 
 
-class PrRoIPool(nn.Module):
-    """:func:`prroi_pool` with its constants held."""
+@ROI_OPS.register("prroi_pool")
+@dataclass(frozen=True)
+class PrRoIPool(RoIOperator):
+    """Precise RoI pooling: the exact mean of the bilinear surface over each bin (Jiang et al. 2018)."""
 
-    def __init__(self, output_size: int | Sequence[int], spatial_scale: float | Sequence[float]) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
+    title = "PrRoIPool"
 
-    def forward(
-        self, input: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None = None
+    def pool(
+        self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """Features and RoIs as in :func:`prroi_pool` -> [K, C, P, Q]."""
-        return prroi_pool(input, rois, self.output_size, self.spatial_scale, levels=levels)
+        """See :func:`prroi_pool`."""
+        return prroi_pool(input, boxes, output_size, spatial_scale, levels=levels)
 
-    def extra_repr(self) -> str:
-        """The constants, as torch prints a module."""
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+    def axis(
+        self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
+    ) -> geometry.Axis:
+        """Integrals; see :class:`maskrcnn.layers.geometry.IntegralAxis`."""
+        return geometry.integral_axis(low, high, scale, bins)

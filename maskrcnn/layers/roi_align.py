@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskrcnn.layers import ops, reference
+from maskrcnn.layers import ops
 from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, check_seed, prepare
+from maskrcnn.layers.geometry import ALIGNED, PLAIN, Axis, Geometry, sampled_axis
+from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size, sampling_words
 
 Aggregation = Literal["avg", "max"]
 Samples = Literal["grid", "random"]
@@ -56,46 +59,70 @@ def roi_align(
             (on CUDA such a RoI gives 0 and no gradient unless MASKRCNN_CHECK=1).
     """
     args = prepare("roi_align", input, boxes, output_size, spatial_scale, levels)
-    check_choice("roi_align", "aggregation", aggregation, ("avg", "max"))
-    check_choice("roi_align", "samples", samples, ("grid", "random"))
-    check_seed("roi_align", seed)
-    ratio = check_sampling_ratio("roi_align", sampling_ratio)
-    geometry = reference.ALIGNED if aligned else reference.PLAIN
-    return ops.sampled("roi_align", args, geometry, ratio, aggregation, samples, seed)
+    _check(sampling_ratio, aggregation, samples, seed)
+    which = ALIGNED if aligned else PLAIN
+    return ops.sampled("roi_align", args, which, max(sampling_ratio, 0), aggregation, samples, seed)
 
 
-class RoIAlign(nn.Module):
-    """:func:`roi_align` with its constants held; the constructor is torchvision's plus keywords."""
+@ROI_OPS.register("roi_align")
+@dataclass(frozen=True, init=False)
+class RoIAlign(RoIOperator):
+    """RoIAlign; a model's defaults are Detectron2's ("ROIAlignV2").
+
+    With a scale, as in ``RoIAlign(7, 1 / 16, 2)``, the constructor is torchvision's plus keywords: there
+    ``aligned`` is false if not given.
+    """
+
+    title = "RoIAlign"
+
+    #: Samples a bin along each axis; 0 or less = adaptive, ceil(bin side) (Detectron2: 0, torchvision: 2).
+    sampling_ratio: int = 0
+    #: Subtract half a cell, so that cell centres lie at 0.5 (Detectron2: true, torchvision: false).
+    aligned: bool = True
+    #: Average or maximum of a bin's samples (He et al. 2017, table 2c compares them).
+    aggregation: Aggregation = "avg"
+    #: Sample positions: a regular grid, or drawn at random in each bin.
+    samples: Samples = "grid"
+    #: Where random positions are drawn from, 0 .. 2^32 - 1.
+    seed: int = 0
+    #: Take the box's last pixel as its far corner, not that pixel's end: a pixel less (maskrcnn-benchmark).
+    inclusive: bool = False
 
     def __init__(
         self,
-        output_size: int | Sequence[int],
-        spatial_scale: float | Sequence[float],
-        sampling_ratio: int,
-        aligned: bool = False,
+        output_size: Size | None = None,
+        spatial_scale: Scales | None = None,
+        sampling_ratio: int = 0,
+        aligned: bool | None = None,
         *,
         aggregation: Aggregation = "avg",
         samples: Samples = "grid",
         seed: int = 0,
+        inclusive: bool = False,
     ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
-        self.aggregation: Aggregation = aggregation
-        self.samples: Samples = samples
-        self.seed = seed
+        super().__init__(output_size, spatial_scale)
+        aligned = spatial_scale is None if aligned is None else aligned
+        options = {"sampling_ratio": sampling_ratio, "aligned": aligned, "aggregation": aggregation}
+        for name, value in {**options, "samples": samples, "seed": seed, "inclusive": inclusive}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
-    def forward(
-        self, input: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None = None
+    def __post_init__(self) -> None:
+        _check(self.sampling_ratio, self.aggregation, self.samples, self.seed)
+
+    def pool(
+        self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """Features and RoIs as in :func:`roi_align` -> [K, C, P, Q]."""
+        """See :func:`roi_align`."""
+        if self.inclusive and isinstance(boxes, Tensor):
+            boxes = boxes - boxes.new_tensor([0, 0, 0, 1, 1])
+        elif self.inclusive:
+            boxes = [b - b.new_tensor([0, 0, 1, 1]) for b in boxes]
         return roi_align(
             input,
-            rois,
-            self.output_size,
-            self.spatial_scale,
+            boxes,
+            output_size,
+            spatial_scale,
             self.sampling_ratio,
             self.aligned,
             aggregation=self.aggregation,
@@ -104,10 +131,28 @@ class RoIAlign(nn.Module):
             levels=levels,
         )
 
-    def extra_repr(self) -> str:
-        """The constants, as torch prints a module."""
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, "
-            f"aggregation={self.aggregation}, samples={self.samples}"
-        )
+    def axis(self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None) -> Axis:
+        """Samples; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
+        which = ALIGNED if self.aligned else PLAIN
+        high, random = high - 1 if self.inclusive else high, self.samples == "random"
+        return sampled_axis(low, high, scale, bins, which, self.sampling_ratio, random)
+
+    def geometry(
+        self, boxes: Tensor, scale: Scale, output_size: Sequence[int], map_size: Sequence[Length]
+    ) -> Geometry:
+        """Both axes, and the seed of random samples."""
+        where = super().geometry(boxes, scale, output_size, map_size)
+        return replace(where, seed=self.seed) if self.samples == "random" else where
+
+    def words(self, hidden: Sequence[str] = ()) -> list[str]:
+        """Options for people: ``2×2 random samples``, ``not aligned``."""
+        random = self.samples == "random"
+        hidden = (*hidden, "sampling_ratio", "samples", *(() if random else ("seed",)))
+        return sampling_words(self.sampling_ratio, random) + super().words(hidden)
+
+
+def _check(sampling_ratio: int, aggregation: str, samples: str, seed: int) -> None:
+    check_choice("roi_align", "aggregation", aggregation, ("avg", "max"))
+    check_choice("roi_align", "samples", samples, ("grid", "random"))
+    check_seed("roi_align", seed)
+    check_sampling_ratio("roi_align", sampling_ratio)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskrcnn.layers import ops
 from maskrcnn.layers.arguments import check_choice, prepare
-from maskrcnn.layers.reference import Bins, Rounding
+from maskrcnn.layers.geometry import Axis, Bins, Rounding, cell_axis
+from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size
 
 
 def roi_pool(
@@ -51,40 +53,30 @@ def roi_pool(
     return ops.pooled("roi_pool", args, rounding, bins)
 
 
-class RoIPool(nn.Module):
-    """:func:`roi_pool` with its constants held; the constructor is torchvision's plus keywords."""
+@ROI_OPS.register("roi_pool")
+@dataclass(frozen=True)
+class RoIPool(RoIOperator):
+    """RoIPool with the original's rounding: the ablation of He et al. 2017, table 2c."""
 
-    def __init__(
-        self,
-        output_size: int | Sequence[int],
-        spatial_scale: float | Sequence[float],
-        *,
-        rounding: Rounding = "round",
-        bins: Bins = "overlap",
-    ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.rounding: Rounding = rounding
-        self.bins: Bins = bins
+    title = "RoIPool"
 
-    def forward(
-        self, input: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None = None
+    #: Rounding of the box to cells: round (Caffe, torchvision), floor, or sppnet (He et al. 2014).
+    rounding: Rounding = field(default="round", kw_only=True)
+    #: Bins: overlap (Caffe, torchvision), partition or truncate; see ``maskrcnn.layers.roi_pool``.
+    bins: Bins = field(default="overlap", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice("roi_pool", "rounding", self.rounding, ops.ROUNDINGS)
+        check_choice("roi_pool", "bins", self.bins, ops.BINS)
+
+    def pool(
+        self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """Features and RoIs as in :func:`roi_pool` -> [K, C, P, Q]."""
+        """See :func:`roi_pool`."""
         return roi_pool(
-            input,
-            rois,
-            self.output_size,
-            self.spatial_scale,
-            rounding=self.rounding,
-            bins=self.bins,
-            levels=levels,
+            input, boxes, output_size, spatial_scale, rounding=self.rounding, bins=self.bins, levels=levels
         )
 
-    def extra_repr(self) -> str:
-        """The constants, as torch prints a module."""
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"rounding={self.rounding}, bins={self.bins}"
-        )
+    def axis(self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None) -> Axis:
+        """Whole cells; see :class:`maskrcnn.layers.geometry.CellAxis`."""
+        return cell_axis(low, high, scale, bins, self.rounding, self.bins, length)

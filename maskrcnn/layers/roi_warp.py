@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskrcnn.layers import ops, reference
+from maskrcnn.layers import geometry, ops
 from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, prepare
+from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size, sampling_words
 from maskrcnn.layers.roi_align import Aggregation
 
 
@@ -30,43 +32,45 @@ def roi_warp(
     args = prepare("roi_warp", input, boxes, output_size, spatial_scale, levels)
     check_choice("roi_warp", "aggregation", aggregation, ("avg", "max"))
     ratio = check_sampling_ratio("roi_warp", sampling_ratio)
-    return ops.sampled("roi_warp", args, reference.WARP, ratio, aggregation, "grid", 0)
+    return ops.sampled("roi_warp", args, geometry.WARP, ratio, aggregation, "grid", 0)
 
 
-class RoIWarp(nn.Module):
-    """:func:`roi_warp` with its constants held."""
+@ROI_OPS.register("roi_warp")
+@dataclass(frozen=True)
+class RoIWarp(RoIOperator):
+    """RoIWarp: the box is rounded to cells, its bins are not (He et al. 2017, table 2c)."""
 
-    def __init__(
-        self,
-        output_size: int | Sequence[int],
-        spatial_scale: float | Sequence[float],
-        sampling_ratio: int = -1,
-        *,
-        aggregation: Aggregation = "avg",
-    ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
-        self.aggregation: Aggregation = aggregation
+    title = "RoIWarp"
 
-    def forward(
-        self, input: Tensor | Sequence[Tensor], rois: Tensor | Sequence[Tensor], levels: Tensor | None = None
+    #: Samples a bin along each axis; 0 or less = adaptive, ceil(bin side).
+    sampling_ratio: int = 0
+    #: Average or maximum of a bin's samples (He et al. 2017, table 2c compares them).
+    aggregation: Aggregation = "avg"
+
+    def __post_init__(self) -> None:
+        check_choice("roi_warp", "aggregation", self.aggregation, ("avg", "max"))
+        check_sampling_ratio("roi_warp", self.sampling_ratio)
+
+    def pool(
+        self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """Features and RoIs as in :func:`roi_warp` -> [K, C, P, Q]."""
+        """See :func:`roi_warp`."""
         return roi_warp(
             input,
-            rois,
-            self.output_size,
-            self.spatial_scale,
+            boxes,
+            output_size,
+            spatial_scale,
             self.sampling_ratio,
             aggregation=self.aggregation,
             levels=levels,
         )
 
-    def extra_repr(self) -> str:
-        """The constants, as torch prints a module."""
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aggregation={self.aggregation}"
-        )
+    def axis(
+        self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
+    ) -> geometry.Axis:
+        """Samples of a box of whole cells; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
+        return geometry.sampled_axis(low, high, scale, bins, geometry.WARP, self.sampling_ratio)
+
+    def words(self, hidden: Sequence[str] = ()) -> list[str]:
+        """Options for people: ``2×2 samples``, ``max``."""
+        return sampling_words(self.sampling_ratio) + super().words((*hidden, "sampling_ratio"))

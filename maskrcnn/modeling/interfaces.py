@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
+from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
+from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
 from maskrcnn.modeling.roi.targets import (
     MaskTarget,
     RoISample,
@@ -55,22 +57,12 @@ class Neck(nn.Module):
 
 
 class RoIOp(nn.Module):
-    """Pools boxes out of a pyramid: one call for all levels."""
+    """An RoI operator with weights of its own; one without is a :class:`maskrcnn.layers.RoIOperator`."""
 
     def forward(
         self, features: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
     ) -> Tensor:
-        """Pool every RoI from its own level.
-
-        Args:
-            features: one [N, C, Hl, Wl] a level.
-            rois: float [R, 5], image index and xyxy in pixels of the network frame.
-            levels: int64 [R], index into ``features``.
-            scales: feature cells a pixel, one a level (1 / stride).
-
-        Returns:
-            [R, C, s, s] in the features' dtype.
-        """
+        """Pool every RoI [R, 5] from its own level -> [R, C, s, s]; as an operator's call."""
         raise NotImplementedError
 
 
@@ -291,14 +283,6 @@ class NeckConfig(Protocol):
         ...
 
 
-class RoIOpConfig(Protocol):
-    """What a ``roi_op`` registration makes from a YAML mapping."""
-
-    def build(self, output_size: int) -> RoIOp:
-        """``output_size``: bins a side."""
-        ...
-
-
 class RoITrunkConfig(Protocol):
     """What a ``roi_trunk`` registration makes from a YAML mapping."""
 
@@ -341,7 +325,6 @@ class RoIHeadConfig(Protocol):
 
 BACKBONES: Registry[BackboneConfig] = Registry("backbone")
 NECKS: Registry[NeckConfig] = Registry("neck")
-ROI_OPS: Registry[RoIOpConfig] = Registry("RoI op")
 ROI_TRUNKS: Registry[RoITrunkConfig] = Registry("RoI trunk")
 BOX_HEADS: Registry[BoxHeadConfig] = Registry("box head")
 MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head")

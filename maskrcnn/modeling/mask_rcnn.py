@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.backbones.fpn import FPNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.interfaces import (
@@ -40,7 +41,6 @@ from maskrcnn.modeling.interfaces import (
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
 from maskrcnn.modeling.roi.targets import MaskTarget
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
@@ -170,7 +170,7 @@ class MaskRCNNConfig:
     #: Second stage: sampling, thresholds, losses.
     roi: RoIHeadsConfig = field(default_factory=RoIHeadsConfig)
     #: How RoIs are pooled, in all heads.
-    roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=RoIAlignConfig)
+    roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=RoIAlign)
     #: Layers between pooling and the heads, which share them (C4: res5); none with a pyramid.
     roi_trunk: Annotated[RoITrunkConfig, ROI_TRUNKS] | None = None
     #: Classes and boxes of RoIs.

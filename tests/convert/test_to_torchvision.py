@@ -16,6 +16,7 @@ from maskrcnn.convert.source import File
 from maskrcnn.convert.to_torchvision import to_torchvision
 from maskrcnn.convert.torchvision import SOURCE
 from maskrcnn.errors import CheckpointError
+from maskrcnn.layers import RoIAlign, RoIPool
 from maskrcnn.modeling import MaskRCNNConfig
 from maskrcnn.modeling.backbones.fpn import FPNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
@@ -23,7 +24,6 @@ from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig
 from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig, RoIPoolConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from tests.convert.foreign import our_state, their_state
 
@@ -104,8 +104,8 @@ def test_settings_go_with_the_call() -> None:
         ({"neck": None}, ["model.neck"]),
         ({"rpn": None}, ["model.rpn"]),
         ({"rpn": replace(V1.rpn, anchors=AnchorConfig())}, ["model.rpn.anchors"]),  # type: ignore[type-var]
-        ({"roi_op": RoIPoolConfig()}, ["model.roi_op"]),
-        ({"roi_op": RoIAlignConfig(), "neck": FPNConfig(norm="gn")}, ["model.roi_op", "norm: gn"]),
+        ({"roi_op": RoIPool()}, ["model.roi_op"]),
+        ({"roi_op": RoIAlign(), "neck": FPNConfig(norm="gn")}, ["model.roi_op", "norm: gn"]),
         (
             {"box_head": ConvFCBoxHeadConfig(fcs=2, norm="bn")},
             ["model.box_head.fcs", "a mix of its versions"],

@@ -180,8 +180,8 @@ def test_legacy_modules_pool_a_larger_grid() -> None:
     assert torch.equal(RoIAlignMax(3, 2, 0.25)(x, rois), functional.max_pool2d(grid, 2, 1))
     (grad,) = torch.autograd.grad(average.sum(), x)
     assert bool(grad.any())
-    assert (
-        repr(RoIAlignAvg(3, 2, 0.25)) == "RoIAlignAvg(aligned_height=3, aligned_width=2, spatial_scale=0.25)"
+    assert repr(RoIAlignAvg(3, 2, 0.25)) == (
+        "RoIAlignLegacy(output_size=(3, 2), spatial_scale=0.25, pooling='avg')"
     )
 
 

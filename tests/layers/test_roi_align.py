@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from maskrcnn.layers import RoIAlign, reference, roi_align
+from maskrcnn.layers import RoIAlign, geometry, roi_align
 from tests.layers.cases import (
     VARIANTS,
     awkward_rois,
@@ -84,7 +84,7 @@ def test_random_samples_have_the_mean_of_the_box(twin: bool) -> None:
 
 
 def test_random_fractions_are_uniform() -> None:
-    y, x = reference.random_fractions(3, 5, 49, 400)
+    y, x = geometry.random_fractions(3, 5, 49, 400)
     for f in (y, x):
         assert 0 <= float(f.min()) < 0.001
         assert 0.999 < float(f.max()) < 1

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from maskrcnn.layers import RoIPool, ops, reference, roi_pool
+from maskrcnn.layers import RoIPool, geometry, ops, roi_pool
 from tests.layers.cases import awkward_rois, features, generator, needs_kernels, relative
 
 
@@ -81,7 +81,7 @@ def test_rounding() -> None:
     x = row(0, 1, 2, 3, 4, 5)
     low = -x
     box = torch.tensor([[0, 1.5, -0.5, 3.5, 0.5]])
-    expected: list[tuple[reference.Rounding, int, int]] = [("round", 2, 4), ("floor", 1, 3), ("sppnet", 2, 3)]
+    expected: list[tuple[geometry.Rounding, int, int]] = [("round", 2, 4), ("floor", 1, 3), ("sppnet", 2, 3)]
     for rounding, first, last in expected:
         assert roi_pool(x, box, 1, rounding=rounding).item() == last
         assert roi_pool(low, box, 1, rounding=rounding).item() == -first
@@ -111,7 +111,7 @@ def test_worked_example() -> None:
     cells = torch.arange(25.0).view(1, 1, 1, 25).expand(1, 1, 25, 25)
     roi = torch.tensor([[0, 0, 0, 665, 665.0]])
 
-    def right_edges(bins: reference.Bins) -> list[float]:
+    def right_edges(bins: geometry.Bins) -> list[float]:
         return (roi_pool(cells, roi, 7, 1 / 32, rounding="floor", bins=bins)[0, 0, 0] + 1).tolist()
 
     truncated = right_edges("truncate")
@@ -124,7 +124,7 @@ def test_worked_example() -> None:
 
 
 @pytest.mark.parametrize("rounding", ops.ROUNDINGS)
-def test_partition_uses_each_cell_of_the_box_once(rounding: reference.Rounding) -> None:
+def test_partition_uses_each_cell_of_the_box_once(rounding: geometry.Rounding) -> None:
     g = generator()
     total = 0.0
     for _ in range(6):
@@ -149,5 +149,6 @@ def test_module() -> None:
     rois = torch.tensor([[0, 1, 1, 6, 7.0]])
     module = RoIPool((2, 3), 0.5, rounding="floor", bins="partition")
     assert torch.equal(module(x, rois), roi_pool(x, rois, (2, 3), 0.5, rounding="floor", bins="partition"))
-    assert repr(module) == "RoIPool(output_size=(2, 3), spatial_scale=0.5, rounding=floor, bins=partition)"
+    said = "RoIPool(output_size=(2, 3), spatial_scale=0.5, rounding='floor', bins='partition')"
+    assert repr(module) == said
     assert torch.equal(RoIPool(2, 0.5)(x, [rois[:, 1:]]), torchvision.ops.roi_pool(x, rois, 2, 0.5))

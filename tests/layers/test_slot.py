@@ -7,7 +7,9 @@ import torch
 
 from maskrcnn.layers import (
     RoIAlignAvg,
+    RoIAlignLegacy,
     RoIAlignMax,
+    RoIWarp,
     prroi_pool,
     roi_align,
     roi_align_legacy,
@@ -15,7 +17,6 @@ from maskrcnn.layers import (
     roi_warp,
 )
 from maskrcnn.modeling.interfaces import ROI_OPS
-from maskrcnn.modeling.roi.ops import RoIAlignLegacyConfig, RoIWarpConfig
 from tests.layers.cases import awkward_rois, features
 
 SCALES = [1 / 4, 1 / 8]
@@ -41,14 +42,14 @@ def test_options_reach_the_operator() -> None:
     maps = [features((2, 3, 12, 14)).detach(), features((2, 3, 6, 7), seed=1).detach()]
     rois = awkward_rois(2, 48, 56)
     levels = torch.arange(len(rois)) % 2
-    warp = RoIWarpConfig(sampling_ratio=2, aggregation="max").build(3)
+    warp = RoIWarp(sampling_ratio=2, aggregation="max").build(3)
     assert torch.equal(
         warp(maps, rois, levels, SCALES),
         roi_warp(maps, rois, 3, SCALES, 2, aggregation="max", levels=levels),
     )
-    largest = RoIAlignLegacyConfig(pooling="max").build(3)
+    largest = RoIAlignLegacy(pooling="max").build(3)
     assert torch.equal(largest(maps, rois, levels, SCALES), RoIAlignMax(3, 3, SCALES)(maps, rois, levels))
-    plain = RoIAlignLegacyConfig(pooling="none").build(3)
+    plain = RoIAlignLegacy(pooling="none").build(3)
     assert torch.equal(
         plain(maps, rois, levels, SCALES), roi_align_legacy(maps, rois, 3, SCALES, levels=levels)
     )

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from maskrcnn.config.registry import Registry
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.interfaces import BOX_HEADS, MASK_HEADS, BoxHead, MaskHead
 from maskrcnn.modeling.losses import box_regression_loss
 from maskrcnn.modeling.roi.losses import class_loss
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.roi.ops import RoIAlignConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeads, RoIHeadsConfig
 from maskrcnn.structures import Targets
 from tests.modeling import tiny
@@ -241,7 +241,7 @@ def test_memory_layout_changes_no_number(
 
 def second_stage(box: BoxHead, mask: MaskHead) -> RoIHeads:
     config = RoIHeadsConfig(levels=("c3",), samples=16, beta=1.0, score_threshold=0.0, max_detections=5)
-    return config.build({"c3": 8}, CLASSES, RoIAlignConfig(), None, [box], {"mask_head": mask})
+    return config.build({"c3": 8}, CLASSES, RoIAlign(), None, [box], {"mask_head": mask})
 
 
 PROPOSALS = [torch.tensor([[8.0, 8, 40, 40], [20, 20, 60, 50], [0, 0, 64, 64], [30, 5, 50, 25]])]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import RoIPool
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.roi.ops import RoIPoolConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from tests.modeling import tiny
 
@@ -156,7 +156,7 @@ def test_class_agnostic_heads() -> None:
 
 
 def test_roi_op_is_swapped_in_both_heads() -> None:
-    align, pool = tiny.build(), tiny.build(roi_op=RoIPoolConfig())
+    align, pool = tiny.build(), tiny.build(roi_op=RoIPool())
     pool.load_state_dict(align.state_dict())
     images, targets = tiny.images(), tiny.targets(BOXES, [])
     a, b = (m.losses(images, targets, tiny.generator()) for m in (align, pool))

@@ -18,6 +18,7 @@ import pytest
 
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
+from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
@@ -171,10 +172,11 @@ def python_blocks() -> list[Any]:
 @pytest.fixture
 def _registries() -> Iterator[None]:
     """What a block registers is forgotten, so that no other test meets it."""
-    before = dict(BACKBONES._entries)
+    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS)]
     yield
-    BACKBONES._entries.clear()
-    BACKBONES._entries.update(before)
+    for registry, entries in before:
+        registry._entries.clear()
+        registry._entries.update(entries)
 
 
 #: What stands before a block that is a fragment of a page.

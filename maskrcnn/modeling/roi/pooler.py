@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.modeling.interfaces import RoIOp
 from maskrcnn.structures import box_area
 
 LevelRule = Literal["detectron2", "torchvision"]
@@ -54,14 +53,18 @@ class Pooler(nn.Module):
     """Pools boxes from the pyramid levels they belong to.
 
     Args:
-        op: the RoI op, which fixes the output size.
+        op: a :class:`maskrcnn.layers.RoIOperator`, or a module called as one, of a fixed output size.
         levels: names of the feature levels, finest first.
         strides: pixels a cell of the levels, by name.
         rule: see :func:`fpn_levels`.
     """
 
     def __init__(
-        self, op: RoIOp, levels: Sequence[str], strides: Mapping[str, int], rule: LevelRule = "detectron2"
+        self,
+        op: Callable[..., Tensor],
+        levels: Sequence[str],
+        strides: Mapping[str, int],
+        rule: LevelRule = "detectron2",
     ) -> None:
         super().__init__()
         self.op = op
@@ -82,5 +85,8 @@ class Pooler(nn.Module):
         """
         rois = to_rois(boxes)
         levels = fpn_levels(rois[:, 1:], self.lowest, self.highest, self.rule)
-        pooled: Tensor = self.op([features[level] for level in self.levels], rois, levels, self.scales)
-        return pooled
+        return self.op([features[level] for level in self.levels], rois, levels, self.scales)
+
+    def extra_repr(self) -> str:
+        """The op, as torch prints a module."""
+        return "" if isinstance(self.op, nn.Module) else repr(self.op)

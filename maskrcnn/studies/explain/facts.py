@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskrcnn.studies.explain.geometry import sample_count
+from maskrcnn.layers.geometry import CellAxis, SampledAxis
 from maskrcnn.studies.explain.region import Region
 
 
@@ -28,13 +28,13 @@ class AxisFacts:
 
 def axis_facts(region: Region, axis: int) -> AxisFacts:
     """Along y (0) or x (1)."""
-    bins = region.y if axis == 0 else region.x
+    bins, reads = (region.y, region.reads.y) if axis == 0 else (region.x, region.reads.x)
     where = region.where
     low, high = where.box[1 - axis], where.box[3 - axis]
     taken = float(bins.region_high[0] - bins.region_low[0])
     exact = taken / where.output_size[axis]
     first = float(bins.high[0, 0] - bins.low[0, 0])
-    limit = where.map_size[axis] if region.op.kind == "roi_pool" else float("inf")
+    limit = where.map_size[axis] if isinstance(reads, CellAxis) else float("inf")
     end = min(float(bins.region_high[0]), limit)
     return AxisFacts(
         side=(high - low) / where.stride,
@@ -66,21 +66,20 @@ def index_shift(region: Region) -> float:
 
     0 where the operator's idea of a cell's place is that of ``region.where.cells``.
     """
-    op, half = region.op, region.where.stride / 2
-    shifted = op.kind == "roi_pool" or (op.kind == "roi_align" and op.aligned)
+    half, centred = region.where.stride / 2, region.reads.x.centred
     if region.where.cells == "centre":
-        return 0.0 if shifted else half
-    return -half if shifted else 0.0
+        return 0.0 if centred else half
+    return -half if centred else 0.0
 
 
 def _axis_lines(region: Region, f: AxisFacts, axis: int, name: str) -> list[str]:
-    where, op = region.where, region.op
+    where, reads = region.where, region.reads.x if axis else region.reads.y
     low, high = where.box[1 - axis], where.box[3 - axis]
     stride, bins = where.stride, where.output_size[axis]
     head = f"{name}{high - low:g} / {stride} = {f.side:.2f} cells"
-    if op.kind == "roi_pool":
+    if isinstance(reads, CellAxis):
         lines = [f"{head} → {f.taken:.0f}"]
-        cut = f"{f.first_bin:.0f} cells a bin" if op.bins == "truncate" else f"first bin {f.first_bin:.0f}"
+        cut = f"{f.first_bin:.0f} cells a bin" if reads.equal else f"first bin {f.first_bin:.0f}"
         lines.append(f"{f.taken:.0f} / {bins} = {f.bin_exact:.3f} → {cut}")
         error = abs(f.edge_error)
         lines.append(f"first bin's edge off by {error:.3f} cells = {error * stride:.2f} px")
@@ -89,15 +88,13 @@ def _axis_lines(region: Region, f: AxisFacts, axis: int, name: str) -> list[str]
         return lines
     kept = "kept" if abs(f.taken - f.side) < 1e-9 else f"→ {_short(f.taken)}"
     lines = [f"{head} {kept}", f"{_short(f.taken)} / {bins} = {f.bin_exact:.2f}, kept"]
-    count = sample_count(op, low, high, stride, bins)
-    if op.kind in ("roi_align", "roi_warp"):
+    if isinstance(reads, SampledAxis):
+        count = reads.count(0)
         grid = str(count) if name else f"{count}×{count}"
-        random = "random " if op.samples == "random" else ""
+        random = "random " if region.reads.seed is not None else ""
         lines.append(f"{grid} {random}{'sample' if grid == '1' else 'samples'} a bin")
-    elif op.kind == "prroi_pool":
-        lines.append("exact integral, no samples")
-    else:
-        lines.append("samples at the corners of the bins" if op.pooled else "one sample a bin")
+    elif reads.reads:
+        lines.append(reads.reads)
     return lines
 
 

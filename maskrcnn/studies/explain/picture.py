@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.layers.geometry import CellAxis
 from maskrcnn.studies.explain.facts import facts
 from maskrcnn.studies.explain.geometry import Floats, to_pixels
 from maskrcnn.studies.explain.region import BoxOnMap, Region
@@ -122,9 +123,9 @@ def _image_panel(
 
 
 def _tint(region: Region) -> Floats:
-    """[H, W]: 0 for a cell that is not read, else which of the tints; overlap shows for RoIPool alone."""
+    """[H, W]: 0 for a cell that is not read, else which of the tints; overlap shows for whole cells alone."""
     # Bins that overlap in one direction give a cell 2 readers, in both 4.
-    return np.minimum(region.times_read(), len(_TINTS) if region.op.kind == "roi_pool" else 1)
+    return np.minimum(region.times_read(), len(_TINTS) if isinstance(region.reads.x, CellAxis) else 1)
 
 
 def _grid_panel(axes: Any, region: Region, window: tuple[float, float, float, float]) -> None:
@@ -211,7 +212,7 @@ def _region(axes: Any, region: Region) -> None:
         _pixels(region, v)[0]
         for v in (region.x.region_low, region.y.region_low, region.x.region_high, region.y.region_high)
     ]
-    if not region.op.quantises or np.allclose(taken, region.effective_box):
+    if not region.reads.x.rounds or np.allclose(taken, region.effective_box):
         return
     x1, y1, x2, y2 = taken
     axes.add_patch(

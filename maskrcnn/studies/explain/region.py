@@ -6,23 +6,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from maskrcnn.errors import UserError
-from maskrcnn.layers.reference import random_fractions
+from maskrcnn.layers.geometry import Geometry
+from maskrcnn.layers.operator import RoIOperator
 from maskrcnn.studies.explain.geometry import (
     AxisBins,
     Cells,
     Floats,
-    axis_bins,
-    axis_points,
-    axis_weights,
-    bilinear_weights,
+    bins_of,
     ideal_edges,
-    sample_count,
     to_cells,
     to_pixels,
 )
-from maskrcnn.studies.explain.ops import ExplainedOp
 
 
 @dataclass(frozen=True)
@@ -70,35 +67,29 @@ class BoxOnMap:
 class Region:
     """What ``op`` reads for a box.  ``x`` and ``y`` lie along the axes, in cells; offsets are in pixels."""
 
-    op: ExplainedOp
+    op: RoIOperator
     where: BoxOnMap
 
     def __post_init__(self) -> None:
-        if self.op.kind == "roi_align_legacy" and min(*self.where.map_size, *self.where.output_size) < 2:
-            raise UserError("roi_align_legacy needs an output and a feature map of at least 2 cells a side")
+        least = self.reads.y.least
+        if min(*self.where.map_size, *self.where.output_size) < least:
+            raise UserError(
+                f"{self.op.kind} needs an output and a feature map of at least {least} cells a side"
+            )
 
-    def _edges(self, axis: int) -> tuple[float, float]:
-        """Pixels of the box along axis 0 (y) or 1 (x)."""
-        return self.where.box[1 - axis], self.where.box[3 - axis]
-
-    def _bins(self, axis: int) -> AxisBins:
-        low, high = self._edges(axis)
-        return axis_bins(
-            self.op,
-            np.array([low]),
-            np.array([high]),
-            self.where.stride,
-            self.where.output_size[axis],
-            self.where.map_size[axis],
-        )
+    @cached_property
+    def reads(self) -> Geometry:
+        """The operator's own word: one box, float64."""
+        box = torch.tensor([self.where.box], dtype=torch.float64)
+        return self.op.geometry(box, 1.0 / self.where.stride, self.where.output_size, self.where.map_size)
 
     @cached_property
     def y(self) -> AxisBins:
-        return self._bins(0)
+        return bins_of(self.reads.y)
 
     @cached_property
     def x(self) -> AxisBins:
-        return self._bins(1)
+        return bins_of(self.reads.x)
 
     @cached_property
     def ideal_y(self) -> tuple[Floats, Floats]:
@@ -110,7 +101,7 @@ class Region:
         return self._ideal(1)
 
     def _ideal(self, axis: int) -> tuple[Floats, Floats]:
-        low, high = (np.array([v]) for v in self._edges(axis))
+        low, high = (np.array([self.where.box[i - axis]]) for i in (1, 3))
         edges = ideal_edges(low, high, self.where.output_size[axis])
         a, b = (to_cells(e[0], self.where.stride, self.where.cells) for e in edges)
         return a, b
@@ -144,55 +135,17 @@ class Region:
     @property
     def point_count(self) -> int:
         """How many points :meth:`points` has."""
-        (P, Q), stride = self.where.output_size, self.where.stride
-        return (
-            P
-            * Q
-            * sample_count(self.op, *self._edges(0), stride, P)
-            * sample_count(self.op, *self._edges(1), stride, Q)
-        )
+        return int(np.prod(self.where.output_size)) * self.reads.y.count(0) * self.reads.x.count(0)
 
     def points(self) -> Floats:
         """Sampling points [P, Q, S, 2] as (y, x), cells; S = 0 where the operator does not sample."""
-        (y1, y2), (x1, x2) = self._edges(0), self._edges(1)
-        (P, Q), stride = self.where.output_size, self.where.stride
-        if self.op.kind == "roi_align" and self.op.samples == "random":
-            count = sample_count(self.op, y1, y2, stride, P) * sample_count(self.op, x1, x2, stride, Q)
-            fy, fx = (f.numpy().reshape(P, Q, count) for f in random_fractions(self.op.seed, 0, P * Q, count))
-            y = self.y.low[0][:, None, None] + (self.y.high - self.y.low)[0][:, None, None] * fy
-            x = self.x.low[0][None, :, None] + (self.x.high - self.x.low)[0][None, :, None] * fx
-            return np.stack([y, x], axis=-1)
-        ys = axis_points(self.op, y1, y2, stride, P)
-        xs = axis_points(self.op, x1, x2, stride, Q)
-        shape = (P, Q, ys.shape[1], xs.shape[1])
-        y = np.broadcast_to(ys[:, None, :, None], shape)
-        x = np.broadcast_to(xs[None, :, None, :], shape)
-        return np.stack([y, x], axis=-1).reshape(P, Q, -1, 2)
+        # Samples are told as indices, half a cell below.
+        return (torch.stack(self.reads.points(0), dim=-1) + 0.5).numpy()
 
     def weights(self) -> Floats:
         """What every cell counts in every bin, [P, Q, H, W]; for RoIPool 1 where a cell takes part."""
-        (P, Q), (H, W), stride = self.where.output_size, self.where.map_size, self.where.stride
-        if self.op.kind == "roi_align" and self.op.samples == "random":
-            points = self.points()
-            wy = bilinear_weights(points[..., 0].reshape(-1), H).reshape(P, Q, -1, H)
-            wx = bilinear_weights(points[..., 1].reshape(-1), W).reshape(P, Q, -1, W)
-            both: Floats = np.einsum("pqsh,pqsw->pqhw", wy, wx) / max(points.shape[2], 1)
-            return both
-        wy = axis_weights(self.op, *self._edges(0), stride, P, H)
-        wx = axis_weights(self.op, *self._edges(1), stride, Q, W)
-        product: Floats = np.einsum("ph,qw->pqhw", wy, wx)
-        return product
+        return self.reads.weights(0, *self.where.map_size).numpy()
 
     def times_read(self) -> Floats:
         """In how many bins (random samples: how many samples) each cell of the map takes part: [H, W]."""
-        (P, Q), (H, W), stride = self.where.output_size, self.where.map_size, self.where.stride
-        if self.op.kind == "roi_align" and self.op.samples == "random":
-            points = self.points().reshape(-1, 2)
-            wy, wx = bilinear_weights(points[:, 0], H), bilinear_weights(points[:, 1], W)
-        else:
-            wy = axis_weights(self.op, *self._edges(0), stride, P, H)
-            wx = axis_weights(self.op, *self._edges(1), stride, Q, W)
-            wy, wx = ((w != 0).sum(0, keepdims=True) for w in (wy, wx))
-            return np.outer(wy, wx).astype(np.float64)
-        times: Floats = (wy != 0).astype(np.float64).T @ (wx != 0).astype(np.float64)
-        return times
+        return self.reads.times_read(0, *self.where.map_size).numpy()

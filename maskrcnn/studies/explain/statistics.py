@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.errors import UserError
+from maskrcnn.layers.geometry import CellAxis
+from maskrcnn.layers.operator import RoIOperator
 from maskrcnn.modeling.roi.pooler import fpn_levels
 from maskrcnn.studies.explain.boxes import Boxes
-from maskrcnn.studies.explain.geometry import Cells, Floats, axis_bins, ideal_edges, to_pixels
-from maskrcnn.studies.explain.ops import ExplainedOp
+from maskrcnn.studies.explain.geometry import Cells, Floats, bins_of, ideal_edges, to_pixels
 
 #: A number of pixels, or ``fpn``: each box at the stride of its level by Lin et al. 2017, eq. 1 (P2 - P5).
 Stride = int | Literal["fpn"]
@@ -61,7 +62,7 @@ class OperatorRow:
     quantiles: 10, 25, 50, 75, 90 % of the offset (pixels), and of the IoU.
     """
 
-    op: ExplainedOp
+    op: RoIOperator
     stride: Stride
     size: str
     boxes: int
@@ -84,21 +85,30 @@ def strides_of(boxes: Boxes, stride: Stride) -> Floats:
 
 
 def misalignment(
-    boxes: Boxes, op: ExplainedOp, stride: Stride, output_size: int = 7, cells: Cells = "centre"
+    boxes: Boxes, op: RoIOperator, stride: Stride, output_size: int = 7, cells: Cells = "centre"
 ) -> Misalignment:
-    """Where ``op`` reads for every box, against where it should."""
+    """Where ``op`` reads for every box, against where it should.
+
+    Raises:
+        UserError: an output size under 2 for the legacy operator, which divides by it less 1.
+    """
     s = strides_of(boxes, stride)
+    maps = [torch.from_numpy(np.ceil(boxes.sizes[:, i] / s)) for i in (0, 1)]
+    scale = torch.from_numpy(1 / s)
+    where = op.geometry(torch.from_numpy(boxes.xyxy), scale, (output_size, output_size), maps)
+    if output_size < where.y.least:
+        raise UserError(f"{op.kind} needs --output-size {where.y.least} or more")
     centre_moves, covered, spans, full = [], [], [], []
     for axis in (0, 1):
         low, high = boxes.xyxy[:, 1 - axis], boxes.xyxy[:, 3 - axis]
-        length = np.ceil(boxes.sizes[:, axis] / s).astype(np.int64)
-        bins = axis_bins(op, low, high, s, output_size, length)
+        reads = where.x if axis else where.y
+        bins = bins_of(reads)
         want = ideal_edges(low, high, output_size)
         centre_moves.append(to_pixels(bins.centres, s[:, None], cells) - (want[0] + want[1]) / 2)
         first, last = (to_pixels(v, s, cells) for v in (bins.low.min(1), bins.high.max(1)))
         covered.append(np.maximum(np.minimum(last, high) - np.maximum(first, low), 0))
         spans.append(last - first)
-        full.append((bins.high > bins.low) | (op.kind != "roi_pool"))
+        full.append((bins.high > bins.low) | (not isinstance(reads, CellAxis)))
     y, x = centre_moves
     area = np.prod(boxes.xyxy[:, 2:] - boxes.xyxy[:, :2], axis=1)
     both = covered[0] * covered[1]
@@ -125,7 +135,7 @@ def size_groups(boxes: Boxes) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
 
 def measure(
     boxes: Boxes,
-    ops: Sequence[ExplainedOp],
+    ops: Sequence[RoIOperator],
     strides: Sequence[Stride],
     output_size: int = 7,
     cells: Cells = "centre",
@@ -133,10 +143,8 @@ def measure(
     """Every operator at every stride, in sizes: the table's rows, by stride, then operator, then size.
 
     Raises:
-        UserError: an output size under 2 for the legacy operator, which divides by it less 1.
+        UserError: as :func:`misalignment`.
     """
-    if output_size < 2 and any(op.kind == "roi_align_legacy" for op in ops):
-        raise UserError("roi_align_legacy needs --output-size 2 or more")
     groups = list(size_groups(boxes))
     rows = []
     for stride in strides:
@@ -147,7 +155,7 @@ def measure(
 
 
 def _row(
-    op: ExplainedOp, stride: Stride, size: str, m: Misalignment, inside: npt.NDArray[np.bool_]
+    op: RoIOperator, stride: Stride, size: str, m: Misalignment, inside: npt.NDArray[np.bool_]
 ) -> OperatorRow:
     moves, stride_of_box = m.moves[inside], m.stride[inside, None]
     in_cells = moves / stride_of_box

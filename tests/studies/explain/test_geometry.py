@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from maskrcnn.errors import UserError
-from maskrcnn.studies.explain import BoxOnMap, ExplainedOp, Region, axis_bins, parse_op
+from maskrcnn.layers import ROI_OPS, RoIAlign, RoIAlignLegacy, RoIOperator, RoIPool
+from maskrcnn.studies.explain import BoxOnMap, Region, axis_bins, parse_op
 from maskrcnn.studies.explain.geometry import Cells, to_cells, to_pixels
-from maskrcnn.studies.explain.ops import KINDS
 
 OPS = [
     *(
@@ -28,6 +28,7 @@ OPS = [
     "roi_align_legacy",
     "roi_align_legacy:pooled=false",
     "prroi_pool",
+    "roi_align:inclusive=true,aligned=false",
 ]
 #: Box, stride, output size: a plain one; off the map on all sides; under a cell; wide; on half cells.
 CASES = [
@@ -41,10 +42,10 @@ CASES = [
 IMAGE = (80, 100)
 
 
-def run(op: ExplainedOp, where: BoxOnMap, features: torch.Tensor) -> np.ndarray:
+def run(op: RoIOperator, where: BoxOnMap, features: torch.Tensor) -> np.ndarray:
     """[C, H, W] -> [C, P, Q] in float64."""
     rois = torch.tensor([[0.0, *where.box]], dtype=torch.float64)
-    out: np.ndarray = op(features[None], rois, where.output_size, 1 / where.stride)[0].numpy()
+    out: np.ndarray = op.pool(features[None], rois, where.output_size, 1 / where.stride)[0].numpy()
     return out
 
 
@@ -71,7 +72,7 @@ def test_the_gradient_reaches_the_cells_that_are_read_and_no_others(text: str) -
     H, W = where.map_size
     features = torch.zeros(1, 1, H, W, dtype=torch.float64, requires_grad=True)
     rois = torch.tensor([[0.0, *where.box]], dtype=torch.float64)
-    region.op(features, rois, where.output_size, 1 / where.stride).sum().backward()
+    region.op.pool(features, rois, where.output_size, 1 / where.stride).sum().backward()
     assert features.grad is not None
     touched = features.grad[0, 0].numpy() != 0
     if region.op.kind == "roi_pool":
@@ -167,11 +168,35 @@ def test_many_boxes_at_once_are_the_boxes_one_by_one() -> None:
             np.testing.assert_array_equal(together.high[k], alone.high[0])
 
 
-@pytest.mark.parametrize("text", [*OPS, *KINDS])
-def test_an_operator_reads_back_as_it_was_written(text: str) -> None:
-    op = parse_op(text)
-    assert parse_op(op.text) == op
-    assert op.label
+@pytest.mark.parametrize(
+    ("text", "op", "label"),
+    [
+        (
+            "roi_pool:rounding=floor,bins=truncate",
+            RoIPool(rounding="floor", bins="truncate"),
+            "RoIPool (floor, truncate)",
+        ),
+        ("roi_align", RoIAlign(), "RoIAlign"),
+        ("roi_align:aligned=false", RoIAlign(aligned=False), "RoIAlign (not aligned)"),
+        (
+            "roi_align:samples=random,seed=7",
+            RoIAlign(samples="random", seed=7),
+            "RoIAlign (random samples, seed 7)",
+        ),
+        (
+            "roi_align:sampling_ratio=2,seed=7,inclusive=true",
+            RoIAlign(sampling_ratio=2, seed=7, inclusive=True),
+            "RoIAlign (2×2 samples, inclusive)",
+        ),
+        ("roi_align_legacy:pooled=false", RoIAlignLegacy(pooling="none"), "RoIAlign (legacy) (not pooled)"),
+        ("roi_align_legacy:pooling=max", RoIAlignLegacy(pooling="max"), "RoIAlign (legacy) (max)"),
+    ],
+)
+def test_an_operator_is_what_the_command_line_says(text: str, op: RoIOperator, label: str) -> None:
+    """One class for the command line, for configs and for users; and its name for people."""
+    assert parse_op(text) == op
+    assert op.label == label
+    assert type(op) is ROI_OPS.get(op.kind)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +208,7 @@ def test_an_operator_reads_back_as_it_was_written(text: str) -> None:
         ("roi_pool:rounding=ceil", "one of round, floor, sppnet"),
         ("roi_align:sampling_ratio=-1", "whole number from 0 to 32"),
         ("roi_align:aligned", "write aligned=VALUE"),
+        ("roi_align:aligned=yes", "aligned is one of true, false, not 'yes'"),
     ],
 )
 def test_a_misspelt_operator_is_told(text: str, says: str) -> None:

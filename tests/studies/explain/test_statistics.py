@@ -11,9 +11,9 @@ import pytest
 
 from maskrcnn.data.transforms.basic import HorizontalFlip, Resize, ResizeShortestEdge
 from maskrcnn.errors import DataError, UserError
+from maskrcnn.layers import ROI_OPS
 from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
 from maskrcnn.studies.explain.boxes import Boxes, load_boxes, resize_of
-from maskrcnn.studies.explain.ops import KINDS
 from maskrcnn.studies.explain.statistics import measure, misalignment, strides_of
 from maskrcnn.studies.explain.table import comma_separated, markdown, sentence, terminal
 
@@ -31,7 +31,7 @@ def unchanged(height: int, width: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("cells", ["centre", "corner"])
-@pytest.mark.parametrize("kind", [*KINDS, "roi_pool:rounding=floor,bins=truncate"])
+@pytest.mark.parametrize("kind", [*ROI_OPS.names(), "roi_pool:rounding=floor,bins=truncate"])
 def test_the_figures_are_those_of_the_pictures(kind: str, cells: str) -> None:
     boxes, op = random_boxes(25), parse_op(kind)
     m = misalignment(boxes, op, 16, 7, cells)
@@ -47,7 +47,7 @@ def test_the_figures_are_those_of_the_pictures(kind: str, cells: str) -> None:
 
 def test_a_constant_shift_is_bias_and_rounding_is_noise() -> None:
     boxes = random_boxes(400)
-    ops = [parse_op(kind) for kind in KINDS]
+    ops = [parse_op(kind) for kind in ROI_OPS.names()]
     for stride in (8, "fpn"):
         rows = {row.op.kind: row for row in measure(boxes, ops, [stride]) if row.size == "all"}
         assert rows["roi_align"].offset == pytest.approx(0, abs=1e-9)
@@ -143,6 +143,6 @@ def test_on_the_nuclei_rounding_costs_half_of_a_small_object(shared_data: Callab
     resizer = ResizeShortestEdge((800,), 1333)
     boxes = load_boxes(path, lambda h, w: resizer.output_size(h, w, 800))
     assert len(boxes) == 2043
-    rows = {(r.op.kind, r.size): r for r in measure(boxes, [parse_op(k) for k in KINDS], [16])}
+    rows = {(r.op.kind, r.size): r for r in measure(boxes, [parse_op(k) for k in ROI_OPS.names()], [16])}
     assert rows["roi_pool", "small"].share > 0.4
     assert rows["roi_align", "small"].offset == pytest.approx(0, abs=1e-9)
