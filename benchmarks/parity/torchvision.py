@@ -284,13 +284,14 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
         class_logits, box_deltas, proposals, sizes
     )
     r = ours.roi.config
+    probabilities = background_last.softmax(dim=1)[:, :-1]
     detections = [
         select_detections(
             *parts, weights=r.box_weights, score_threshold=r.score_threshold, nms_threshold=r.nms_threshold,
             max_detections=r.max_detections, min_size=r.min_size,
         )
         for parts in zip(
-            background_last.split(counts), box_deltas[:, 4:].split(counts), proposals, sizes, strict=True
+            probabilities.split(counts), box_deltas[:, 4:].split(counts), proposals, sizes, strict=True
         )
     ]  # fmt: skip
     stage("boxes", [d.boxes for d in detections], boxes)

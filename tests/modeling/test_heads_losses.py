@@ -269,7 +269,7 @@ def test_every_class_decodes_its_own_deltas_or_the_common_ones(agnostic: bool) -
     wanted = torch.tensor([[12.0, 8.0, 40.0, 30.0], [5.0, 5.0, 25.0, 45.0]])
     deltas = encode_boxes(wanted, proposals.expand(2, 4), WEIGHTS)
     found = select_detections(
-        torch.tensor([[2.0, 1.0, 0.0]]),
+        torch.tensor([[2.0, 1.0, 0.0]]).softmax(dim=1)[:, :-1],
         deltas[:1] if agnostic else deltas.view(1, 8),
         proposals,
         (100, 100),

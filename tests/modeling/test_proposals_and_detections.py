@@ -88,7 +88,8 @@ def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object)
         "nms_threshold": 0.5,
         "max_detections": 100,
     } | changes
-    return select_detections(logits, deltas, boxes, (50, 60), **options)  # type: ignore[arg-type]
+    scores = logits.softmax(dim=1)[:, :-1]
+    return select_detections(scores, deltas, boxes, (50, 60), **options)  # type: ignore[arg-type]
 
 
 def test_detections_suppress_within_a_class_only() -> None:

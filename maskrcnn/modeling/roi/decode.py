@@ -10,7 +10,6 @@ from torch import Tensor
 
 from maskrcnn.layers import batched_nms
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
-from maskrcnn.modeling.roi.losses import wide
 from maskrcnn.structures import Detections, clip_boxes
 
 
@@ -23,33 +22,6 @@ def own_class(values: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def select_detections(
-    logits: Tensor,
-    deltas: Tensor,
-    proposals: Tensor,
-    image_size: tuple[int, int],
-    *,
-    weights: Weights,
-    score_threshold: float,
-    nms_threshold: float,
-    max_detections: int,
-    min_size: float = 0.0,
-) -> Detections:
-    """:func:`select_scored` by the softmax of ``logits`` [R, K + 1], background last."""
-    return select_scored(
-        wide(logits).softmax(dim=1)[:, :-1],
-        deltas,
-        proposals,
-        image_size,
-        weights=weights,
-        score_threshold=score_threshold,
-        nms_threshold=nms_threshold,
-        max_detections=max_detections,
-        min_size=min_size,
-    )
-
-
-@torch.no_grad()
-def select_scored(
     scores: Tensor,
     deltas: Tensor,
     proposals: Tensor,

@@ -22,7 +22,7 @@ from maskrcnn.modeling.interfaces import (
 )
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
-from maskrcnn.modeling.roi.decode import own_class, select_scored
+from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.losses import class_loss, wide
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
@@ -331,7 +331,7 @@ class RoIHeads(nn.Module):
         counts = [len(r) for r in rois]
         mean = (scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)).split(counts)
         return [
-            select_scored(
+            select_detections(
                 *parts,
                 weights=stages[-1][1],
                 score_threshold=c.score_threshold,
