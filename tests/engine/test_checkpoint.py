@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from maskrcnn.modeling.convert.unpickle import load_pickle
 
 from maskrcnn.engine import checkpoint as module
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, find_checkpoint, load, load_weights, save
 from maskrcnn.errors import CheckpointError
+from maskrcnn.weights.unpickle import load_pickle
 
 
 def make(step: int = 3) -> Checkpoint:

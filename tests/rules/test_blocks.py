@@ -9,6 +9,7 @@ import contextlib
 import io
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
 from maskrcnn.layers import ROI_OPS
-from maskrcnn.modeling.interfaces import BACKBONES
+from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
 from tests.engine.tiny import write_data
@@ -172,11 +173,15 @@ def python_blocks() -> list[Any]:
 @pytest.fixture
 def _registries() -> Iterator[None]:
     """What a block registers is forgotten, so that no other test meets it."""
-    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS)]
+    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS, ROI_HEADS)]
+    modules = set(sys.modules)
     yield
     for registry, entries in before:
         registry._entries.clear()
         registry._entries.update(entries)
+    for name in set(sys.modules) - modules:  # a plugin that another test imports registers itself anew
+        if name in ("my_backbone", "fill_head"):
+            del sys.modules[name]
 
 
 #: What stands before a block that is a fragment of a page.
@@ -231,9 +236,10 @@ def test_yaml_blocks_are_valid(page: str, text: str, folder: Path, monkeypatch: 
         suite = load_suite(path)
         assert [recipe_of(suite, v, 0).seed for v in suite.variants]
         return
-    if "plugins: [my_backbone]" in text:
-        (module,) = [b for p in PAGES for b in blocks(p, "python") if b.startswith("# my_backbone.py")]
-        (path.parent / "my_backbone.py").write_text(module)
+    for name, sign in (("my_backbone", "# my_backbone.py"), ("fill_head", "class FillHead(")):
+        if f"plugins: [{name}]" in text:
+            (module,) = [b for p in PAGES for b in blocks(p, "python") if sign in b]
+            (path.parent / f"{name}.py").write_text(module)
     whole = text.startswith("# mine.yaml") or "base:" in text
     path.write_text(text if whole else f"base: ../mine.yaml\n{text}")
     loaded = load_traced(Recipe, path)
