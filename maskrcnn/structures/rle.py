@@ -196,8 +196,11 @@ def _areas_of_part(text: bytes, sizes: Runs, totals: Runs) -> Runs | None:
     lengths[starts] = values[starts]
     if lengths.min() < 0 or (np.add.reduceat(lengths, starts) != totals).any():
         return None
-    place = np.arange(len(lengths)) - np.repeat(starts, stops - starts)
-    return np.add.reduceat(np.where(place & 1, lengths, 0), starts)
+    # Background less mask, from the runs with alternating signs; a code may begin at an odd place.
+    lengths[1::2] *= -1
+    surplus: Runs = np.add.reduceat(lengths, starts) * (1 - 2 * (starts & 1))
+    found: Runs = (totals - surplus) // 2
+    return found
 
 
 def _ends(chars: npt.NDArray[np.uint8]) -> Runs:
