@@ -41,10 +41,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path, *, top_level_only: bool) -> set[str]:
-    """Names of our modules that a file imports (also inside functions unless ``top_level_only``)."""
+def imported(path: Path) -> set[str]:
+    """Names of our modules that a file imports, inside functions too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    nodes = list(ast.walk(tree))
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def test_imports_run_one_way(path: Path) -> None:
     if here == "":
         return
     assert here in RANK, f"{here} has no place in the order of imports: add it to RANK"
-    for name in imported(path, top_level_only=False):
+    for name in imported(path):
         there = layer(name)
         if there in ("", here, "__version__") or (here, there) in ALLOWED:
             continue
@@ -75,10 +75,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 def test_no_import_loops() -> None:
     names = {module_name(path): path for path in MODULES}
-    graph = {
-        name: {n for n in imported(path, top_level_only=True) if n in names and n != name}
-        for name, path in names.items()
-    }
+    graph = {name: {n for n in imported(path) if n in names and n != name} for name, path in names.items()}
     # A package's __init__ re-exports its modules; only the modules themselves form the graph.
     graph = {name: {n for n in to if names[n].name != "__init__.py"} for name, to in graph.items()}
     done: set[str] = set()
