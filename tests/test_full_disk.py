@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.engine import checkpoint as checkpoints
+from maskrcnn.engine import checkpoint_folder as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import CheckpointError

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-from maskrcnn.errors import CheckpointError, few
-from maskrcnn.files import FULL, free_bytes, reason, replacing, temporary_beside
+from maskrcnn.errors import CheckpointError
+from maskrcnn.files import FULL, reason, replacing
 from maskrcnn.weights.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
@@ -33,6 +30,9 @@ class Checkpoint:
     config: the resolved recipe, YAML text.
     category_ids, category_names: the data set's classes, in the order of the head's outputs.
     versions: of maskrcnn and torch, when it was written.
+    more: the states of further parts by name (see ``engine.parts``), known to the reader or not.
+
+    In the file each has its name; what a file lacks, other than the model, has its default.
     """
 
     model: dict[str, Tensor]
@@ -45,6 +45,22 @@ class Checkpoint:
     category_ids: tuple[int, ...] = ()
     category_names: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """The state of each part by its name."""
+        return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, **self.more}
+
+    def with_states(self, states: Mapping[str, Any]) -> Checkpoint:
+        """The same with ``states``, the model's among them, in place of its own."""
+        more = {name: state for name, state in states.items() if name not in _OWN}
+        return replace(self, **{name: states.get(name, {}) for name in _OWN}, more=more)
+
+
+#: What a file holds besides further parts, and those of it that are states.
+_FIELDS = tuple(f.name for f in fields(Checkpoint) if f.name != "more")
+_OWN = ("model", "optimizer", "scaler")
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -53,7 +69,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         WriteError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
-    content = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
+    content = checkpoint.more | {name: getattr(checkpoint, name) for name in _FIELDS}
     content |= {"format": _FORMAT, "format_version": _VERSION}
     content["category_ids"] = list(checkpoint.category_ids)
     content["category_names"] = list(checkpoint.category_names)
@@ -124,13 +140,22 @@ def load(path: Path) -> Checkpoint:
             f"{path}: written in format version {content.get('format_version')!r}, this maskrcnn reads"
             f" {_VERSION}; use the maskrcnn that wrote it ({content.get('versions')})"
         )
-    values = {f.name: content.get(f.name) for f in fields(Checkpoint)}
-    missing = [name for name, value in values.items() if value is None]
-    if missing or not isinstance(values["model"], Mapping):
-        raise CheckpointError(f"{path}: incomplete checkpoint, without {', '.join(missing) or 'a model'}")
-    values["category_ids"] = tuple(values["category_ids"] or ())
-    values["category_names"] = tuple(values["category_names"] or ())
-    return Checkpoint(**values)  # type: ignore[arg-type]
+    if not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f"{path}: incomplete checkpoint, without a model; use another one")
+    blank = Checkpoint(model={})
+    values: dict[str, Any] = {}
+    more: dict[str, Any] = {}
+    for name, value in content.items():
+        if name not in _FIELDS:
+            more |= {name: value} if name not in ("format", "format_version") else {}
+        elif value is not None:
+            values[name] = tuple(value) if isinstance(value, list) else value
+            kind = type(getattr(blank, name))
+            if not isinstance(values[name], kind):
+                raise CheckpointError(
+                    f"{path}: damaged, its {name} is of type {type(value).__name__}; use another one"
+                )
+    return Checkpoint(**values, more=more)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -145,123 +170,3 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
         return dict(content)
     raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
-
-
-class CheckpointFolder:
-    """A run's checkpoints: ``step_00000300.pt`` ..., with ``last.pt`` and ``best.pt`` naming two of them.
-
-    The names are hard links where the file system has them, so they cost no space; else copies.
-    """
-
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        """
-        Args:
-            folder: made on the first save.
-            keep: how many of the newest steps stay, >= 1; two, so that one can be lost.
-        """
-        self.folder = folder
-        self._keep = keep
-        self._made = False
-        self._size = 0
-        #: Steps that are not dropped, whatever their age.
-        self.kept: set[int] = set()
-
-    def steps(self) -> list[tuple[int, Path]]:
-        """(step, file), the newest first."""
-        found = []
-        for path in self.folder.glob("step_*.pt"):
-            digits = path.stem.removeprefix("step_")
-            if digits.isdigit():
-                found.append((int(digits), path))
-        return sorted(found, reverse=True)
-
-    def path_of(self, step: int) -> Path:
-        """The file of a step."""
-        return self.folder / f"step_{step:08d}.pt"
-
-    def has_room(self) -> bool:
-        """Whether there is room for a checkpoint as large as the last one; True where that is not known."""
-        free = free_bytes(self.folder)
-        return free is None or free >= self._size
-
-    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> Path:
-        """Write the checkpoint of its step, point the names at it, drop the oldest.
-
-        Raises:
-            WriteError: something could not be written; no earlier checkpoint is touched.
-        """
-        path = self.path_of(checkpoint.step)
-        self._size = max(self._size, _bytes(checkpoint.model) + _bytes(checkpoint.optimizer))
-        try:
-            # Not its parents again: a run's folder that is gone stays gone.
-            self.folder.mkdir(parents=not self._made, exist_ok=True)
-            self._made = True
-            save(checkpoint, path)
-            self._name(path, "last.pt")
-            if best:
-                self._name(path, "best.pt")
-        except OSError as error:
-            why = reason(error, self.folder)
-            if error.errno == errno.ENOENT:
-                why = "the run folder was removed or renamed"
-            raise WriteError(f"{path}: the checkpoint could not be written: {why}") from error
-        self._size = path.stat().st_size
-        for step, old in self.steps()[self._keep :]:
-            if step not in self.kept:
-                old.unlink(missing_ok=True)
-        return path
-
-    def latest(self) -> tuple[Checkpoint, Path, list[str]] | None:
-        """The newest readable checkpoint, its file, and a sentence for each newer one that is not.
-
-        Returns:
-            None when there is no checkpoint file at all.
-
-        Raises:
-            CheckpointError: there are files, and none can be read.
-        """
-        complaints: list[str] = []
-        for _, path in self.steps():
-            try:
-                return load(path), path, complaints
-            except CheckpointError as error:
-                complaints.append(str(error))
-        if complaints:
-            raise CheckpointError(f"no checkpoint of this run can be read: {few(complaints, 5, '; ')}")
-        return None
-
-    def _name(self, path: Path, name: str) -> None:
-        target = self.folder / name
-        temporary = temporary_beside(target)
-        try:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _bytes(content: Any) -> int:
-    """Of all tensors in nested containers."""
-    if isinstance(content, Tensor):
-        return content.nbytes
-    if isinstance(content, Mapping):
-        return sum(map(_bytes, content.values()))
-    return sum(map(_bytes, content)) if isinstance(content, (list, tuple)) else 0
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file for ``path``: itself, or for a run's folder its best, else its last.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if not path.is_dir():
-        return path
-    for name in ("best.pt", "last.pt"):
-        for folder in (path / "checkpoints", path):
-            if (folder / name).is_file():
-                return folder / name
-    raise CheckpointError(f"{path}: no best.pt or last.pt in this folder or its 'checkpoints'; name a file")

@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn.engine.launch import leftover_hint, read_launch
 from maskrcnn.engine.meeting import fresh_part
@@ -83,12 +82,6 @@ class Ranks:
         box = [item]
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` with gradients averaged over the processes; itself when there is one."""
-        if self.group is None:
-            return model
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def choose_device(wish: str, local_rank: int = 0) -> torch.device:

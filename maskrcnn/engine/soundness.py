@@ -17,10 +17,7 @@ _LOSS_GROWTH = 100.0
 
 
 class Soundness:
-    """Compares weights with those at the beginning, and losses with the lowest so far.
-
-    It reads the weights where the caller asks, at checkpoints, and changes nothing.
-    """
+    """Compares weights with those at the beginning; it reads them where the caller asks, at checkpoints."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         """
@@ -29,7 +26,6 @@ class Soundness:
         """
         self._parameters = [p.detach() for p in parameters]
         self._beginning = root_mean_square(self._parameters)
-        self._lowest = math.inf
 
     def ruined_from_the_start(self) -> str | None:
         """What is wrong with the weights that this process began with, as a phrase; None where nothing is."""
@@ -46,7 +42,14 @@ class Soundness:
         beginning = f"{self._beginning:.2g} at the beginning"
         return f"the weights have grown from a root mean square of {beginning} to {now:.1e}"
 
-    def loss(self, total: float) -> str | None:
+
+class LossWatch:
+    """Compares losses with the lowest so far."""
+
+    def __init__(self) -> None:
+        self._lowest = math.inf
+
+    def growth(self, total: float) -> str | None:
         """What is wrong with a mean total loss, as a phrase; None where nothing is."""
         lowest, self._lowest = self._lowest, min(self._lowest, total)
         if not math.isfinite(lowest) or total <= _LOSS_GROWTH * max(1.0, lowest):

@@ -18,7 +18,8 @@ from torch import nn
 from maskrcnn.data import Categories, Dataset, RawSample, eval_loader
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.workers import StalledError
-from maskrcnn.engine import checkpoint as checkpoints
+from maskrcnn.engine.checkpoint import Checkpoint, load
+from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
@@ -254,14 +255,14 @@ def write_figures(path: Path, result: EvalResult, step: int) -> None:
 
 def load_state(
     checkpoint: Path, recipe: Recipe | None, overrides: Sequence[str]
-) -> tuple[Path, checkpoints.Checkpoint, Recipe]:
+) -> tuple[Path, Checkpoint, Recipe]:
     """The checkpoint's file and content, and ``recipe`` or its own with ``overrides``.
 
     Raises:
         CheckpointError: it cannot be read, or holds no recipe where none is given.
     """
-    path = checkpoints.find_checkpoint(checkpoint)
-    state = checkpoints.load(path)
+    path = find_checkpoint(checkpoint)
+    state = load(path)
     if recipe is None:
         if not state.config:
             raise CheckpointError(f"{path}: holds no recipe; name the config file")

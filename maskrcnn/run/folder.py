@@ -10,7 +10,7 @@ from typing import Any
 
 from maskrcnn.config import dump, fingerprint, flatten
 from maskrcnn.config.plugins import plugins_fingerprint
-from maskrcnn.engine.checkpoint import CheckpointFolder
+from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.files import write_json, write_text
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe, parse_recipe

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from maskrcnn.data import Categories, RawSample
 from maskrcnn.data.images import read_image
-from maskrcnn.engine.checkpoint import find_checkpoint, load
+from maskrcnn.engine.checkpoint import load
+from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.engine.precision import Precision, PrecisionName
 from maskrcnn.errors import CheckpointError, DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.launch import read_launch
+from maskrcnn.engine.parts import unknown
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.keypoints import choose_sigmas
@@ -25,6 +27,8 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run.doubts import tell_doubts
 from maskrcnn.weights.restore import restore_model
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -217,6 +221,8 @@ def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: tor
     """
     if not checkpoint.category_ids:
         raise CheckpointError(f"{source}: does not say which classes it was trained for")
+    for sentence in unknown(checkpoint, source):
+        logger.warning("%s", sentence)
     recipe = replace(recipe, model=without_weights(recipe.model))
     model = place_model(recipe, len(checkpoint.category_ids), device)
     restore_model(model, checkpoint.model, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from maskrcnn.config import dump
 from maskrcnn.config.plugins import plugins_fingerprint
-from maskrcnn.data import train_loader
+from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
@@ -22,10 +22,14 @@ from maskrcnn.engine.events import Events, format_seconds
 from maskrcnn.engine.interrupt import stop_at_once
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.engine.parts import incomplete, load_parts
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.provenance import describe_run, versions
+from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.seed import seed_everything
-from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.step import Step
+from maskrcnn.engine.strategy import choose_strategy
+from maskrcnn.engine.trainer import LoopPlan, Trainer
 from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.files import clear_temporaries
@@ -45,7 +49,7 @@ from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
 from maskrcnn.run.room import check_folder
-from maskrcnn.weights.restore import drop_head, initialize_model, restore_model, restore_optimizer
+from maskrcnn.weights.restore import drop_head, initialize_model
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,10 @@ def train(
             run.begin(resume, strict)
             console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
             start = run.trainer.state.step
-            metrics = run.fit()
+            with closing(run):
+                run.trainer.fit(run.batches())
+            ranks.barrier()
+            metrics = run.metrics or run.metrics_on_file()
         if console.unwritten.missing:
             console.warn(f"not written to the end: {console.unwritten.names()}")
         seconds = time.monotonic() - began
@@ -124,7 +131,7 @@ def train(
         best = {name: value for name, value in state.best.items() if name != "step"}
         for name, value in best.items():
             console.line(f"best {name} {value:.3f}, after step {state.best['step']:.0f}: checkpoints/best.pt")
-        return TrainResult(folder, state.step, dict(metrics), dict(state.best), seconds)
+        return TrainResult(folder, state.step, metrics, dict(state.best), seconds)
 
 
 @contextmanager
@@ -180,8 +187,19 @@ class _Run:
         assert self.data.train is not None
         self._epoch_images = len(self.data.train)
         self.model = setup.place_model(recipe, len(self.data.categories), ranks.device)
-        self.optimizer = recipe.solver.optimizer.build(self.model, recipe.solver.learning_rate)
-        preflight.before_training(recipe, folder.path, self.data, self.model, self.optimizer, ranks, console)
+        strategy, solver = choose_strategy(ranks, self.model), recipe.solver
+        optimizer = solver.optimizer.build(self.model, solver.learning_rate)
+        self.step = Step(
+            strategy,
+            optimizer,
+            solver.rate_at,
+            seed=recipe.seed,
+            precision=Precision(solver.precision, ranks.device),
+            accumulate=solver.accumulate,
+            clip_grad_norm=solver.clip_grad_norm,
+        )
+        self.parts = self.step.parts()
+        preflight.before_training(recipe, folder.path, self.data, self.model, optimizer, ranks, console)
         self.events: Events | None = None
         self.trainer: Trainer
 
@@ -212,9 +230,7 @@ class _Run:
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start, facts))
         self._describe(start, resume)
-        self.trainer = self._trainer()
-        if start is not None:
-            self.trainer.resume(start)
+        self.trainer = self._trainer(start)
 
     def _open(self, start: Checkpoint | None, facts: dict[str, Any]) -> None:
         recipe, folder, console = self.recipe, self.folder, self.console
@@ -237,14 +253,17 @@ class _Run:
         for complaint in complaints:
             self._warn(f"{complaint}; going on from {path} instead")
         known = setup.checkpoint_categories(checkpoint)
-        check_same_categories(known, self.data.categories, "data.train")
+        if known.ids:
+            check_same_categories(known, self.data.categories, "data.train")
         if checkpoint.step > self.recipe.solver.steps:
             raise UserError(
                 f"{path}: already at step {checkpoint.step}, past solver.steps"
                 f" {self.recipe.solver.steps}; set solver.steps to {checkpoint.step} or more"
             )
-        changed = changed_keys(self.recipe, checkpoint.config, f"the config in {path}")
+        stored = checkpoint.config
+        changed = changed_keys(self.recipe, stored, f"the config in {path}") if stored else []
         other = self.ranks.share(changes(self.folder.history(), facts))
+        other += incomplete(self.parts, checkpoint, path)
         if changed:
             values = few(changed, separator="; ")
             other.insert(0, f"resuming with other values than the run began with ({values})")
@@ -255,8 +274,7 @@ class _Run:
             )
         for sentence in other:
             self._warn(f"{sentence}; the result is not that of one run")
-        restore_model(self.model, checkpoint.model, path)
-        restore_optimizer(self.optimizer, checkpoint.optimizer, path)
+        load_parts(self.parts, checkpoint, path)
 
     def _warn(self, sentence: str) -> None:
         if self.ranks.is_main:
@@ -291,42 +309,39 @@ class _Run:
             for doubt in [*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)]:
                 self.console.warn(doubt)
 
-    def _trainer(self) -> Trainer:
+    def _trainer(self, start: Checkpoint | None) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
+        begin = start or Checkpoint(model={})
         return Trainer(
-            self.model,
-            self.optimizer,
-            solver.rate_at,
-            ranks=self.ranks,
+            self.step,
+            Saving(
+                self.ranks,
+                self.parts,
+                self.folder.checkpoints(train.keep),
+                console=self.console,
+                weights=self.step.parameters,
+                best_metric=recipe.eval.best_metric,
+                guard=self._lock.check,
+            ),
+            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
-            seed=recipe.seed,
-            total_steps=solver.steps,
-            precision=Precision(solver.precision, self.ranks.device),
-            accumulate=solver.accumulate,
-            clip_grad_norm=solver.clip_grad_norm,
-            log_every=train.log_every,
-            checkpoint_every=train.checkpoint_every,
-            eval_every=train.eval_every,
-            evaluate=None if self.data.val is None else self._evaluate,
-            best_metric=recipe.eval.best_metric,
-            checkpoints=self.folder.checkpoints(train.keep),
-            template=Checkpoint(
-                model={},
+            start=replace(
+                begin.with_states({}),
                 config=dump(recipe),
                 category_ids=self.data.categories.ids,
                 category_names=self.data.categories.names,
                 versions=versions(),
             ),
+            evaluate=None if self.data.val is None else self._evaluate,
             events=self.events,
             resume_hint=self._resume_hint,
-            guard=self._lock.check,
         )
 
-    def fit(self) -> Mapping[str, float]:
-        """Train; the last evaluation's metrics, which a run that was finished before has on file."""
+    def batches(self) -> BatchLoader:
+        """Those of the steps that are left."""
         recipe, ranks = self.recipe, self.ranks
         assert self.data.train is not None
-        batches = train_loader(
+        return train_loader(
             self.data.train,
             setup.build_transforms(recipe, training=True),
             images_per_rank=self._per_pass,
@@ -340,15 +355,14 @@ class _Run:
             pin_memory=ranks.device.type == "cuda",
             copy_paste=recipe.data.copy_paste,
         )
-        try:
-            self.trainer.fit(batches)
-        finally:
-            if self.events is not None:
-                self.events.close()
-        ranks.barrier()
-        return self.metrics or self._metrics_on_file()
 
-    def _metrics_on_file(self) -> dict[str, float]:
+    def close(self) -> None:
+        """Write out the files of logs."""
+        if self.events is not None:
+            self.events.close()
+
+    def metrics_on_file(self) -> dict[str, float]:
+        """Those of the last evaluation, which a run that was finished before has on file."""
         records = [r for r in read_metrics(self.folder.path / "metrics.jsonl") if r.get("kind") == "eval"]
         last = records[-1] if records else {}
         return {k: v for k, v in last.items() if "/" in k}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from maskrcnn.engine import checkpoint as module
-from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, find_checkpoint, load, load_weights, save
+from maskrcnn.engine import checkpoint_folder as module
+from maskrcnn.engine.checkpoint import Checkpoint, load, load_weights, save
+from maskrcnn.engine.checkpoint_folder import CheckpointFolder, find_checkpoint
 from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.unpickle import load_pickle
 
@@ -124,13 +125,29 @@ def test_foreign_files_are_told_apart(tmp_path: Path) -> None:
     torch.save({"format": "maskrcnn-checkpoint", "format_version": 99}, path)
     with pytest.raises(CheckpointError, match="version 99"):
         load(path)
-    torch.save({"format": "maskrcnn-checkpoint", "format_version": 1, "model": {}}, path)
-    with pytest.raises(CheckpointError, match="incomplete"):
+    ours = {"format": "maskrcnn-checkpoint", "format_version": 1}
+    torch.save({**ours, "optimizer": {}}, path)
+    with pytest.raises(CheckpointError, match="incomplete checkpoint, without a model"):
+        load(path)
+    torch.save({**ours, "model": {}, "step": "many"}, path)
+    with pytest.raises(CheckpointError, match="damaged, its step is of type str"):
         load(path)
     with pytest.raises(CheckpointError, match="no such"):
         load(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="folder"):
         load(tmp_path)
+
+
+def test_a_file_may_lack_any_part_but_the_model_and_hold_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    ours = {"format": "maskrcnn-checkpoint", "format_version": 1, "model": {"w": torch.ones(1)}}
+    torch.save({**ours, "best": None, "ema": {"w": torch.zeros(1)}, "more": 1}, path)
+    found = load(path)
+    assert found == Checkpoint(model=found.model, more=found.more)
+    assert found.model["w"].item() == 1.0
+    assert found.more == {"ema": {"w": torch.zeros(1)}, "more": 1}
+    save(found, path)
+    assert load(path).more == found.more
 
 
 def test_the_folder_keeps_the_newest_and_names_last_and_best(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from maskrcnn.engine.soundness import Soundness, root_mean_square
+from maskrcnn.engine.soundness import LossWatch, Soundness, root_mean_square
 
 
 def test_the_root_mean_square_is_over_all_elements_and_does_not_overflow() -> None:
@@ -34,7 +34,7 @@ def test_a_beginning_with_ruined_weights_is_known_without_a_comparison() -> None
 
 
 def test_a_loss_is_compared_with_the_lowest_so_far() -> None:
-    watch = Soundness([])
-    assert [watch.loss(value) for value in (13.0, 2.0, 0.5, 99.0)] == [None] * 4
-    assert watch.loss(1e5) == "the loss has grown to 1e+05 from 0.5"
-    assert Soundness([]).loss(math.inf) is None
+    watch = LossWatch()
+    assert [watch.growth(value) for value in (13.0, 2.0, 0.5, 99.0)] == [None] * 4
+    assert watch.growth(1e5) == "the loss has grown to 1e+05 from 0.5"
+    assert LossWatch().growth(math.inf) is None

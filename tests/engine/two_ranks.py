@@ -15,13 +15,15 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
+from maskrcnn.engine.step import Wishes
+from maskrcnn.engine.strategy import DataParallel
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.modeling.norms import make_norm
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.setup import one_first
 from maskrcnn.structures import Batch, ImageInfo
-from tests.engine.test_trainer import Line, trainer
+from tests.engine.line import ALONE, Line, make_step, trainer
 from tests.test_resume import StopAfter, assert_same_state
 
 
@@ -50,9 +52,30 @@ def check_halves_are_the_whole(ranks: Ranks) -> None:
     values = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.9]]
     shared, alone = Line(), Line()
     trainer(shared, ranks=ranks, total_steps=2).fit([part(v, ranks) for v in values])
-    trainer(alone, total_steps=2).fit([part(v, Ranks(0, 1, 0, torch.device("cpu"))) for v in values])
+    trainer(alone, total_steps=2).fit([part(v, ALONE) for v in values])
     assert abs(shared.w.item() - alone.w.item()) < 1e-6
     assert alone.w.item() > 0.01
+
+
+def check_strategy(ranks: Ranks) -> None:
+    """Every rank has the whole state, gradients of a pass before the last stay its own, wishes are shared."""
+    model = Line()
+    step = make_step(model, ranks, accumulate=2)
+    strategy = step.strategy
+    assert isinstance(strategy, DataParallel)
+    with strategy.no_sync():
+        strategy.module([torch.full((3, 2, 2), 1.0 + ranks.rank)], [], torch.Generator())["loss_a"].backward()
+    assert model.w.grad is not None and model.w.grad.item() == -2.0 * (1 + ranks.rank)
+    wish = Wishes(stop=ranks.rank == 1)
+    batches = iter([part([0.1, 0.2], ranks), part([0.3, 0.5], ranks)])
+    done = step.take(0, batches, lambda: wish)
+    assert done.wishes == Wishes(stop=True)
+    assert done.images == 4
+    state = strategy.model_state()
+    assert list(state) == ["w"]
+    assert ranks.share(state["w"].item()) == state["w"].item() != 0.0
+    strategy.load_model({"w": torch.tensor(4.0)}, "x.pt")
+    assert strategy.module.module.w.item() == 4.0
 
 
 def check_one_bad_rank_stops_both(ranks: Ranks) -> None:
@@ -75,6 +98,7 @@ def main(recipe_file: str, folder: str) -> None:
     ranks = connect("cpu")
     check_calls(ranks)
     check_halves_are_the_whole(ranks)
+    check_strategy(ranks)
     check_one_bad_rank_stops_both(ranks)
     check_sync_bn_is_refused_on_the_cpu()
     rank = int(os.environ["RANK"])

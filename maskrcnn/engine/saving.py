@@ -1,0 +1,164 @@
+"""A run's checkpoints: written when the loop says so, and what is told of those that fail or are ruined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from maskrcnn.engine import faults
+from maskrcnn.engine.best import improved
+from maskrcnn.engine.checkpoint import Checkpoint, WriteError
+from maskrcnn.engine.checkpoint_folder import CheckpointFolder
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.parts import Parts
+from maskrcnn.engine.soundness import Soundness
+from maskrcnn.errors import UserError
+
+
+class Saving:
+    """Saves the parts of a run's state: all ranks give theirs, and rank 0 writes.
+
+    A checkpoint that cannot be written is told once, and wished for again after each step.  Where the weights
+    are ruined the last sound checkpoint stays.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        parts: Parts,
+        folder: CheckpointFolder | None,
+        *,
+        console: Console,
+        weights: Sequence[Tensor] = (),
+        best_metric: str | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            ranks: the processes.
+            parts: what a checkpoint holds, the model among it.
+            folder: where they go, on rank 0; None: nowhere.
+            console: where warnings go.
+            weights: what is trained, and watched for ruin.
+            best_metric: the metric whose highest value marks ``best.pt``; None: see ``engine.best``.
+            guard: raises a UserError where the run must not write any more; asked at logs and checkpoints,
+                on rank 0 alone.
+        """
+        self._parts = parts
+        self._folder = folder if ranks.is_main else None
+        self._console = console
+        self._best_metric = best_metric
+        self._guard = guard if ranks.is_main else None
+        self._weights = weights if ranks.is_main else ()
+        self._soundness: Soundness | None = None
+        self._ruined: set[int] = set()
+        #: The step of the last checkpoint, and of the last whose weights are sound.
+        self.saved: int | None = None
+        self._sound: int | None = None
+        #: Why the last try to write one failed, until one succeeds.
+        self.unsaved: WriteError | None = None
+        #: What the guard said: nothing is written any more.
+        self.problem: UserError | None = None
+
+    @property
+    def safe(self) -> str:
+        """Which checkpoint is kept, for messages."""
+        if self.saved is None:
+            return "no checkpoint was written yet"
+        text = f"the checkpoint of step {self.saved} is kept"
+        if self.saved in self._ruined:
+            sound = "none from before" if self._sound is None else f"that of step {self._sound}"
+            text += f", but its weights are ruined (see the warning; sound: {sound})"
+        return text
+
+    @property
+    def wished(self) -> bool:
+        """Whether a checkpoint that failed may be tried again."""
+        return self.unsaved is not None and self._folder is not None and self._folder.has_room()
+
+    def begin(self, step: int) -> None:
+        """Look at the weights that training begins with: new ones, or those of the checkpoint of ``step``."""
+        self.saved = self._sound = step or None
+        self._soundness = Soundness(self._weights)
+        what = self._soundness.ruined_from_the_start()
+        if what is not None and self._folder is not None:
+            older = [other for other, _ in self._folder.steps() if other != step]
+            self._folder.kept |= set(older)
+            self._sound = older[0] if older else None
+            self._tell_ruin(step, what)
+
+    def ask_guard(self) -> None:
+        """What it raises is kept as ``problem``; the loop then stops all ranks together."""
+        if self._guard is not None and self.problem is None:
+            try:
+                self._guard()
+            except UserError as error:
+                self.problem = error
+
+    def save(self, state: Checkpoint, *, best: bool = False) -> bool:
+        """Write ``state`` with the states of all parts; called on all ranks at once.
+
+        Returns:
+            whether it was written; True on ranks other than 0.
+        """
+        full = state.with_states({name: part.save() for name, part in self._parts.items()})
+        step = state.step
+        if self._folder is None:
+            self.saved = step
+            return True
+        self.ask_guard()
+        if self.problem is not None:
+            return False
+        what = None if self._soundness is None else self._soundness.weights()
+        if what is not None:
+            self._tell_ruin(step, what)
+        try:
+            self._folder.save(full, best=best)
+        except WriteError as error:
+            if self.unsaved is None:
+                at_stake = self._at_stake(step, "at stake")
+                self._console.warn(f"step {step}: {error}; {at_stake}; it is tried again after each step")
+            self.unsaved = error
+            return False
+        if self.unsaved is not None:
+            self._console.line(f"step {step}: the checkpoint is written again")
+        self.unsaved = None
+        self.saved = step
+        if step not in self._ruined:
+            self._sound = step
+        return True
+
+    def save_evaluated(self, state: Checkpoint, metrics: dict[str, float]) -> Checkpoint:
+        """Save ``state`` with the evaluation of its step, as the best where it is; returns that state."""
+        record = improved(metrics, self._best_metric, state.best, state.step)
+        after = replace(state, evaluated=state.step, best=record or state.best)
+        if self.save(after, best=record is not None):
+            return after
+        # A later checkpoint has other weights, so the best one is looked for among those to come.
+        return replace(after, best=state.best)
+
+    def last_word(self, step: int) -> UserError | None:
+        """What makes the end of a run after ``step`` an error, on rank 0."""
+        if self.problem is not None or self.unsaved is None:
+            return self.problem
+        return WriteError(f"stopped after step {step}: {self.unsaved}; {self._at_stake(step, 'lost')}")
+
+    def _at_stake(self, step: int, fate: str) -> str:
+        """What is lost, or would be if the run ended after ``step``."""
+        if self.saved is None:
+            return f"nothing of this run was saved before, so all {step} steps are {fate}"
+        if step == self.saved:
+            return f"the checkpoint of step {step} is there without its evaluation's figures"
+        return f"the steps since the checkpoint of step {self.saved} ({step - self.saved}) are {fate}"
+
+    def _tell_ruin(self, step: int, what: str) -> None:
+        """Weights that are finite and ruined are told once; the last sound checkpoint is then not dropped."""
+        assert self._folder is not None
+        if not self._ruined:
+            sound = None if self._sound is None else self._folder.path_of(self._sound)
+            self._folder.kept |= set() if self._sound is None else {self._sound}
+            self._console.warn(faults.ruined_message(step, what, sound))
+        self._ruined.add(step)
