@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from maskrcnn.cli import main
 from maskrcnn.engine.checkpoint import Checkpoint, load
@@ -198,6 +199,33 @@ def test_another_optimizer_is_refused_and_the_run_can_still_go_on(
     with pytest.raises(CheckpointError, match="its optimizer's state does not fit"):
         resume(other, folder)
     assert before == {f: (folder / f).read_bytes() for f in before}
+
+
+def test_a_file_with_more_or_fewer_parts_goes_on_and_says_so_once(
+    recipe_file: Path, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a later maskrcnn adds is left out; what a file lacks begins afresh; --strict refuses both."""
+    recipe = load_recipe(recipe_file, ["train.checkpoint_every=3"])
+    command = ["train", str(recipe_file), "--set", "train.checkpoint_every=3", "--strict", "--resume"]
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", console=StopAfter(2))
+    for name, part, sentence, same in (
+        ("more", {"ema": {"w": torch.ones(1)}}, "holds 'ema', unknown here", True),
+        ("fewer", {"optimizer": None}, "does not hold optimizer, so the run goes on without", False),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "run", folder)
+        (folder / "checkpoints" / "last.pt").unlink()  # a hard link
+        file = folder / "checkpoints" / "step_00000003.pt"
+        content = torch.load(file, weights_only=True) | part
+        torch.save({key: value for key, value in content.items() if value is not None}, file)
+        assert main([*command, str(folder)]) == 2
+        assert f"{file} {sentence}" in capsys.readouterr().err
+        assert main([word for word in command if word != "--strict"] + [str(folder)]) == 0
+        assert capsys.readouterr().err.count(sentence) == 1
+        ended = last(folder)
+        assert ended.more == {}
+        assert equal(ended.model, last(straight).model) == same
 
 
 def test_resuming_on_other_classes_is_refused(tmp_path: Path) -> None:

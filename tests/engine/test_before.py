@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.run import Predictor
 from tests.fixtures.checkpoint_1 import record
+
+TRUSTED = ["plugins=[tests.engine.tiny_backbone]"]
 
 
 def test_it_loads() -> None:
@@ -29,10 +32,21 @@ def test_it_loads() -> None:
 def test_it_predicts() -> None:
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[20:40, 10:50] = 220
-    trusted = ["plugins=[tests.engine.tiny_backbone]"]
-    found = Predictor(record.CHECKPOINT, score=0.0, overrides=trusted)(image)
+    found = Predictor(record.CHECKPOINT, score=0.0, overrides=TRUSTED)(image)
     assert len(found) > 0
     assert found.masks is not None and found.masks.shape == (len(found), 64, 64)
+
+
+def test_a_later_file_predicts_and_says_what_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = torch.load(record.CHECKPOINT, weights_only=True)
+    torch.save({**content, "ema": content["model"]}, tmp_path / "later.pt")
+    found = Predictor(tmp_path / "later.pt", score=0.0, overrides=TRUSTED)
+    assert [r.getMessage().partition(",")[0] for r in caplog.records if r.levelname == "WARNING"] == [
+        f"{tmp_path / 'later.pt'} holds 'ema'"
+    ]
+    assert set(found.model.state_dict()) == set(content["model"])
 
 
 def test_it_trains_on_to_the_losses_that_its_own_code_gave(tmp_path: Path) -> None:
