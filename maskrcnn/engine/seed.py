@@ -31,7 +31,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int, micro_step: int = 0) -> None:
-    """Seed PyTorch's global generators for one forward pass, so that dropout, say, is a function of its place.
+    """Seed PyTorch's global generators for one forward pass, so that dropout is a function of its place.
 
     Anchors and RoIs are sampled by seeds of their images: see ``structures.seeds``.
 

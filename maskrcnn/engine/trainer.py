@@ -289,7 +289,8 @@ class Trainer:
             no_sync = getattr(self._wrapped, "no_sync", nullcontext)
             with nullcontext() if final else no_sync():
                 with self._precision.autocast():
-                    losses: dict[str, Tensor] = self._wrapped(batch.images, batch.targets, batch.seeds, **given)
+                    args = (batch.images, batch.targets, batch.seeds)
+                    losses: dict[str, Tensor] = self._wrapped(*args, **given)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
                 if final:

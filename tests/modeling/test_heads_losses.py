@@ -150,9 +150,7 @@ def test_the_rpns_giou_is_that_of_its_decoded_anchors() -> None:
     assert isinstance(rpn, RPN)
     picked: list[tuple[Tensor, Tensor]] = []
 
-    def sampler(
-        labels: Tensor, count: int, fraction: float, keys: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def sampler(labels: Tensor, count: int, fraction: float, keys: Tensor) -> tuple[Tensor, Tensor]:
         picked.append(((labels > 0).nonzero()[:3, 0], (labels == 0).nonzero()[:5, 0]))
         return picked[-1]
 

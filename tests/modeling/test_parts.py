@@ -15,8 +15,8 @@ from maskrcnn.modeling.roi.pooler import fpn_levels, to_rois
 from maskrcnn.modeling.roi.targets import sample_rois
 from maskrcnn.modeling.rpn import losses as rpn_losses
 from maskrcnn.modeling.rpn.anchors import base_anchors, grid_anchors
-from maskrcnn.structures.seeds import ROIS, random_keys
 from maskrcnn.structures import Targets
+from maskrcnn.structures.seeds import ROIS, random_keys
 
 
 def targets_of(boxes: list[list[float]], labels: list[int]) -> Targets:

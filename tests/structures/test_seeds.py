@@ -38,7 +38,7 @@ def test_a_key_is_of_its_own_index_alone() -> None:
 
 
 def test_draws_are_even() -> None:
-    """Each of 50 indices is among the 10 largest keys of a fifth of the seeds, and independent of its neighbour."""
+    """Each of 50 indices is among the 10 largest keys of a fifth of the seeds, whatever its neighbour is."""
     index = torch.arange(50)
     keys = torch.stack([random_keys(torch.tensor(seed), ROIS, index) for seed in range(4000)])
     drawn = torch.zeros(4000, 50).scatter_(1, keys.topk(10, dim=1).indices, 1)
