@@ -18,7 +18,7 @@ from maskrcnn.engine.optim import clip_gradients
 from maskrcnn.engine.parts import Part, Parts
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.readback import Readback
-from maskrcnn.engine.seed import step_generator
+from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch, ImageInfo
@@ -96,7 +96,7 @@ class Step:
     ) -> None:
         """
         Args:
-            strategy: of the model, which is called as ``model(images, targets, generator)``, and with
+            strategy: of the model, which is called as ``model(images, targets, seeds)``, and with
                 ``proposals=`` where the batch has them; returns name -> scalar loss.
             optimizer: of the model's parameters.
             rate: step (from 0) -> learning rate.
@@ -155,14 +155,13 @@ class Step:
                 waiting += time.perf_counter() - began
                 infos += batch.infos
                 batch = batch.to(self.ranks.device)
-                generator = step_generator(self._seed, step, self.ranks.rank, micro)
+                seed_step(self._seed, step, self.ranks.rank, micro)
                 given = {} if batch.proposals is None else {"proposals": batch.proposals}
                 final = micro == self._accumulate - 1
                 with nullcontext() if final else self.strategy.no_sync():
                     with self._precision.autocast():
-                        losses: dict[str, Tensor] = self.strategy.module(
-                            batch.images, batch.targets, generator, **given
-                        )
+                        args = (batch.images, batch.targets, batch.seeds)
+                        losses: dict[str, Tensor] = self.strategy.module(*args, **given)
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
                     if final:
