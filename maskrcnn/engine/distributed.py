@@ -7,6 +7,7 @@ over a gloo group, so that nothing small has to visit a GPU.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import threading
@@ -134,6 +135,17 @@ def _tell_that_nobody_comes() -> None:
     )
 
 
+def leave() -> None:
+    """Leave the others and end gloo's threads: at the end of the process, before Python is taken down.
+
+    A thread that drops a message's tensor after that aborts the process, seldom and when all is done.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _object_group.cache_clear()
+    gc.collect()  # a group ends its threads with the last object that holds it
+
+
 @cache
 def _object_group() -> Any:
     """The gloo group over all processes; joins them on the first call."""
@@ -155,6 +167,6 @@ def _object_group() -> Any:
             ) from error
         finally:
             wait.cancel()
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave)
         return group
     return dist.new_group(backend="gloo", timeout=_TIMEOUT)

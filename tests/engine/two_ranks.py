@@ -12,7 +12,7 @@ import torch
 
 from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.distributed import Ranks, connect
+from maskrcnn.engine.distributed import Ranks, connect, leave
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.step import Wishes
@@ -94,6 +94,14 @@ def check_sync_bn_is_refused_on_the_cpu() -> None:
         norm.train()(torch.randn(2, 3, 4, 4))
 
 
+def threads_of_gloo() -> int | None:
+    """How many threads of this process work for gloo; None where that cannot be seen."""
+    if sys.platform != "linux":
+        return None
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+
 def main(recipe_file: str, folder: str) -> None:
     ranks = connect("cpu")
     check_calls(ranks)
@@ -120,3 +128,6 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(200, exit=True)  # a hang shows where
     torch.set_num_threads(1)
     main(*sys.argv[1:])
+    assert threads_of_gloo() != 0
+    leave()
+    assert not threads_of_gloo()
