@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Write ``OUT/{train,val}/{images/,annotations.json}`` and say where they are.
 
     Raises:
-        DataError: a number makes no sense, or the folder cannot be written or holds a data set already.
+        DataError: a number makes no sense, or the folder holds a data set already.
+        OutputError: it cannot be written.
     """
     from maskrcnn.data.synthetic.dataset import Split, write_synthetic
 
@@ -44,17 +45,14 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.out / split} holds a data set already; name another folder or remove it")
     for split, count in wanted:
         folder = args.out / split
-        try:
-            write_synthetic(
-                folder,
-                level=args.level,
-                split=split,
-                num_images=count,
-                size=args.size,
-                seed=args.seed,
-                keypoints=args.keypoints,
-            )
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+        write_synthetic(
+            folder,
+            level=args.level,
+            split=split,
+            num_images=count,
+            size=args.size,
+            seed=args.seed,
+            keypoints=args.keypoints,
+        )
         print(f"{split}: {count} images, {folder / 'annotations.json'}")
     return 0

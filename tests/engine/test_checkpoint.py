@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from maskrcnn.engine import checkpoint as module
 from maskrcnn.engine.checkpoint import Checkpoint, CheckpointFolder, find_checkpoint, load, load_weights, save
 from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.unpickle import load_pickle
@@ -152,7 +151,7 @@ def test_without_hard_links_the_names_are_copies(tmp_path: Path, monkeypatch: py
     def refuse(a: Any, b: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     CheckpointFolder(tmp_path).save(make(4))
     assert load(tmp_path / "last.pt").step == 4
 

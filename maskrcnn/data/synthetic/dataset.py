@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import cv2
 import numpy as np
 
 from maskrcnn.config.ranges import check_range
@@ -23,7 +20,8 @@ from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.report import OnError
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import ConfigError
+from maskrcnn.files import locked, unwritten, write_image, write_text
 from maskrcnn.structures.categories import Categories
 
 logger = logging.getLogger(__name__)
@@ -57,7 +55,7 @@ def synthetic_dataset(
     Image k is the same whatever ``num_images`` is.
 
     Raises:
-        DataError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     kind = "-keypoints" if keypoints else ""
     name = f"{level}{kind}-{split}-{num_images}x{size}px-seed{seed}-v{VERSION}"
@@ -66,7 +64,7 @@ def synthetic_dataset(
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".{name}.lock"):
+        with locked(root / f".{name}.lock", wait=True):
             if not (folder / "annotations.json").is_file():
                 part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
                 try:
@@ -85,7 +83,7 @@ def synthetic_dataset(
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{folder}: the synthetic data cannot be written: {error.strerror}") from None
+        raise unwritten(folder, error) from None
     return folder
 
 
@@ -104,9 +102,8 @@ def write_synthetic(
     keypoints: crescents alone, with their keypoints.
 
     Raises:
-        OSError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     logger.info("generating %d %s images of %d px (%s)", num_images, level, size, split)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -115,12 +112,7 @@ def write_synthetic(
         scene = make_scene(LEVELS[level], size, rng, keypoints)
         image_id = k + 1
         file_name = f"{image_id:06d}.png"
-        ok, png = cv2.imencode(
-            ".png", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        )
-        if not ok:
-            raise OSError(f"OpenCV cannot encode {file_name}")
-        (folder / "images" / file_name).write_bytes(png.tobytes())
+        write_image(folder / "images" / file_name, scene.image, compression=1)
         height, width = scene.image.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for annotation in scene.annotations:
@@ -147,20 +139,7 @@ def write_synthetic(
         content["categories"] = [
             {**content["categories"][POSED], "keypoints": list(KEYPOINTS), "skeleton": skeleton}
         ]
-    part = folder / "annotations.json.part"
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(folder / "annotations.json")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock while the body runs, among processes of this machine."""
-    with path.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    write_text(folder / "annotations.json", json.dumps(content))
 
 
 def default_root() -> Path:

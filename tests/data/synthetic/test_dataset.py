@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from maskrcnn.cli import main
 from maskrcnn.data import CocoDataset, SyntheticConfig, synthetic_dataset
 from maskrcnn.data.synthetic import dataset as module
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import ConfigError, OutputError
 from maskrcnn.structures import rle, xyxy_to_xywh
 
 
@@ -204,7 +204,7 @@ def test_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match="needs num_images"):
             SyntheticConfig(**wrong)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="could not be written: File exists"):
         SyntheticConfig(root=tmp_path / "file").build(True)
 
 
