@@ -113,11 +113,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.data.images import read_image
-    from maskrcnn.studies.explain import example
-    from maskrcnn.studies.explain.facts import facts
-    from maskrcnn.studies.explain.picture import draw
     from maskrcnn.studies.explain.region import BoxOnMap, Region
+    from maskrcnn.studies.explain.view import title_of, view_of
+    from maskrcnn.viz import example
     from maskrcnn.viz.figure import save
+    from maskrcnn.viz.roi_picture import draw
 
     if args.image is not None and args.box is None:
         raise UserError("--image needs --box X1 Y1 X2 Y2: which box to explain")
@@ -139,21 +139,20 @@ def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     )
     if args.image is None:
         image = example.example_image(box, size)
-    regions = [Region(op, where) for op in ops]
-    save(draw(image, regions), args.out, args.dpi)
-    for region in regions:
-        print(region.op.label)
-        for line in facts(region):
-            print(f"  {line}")
+    views = [view_of(Region(op, where)) for op in ops]
+    save(draw(image, views, title_of(where)), args.out, args.dpi)
+    for view in views:
+        print("\n  ".join([view.name, *view.facts]))
     print(f"drawn to {args.out}")
     return 0
 
 
 def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
-    from maskrcnn.studies.explain.chart import draw_chart
+    from maskrcnn.studies.explain.chart import chart_of
+    from maskrcnn.studies.explain.measured import check_table, sentence, summary, write_table
     from maskrcnn.studies.explain.statistics import measure
-    from maskrcnn.studies.explain.table import check_table, sentence, terminal, write_table
     from maskrcnn.viz.figure import new_figure, save
+    from maskrcnn.viz.spreads import draw_spreads
 
     strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
     if args.table is not None:
@@ -164,9 +163,9 @@ def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     boxes = _boxes(args)
     rows = measure(boxes, ops, list(dict.fromkeys(strides)), args.output_size or 7, args.cells)
     print(f"{boxes.name}: {len(boxes)} boxes of {boxes.images} images, at network scale; offsets in pixels\n")
-    print(terminal(rows))
+    print(summary(rows).text())
     print(f"\n{sentence(rows)}")
-    save(draw_chart(rows, boxes), args.out, args.dpi)
+    save(draw_spreads(chart_of(rows, boxes)), args.out, args.dpi)
     written = str(args.out)
     if args.table is not None:
         write_table(rows, args.table)

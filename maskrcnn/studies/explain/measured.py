@@ -1,14 +1,14 @@
-"""The table of a data set's misalignment: for the terminal, as Markdown, as CSV, and in a sentence."""
+"""The table of a data set's misalignment: short for the terminal, whole for a file, and in a sentence."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn.errors import UserError
+from maskrcnn.files import write_text
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow, Stride
+from maskrcnn.viz.tables import Table
 
 TABLE_SUFFIXES = (".md", ".csv")
 _SIZES = ("all", *SIZES)
@@ -32,27 +32,29 @@ def stride_name(stride: Stride) -> str:
     return "FPN" if stride == "fpn" else str(stride)
 
 
-def terminal(rows: Sequence[OperatorRow]) -> str:
+def summary(rows: Sequence[OperatorRow]) -> Table:
     """A line an operator and stride; for each object size the mean offset in pixels and the mean IoU."""
     sizes = [name for name in _SIZES if any(row.size == name for row in rows)]
     table = {(row.stride, row.op, row.size): row for row in rows}
-    pairs = list(dict.fromkeys((row.stride, row.op) for row in rows))
-    width = max(len("operator"), *(len(op.label) for _, op in pairs))
     counts = {row.size: row.boxes for row in rows}
-    lines = [
-        f"{'':>6}  {'':<{width}}" + "".join(f"  {f'{name} ({counts[name]})':>18}" for name in sizes),
-        f"{'stride':>6}  {'operator':<{width}}" + f"  {'px':>7} {'noise':>5} {'IoU':>4}" * len(sizes),
-    ]
+    lines: list[list[str]] = []
     before: Stride | None = None
-    for stride, op in pairs:
-        if before is not None and stride != before:
-            lines.append("")
-        shown = stride_name(stride) if stride != before else ""
-        cells = (table[stride, op, name] for name in sizes)
-        figures = "".join(f"  {row.offset:>7.2f} {row.noise:>5.1f} {row.iou:>4.2f}" for row in cells)
-        lines.append(f"{shown:>6}  {op.label:<{width}}{figures}")
+    for stride, op in dict.fromkeys((row.stride, row.op) for row in rows):
+        if before not in (None, stride):
+            lines.append([])
+        lines.append([stride_name(stride) if stride != before else "", op.label])
+        for row in (table[stride, op, name] for name in sizes):
+            lines[-1] += [f"{row.offset:.2f}", f"{row.noise:.1f}", f"{row.iou:.2f}"]
         before = stride
-    return "\n".join(lines)
+    groups = [("", 2), *((f"{name} ({counts[name]})", 3) for name in sizes)]
+    return Table(
+        ["stride", "operator", *["px", "noise", "IoU"] * len(sizes)], lines, left=(1,), groups=groups
+    )
+
+
+def full(rows: Sequence[OperatorRow]) -> Table:
+    """All columns."""
+    return Table(_HEADS, [_values(row) for row in rows])
 
 
 def _values(row: OperatorRow) -> list[str]:
@@ -72,22 +74,6 @@ def _values(row: OperatorRow) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[OperatorRow]) -> str:
-    """All columns, as a Markdown table."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "|---|" + "---:|" * (len(_HEADS) - 1)]
-    lines += ["| " + " | ".join(_values(row)) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def comma_separated(rows: Sequence[OperatorRow]) -> str:
-    """All columns, as CSV with a header line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEADS)
-    writer.writerows(_values(row) for row in rows)
-    return text.getvalue()
-
-
 def check_table(path: Path) -> None:
     """Find out that a table cannot be written before the work is done.
 
@@ -104,13 +90,10 @@ def write_table(rows: Sequence[OperatorRow], path: Path) -> None:
     """Markdown or CSV, as the name's ending says.
 
     Raises:
-        UserError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    text = markdown(rows) if path.suffix.lower() == ".md" else comma_separated(rows)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"--table {path}: cannot be written: {e.strerror or e}") from None
+    table = full(rows)
+    write_text(path, table.markdown() + "\n" if path.suffix.lower() == ".md" else table.comma_separated())
 
 
 def sentence(rows: Sequence[OperatorRow]) -> str:
