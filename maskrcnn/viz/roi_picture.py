@@ -7,7 +7,7 @@ read, vermillion the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,24 +154,42 @@ def _frame(axes: Any, window: Box) -> None:
         spine.set_visible(False)
 
 
-def _image_panel(axes: Any, image: npt.NDArray[np.uint8], view: OperatorView, window: Box) -> None:
+def _outline(axes: Any, box: Box, **style: Any) -> None:
     from matplotlib.patches import Rectangle
 
+    x1, y1, x2, y2 = box
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
+
+
+def _grid(axes: Any, xs: Iterable[float], ys: Iterable[float], box: Box, **style: Any) -> None:
+    """Lines at ``xs`` and ``ys`` across the box."""
+    from matplotlib.collections import LineCollection
+
+    x1, y1, x2, y2 = box
+    lines = [((x, y1), (x, y2)) for x in xs] + [((x1, y), (x2, y)) for y in ys]
+    axes.add_collection(LineCollection(lines, **style))
+
+
+def _overlay(axes: Any, view: OperatorView, window: Box, width: float, dots: float) -> None:
+    """What both panels of a column show."""
+    _frame(axes, window)
+    _unread(axes, view)
+    _bins(axes, view, width)
+    _points(axes, view, window, dots)
+    _box(axes, view)
+
+
+def _image_panel(axes: Any, image: npt.NDArray[np.uint8], view: OperatorView, window: Box) -> None:
     h, w = view.image_size
     # Towards white, so that lines read on any image.
     pale = (image.astype(np.float32) * 0.62 + 255 * 0.38).astype(np.uint8)
     axes.imshow(pale, extent=(0, w, h, 0), interpolation="bilinear", zorder=0)
-    axes.add_patch(Rectangle((0, 0), w, h, fill=False, ec=FAINT, lw=0.8, zorder=1))
-    _frame(axes, window)
-    _unread(axes, view)
-    _bins(axes, view, width=1.0)
-    _points(axes, view, window, 0.75)
-    _box(axes, view)
+    _outline(axes, (0, 0, w, h), ec=FAINT, lw=0.8, zorder=1)
+    _overlay(axes, view, window, 1.0, 0.75)
     _arrows(axes, view)
 
 
 def _grid_panel(axes: Any, view: OperatorView, window: Box) -> None:
-    from matplotlib.collections import LineCollection
     from matplotlib.colors import ListedColormap
 
     ys, xs = view.y.cells, view.x.cells
@@ -184,14 +202,9 @@ def _grid_panel(axes: Any, view: OperatorView, window: Box) -> None:
         interpolation="nearest",
         zorder=0,
     )
-    shown = (window[2] - window[0]) / view.stride
-    lines = [((x, ys[0]), (x, ys[-1])) for x in xs] + [((xs[0], y), (xs[-1], y)) for y in ys]
-    axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=min(0.7, 18 / shown), zorder=1))
-    _frame(axes, window)
-    _unread(axes, view)
-    _bins(axes, view, width=1.3)
-    _points(axes, view, window, 1.0)
-    _box(axes, view)
+    thin = min(0.7, 18 * view.stride / (window[2] - window[0]))
+    _grid(axes, xs, ys, (xs[0], ys[0], xs[-1], ys[-1]), colors=FAINT, linewidths=thin, zorder=1)
+    _overlay(axes, view, window, 1.3, 1.0)
     _margins(axes, view, window)
 
 
@@ -209,48 +222,23 @@ def _points(axes: Any, view: OperatorView, window: Box, size: float) -> None:
 
 def _box(axes: Any, view: OperatorView) -> None:
     """The box, and thin dashes where its bins should be cut."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.patches import Rectangle
-
-    x1, y1, x2, y2 = view.box
-    lines = [((x, y1), (x, y2)) for x in view.x.ideal[1:-1]]
-    lines += [((x1, y), (x2, y)) for y in view.y.ideal[1:-1]]
-    axes.add_collection(
-        LineCollection(lines, colors=INK, linewidths=0.6, linestyles=(0, (3, 2.4)), alpha=0.75, zorder=4)
-    )
-    axes.add_patch(
-        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="white", lw=3.0, alpha=0.7, zorder=4.5)
-    )
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=INK, lw=1.6, zorder=5))
+    dashes: Any = {"linestyles": (0, (3, 2.4)), "colors": INK, "linewidths": 0.6}
+    _grid(axes, view.x.ideal[1:-1], view.y.ideal[1:-1], view.box, alpha=0.75, zorder=4, **dashes)
+    _outline(axes, view.box, ec="white", lw=3.0, alpha=0.7, zorder=4.5)
+    _outline(axes, view.box, ec=INK, lw=1.6, zorder=5)
 
 
 def _bins(axes: Any, view: OperatorView, width: float) -> None:
-    """Outlines of the bins as read; bare points have none."""
-    from matplotlib.collections import LineCollection
-
+    """Outlines of the bins as read (bare points have none), and of the cells the box was rounded to."""
     x, y = view.x, view.y
     if (x.low == x.high).all() or (y.low == y.high).all():
         return
-    _rounded(axes, view)
-    across = sorted({*x.low.tolist(), *x.high.tolist()})
-    down = sorted({*y.low.tolist(), *y.high.tolist()})
-    lines = [((x, down[0]), (x, down[-1])) for x in across] + [
-        ((across[0], y), (across[-1], y)) for y in down
-    ]
-    axes.add_collection(LineCollection(lines, colors="white", linewidths=width + 1.2, alpha=0.5, zorder=2.5))
-    axes.add_collection(LineCollection(lines, colors=BLUE, linewidths=width, zorder=3, capstyle="projecting"))
-
-
-def _rounded(axes: Any, view: OperatorView) -> None:
-    """Outline of the whole cells that the box was rounded to, where the bins cover other ground."""
-    from matplotlib.patches import Rectangle
-
-    if view.rounded is None:
-        return
-    x1, y1, x2, y2 = view.rounded
-    axes.add_patch(
-        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=BLUE, lw=1.1, ls=(0, (1, 1.6)), zorder=3.5)
-    )
+    if view.rounded is not None:
+        _outline(axes, view.rounded, ec=BLUE, lw=1.1, ls=(0, (1, 1.6)), zorder=3.5)
+    across, down = (sorted({*axis.low.tolist(), *axis.high.tolist()}) for axis in (x, y))
+    edges = (across, down, (across[0], down[0], across[-1], down[-1]))
+    _grid(axes, *edges, colors="white", linewidths=width + 1.2, alpha=0.5, zorder=2.5)
+    _grid(axes, *edges, colors=BLUE, linewidths=width, zorder=3, capstyle="projecting")
 
 
 def _unread(axes: Any, view: OperatorView) -> None:
