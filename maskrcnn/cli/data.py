@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         DataError: a number makes no sense, or the folder holds a data set already.
         OutputError: it cannot be written.
     """
-    from maskrcnn.data.synthetic.dataset import Split, write_synthetic
+    from maskrcnn.data.synthetic.dataset import Split, SyntheticConfig, write_synthetic
 
     if args.size < 32 or args.train < 0 or args.val < 0 or args.seed < 0:
         raise DataError("--size must be at least 32, --train, --val and --seed at least 0")
@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.out / split} holds a data set already; name another folder or remove it")
     for split, count in wanted:
         folder = args.out / split
-        write_synthetic(
-            folder,
+        config = SyntheticConfig(
             level=args.level,
             split=split,
             num_images=count,
@@ -54,5 +53,6 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             keypoints=args.keypoints,
         )
+        write_synthetic(folder, config)
         print(f"{split}: {count} images, {folder / 'annotations.json'}")
     return 0

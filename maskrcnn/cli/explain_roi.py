@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.config.plugins import import_plugins
     from maskrcnn.recipe import load_recipe
     from maskrcnn.studies.explain.ops import parse_op
-    from maskrcnn.viz.figure import check_out
+    from maskrcnn.viz.figure import SUFFIXES, check_out
 
     of_box = ("image", "box", "stride")
     of_data = ("strides", "split", "min_size", "max_size", "table")
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if not 30 <= args.dpi <= 600:
         raise UserError(f"--dpi {args.dpi}: it must be from 30 to 600")
     args.out = args.out or Path("explain_roi.png")
-    check_out(args.out)
+    check_out("--out", args.out, SUFFIXES)
     import_plugins([Scalar(name, name, Origin("--plugins")) for name in args.plugins], [])
     # A config imports its plugins, whose operators --ops may name.
     args.recipe = None if args.data is None or args.data.endswith(".json") else load_recipe(args.data)
@@ -148,15 +148,14 @@ def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
 
 
 def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
-    from maskrcnn.studies.explain.chart import chart_of
-    from maskrcnn.studies.explain.measured import check_table, sentence, summary, write_table
+    from maskrcnn.studies.explain.chart import draw_chart
+    from maskrcnn.studies.explain.measured import TABLE_SUFFIXES, sentence, summary, write_table
     from maskrcnn.studies.explain.statistics import measure
-    from maskrcnn.viz.figure import new_figure, save
-    from maskrcnn.viz.spreads import draw_spreads
+    from maskrcnn.viz.figure import check_out, new_figure, save
 
     strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
     if args.table is not None:
-        check_table(args.table)
+        check_out("--table", args.table, TABLE_SUFFIXES)
     if args.data.endswith(".json") and args.split is not None:
         raise UserError("--split needs a config file; a .json is one set")
     new_figure(1, 1)  # is matplotlib there?
@@ -165,7 +164,7 @@ def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     print(f"{boxes.name}: {len(boxes)} boxes of {boxes.images} images, at network scale; offsets in pixels\n")
     print(summary(rows).text())
     print(f"\n{sentence(rows)}")
-    save(draw_spreads(chart_of(rows, boxes)), args.out, args.dpi)
+    save(draw_chart(rows, boxes), args.out, args.dpi)
     written = str(args.out)
     if args.table is not None:
         write_table(rows, args.table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,16 @@ def style() -> Any:
     return mpl.rc_context(_STYLE)
 
 
-def check_out(path: Path) -> None:
-    """Find out that a picture cannot be written before the work is done.
+def check_out(option: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Find out that a file cannot be written before the work is done.
 
     Raises:
-        UserError: an ending that is not drawn, or a folder that does not exist.
+        UserError: an ending that is none of ``suffixes``, or a folder that does not exist.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
 
 
 def save(figure: Any, path: Path, dpi: int) -> None:

@@ -26,62 +26,59 @@ class Measure:
     limits: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class SpreadChart:
-    """What is drawn.
-
-    columns: title of each column, and its distributions [measure][tick][series].
-    ticks, axis: names along x, and what they are.  series: names in the legend.
-    """
-
-    title: str
-    measures: Sequence[Measure]
-    columns: Sequence[tuple[str, Sequence[Sequence[Sequence[Quantiles]]]]]
-    ticks: Sequence[str]
-    axis: str
-    series: Sequence[str]
-    note: str = ""
-    colours: Sequence[str] = SERIES
-
-
-def draw_spreads(chart: SpreadChart) -> Any:
+def draw_spreads(
+    title: str,
+    measures: Sequence[Measure],
+    columns: Sequence[tuple[str, Sequence[Sequence[Sequence[Quantiles]]]]],
+    ticks: Sequence[str],
+    series: Sequence[str],
+    *,
+    axis: str,
+    note: str,
+    colours: Sequence[str] = SERIES,
+) -> Any:
     """A matplotlib figure; of each distribution 10 to 90 % (thin), 25 to 75 % (thick) and the median.
+
+    Args:
+        columns: title of each, and its distributions [measure][tick][series].
+        ticks, axis: names along x, and what they are.  series: names in the legend, above ``note``.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    columns, n = len(chart.columns), len(chart.series)
-    width = max(0.85 + columns * max(2.9, 0.62 * len(chart.ticks)) + 0.15, 6.4)
+    n = len(series)
+    width = max(0.85 + len(columns) * max(2.9, 0.62 * len(ticks)) + 0.15, 6.4)
     figure = new_figure(width, 7.4)
     left = 0.66 / width
     with style():
-        figure.text(left, 0.967, chart.title, size=11.5, weight="bold")
+        figure.text(left, 0.967, title, size=11.5, weight="bold")
         box = {"left": left, "right": 1 - 0.12 / width, "top": 0.908, "bottom": 0.122}
-        heights = [measure.height for measure in chart.measures]
+        heights = [measure.height for measure in measures]
         axes = figure.subplots(
-            len(chart.measures),
-            columns,
+            len(measures),
+            len(columns),
             sharex=True,
             sharey="row",
             squeeze=False,
             gridspec_kw={**box, "wspace": 0.06, "hspace": 0.12, "height_ratios": heights},
         )
-        for panels, (title, spreads) in zip(axes.T, chart.columns, strict=True):
+        for panels, (title, spreads) in zip(axes.T, columns, strict=True):
             panels[0].set_title(title, size=9, color=INK)
-            panels[-1].set_xlabel(chart.axis)
+            panels[-1].set_xlabel(axis)
             for panel, by_tick in zip(panels, spreads, strict=True):
-                _dress(panel, chart.ticks)
+                _dress(panel, ticks)
                 for i, by_series in enumerate(by_tick):
                     for k, quantiles in enumerate(by_series):
                         x = i + (k - (n - 1) / 2) * 0.8 / n
-                        _spread(panel, x, quantiles, series_colour(k, chart.colours))
-        for panel, measure in zip(axes[:, 0], chart.measures, strict=True):
+                        _spread(panel, x, quantiles, series_colour(k, colours))
+        for panel, measure in zip(axes[:, 0], measures, strict=True):
             panel.set_ylabel(measure.label)
         figure.align_ylabels()
-        for panel, measure in zip(axes[:, 0], chart.measures, strict=True):
+        for panel, measure in zip(axes[:, 0], measures, strict=True):
             top = max(panel.get_ylim()[1], 1.0)
             panel.set_ylim(measure.limits or (-0.04 * top, top))
-        _legend(figure, chart, left)
+        _legend(figure, [series_colour(k, colours) for k in range(n)], series, left)
+        figure.text(left, 0.008, note, size=7.5, color=QUIET, va="bottom")
     return figure
 
 
@@ -106,12 +103,12 @@ def _spread(panel: Any, x: float, quantiles: Quantiles, colour: str) -> None:
     panel.plot(x, p50, "o", ms=2.8, mfc="white", mec=colour, mew=0.7, zorder=5)
 
 
-def _legend(figure: Any, chart: SpreadChart, left: float) -> None:
+def _legend(figure: Any, colours: Sequence[str], labels: Sequence[str], left: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=series_colour(k, chart.colours), lw=4.6, label=label, solid_capstyle="butt")
-        for k, label in enumerate(chart.series)
+        Line2D([], [], color=colour, lw=4.6, label=label, solid_capstyle="butt")
+        for colour, label in zip(colours, labels, strict=True)
     ]
     figure.legend(
         handles=handles,
@@ -124,4 +121,3 @@ def _legend(figure: Any, chart: SpreadChart, left: float) -> None:
         borderaxespad=0,
         borderpad=0,
     )
-    figure.text(left, 0.008, chart.note, size=7.5, color=QUIET, va="bottom")

@@ -37,28 +37,20 @@ _LEVEL_SEED = {"easy": 0, "medium": 1, "hard": 2}
 _SPLIT_SEED = {"train": 0, "val": 1}
 
 
-def synthetic_dataset(
-    root: Path,
-    *,
-    level: LevelName,
-    split: Split,
-    num_images: int,
-    size: int = 128,
-    seed: int = 0,
-    keypoints: bool = False,
-) -> Path:
+def synthetic_dataset(root: Path, config: SyntheticConfig) -> Path:
     """The folder ``root``/<name> with ``images/`` and ``annotations.json``, generated if need be.
 
-    The folder's name holds all parameters and the generator's version.  It appears complete or not at all,
-    and of several processes one generates while the others wait.
+    The folder's name holds all that decides the pictures, and the generator's version.  It appears complete
+    or not at all, and of several processes one generates while the others wait.
 
     Image k is the same whatever ``num_images`` is.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    kind = "-keypoints" if keypoints else ""
-    name = f"{level}{kind}-{split}-{num_images}x{size}px-seed{seed}-v{VERSION}"
+    level = config.level + ("-keypoints" if config.keypoints else "")
+    count = f"{config.num_images}x{config.size}px"
+    name = f"{level}-{config.split}-{count}-seed{config.seed}-v{VERSION}"
     folder = root / name
     if (folder / "annotations.json").is_file():
         return folder
@@ -68,15 +60,7 @@ def synthetic_dataset(
             if not (folder / "annotations.json").is_file():
                 part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
                 try:
-                    write_synthetic(
-                        part,
-                        level=level,
-                        split=split,
-                        num_images=num_images,
-                        size=size,
-                        seed=seed,
-                        keypoints=keypoints,
-                    )
+                    write_synthetic(part, config)
                     part.chmod(0o755)  # mkdtemp makes it private
                     shutil.rmtree(folder, ignore_errors=True)
                     part.replace(folder)
@@ -87,23 +71,14 @@ def synthetic_dataset(
     return folder
 
 
-def write_synthetic(
-    folder: Path,
-    *,
-    level: LevelName,
-    split: Split,
-    num_images: int,
-    size: int = 128,
-    seed: int = 0,
-    keypoints: bool = False,
-) -> None:
+def write_synthetic(folder: Path, config: SyntheticConfig) -> None:
     """Write ``images/*.png`` and ``annotations.json`` into ``folder``; the json comes last.
-
-    keypoints: crescents alone, with their keypoints.
 
     Raises:
         OutputError: the folder cannot be written.
     """
+    level, split, num_images = config.level, config.split, config.num_images
+    size, seed, keypoints = config.size, config.seed, config.keypoints
     logger.info("generating %d %s images of %d px (%s)", num_images, level, size, split)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -185,15 +160,7 @@ class SyntheticConfig:
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
     ) -> CocoDataset:
         """Generate the data if they are not there yet, and read them."""
-        folder = synthetic_dataset(
-            self.root or default_root(),
-            level=self.level,
-            split=self.split,
-            num_images=self.num_images,
-            size=self.size,
-            seed=self.seed,
-            keypoints=self.keypoints,
-        )
+        folder = synthetic_dataset(self.root or default_root(), self)
         return CocoDataset(
             folder / "images",
             folder / "annotations.json",

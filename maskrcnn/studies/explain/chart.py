@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from maskrcnn.studies.explain.boxes import Boxes
 from maskrcnn.studies.explain.measured import stride_name
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow
 from maskrcnn.viz.palette import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SKY, VERMILLION
-from maskrcnn.viz.spreads import Measure, SpreadChart
+from maskrcnn.viz.spreads import Measure, draw_spreads
 
 #: The operators that round come first by default, in the warm colours.
 _COLOURS = (VERMILLION, ORANGE, BLUE, PURPLE, GREEN, SKY, QUIET, INK)
@@ -24,7 +25,7 @@ _MEASURES = (
 )
 
 
-def chart_of(rows: Sequence[OperatorRow], boxes: Boxes) -> SpreadChart:
+def draw_chart(rows: Sequence[OperatorRow], boxes: Boxes) -> Any:
     """A column an object size, a cluster a stride, a colour an operator: offsets, noise, and the IoU."""
     strides = list(dict.fromkeys(row.stride for row in rows))
     ops = list(dict.fromkeys(row.op for row in rows))
@@ -40,14 +41,13 @@ def chart_of(rows: Sequence[OperatorRow], boxes: Boxes) -> SpreadChart:
             [[row.quantiles[1] for row in cluster] for cluster in cells],
         )
         columns.append((f"{_SIZE_LABELS[size]}, n = {cells[0][0].boxes:,}", spreads))
-    return SpreadChart(
-        title=f"Misalignment on {boxes.name}: {len(boxes):,} boxes of {boxes.images:,} images"
-        " (network scale)",
-        measures=_MEASURES,
-        columns=columns,
-        ticks=[stride_name(stride) for stride in strides],
+    return draw_spreads(
+        f"Misalignment on {boxes.name}: {len(boxes):,} boxes of {boxes.images:,} images (network scale)",
+        _MEASURES,
+        columns,
+        [stride_name(stride) for stride in strides],
+        [op.label for op in ops],
         axis="stride (px)",
-        series=[op.label for op in ops],
         note="thin: 10 to 90 % of the boxes; thick: 25 to 75 %; ○ median; ● all alike.  "
         "FPN: each box at its level's stride.",
         colours=_COLOURS,

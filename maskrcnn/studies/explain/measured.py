@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskrcnn.errors import UserError
 from maskrcnn.files import write_text
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow, Stride
 from maskrcnn.viz.tables import Table
@@ -13,16 +12,7 @@ from maskrcnn.viz.tables import Table
 TABLE_SUFFIXES = (".md", ".csv")
 _SIZES = ("all", *SIZES)
 _HEADS = (
-    "op",
-    "stride",
-    "size",
-    "boxes",
-    "offset px",
-    "p90 px",
-    "% of side",
-    "bias px",
-    "noise px",
-    "IoU",
+    *("op", "stride", "size", "boxes", "offset px", "p90 px", "% of side", "bias px", "noise px", "IoU"),
     "empty bins %",
 )
 
@@ -72,18 +62,6 @@ def _values(row: OperatorRow) -> list[str]:
         f"{row.iou:.3f}",
         f"{100 * row.empty:.1f}",
     ]
-
-
-def check_table(path: Path) -> None:
-    """Find out that a table cannot be written before the work is done.
-
-    Raises:
-        UserError: an ending other than .md and .csv, or a folder that does not exist.
-    """
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise UserError(f"--table {path}: the name must end in {' or '.join(TABLE_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UserError(f"--table {path}: there is no folder {path.parent}")
 
 
 def write_table(rows: Sequence[OperatorRow], path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_config_brings_its_own_scale(tmp_path: Path, annotations: Path, capsys
         (["--output-size", "0"], "must be from 1 to 64"),
         (["--output-size", "1", "--ops", "roi_align_legacy:pooled=false"], "at least 2"),
         (["--ops", "roi_crop"], "there is no RoI operator 'roi_crop'"),
-        (["--out", "p.bmp"], "must end in .png, .svg, .pdf"),
+        (["--out", "p.bmp"], "must end in .png or .svg or .pdf"),
         (["--out", "nowhere/p.png"], "there is no folder nowhere"),
     ],
 )
