@@ -17,7 +17,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Axis:
+class Scale:
     """From ``low`` to ``high``, with a tick every ``step``."""
 
     low: float
@@ -61,8 +61,8 @@ class Chart:
     """Lines and marks under a title; x without ticks where it only sets series apart."""
 
     title: str
-    x: Axis
-    y: Axis
+    x: Scale
+    y: Scale
     lines: Sequence[Line] = ()
     marks: Sequence[Mark] = ()
     ticks_below: bool = True
@@ -84,14 +84,14 @@ class Chart:
         return round(self.height - self.bottom - self.y.share(y) * (self.height - self.bottom - self.top), 1)
 
 
-def axis_to(value: float, most: float = math.inf) -> Axis:
+def axis_to(value: float, most: float = math.inf) -> Scale:
     """From 0 to ``value`` or a little more, at the utmost ``most``, in 3 to 6 steps of round numbers."""
     if not value > 0:
-        return Axis(0.0, 1.0, 0.25)
+        return Scale(0.0, 1.0, 0.25)
     value = min(value, most)
     power = 10.0 ** math.floor(math.log10(value) - 1)
     step = next(m * power for m in (2, 2.5, 5, 10, 20) if m * power * 5 >= value * (1 - 1e-9))
-    return Axis(0.0, step * math.ceil(value / step - 1e-9), step)
+    return Scale(0.0, step * math.ceil(value / step - 1e-9), step)
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[Curve]], most: float = math.inf) -> Chart:
@@ -111,7 +111,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[Curve]], most: float = 
         thin += [Line(curve, colour, 0.8, 0.45) for curve in curves if len(curves) > 1]
         together = list(zip(*curves, strict=False))
         thick.append(Line([(p[0][0], sum(v for _, v in p) / len(p)) for p in together], colour))
-    across = Axis(0.0, last, axis_to(last).step)
+    across = Scale(0.0, last, axis_to(last).step)
     return Chart(title, across, axis_to(top * 1.05, most), [*thin, *thick])
 
 
@@ -136,4 +136,4 @@ def dot_chart(
         if other is not None:
             marks.append(Mark(x, other, QUIET, "cross", name=f"{name}, source: {other:.3f}"))
     top = axis_to(max([*every, 1e-3]) * 1.05, most)
-    return Chart(title, Axis(0.0, 1.0, 1.0), top, marks=marks, ticks_below=False)
+    return Chart(title, Scale(0.0, 1.0, 1.0), top, marks=marks, ticks_below=False)

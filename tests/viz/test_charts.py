@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskrcnn.viz.charts import Axis, Chart, axis_to, dot_chart, line_chart
+from maskrcnn.viz.charts import Scale, Chart, axis_to, dot_chart, line_chart
 from maskrcnn.viz.palette import QUIET, SERIES
 
 
@@ -53,7 +53,7 @@ def test_a_dot_chart_sets_values_beside_each_other() -> None:
 
 
 def test_places_are_in_pixels_of_the_whole() -> None:
-    chart = Chart("t", Axis(0, 10, 5), Axis(0, 2, 1))
+    chart = Chart("t", Scale(0, 10, 5), Scale(0, 2, 1))
     assert (chart.across(0), chart.across(10)) == (Chart.left, Chart.width - Chart.right)
     assert (chart.down(0), chart.down(2)) == (Chart.height - Chart.bottom, Chart.top)
     assert chart.down(1) == (chart.down(0) + chart.down(2)) / 2  # larger values are higher up
