@@ -14,12 +14,17 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from maskrcnn.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Errors that mean that there is no room: disk, quota, largest size of a file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -80,6 +85,11 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written; ``path`` is then as it was and nothing is left behind.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # /dev/null, a pipe: nothing to replace
+        with path.open("wb") as file:
+            yield file
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
@@ -116,6 +126,138 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
 def write_json(path: Path, content: Any, *, indent: int | None = None, sync: bool = False) -> None:
     """JSON, as :func:`write_bytes`."""
     write_text(path, json.dumps(content, indent=indent) + "\n", sync=sync)
+
+
+def encode_png(image: npt.NDArray[np.uint8], compression: int | None = None) -> bytes:
+    """uint8 [H, W, 3] RGB as a PNG; ``compression`` from 0 (fast) to 9 (small), None: OpenCV's own choice.
+
+    Raises:
+        OutputError: OpenCV makes no PNG of it.
+    """
+    import cv2
+
+    options = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    made, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not made:
+        raise OutputError(f"OpenCV cannot make a PNG of {image.shape[1]} x {image.shape[0]} pixels")
+    return png.tobytes()
+
+
+def write_image(path: Path, image: npt.NDArray[np.uint8], *, compression: int | None = None) -> None:
+    """uint8 [H, W, 3] RGB as a PNG, as :func:`write_bytes` (OpenCV takes no names that are not UTF-8)."""
+    write_bytes(path, encode_png(image, compression))
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """What ``torch.save`` makes of ``content``, synced; the folder exists.
+
+    Raises:
+        OSError: it cannot be written; ``path`` is then as it was and nothing is left behind.
+    """
+    import torch
+
+    with replacing(path, sync=True) as file:
+        told = _Told(file)
+        try:
+            torch.save(content, cast(BinaryIO, told))
+        except RuntimeError:
+            if told.error is not None:
+                raise told.error from None
+            raise
+
+
+class _Told:
+    """A file that remembers why a write failed: torch's zip writer says ``unexpected pos`` instead."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def create(path: Path, text: str) -> bool:
+    """Make a file with its content at once, as no other process then can; False where there is one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+                file.write(text)
+                return True
+            return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def name_also(path: Path, name: str) -> None:
+    """Give a file a second name in its folder, in place of what had it; a copy where there are no links.
+
+    Raises:
+        OSError: it cannot be written; the name then belongs to what had it.
+    """
+    temporary = temporary_beside(path)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(path.with_name(name))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` for what is only needed until ``path`` is written; gone at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[int | None]:
+    """Hold an exclusive lock on an empty file while the body runs, among processes of this machine.
+
+    Yields:
+        its file descriptor, which processes can inherit; None where there are no such locks (Windows).
+
+    Raises:
+        BlockingIOError: another process holds it, and we do not ``wait``.
+        OSError: the file cannot be made.
+    """
+    with path.open("ab") as file:
+        if sys.platform == "win32":
+            yield None
+            return
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield file.fileno()
 
 
 def sync_folder(folder: Path) -> None:

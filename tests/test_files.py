@@ -2,14 +2,34 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from maskrcnn import files
 from maskrcnn.errors import OutputError
-from maskrcnn.files import Appender, clear_temporaries, replacing, temporary_beside, write_json, write_text
+from maskrcnn.files import (
+    Appender,
+    clear_temporaries,
+    create,
+    locked,
+    name_also,
+    replacing,
+    save_tensors,
+    scratch,
+    temporary_beside,
+    write_image,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -135,3 +155,137 @@ def test_leftovers_go_by_our_own_names_alone(tmp_path: Path) -> None:
     assert sorted(clear_temporaries(tmp_path)) == sorted(ours)
     assert not any(p.exists() for p in ours)
     assert all(p.exists() for p in (*others, link))
+
+
+#: Writes one file over and over, large and whole: all "a", then all "b" ...
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from maskrcnn.files import write_bytes
+path = Path(sys.argv[1])
+for letter in itertools.cycle((b"a", b"b")):
+    write_bytes(path, letter * (8 << 20))
+    print(flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    for k in range(5):
+        child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(0.003 * k)  # somewhere in one of the next files
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        content = path.read_bytes()
+        assert len(content) == 8 << 20 and set(content) in ({ord("a")}, {ord("b")})
+        clear_temporaries(tmp_path)
+        assert names(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_writer_of_a_new_file_leaves_none(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom maskrcnn.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "x").exists() and len(clear_temporaries(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
+def test_what_is_no_plain_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "told")
+    assert os.read(reader, 10) == b"told"
+    os.close(reader)
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "far")
+    write_text(link, "there")
+    assert link.is_symlink() and (tmp_path / "far").read_text() == "there"
+
+
+def test_an_image_comes_back_and_compression_changes_no_pixel(tmp_path: Path) -> None:
+    image = np.arange(600, dtype=np.uint32).reshape(10, 20, 3).astype(np.uint8)
+    for name, compression in (("é.png", None), ("b.png", 0), ("c.png", 9)):
+        write_image(tmp_path / name, image, compression=compression)
+        assert np.array_equal(cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR_RGB), image)
+    assert (tmp_path / "b.png").stat().st_size > (tmp_path / "c.png").stat().st_size
+
+
+def test_tensors_that_do_not_fit_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.pt"
+    save_tensors(path, {"w": torch.arange(4.0)})
+    assert torch.equal(torch.load(path, weights_only=True)["w"], torch.arange(4.0))
+    before = path.read_bytes()
+    monkeypatch.setattr(files._Told, "write", full_after(2, files._Told.write))
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(path, {"w": torch.zeros(1000)})
+    assert path.read_bytes() == before and names(tmp_path) == ["t.pt"]
+
+
+def full_after(writes: int, write: Any) -> Any:
+    left = [writes]
+
+    def little(self: Any, data: Any) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            self.error = OSError(errno.ENOSPC, "No space left on device")
+            raise self.error
+        return int(write(self, data))
+
+    return little
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_many_makes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", lambda a, b: full())
+    assert create(tmp_path / "a", "first")
+    assert not create(tmp_path / "a", "second")
+    assert (tmp_path / "a").read_text() == "first" and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_takes_the_place_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", lambda a, b: full())
+    for text in ("one", "two"):
+        write_text(tmp_path / text, text)
+        name_also(tmp_path / text, "last")
+        assert (tmp_path / "last").read_text() == text
+    assert (tmp_path / "last").samefile(tmp_path / "two") == links
+    assert names(tmp_path) == ["last", "one", "two"]
+
+
+def test_a_scratch_file_is_gone_at_the_end(tmp_path: Path) -> None:
+    def use() -> None:
+        with scratch(tmp_path / "out") as file:
+            file.write(b"rows")
+            assert len(names(tmp_path)) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with locked(path, wait=False) as handle:
+        assert isinstance(handle, int)
+        with pytest.raises(BlockingIOError), locked(path, wait=False):
+            pass
+    with locked(path, wait=True):
+        assert path.read_bytes() == b""

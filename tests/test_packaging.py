@@ -88,6 +88,7 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
         "maskrcnn/csrc/cpu/kernel.cpp",
         "maskrcnn/configs/base/x.yaml",
         "maskrcnn/py.typed",
+        "maskrcnn/viz/templates/page.html.j2",
         "maskrcnn/cli/__init__.py",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/", "csrc/", "configs/"))]
@@ -140,6 +141,7 @@ def test_an_sdist_can_be_built_from_and_tested(project: Path) -> None:
     with tarfile.open(hook(project, "build_sdist")) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"csrc/ops.cpp", "csrc/ops.h", "csrc/cpu/kernel.cpp", "setup.py", "pyproject.toml"} <= names
+    assert "maskrcnn/viz/templates/page.html.j2" in names
     assert {"tests/test_x.py", "configs/base/x.yaml", "Makefile", "maskrcnn/native/build.py"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
@@ -154,6 +156,7 @@ def test_the_metadata_asks_for_what_is_needed(project: Path) -> None:
     needs = {line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")}
     assert "torch>=2.10" in needs
     assert "opencv-python-headless" in needs
+    assert "jinja2" in needs  # the pages of `maskrcnn ablate`
     assert "matplotlib" in needs  # `maskrcnn explain-roi`, a command of the README
     assert "Provides-Extra: report" in lines  # where matplotlib once was
     assert "opencv-python" not in needs  # it needs libGL at import

@@ -26,9 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """Write ``OUT/{train,val}/{images/,annotations.json}`` and say where they are.
 
     Raises:
-        DataError: a number makes no sense, or the folder cannot be written or holds a data set already.
+        DataError: a number makes no sense, or the folder holds a data set already.
+        OutputError: it cannot be written.
     """
-    from maskrcnn.data.synthetic.dataset import Split, write_synthetic
+    from maskrcnn.data.synthetic.dataset import Split, SyntheticConfig, write_synthetic
 
     if args.size < 32 or args.train < 0 or args.val < 0 or args.seed < 0:
         raise DataError("--size must be at least 32, --train, --val and --seed at least 0")
@@ -44,17 +45,14 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.out / split} holds a data set already; name another folder or remove it")
     for split, count in wanted:
         folder = args.out / split
-        try:
-            write_synthetic(
-                folder,
-                level=args.level,
-                split=split,
-                num_images=count,
-                size=args.size,
-                seed=args.seed,
-                keypoints=args.keypoints,
-            )
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+        config = SyntheticConfig(
+            level=args.level,
+            split=split,
+            num_images=count,
+            size=args.size,
+            seed=args.seed,
+            keypoints=args.keypoints,
+        )
+        write_synthetic(folder, config)
         print(f"{split}: {count} images, {folder / 'annotations.json'}")
     return 0

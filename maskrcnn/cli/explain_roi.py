@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.config.plugins import import_plugins
     from maskrcnn.recipe import load_recipe
     from maskrcnn.studies.explain.ops import parse_op
-    from maskrcnn.viz.figure import check_out
+    from maskrcnn.viz.figure import SUFFIXES, check_out
 
     of_box = ("image", "box", "stride")
     of_data = ("strides", "split", "min_size", "max_size", "table")
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if not 30 <= args.dpi <= 600:
         raise UserError(f"--dpi {args.dpi}: it must be from 30 to 600")
     args.out = args.out or Path("explain_roi.png")
-    check_out(args.out)
+    check_out("--out", args.out, SUFFIXES)
     import_plugins([Scalar(name, name, Origin("--plugins")) for name in args.plugins], [])
     # A config imports its plugins, whose operators --ops may name.
     args.recipe = None if args.data is None or args.data.endswith(".json") else load_recipe(args.data)
@@ -113,11 +113,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.data.images import read_image
-    from maskrcnn.studies.explain import example
-    from maskrcnn.studies.explain.facts import facts
-    from maskrcnn.studies.explain.picture import draw
     from maskrcnn.studies.explain.region import BoxOnMap, Region
+    from maskrcnn.studies.explain.view import title_of, view_of
+    from maskrcnn.viz import example
     from maskrcnn.viz.figure import save
+    from maskrcnn.viz.roi_picture import draw
 
     if args.image is not None and args.box is None:
         raise UserError("--image needs --box X1 Y1 X2 Y2: which box to explain")
@@ -139,32 +139,30 @@ def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     )
     if args.image is None:
         image = example.example_image(box, size)
-    regions = [Region(op, where) for op in ops]
-    save(draw(image, regions), args.out, args.dpi)
-    for region in regions:
-        print(region.op.label)
-        for line in facts(region):
-            print(f"  {line}")
+    views = [view_of(Region(op, where)) for op in ops]
+    save(draw(image, views, title_of(where)), args.out, args.dpi)
+    for view in views:
+        print("\n  ".join([view.name, *view.facts]))
     print(f"drawn to {args.out}")
     return 0
 
 
 def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     from maskrcnn.studies.explain.chart import draw_chart
+    from maskrcnn.studies.explain.measured import TABLE_SUFFIXES, sentence, summary, write_table
     from maskrcnn.studies.explain.statistics import measure
-    from maskrcnn.studies.explain.table import check_table, sentence, terminal, write_table
-    from maskrcnn.viz.figure import new_figure, save
+    from maskrcnn.viz.figure import check_out, new_figure, save
 
     strides = [_stride(text) for text in args.strides or _DATA_STRIDES]
     if args.table is not None:
-        check_table(args.table)
+        check_out("--table", args.table, TABLE_SUFFIXES)
     if args.data.endswith(".json") and args.split is not None:
         raise UserError("--split needs a config file; a .json is one set")
     new_figure(1, 1)  # is matplotlib there?
     boxes = _boxes(args)
     rows = measure(boxes, ops, list(dict.fromkeys(strides)), args.output_size or 7, args.cells)
     print(f"{boxes.name}: {len(boxes)} boxes of {boxes.images} images, at network scale; offsets in pixels\n")
-    print(terminal(rows))
+    print(summary(rows).text())
     print(f"\n{sentence(rows)}")
     save(draw_chart(rows, boxes), args.out, args.dpi)
     written = str(args.out)

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.engine.memory import keep_freed_memory
     from maskrcnn.engine.unwritten import Unwritten
     from maskrcnn.evaluation import save_results
+    from maskrcnn.files import write_image
     from maskrcnn.run import Predictor
-    from maskrcnn.run.evaluate import write_picture
     from maskrcnn.run.find_images import find_images
     from maskrcnn.run.room import check_folder
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             records.append({**record, "image_id": image_id, **extra})
         if not args.no_overlays:
             target = args.out / f"{name}.png"
-            unwritten.attempt(target, partial(write_picture, target, found.draw()))
+            unwritten.attempt(target, partial(write_image, target, found.draw()))
         print(f"{shown(path)}: {len(found)} instances", flush=True)
     target = args.out / "predictions.json"
     unwritten.attempt(target, partial(save_results, target, records))

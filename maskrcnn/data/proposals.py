@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from maskrcnn.data.formats.coco_json import as_id, read_json
 from maskrcnn.errors import DataError
+from maskrcnn.files import replacing
 from maskrcnn.structures import clip_boxes, large_enough
 
 #: Rows that are checked or copied at once.
@@ -219,14 +220,14 @@ class ProposalSpool:
     """Takes proposals image by image into a file of raw rows, so that memory stays flat however many come.
 
     Args:
-        path: the raw file; made anew.
+        file: the raw file, empty.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: BinaryIO) -> None:
+        self.path = Path(file.name)
         self.image_ids: list[int] = []
         self.counts: list[int] = []
-        self._file = path.open("wb")
+        self._file = file
 
     def add(self, image_id: int, boxes: Tensor, scores: Tensor) -> None:
         """``boxes`` [P, 4] xyxy in the original frame and ``scores`` [P] of one image."""
@@ -261,23 +262,18 @@ def write_proposals(path: Path, parts: Iterable[tuple[Path, Sequence[int], Seque
             offset += count * _ROW_BYTES
     order = sorted(found)
     total = sum(found[i][2] for i in order)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with ExitStack() as stack:
-            sources = [stack.enter_context(raw.open("rb")) for raw in files]
-            archive = stack.enter_context(zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED))
-            for name, values in (("image_ids", order), ("counts", [found[i][2] for i in order])):
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, np.array(values, np.int64), allow_pickle=False)
-            with archive.open("proposals.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(
-                    member, {"descr": "<f4", "fortran_order": False, "shape": (total, 5)}
-                )
-                for image_id in order:
-                    _copy(sources, member, *found[image_id])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(raw.open("rb")) for raw in files]
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(replacing(path)), "w"))
+        for name, values in (("image_ids", order), ("counts", [found[i][2] for i in order])):
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(values, np.int64), allow_pickle=False)
+        with archive.open("proposals.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(
+                member, {"descr": "<f4", "fortran_order": False, "shape": (total, 5)}
+            )
+            for image_id in order:
+                _copy(sources, member, *found[image_id])
     return total
 
 

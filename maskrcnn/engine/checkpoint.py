@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.files import FULL, reason, replacing
+from maskrcnn.files import FULL, reason, save_tensors
 from maskrcnn.weights.safe_load import first_line, safe_load
 
 _FORMAT = "maskrcnn-checkpoint"
@@ -89,34 +88,12 @@ class WriteError(CheckpointError):
     """A checkpoint could not be written; what was there before is as it was."""
 
 
-class _Told:
-    """A file that remembers why a write failed: torch's zip writer says ``unexpected pos`` instead."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def _write(content: Mapping[str, Any], path: Path) -> None:
-    told: _Told | None = None
     try:
-        with replacing(path, sync=True) as file:
-            told = _Told(file)
-            torch.save(content, cast(BinaryIO, told))
+        save_tensors(path, content)
     except (OSError, RuntimeError) as error:
-        cause = error if told is None or told.error is None else told.error
-        why = reason(cause, path.parent) if isinstance(cause, OSError) else first_line(cause)
-        full = isinstance(cause, OSError) and cause.errno in FULL
+        why = reason(error, path.parent) if isinstance(error, OSError) else first_line(error)
+        full = isinstance(error, OSError) and error.errno in FULL
         advice = "make room" if full else "check the folder and its permissions"
         raise WriteError(
             f"{path}: the checkpoint could not be written: {why}; {advice}; earlier checkpoints are untouched"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from maskrcnn.engine.checkpoint import Checkpoint, WriteError, load, save
 from maskrcnn.errors import CheckpointError, few
-from maskrcnn.files import free_bytes, reason, temporary_beside
+from maskrcnn.files import free_bytes, name_also, reason
 
 
 class CheckpointFolder:
@@ -66,9 +64,9 @@ class CheckpointFolder:
             self.folder.mkdir(parents=not self._made, exist_ok=True)
             self._made = True
             save(checkpoint, path)
-            self._name(path, "last.pt")
+            name_also(path, "last.pt")
             if best:
-                self._name(path, "best.pt")
+                name_also(path, "best.pt")
         except OSError as error:
             why = reason(error, self.folder)
             if error.errno == errno.ENOENT:
@@ -98,18 +96,6 @@ class CheckpointFolder:
         if complaints:
             raise CheckpointError(f"no checkpoint of this run can be read: {few(complaints, 5, '; ')}")
         return None
-
-    def _name(self, path: Path, name: str) -> None:
-        target = self.folder / name
-        temporary = temporary_beside(target)
-        try:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _bytes(content: Any) -> int:

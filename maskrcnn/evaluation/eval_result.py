@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.evaluation.legend import legend
+from maskrcnn.viz.tables import Table
 
 IntArray = npt.NDArray[np.int64]
 #: COCO's twelve figures, in the order in which its evaluator prints them.
@@ -170,7 +171,7 @@ class EvalResult:
         for names in (TWELVE, [f"{name}@{self.max_detections}" for name in AT_CAP], TEN):
             rows = self._rows(names, digits)
             if rows:
-                lines += [*([""] if lines else []), *_grid([["", *names], *rows])]
+                lines += [*([""] if lines else []), Table(("", *names), rows).text()]
         entries = next((v for v in self.per_class.values() if v), [])
         if per_class and len(entries) > 1:
             columns = [(kind, name) for kind in self.per_class for name in ("AP", "AP50")]
@@ -180,7 +181,7 @@ class EvalResult:
                 + [_number(self.per_class[kind][i].figures[name], digits) for kind, name in columns]
                 for i, entry in enumerate(entries)
             ]
-            lines += ["", *_grid([head, *rows])]
+            lines += ["", Table(head, rows).text()]
         counts = (
             f"{self.images} images, {self.ground_truth} instances, {self.detections} detections"
             f" (evaluated by {self.backend})"
@@ -199,12 +200,3 @@ class EvalResult:
 
 def _number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]

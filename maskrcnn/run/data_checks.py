@@ -63,29 +63,20 @@ def check_any_usable(recipe: Recipe, key: str, dataset: Dataset) -> None:
 
 
 def check_masks_to_train_on(recipe: Recipe, train: Dataset) -> None:
-    """A mask head needs masks.
+    """A mask head learns from masks, and copy-paste cuts objects out by them.
 
     Raises:
         DataError: the data have none, with what to set.
     """
-    if recipe.model.mask_head is not None and not train.ground_truth().has_masks:
-        raise DataError(
-            "model.mask_head is set, but data.train brings no masks (data.train.masks is false): set"
-            " data.train.masks to true, or for boxes alone model.mask_head to null"
-        )
-
-
-def check_copy_paste(recipe: Recipe, train: Dataset) -> None:
-    """Objects are cut out by their masks.
-
-    Raises:
-        DataError: the data have none, with what to set.
-    """
-    if recipe.data.copy_paste is not None and not train.ground_truth().has_masks:
-        raise DataError(
-            "data.copy_paste is set, but data.train brings no masks to cut objects out by: set"
-            " data.train.masks to true, or data.copy_paste to null"
-        )
+    for key, part, instead in (
+        ("model.mask_head", recipe.model.mask_head, "for boxes alone model.mask_head"),
+        ("data.copy_paste", recipe.data.copy_paste, "data.copy_paste"),
+    ):
+        if part is not None and not train.ground_truth().has_masks:
+            raise DataError(
+                f"{key} is set, but data.train brings no masks (data.train.masks is false): set"
+                f" data.train.masks to true, or {instead} to null"
+            )
 
 
 def check_masks_to_evaluate(recipe: Recipe, val: Dataset) -> None:

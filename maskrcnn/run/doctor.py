@@ -17,6 +17,7 @@ import torch
 import maskrcnn
 from maskrcnn.native import build as _build
 from maskrcnn.native import library as _library
+from maskrcnn.viz.tables import aligned
 
 #: Environment variables that change what is built, loaded or how fast it runs.
 ENVIRONMENT = (
@@ -44,23 +45,23 @@ def diagnose() -> InstallationReport:
         warnings.simplefilter("ignore")  # the warning's text is part of the report
         states = _library.load()
     healthy, trials = _try_operators(states["cpu"].loaded, states["cuda"].loaded)
-    lines = [
-        f"maskrcnn      {maskrcnn.__version__} in {Path(maskrcnn.__file__).parent}",
-        f"Python        {platform.python_version()} at {sys.executable}, {platform.platform()}",
-        f"torch         {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
-        f"CUDA          {_cuda()}",
-        f"C++ compiler  {_compiler(_build.find_cxx, 'none; install one with `apt-get install g++`')}",
-        f"nvcc          {_compiler(_build.find_nvcc, 'none (only needed for a GPU)')}",
-        f"CPU ops       {_describe(states['cpu'])}",
-        f"CUDA ops      {_describe(states['cuda'])}",
-        f"sources       {_build.csrc_dir()}",
-        f"cache         {_build.cache_dir()}",
-        *(f"trial         {trial}" for trial in trials),
-        f"dependencies  {', '.join(_dependencies())}",
-        f"environment   {', '.join(_environment()) or 'nothing set that matters'}",
-        f"verdict       {_verdict(healthy, states['cpu'])}",
+    found = [
+        ("maskrcnn", f"{maskrcnn.__version__} in {Path(maskrcnn.__file__).parent}"),
+        ("Python", f"{platform.python_version()} at {sys.executable}, {platform.platform()}"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"),
+        ("CUDA", _cuda()),
+        ("C++ compiler", _compiler(_build.find_cxx, "none; install one with `apt-get install g++`")),
+        ("nvcc", _compiler(_build.find_nvcc, "none (only needed for a GPU)")),
+        ("CPU ops", _describe(states["cpu"])),
+        ("CUDA ops", _describe(states["cuda"])),
+        ("sources", str(_build.csrc_dir())),
+        ("cache", str(_build.cache_dir())),
+        *(("trial", trial) for trial in trials),
+        ("dependencies", ", ".join(_dependencies())),
+        ("environment", ", ".join(_environment()) or "nothing set that matters"),
+        ("verdict", _verdict(healthy, states["cpu"])),
     ]
-    return InstallationReport(tuple(lines), healthy)
+    return InstallationReport(tuple(aligned(found, left=(0, 1))), healthy)
 
 
 def _describe(state: _library.LoadState) -> str:

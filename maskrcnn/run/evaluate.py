@@ -10,9 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from torch import nn
 
 from maskrcnn.data import Categories, Dataset, RawSample, eval_loader
@@ -26,7 +24,7 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.unwritten import Unwritten
-from maskrcnn.errors import CheckpointError, DataError, OutputError, few
+from maskrcnn.errors import CheckpointError, DataError, few
 from maskrcnn.evaluation import (
     EvalResult,
     PredictionProgress,
@@ -36,7 +34,7 @@ from maskrcnn.evaluation import (
     predict_dataset,
     save_results,
 )
-from maskrcnn.files import write_bytes, write_json
+from maskrcnn.files import write_image, write_json
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run import preflight
 from maskrcnn.run.expect import compare
@@ -52,7 +50,7 @@ from maskrcnn.run.setup import (
 )
 from maskrcnn.structures import Batch
 from maskrcnn.structures.ground_truth import GroundTruth
-from maskrcnn.viz.instances import draw_detections, draw_instances
+from maskrcnn.viz.instances import draw_detections, draw_records
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.panels import side_by_side
 from maskrcnn.viz.picture_names import PictureNames
@@ -199,19 +197,12 @@ def draw_pictures(
     names = PictureNames()
     for sample in islice(_readable(dataset), recipe.train.pictures):
         found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
-        boxes = None
-        masks = [r["segmentation"] for r in found] if all("segmentation" in r for r in found) else None
-        if masks is None:
-            boxes = torch.tensor([r["bbox"] for r in found])
-            boxes[:, 2:] += boxes[:, :2]
         points = of_records(found, recipe.eval.keypoint_offset)
-        predicted = draw_instances(
+        predicted = draw_records(
             sample.image,
-            boxes,
-            masks,
+            found,
             [categories.index_of(r["category_id"]) for r in found],
             categories.names,
-            [r["score"] for r in found],
             keypoints=None if points is None else sure(points, keypoint_scores(recipe)),
             skeleton=skeleton,
         )
@@ -228,20 +219,6 @@ def _readable(dataset: Dataset) -> Iterator[RawSample]:
             if dataset.on_error != "skip":
                 raise
             dataset.report.image(int(dataset.image_ids[index]), str(error))
-
-
-def write_picture(path: Path, image: Image) -> None:
-    """Write uint8 [H, W, 3] RGB as a PNG, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    # Python opens the file: OpenCV takes no names that are not UTF-8.
-    made, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not made:
-        size = f"{image.shape[1]} x {image.shape[0]}"
-        raise OutputError(f"{shown(path)}: OpenCV cannot make a PNG of {size} pixels")
-    write_bytes(path, png.tobytes())
 
 
 def write_figures(path: Path, result: EvalResult, step: int) -> None:
@@ -322,6 +299,6 @@ def evaluate(
             if pictures is not None:
                 for name, image in draw_pictures(data.val, found.records, recipe, known):
                     path = pictures / f"{name}.png"
-                    unwritten.attempt(path, partial(write_picture, path, image))
+                    unwritten.attempt(path, partial(write_image, path, image))
             unwritten.raise_if_any()
         return found

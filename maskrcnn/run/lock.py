@@ -22,7 +22,7 @@ from pathlib import Path
 
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import OutputError, UserError
-from maskrcnn.files import temporary_beside, unwritten, write_text
+from maskrcnn.files import create, temporary_beside, unwritten, write_text
 
 #: Seconds between two signs of life, and how long a silence means that a process elsewhere is gone.
 BEAT, SILENCE = 10.0, 120.0
@@ -138,7 +138,7 @@ class RunLock:
         try:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not self._create(me):
+            while not create(self.path, json.dumps(asdict(me)) + "\n"):
                 self._pass(me, tell)
         except OSError as error:
             self._remove_folders()
@@ -149,24 +149,6 @@ class RunLock:
         self._me = me
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
-
-    def _create(self, me: Holder) -> bool:
-        """Make the lock file, with its content at once; False where there is one."""
-        temporary = temporary_beside(self.path)
-        try:
-            temporary.write_text(json.dumps(asdict(me)) + "\n", encoding="utf-8")
-            try:
-                os.link(temporary, self.path)
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without links
-                with contextlib.suppress(FileExistsError), self.path.open("x", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(me)) + "\n")
-                    return True
-                return False
-            return True
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _pass(self, me: Holder, tell: Callable[[str], None]) -> None:
         """Remove a dead process's lock.

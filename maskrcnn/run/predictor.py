@@ -25,7 +25,7 @@ from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
-from maskrcnn.viz.instances import draw_instances
+from maskrcnn.viz.instances import draw_records
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.skeletons import sure
 
@@ -71,16 +71,11 @@ class Prediction:
 
     def draw(self) -> Image:
         """The image with its instances drawn over it, uint8 RGB, enlarged where it is small."""
-        with_masks = all("segmentation" in r for r in self.records)
-        rles = [r["segmentation"] for r in self.records] if with_masks else None
-        boxes = None if with_masks else self.boxes
-        return draw_instances(
+        return draw_records(
             self.image,
-            boxes,
-            rles,
+            self.records,
             self.labels.tolist(),
             self.names,
-            self.scores.tolist(),
             keypoints=None if self.keypoints is None else sure(self.keypoints, self.keypoint_scores),
         )
 

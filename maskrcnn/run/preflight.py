@@ -52,7 +52,6 @@ def before_training(
         yield lambda: setup.check_keypoints(recipe, model, train)
         yield lambda: data_checks.check_any_usable(recipe, "data.train", train)
         yield lambda: data_checks.check_masks_to_train_on(recipe, train)
-        yield lambda: data_checks.check_copy_paste(recipe, train)
         yield lambda: machine_checks.check_workers(recipe, ranks)
         yield lambda: machine_checks.check_batch(recipe, train, ranks, training=True)
         yield lambda: check_folder(output)

@@ -18,6 +18,7 @@ from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation import PredictionProgress
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
+from maskrcnn.files import scratch, unwritten
 from maskrcnn.inference.loop import autocast, evaluating
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.rpn.rpn import RPN
@@ -25,6 +26,7 @@ from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight
 from maskrcnn.run.evaluate import load_state, progress_lines
 from maskrcnn.run.setup import build_transforms, load_model, new_console, one_first, worker_count
+from maskrcnn.viz.tables import aligned
 
 Split = Literal["train", "val"]
 
@@ -93,8 +95,8 @@ def propose(
             for i, k in enumerate(RECALL_AT)
         }
         console.line("average recall, IoU 0.5 to 0.95, of proposals an image:")
-        for name, value in figures.items():
-            console.line(f"  {name:<8} {value:.3f}")
+        for line in aligned([(f"  {name}", f"{value:.3f}") for name, value in figures.items()]):
+            console.line(line)
         return figures
 
 
@@ -103,19 +105,14 @@ def _spool(output: Path, ranks: Ranks) -> Iterator[ProposalSpool]:
     """This rank's raw file beside the output, removed at the end.
 
     Raises:
-        UserError: it, or the output in the body, cannot be written.
+        OutputError: it, or the output in the body, cannot be written.
     """
-    raw = output.with_name(f".{output.name}.rank{ranks.rank}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        spool = ProposalSpool(raw)
-        try:
-            yield spool
-        finally:
-            spool.close()
-            raw.unlink(missing_ok=True)
+        with scratch(output) as file:
+            yield ProposalSpool(file)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+        raise unwritten(output, error) from error
 
 
 def _run(

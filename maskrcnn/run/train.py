@@ -32,7 +32,7 @@ from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
 from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
-from maskrcnn.files import clear_temporaries
+from maskrcnn.files import clear_temporaries, write_image
 from maskrcnn.recipe import Recipe, check_same_categories
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, data_digests
@@ -42,7 +42,6 @@ from maskrcnn.run.evaluate import (
     draw_pictures,
     run_evaluation,
     write_figures,
-    write_picture,
 )
 from maskrcnn.run.expect import compare
 from maskrcnn.run.folder import RunFolder, changed_keys
@@ -393,6 +392,6 @@ class _Run:
         attempt(folder.figures, lambda: write_figures(folder.figures, found.result, step))
         for name, image in draw_pictures(self.data.val, found.records, self.recipe, self.data.categories):
             path = folder.pictures / f"{name}.png"
-            attempt(folder.pictures, partial(write_picture, path, image))
+            attempt(folder.pictures, partial(write_image, path, image))
             if self.events is not None:
                 self.events.picture(step, f"eval/{name}", image)

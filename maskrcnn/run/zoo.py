@@ -15,9 +15,12 @@ from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run.flops import SIZE, Cost, count_cost
+from maskrcnn.viz.tables import Table
 
 #: What a recipe may expect, and the title of the column.
 METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP", "keypoints/AP": "keypoint AP"}
+#: Titles of the columns before and behind the figures.
+_HEAD, _COSTS = ("config", "model", "backbone", "steps x images"), ("params, M", "GFLOPs")
 _COCO_CLASSES = 80
 
 
@@ -98,6 +101,12 @@ def backbone(model: MaskRCNNConfig) -> str:
 def markdown(rows: Sequence[ZooEntry]) -> str:
     """The page docs/zoo.md."""
     sources = list(dict.fromkeys(row.source for row in rows if row.source))
+    head = [*_HEAD, *METRICS.values(), "source", *_COSTS]
+    cells = []
+    for row in rows:
+        number = f"[{sources.index(row.source) + 1}]" if row.source else ""
+        name = f"[{row.name}](../configs/{row.name}.yaml)"
+        cells.append([name, *_what(row), *_figures(row), number, *_costs(row)])
     lines = [
         "# Recipes",
         "",
@@ -105,37 +114,20 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
         "the output of `maskrcnn zoo --markdown`; `maskrcnn zoo WORD...` prints the table, `--json` its data",
         "(and `maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures).",
         "",
-        "| config | model | backbone | steps x images | "
-        + " | ".join(METRICS.values())
-        + " | source | params, M"
-        " | GFLOPs |",
-        "|---|---|---|---|" + "---:|" * len(METRICS) + "---|---:|---:|",
+        Table(head, cells, left=(*range(len(_HEAD)), head.index("source"))).markdown(),
+        "",
+        *(f"{i}. {source}" for i, source in enumerate(sources, 1)),
+        "",
+        _note(),
     ]
-    for row in rows:
-        number = f"[{sources.index(row.source) + 1}]" if row.source else ""
-        cells = [f"[{row.name}](../configs/{row.name}.yaml)", row.task, row.backbone, row.schedule]
-        cells += [*_figures(row), number, f"{row.parameters / 1e6:.1f}", _gflops(row)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"{i}. {source}" for i, source in enumerate(sources, 1)), "", _note()]
     return "\n".join(lines)
 
 
 def text(rows: Sequence[ZooEntry]) -> str:
     """The table for a terminal."""
-    titles = ["config", "model", "backbone", "steps x images", *METRICS.values(), "params, M", "GFLOPs"]
-    table = [titles]
-    for row in rows:
-        cells = [row.name, row.task, row.backbone, row.schedule, *_figures(row)]
-        table.append([*cells, f"{row.parameters / 1e6:.1f}", _gflops(row)])
-    widths = [max(len(line[i]) for line in table) for i in range(len(titles))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 4 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    ]
-    return "\n".join([*lines, "", _note()])
+    head = [*_HEAD, *METRICS.values(), *_COSTS]
+    cells = [[row.name, *_what(row), *_figures(row), *_costs(row)] for row in rows]
+    return f"{Table(head, cells, left=range(len(_HEAD))).text()}\n\n{_note()}"
 
 
 def as_json(rows: Sequence[ZooEntry]) -> list[dict[str, Any]]:
@@ -143,13 +135,18 @@ def as_json(rows: Sequence[ZooEntry]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
+def _what(row: ZooEntry) -> list[str]:
+    return [row.task, row.backbone, row.schedule]
+
+
 def _figures(row: ZooEntry) -> list[str]:
     return [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
 
 
-def _gflops(row: ZooEntry) -> str:
+def _costs(row: ZooEntry) -> list[str]:
     number = f"{row.flops / 1e9:.{0 if row.flops > 1e10 else 1}f}"
-    return number if row.size == SIZE else f"{number} at {row.size[0]} x {row.size[1]}"
+    at = "" if row.size == SIZE else f" at {row.size[0]} x {row.size[1]}"
+    return [f"{row.parameters / 1e6:.1f}", number + at]
 
 
 def _note() -> str:

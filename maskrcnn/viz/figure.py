@@ -1,24 +1,17 @@
-"""What the pictures share: matplotlib at arm's length, colours and type."""
+"""What figures that are files share: matplotlib at arm's length, its type, and how they are written."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maskrcnn.errors import UserError
-
-# Okabe and Ito's palette, which people tell apart whatever their colour vision, and a gray scale.
-INK = "#1b1b1b"
-QUIET = "#767676"
-FAINT = "#d9d9d9"
-BLUE = "#0072B2"
-SKY = "#56B4E9"
-VERMILLION = "#D55E00"
-GREEN = "#009E73"
-ORANGE = "#E69F00"
-PURPLE = "#CC79A7"
+from maskrcnn.files import write_bytes
+from maskrcnn.viz.palette import INK, QUIET
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -63,36 +56,36 @@ def style() -> Any:
     return mpl.rc_context(_STYLE)
 
 
-def check_out(path: Path) -> None:
-    """Find out that a picture cannot be written before the work is done.
+def check_out(option: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Find out that a file cannot be written before the work is done.
 
     Raises:
-        UserError: an ending that is not drawn, or a folder that does not exist.
+        UserError: an ending that is none of ``suffixes``, or a folder that does not exist.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
 
 
 def save(figure: Any, path: Path, dpi: int) -> None:
     """Write the figure; its kind follows the name's ending.
 
     Raises:
-        UserError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    try:
-        with style():
-            if path.suffix.lower() == ".png":
-                _save_png(figure, path, dpi)
-            else:
-                undated = {"Date" if path.suffix.lower() == ".svg" else "CreationDate": None}
-                figure.savefig(path, dpi=dpi, metadata=undated)
-    except OSError as e:
-        raise UserError(f"--out {path}: cannot be written: {e.strerror or e}") from None
+    kind = path.suffix.lower().removeprefix(".")
+    made = io.BytesIO()
+    with style():
+        if kind == "png":
+            _draw_png(figure, made, dpi)
+        else:
+            undated = {"Date" if kind == "svg" else "CreationDate": None}
+            figure.savefig(made, format=kind, dpi=dpi, metadata=undated)
+    write_bytes(path, made.getvalue())
 
 
-def _save_png(figure: Any, path: Path, dpi: int) -> None:
+def _draw_png(figure: Any, made: io.BytesIO, dpi: int) -> None:
     """A PNG with a palette: a third of the size, and nobody sees the difference in a drawing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image  # comes with matplotlib
@@ -101,4 +94,5 @@ def _save_png(figure: Any, path: Path, dpi: int) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(dpi, dpi))
+    picture = picture.quantize(256, dither=Image.Dither.NONE)
+    picture.save(made, format="png", optimize=True, dpi=(dpi, dpi))

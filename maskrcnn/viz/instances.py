@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from maskrcnn.inference.paste import Paste, encode_masks
+from maskrcnn.inference.records import Result
 from maskrcnn.structures import Detections, Targets
 from maskrcnn.viz.labels import Image, Label, Rect, draw_labels
 from maskrcnn.viz.palette import Colour, class_colour, instance_colour, shade
@@ -96,6 +97,29 @@ def draw_instances(
         texts = _texts(classes, names, confidence)
         draw_labels(canvas, [Label(texts[i], frames[i], colours[i]) for i in first])
     return canvas
+
+
+def draw_records(
+    image: npt.NDArray[Any],
+    records: Sequence[Result],
+    labels: Sequence[int],
+    names: Sequence[str],
+    **style: Any,
+) -> Image:
+    """Draw COCO's records of results: their masks, and where not all have one their boxes.
+
+    Args:
+        image: uint8 [H, W, 3] RGB (or [H, W] gray), which the records are of.
+        labels: contiguous class index of each record.
+        names: name of each class.
+        style: further arguments of :func:`draw_instances`.
+    """
+    masks = [r["segmentation"] for r in records] if all("segmentation" in r for r in records) else None
+    boxes = None
+    if masks is None:
+        boxes = np.array([r["bbox"] for r in records])
+        boxes[:, 2:] += boxes[:, :2]
+    return draw_instances(image, boxes, masks, labels, names, [r["score"] for r in records], **style)
 
 
 def draw_detections(

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 Colour = tuple[int, int, int]
+
+# Okabe and Ito's palette, which people tell apart whatever their colour vision, and a gray scale.
+INK = "#1b1b1b"
+QUIET = "#767676"
+FAINT = "#d9d9d9"
+BLUE = "#0072B2"
+SKY = "#56B4E9"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+PURPLE = "#CC79A7"
+#: Pixels that are more, and less, than those compared with (orange and sky blue of the above).
+MORE: Colour = (230, 159, 0)
+LESS: Colour = (86, 180, 233)
+#: What charts draw their series in, one after the other: neighbours are far apart.
+SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, INK, QUIET)
 
 #: Hues in degrees that most people tell apart on photographs and on gray microscopy.
 HUES = (210, 25, 130, 330, 50, 180, 275, 0, 90, 240, 305, 150)
@@ -34,6 +51,11 @@ def ink(colour: Colour) -> Colour:
     """Black or white, whichever reads better on ``colour`` (relative luminance of ITU-R BT.709)."""
     luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
     return (0, 0, 0) if luminance > 115 else (255, 255, 255)
+
+
+def series_colour(number: int, colours: Sequence[str] = SERIES) -> str:
+    """Of the n-th series of a chart, as ``#rrggbb``; after the last the first comes again."""
+    return colours[number % len(colours)]
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Colour:

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from maskrcnn.viz.labels import FONT, Image, font_scale, printable, text_box, weight
+from maskrcnn.viz.palette import LESS, MORE
+
+ClassMap = npt.NDArray[np.int64]
 
 #: Gray of the space between pictures.
 GROUND = 24
@@ -83,6 +87,30 @@ def contact_sheet(
         bands.append(band)
     bands.append(np.full((GAP, bands[0].shape[1], 3), GROUND, dtype=np.uint8))
     return np.concatenate(bands)
+
+
+def mark_differences(picture: Image, own: ClassMap, reference: ClassMap) -> Image:
+    """Paint the pixels at which two maps of classes differ, over a picture enlarged by a whole number.
+
+    What the reference lacks, or calls another class, in :data:`MORE`; what only the reference has in
+    :data:`LESS`.
+
+    Args:
+        picture: uint8 [k * H, k * W, 3].
+        own, reference: int64 [H, W], below 0 where there is nothing.
+    """
+    factor = picture.shape[0] // own.shape[0]
+    out = picture.copy()
+    differ = own != reference
+    for pixels, colour in ((differ & (own >= 0), MORE), (differ & (own < 0), LESS)):
+        large = np.kron(pixels, np.ones((factor, factor), dtype=np.bool_))
+        out[large] = np.rint(0.25 * out[large] + 0.75 * np.array(colour)).astype(np.uint8)
+    return np.asarray(out, dtype=np.uint8)
+
+
+def shrunk(picture: Image, longest: int) -> Image:
+    """The picture, smaller where its longer side is above ``longest`` pixels."""
+    return picture if max(picture.shape[:2]) <= longest else _fit(picture, longest, longest)
 
 
 def _fit(picture: Image, height: int, width: int) -> Image:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.data import CocoDataset, eval_loader, synthetic_dataset, train_loader
+from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, synthetic_dataset, train_loader
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, ResizeShortestEdge
 from maskrcnn.errors import DataError
 from maskrcnn.structures import Batch
@@ -29,7 +29,7 @@ AUGMENT = [
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("synthetic")
-    folder = synthetic_dataset(root, level="medium", split="train", num_images=13, size=48)
+    folder = synthetic_dataset(root, SyntheticConfig(level="medium", split="train", num_images=13, size=48))
     return CocoDataset(folder / "images", folder / "annotations.json", training=True)
 
 

@@ -44,7 +44,7 @@ def save(path: Path, **changes: Any) -> Path:
 
 def for_coco(path: Path, images: int = 4) -> Path:
     """For image 10 k (k = 1, 2, ...) of :func:`tests.data.files.coco`: k boxes of width 1, 2, ..., k."""
-    spool = ProposalSpool(path.with_suffix(".raw"))
+    spool = ProposalSpool(path.with_suffix(".raw").open("wb"))
     for k in range(1, images + 1):
         width = torch.arange(1, k + 1).float()
         boxes = torch.stack((torch.zeros(k), torch.zeros(k), width, torch.full((k,), 4.0)), dim=1)
@@ -57,7 +57,7 @@ def for_coco(path: Path, images: int = 4) -> Path:
 def test_what_is_written_comes_back_best_first(tmp_path: Path) -> None:
     parts = []
     for rank, ids in enumerate(((30, 10), (20, 30))):
-        spool = ProposalSpool(tmp_path / f"{rank}.raw")
+        spool = ProposalSpool((tmp_path / f"{rank}.raw").open("wb"))
         for image_id in ids:
             spool.add(image_id, BOXES + image_id + rank, SCORES)
         if rank == 0:

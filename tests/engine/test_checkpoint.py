@@ -169,7 +169,7 @@ def test_without_hard_links_the_names_are_copies(tmp_path: Path, monkeypatch: py
     def refuse(a: Any, b: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     CheckpointFolder(tmp_path).save(make(4))
     assert load(tmp_path / "last.pt").step == 4
 

@@ -21,15 +21,15 @@ RANK = {
     "modeling": 5,
     "convert": 6,
     "data": 6,
-    "viz": 8,
     "inference": 7,
-    "evaluation": 8,
-    "engine": 9,
-    "recipe": 10,
-    "run": 11,
-    "studies": 12,
-    "cli": 13,
-    "__main__": 14,
+    "viz": 8,
+    "evaluation": 9,
+    "engine": 10,
+    "recipe": 11,
+    "run": 12,
+    "studies": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 ALLOWED: set[tuple[str, str]] = set()
 

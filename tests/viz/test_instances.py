@@ -14,12 +14,13 @@ from maskrcnn.viz.instances import (
     as_rgb,
     draw_detections,
     draw_instances,
+    draw_records,
     enlargement,
     mask_window,
 )
 from maskrcnn.viz.labels import Label, draw_labels, place_labels, printable, text_box
-from maskrcnn.viz.palette import class_colour, ink, instance_colour, shade
-from maskrcnn.viz.panels import contact_sheet, side_by_side
+from maskrcnn.viz.palette import LESS, MORE, class_colour, ink, instance_colour, shade
+from maskrcnn.viz.panels import contact_sheet, mark_differences, shrunk, side_by_side
 
 GRAY = np.full((60, 80, 3), 100, dtype=np.uint8)
 
@@ -241,3 +242,35 @@ def test_small_instances_lie_on_top_of_large_ones() -> None:
         )
         assert tuple(out[30, 40]) == class_colour(0)
         assert tuple(out[30, 55]) == class_colour(1)
+
+
+def test_differences_are_painted_both_ways() -> None:
+    own, reference = np.full((2, 3), -1), np.full((2, 3), -1)
+    own[0, 0], reference[0, 0] = 5, 5  # the same
+    own[0, 1], reference[0, 1] = 5, 7  # another class
+    own[1, 0] = 5
+    reference[1, 2] = 5
+    black = np.zeros((4, 6, 3), dtype=np.uint8)
+    out = mark_differences(black, own, reference)[::2, ::2]
+    more, less = ([round(0.75 * c) for c in colour] for colour in (MORE, LESS))
+    assert out.tolist() == [[[0, 0, 0], more, [0, 0, 0]], [more, [0, 0, 0], less]]
+
+
+def test_pictures_are_made_smaller_never_larger() -> None:
+    picture = np.zeros((100, 50, 3), dtype=np.uint8)
+    assert shrunk(picture, 200) is picture
+    assert shrunk(picture, 20).shape == (20, 10, 3)
+
+
+def test_records_are_drawn_by_their_masks_or_else_their_boxes() -> None:
+    image = np.zeros((40, 40, 3), dtype=np.uint8)
+    plain: dict[str, Any] = {"show_labels": False, "smallest": 0}
+    box = {"bbox": [5.0, 6.0, 20.0, 10.0], "score": 0.5}
+    square = np.zeros((40, 40), dtype=np.uint8)
+    square[6:16, 5:25] = 1
+    both = draw_records(image, [box | {"segmentation": as_rle(square)}], [0], ["a", "b"], **plain)
+    boxes = draw_records(image, [box], [0], ["a", "b"], **plain)
+    wanted = draw_instances(image, np.array([[5, 6, 25, 16]]), None, [0], ["a", "b"], **plain)
+    assert np.array_equal(boxes, wanted)
+    assert both[10, 10].any() and not boxes[10, 10].any()
+    assert np.array_equal(draw_records(image, [], [], ["a"]), draw_instances(image, None, None, [], ["a"]))

@@ -9,7 +9,7 @@ Legend: K = classes, A = annotations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -111,23 +111,27 @@ def same_names(categories: Categories) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _classes(index: AnnotationIndex, classes: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    names = few(repr(index.categories.names[c]) for c in classes)
-    return tuple(index.categories.ids[c] for c in classes[:NAMED]), names
+def _of_classes(index: AnnotationIndex, classes: Sequence[int], kind: str, what: str, advice: str) -> Doubt:
+    return Doubt(
+        kind=kind,
+        where=index.source,
+        what=what,
+        count=len(classes),
+        total=len(index.categories),
+        of="classes",
+        ids=tuple(index.categories.ids[c] for c in classes[:NAMED]),
+        names=few(repr(index.categories.names[c]) for c in classes),
+        advice=advice,
+    )
 
 
 def _root(index: AnnotationIndex, root: int) -> Doubt:
-    ids, names = _classes(index, [root])
-    return Doubt(
-        kind="root class",
-        where=index.source,
-        what="a class that only groups the others, as exporters write it",
-        count=1,
-        total=len(index.categories),
-        of="classes",
-        ids=ids,
-        names=names,
-        advice="no annotation has it, yet the model gets an output for it; remove its record from"
+    return _of_classes(
+        index,
+        [root],
+        "root class",
+        "a class that only groups the others, as exporters write it",
+        "no annotation has it, yet the model gets an output for it; remove its record from"
         " 'categories' of the training and the validation file (the other ids may stay as they are)",
     )
 
@@ -135,42 +139,26 @@ def _root(index: AnnotationIndex, root: int) -> Doubt:
 def _all_crowd(
     index: AnnotationIndex, classes: Sequence[int], crowds: Integers, total: int, training: bool
 ) -> Doubt:
-    ids, _ = _classes(index, classes)
     cost = "they never train" if training else "they are never judged"
-    return Doubt(
-        kind="class all crowd",
-        where=index.source,
-        what="classes whose annotations are all crowd regions (iscrowd: 1)",
-        count=len(classes),
-        total=len(index.categories),
-        of="classes",
-        ids=ids,
-        names=few(f"{index.categories.names[c]!r}: {crowds[c]}" for c in classes),
-        advice=f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions; set iscrowd to 0 on"
+    doubt = _of_classes(
+        index,
+        classes,
+        "class all crowd",
+        "classes whose annotations are all crowd regions (iscrowd: 1)",
+        f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions; set iscrowd to 0 on"
         " those that are single objects (labelling tools write 1 for whatever they store as RLE)",
     )
+    return replace(doubt, names=few(f"{index.categories.names[c]!r}: {crowds[c]}" for c in classes))
 
 
 def _absent(index: AnnotationIndex, classes: Sequence[int], training: bool) -> Doubt:
-    ids, names = _classes(index, classes)
-    if training:
-        advice = (
-            "they cannot be learned; annotate some, or remove their records from 'categories' of the training"
-            " and the validation file"
-        )
-    else:
-        advice = "nothing says how well they are learned; the averages are over the other classes"
-    return Doubt(
-        kind="class without annotations",
-        where=index.source,
-        what="classes without any annotation",
-        count=len(classes),
-        total=len(index.categories),
-        of="classes",
-        ids=ids,
-        names=names,
-        advice=advice,
+    learned = (
+        "they cannot be learned; annotate some, or remove their records from 'categories' of the training"
+        " and the validation file"
     )
+    judged = "nothing says how well they are learned; the averages are over the other classes"
+    what = "classes without any annotation"
+    return _of_classes(index, classes, "class without annotations", what, learned if training else judged)
 
 
 def _nothing_to_judge(index: AnnotationIndex, images: int) -> Doubt:

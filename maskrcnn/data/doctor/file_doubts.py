@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -76,18 +77,14 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
             found += [(i, note.words) for note in dataset.load(i).notes if note.kind == "damaged"]
     if not found:
         return None
-    ids = [int(dataset.image_ids[i]) for i, _ in found]
-    dataset.report.told("damaged", ids)
-    return Doubt(
-        kind="damaged images",
-        where=str(dataset.annotation_file),
-        what="JPEG files that are damaged inside and decode all the same",
-        count=len(found),
-        total=len(sample),
-        of="files" if len(sample) == len(dataset) else "files looked at",
-        ids=tuple(ids[:NAMED]),
-        names=few(f"image {n}: {_shown(dataset.path(i).name)}" for n, (i, _) in zip(ids, found, strict=True)),
-        advice=f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted; restore the files,"
+    dataset.report.told("damaged", [int(dataset.image_ids[i]) for i, _ in found])
+    return _of_files(
+        dataset,
+        {i: f"image {int(dataset.image_ids[i])}: {_shown(dataset.path(i).name)}" for i, _ in found},
+        len(sample),
+        "damaged images",
+        "JPEG files that are damaged inside and decode all the same",
+        f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted; restore the files,"
         " or remove their records",
     )
 
@@ -99,18 +96,31 @@ def page_doubt(dataset: CocoDataset) -> Doubt | None:
     found = [(i, pages) for i in sample if (pages := count_pages(dataset.path(i))) > 1]
     if not found:
         return None
-    ids = [int(dataset.image_ids[i]) for i, _ in found]
-    dataset.report.told("pages", ids)
+    dataset.report.told("pages", [int(dataset.image_ids[i]) for i, _ in found])
+    return _of_files(
+        dataset,
+        {i: f"{_shown(dataset.path(i).name)}: {pages}" for i, pages in found},
+        len(sample),
+        "several pages",
+        "image files with several frames or pages, of which the first alone is read",
+        "if the others are annotated too, store each as a file of its own",
+    )
+
+
+def _of_files(
+    dataset: CocoDataset, names: Mapping[int, str], looked: int, kind: str, what: str, advice: str
+) -> Doubt:
+    """A doubt about files, by their place in the data set, of ``looked`` that were looked at."""
     return Doubt(
-        kind="several pages",
+        kind=kind,
         where=str(dataset.annotation_file),
-        what="image files with several frames or pages, of which the first alone is read",
-        count=len(found),
-        total=len(sample),
-        of="files" if len(sample) == len(dataset) else "files looked at",
-        ids=tuple(ids[:NAMED]),
-        names=few(f"{_shown(dataset.path(i).name)}: {pages}" for i, pages in found),
-        advice="if the others are annotated too, store each as a file of its own",
+        what=what,
+        count=len(names),
+        total=looked,
+        of="files" if looked == len(dataset) else "files looked at",
+        ids=tuple(int(dataset.image_ids[i]) for i in list(names)[:NAMED]),
+        names=few(names.values()),
+        advice=advice,
     )
 
 

@@ -119,19 +119,14 @@ def box_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     bad = (ious(boxes, masks) < LEAST_IOU) & (np.abs(boxes - masks).max(1) > SLACK)
     if not bad.any():
         return None
-    rows = rows[bad]
     reason = _reason(boxes[bad], masks[bad], sides[bad])
-    order = np.argsort(rows)[:NAMED]
-    return Doubt(
-        kind="box disagrees with mask",
-        where=index.source,
-        what="boxes that disagree with their masks",
-        count=len(rows),
-        total=len(bad),
-        of="annotations" if len(bad) == len(index.images) else "annotations looked at",
-        ids=tuple(index.annotation_ids[rows[order]].tolist()),
-        names=_names(index, rows[order]),
-        advice=f"{reason}a 'bbox' is [x of the left side, y of the upper side, width, height] in pixels;"
+    return _of_annotations(
+        index,
+        np.sort(rows[bad]),
+        len(bad),
+        "box disagrees with mask",
+        "boxes that disagree with their masks",
+        f"{reason}a 'bbox' is [x of the left side, y of the upper side, width, height] in pixels;"
         " write it so, or leave it out: then it is taken from the mask",
     )
 
@@ -143,17 +138,13 @@ def empty_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     rows = np.sort(every[~_have_area(masks) & (sides > SLACK)])
     if not len(rows):
         return None
-    return Doubt(
-        kind="mask of nothing",
-        where=index.source,
-        what="masks that cover nothing of their image",
-        count=len(rows),
-        total=len(every),
-        of="annotations" if len(every) == len(index.images) else "annotations looked at",
-        ids=tuple(index.annotation_ids[rows[:NAMED]].tolist()),
-        names=_names(index, rows[:NAMED]),
-        advice="they train, and are judged, as objects without a pixel; draw their masks, or remove the"
-        " annotations",
+    return _of_annotations(
+        index,
+        rows,
+        len(every),
+        "mask of nothing",
+        "masks that cover nothing of their image",
+        "they train, and are judged, as objects without a pixel; draw their masks, or remove the annotations",
     )
 
 
@@ -162,16 +153,13 @@ def unit_doubt(index: AnnotationIndex) -> Doubt | None:
     rows = np.flatnonzero((index.boxes[:, :2] + index.boxes[:, 2:] <= 1).all(1))
     if not 2 * len(rows) > len(index.images):
         return None
-    return Doubt(
-        kind="boxes within a pixel",
-        where=index.source,
-        what="boxes that lie within the first pixel of their image",
-        count=len(rows),
-        total=len(index.images),
-        of="annotations",
-        ids=tuple(index.annotation_ids[rows[:NAMED]].tolist()),
-        names=_names(index, rows[:NAMED]),
-        advice="they look normalised to [0, 1]; 'bbox' and 'segmentation' are in pixels: multiply x by the"
+    return _of_annotations(
+        index,
+        rows,
+        len(index.images),
+        "boxes within a pixel",
+        "boxes that lie within the first pixel of their image",
+        "they look normalised to [0, 1]; 'bbox' and 'segmentation' are in pixels: multiply x by the"
         " width of the image, and y by its height",
     )
 
@@ -192,17 +180,15 @@ def hole_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     if not len(rows) or (expected < LEAST_SHARE * masks and not _stated_holes(index, parts, nested)):
         return None
     limited = len(inner) > MOST_PAIRS
-    return Doubt(
-        kind="hole as polygon",
-        where=index.source,
-        what="masks with a polygon inside another of theirs" + (", at least" if limited else ""),
-        count=len(rows),
-        total=masks,
-        of="masks of polygons",
-        ids=tuple(index.annotation_ids[rows[:NAMED]].tolist()),
-        names=_names(index, rows[:NAMED]),
-        advice="a COCO mask is the union of its polygons, so the inner one is filled; if it is meant as a"
+    return _of_annotations(
+        index,
+        rows,
+        masks,
+        "hole as polygon",
+        "masks with a polygon inside another of theirs" + (", at least" if limited else ""),
+        "a COCO mask is the union of its polygons, so the inner one is filled; if it is meant as a"
         " hole, give the mask as RLE, or as one polygon that runs round the hole",
+        of="masks of polygons",
     )
 
 
@@ -330,7 +316,20 @@ def _clipped(boxes: Floats, sides: Floats) -> Floats:
     return np.clip(boxes, 0, sides)
 
 
-def _names(index: AnnotationIndex, rows: Integers) -> tuple[str, ...]:
-    images = index.image_ids[index.images[rows]].tolist()
-    ids = index.annotation_ids[rows].tolist()
-    return tuple(f"annotation {a} of image {i}" for a, i in zip(ids, images, strict=True))
+def _of_annotations(
+    index: AnnotationIndex, rows: Integers, total: int, kind: str, what: str, advice: str, of: str = ""
+) -> Doubt:
+    """A doubt about the annotations ``rows``, rising, of ``total`` that were looked at."""
+    first = rows[:NAMED]
+    images, ids = index.image_ids[index.images[first]].tolist(), index.annotation_ids[first].tolist()
+    return Doubt(
+        kind=kind,
+        where=index.source,
+        what=what,
+        count=len(rows),
+        total=total,
+        of=of or ("annotations" if total == len(index.images) else "annotations looked at"),
+        ids=tuple(ids),
+        names=tuple(f"annotation {a} of image {i}" for a, i in zip(ids, images, strict=True)),
+        advice=advice,
+    )

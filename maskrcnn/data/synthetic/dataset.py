@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import cv2
 import numpy as np
 
 from maskrcnn.config.ranges import check_range
@@ -23,7 +20,8 @@ from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.report import OnError
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import ConfigError
+from maskrcnn.files import locked, unwritten, write_image, write_text
 from maskrcnn.structures.categories import Categories
 
 logger = logging.getLogger(__name__)
@@ -39,74 +37,48 @@ _LEVEL_SEED = {"easy": 0, "medium": 1, "hard": 2}
 _SPLIT_SEED = {"train": 0, "val": 1}
 
 
-def synthetic_dataset(
-    root: Path,
-    *,
-    level: LevelName,
-    split: Split,
-    num_images: int,
-    size: int = 128,
-    seed: int = 0,
-    keypoints: bool = False,
-) -> Path:
+def synthetic_dataset(root: Path, config: SyntheticConfig) -> Path:
     """The folder ``root``/<name> with ``images/`` and ``annotations.json``, generated if need be.
 
-    The folder's name holds all parameters and the generator's version.  It appears complete or not at all,
-    and of several processes one generates while the others wait.
+    The folder's name holds all that decides the pictures, and the generator's version.  It appears complete
+    or not at all, and of several processes one generates while the others wait.
 
     Image k is the same whatever ``num_images`` is.
 
     Raises:
-        DataError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
-    kind = "-keypoints" if keypoints else ""
-    name = f"{level}{kind}-{split}-{num_images}x{size}px-seed{seed}-v{VERSION}"
+    level = config.level + ("-keypoints" if config.keypoints else "")
+    count = f"{config.num_images}x{config.size}px"
+    name = f"{level}-{config.split}-{count}-seed{config.seed}-v{VERSION}"
     folder = root / name
     if (folder / "annotations.json").is_file():
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".{name}.lock"):
+        with locked(root / f".{name}.lock", wait=True):
             if not (folder / "annotations.json").is_file():
                 part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
                 try:
-                    write_synthetic(
-                        part,
-                        level=level,
-                        split=split,
-                        num_images=num_images,
-                        size=size,
-                        seed=seed,
-                        keypoints=keypoints,
-                    )
+                    write_synthetic(part, config)
                     part.chmod(0o755)  # mkdtemp makes it private
                     shutil.rmtree(folder, ignore_errors=True)
                     part.replace(folder)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{folder}: the synthetic data cannot be written: {error.strerror}") from None
+        raise unwritten(folder, error) from None
     return folder
 
 
-def write_synthetic(
-    folder: Path,
-    *,
-    level: LevelName,
-    split: Split,
-    num_images: int,
-    size: int = 128,
-    seed: int = 0,
-    keypoints: bool = False,
-) -> None:
+def write_synthetic(folder: Path, config: SyntheticConfig) -> None:
     """Write ``images/*.png`` and ``annotations.json`` into ``folder``; the json comes last.
 
-    keypoints: crescents alone, with their keypoints.
-
     Raises:
-        OSError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    level, split, num_images = config.level, config.split, config.num_images
+    size, seed, keypoints = config.size, config.seed, config.keypoints
     logger.info("generating %d %s images of %d px (%s)", num_images, level, size, split)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -115,12 +87,7 @@ def write_synthetic(
         scene = make_scene(LEVELS[level], size, rng, keypoints)
         image_id = k + 1
         file_name = f"{image_id:06d}.png"
-        ok, png = cv2.imencode(
-            ".png", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        )
-        if not ok:
-            raise OSError(f"OpenCV cannot encode {file_name}")
-        (folder / "images" / file_name).write_bytes(png.tobytes())
+        write_image(folder / "images" / file_name, scene.image, compression=1)
         height, width = scene.image.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for annotation in scene.annotations:
@@ -147,20 +114,7 @@ def write_synthetic(
         content["categories"] = [
             {**content["categories"][POSED], "keypoints": list(KEYPOINTS), "skeleton": skeleton}
         ]
-    part = folder / "annotations.json.part"
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(folder / "annotations.json")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock while the body runs, among processes of this machine."""
-    with path.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    write_text(folder / "annotations.json", json.dumps(content))
 
 
 def default_root() -> Path:
@@ -206,15 +160,7 @@ class SyntheticConfig:
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
     ) -> CocoDataset:
         """Generate the data if they are not there yet, and read them."""
-        folder = synthetic_dataset(
-            self.root or default_root(),
-            level=self.level,
-            split=self.split,
-            num_images=self.num_images,
-            size=self.size,
-            seed=self.seed,
-            keypoints=self.keypoints,
-        )
+        folder = synthetic_dataset(self.root or default_root(), self)
         return CocoDataset(
             folder / "images",
             folder / "annotations.json",

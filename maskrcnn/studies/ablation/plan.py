@@ -16,6 +16,7 @@ from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import CheckpointError, ConfigError, UserError, few
 from maskrcnn.evaluation.eval_result import AT_CAP, TEN, TWELVE
+from maskrcnn.files import write_text
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
 from maskrcnn.run.folder import RunFolder, changed_keys
 from maskrcnn.run.setup import build_data, images_per_pass
@@ -94,15 +95,9 @@ class Run:
         """Make the folder and write the resolved recipe, from which ``train --resume`` starts.
 
         Raises:
-            UserError: it cannot be written.
+            OutputError: it cannot be written.
         """
-        try:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            self.folder.config.write_text(dump(self.recipe), encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{self.folder.path}: cannot be written ({error.strerror}); use --output"
-            ) from None
+        write_text(self.folder.config, dump(self.recipe))
 
     def set_aside(self) -> Path:
         """Rename the folder to ``seed0.stale``, ``seed0.stale-2`` ...; nothing is ever deleted."""

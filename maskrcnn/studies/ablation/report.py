@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-import cv2
-
 from maskrcnn.data import Dataset
-from maskrcnn.errors import OutputError, UserError, few
-from maskrcnn.run.evaluate import write_picture
-from maskrcnn.studies.ablation import charts, pictures, table
+from maskrcnn.errors import UserError, few
+from maskrcnn.files import write_image, write_text
+from maskrcnn.studies.ablation import curves, pictures, tabulate
 from maskrcnn.studies.ablation.bootstrap import COVERAGE, RESAMPLES
 from maskrcnn.studies.ablation.plan import Run
 from maskrcnn.studies.ablation.results import VariantRow, collect, plain
 from maskrcnn.studies.ablation.suite import Suite
 from maskrcnn.viz.labels import Image
+from maskrcnn.viz.pages import data_uri, render
+from maskrcnn.viz.palette import series_colour
+from maskrcnn.viz.tables import Table, in_markdown
 
-_STYLE = """
-body { font: 15px/1.45 sans-serif; color: #1b1b1b; max-width: 1500px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0 2em; font-size: 13px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: bold; padding: .3em 0; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #d9d9d9; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.charts { display: flex; flex-wrap: wrap; gap: 1em; }
-.legend span { margin-right: 1.2em; } .legend i, .key i { display: inline-block; width: 11px; height: 11px; }
-.legend i, .key i { margin-right: .4em; }
-.scroll { overflow-x: auto; } figure { margin: 1em 0; } figure img { max-width: none; }
-code { font-size: 12px; }
-"""
 #: Metrics with a chart of their own.
 _CHARTED = ("AP", "AP75")
 
@@ -57,34 +44,27 @@ def write_report(
 
     Raises:
         UserError: nothing is finished, or the finished runs are of several codes.
+        OutputError: a file cannot be written.
     """
     finished = [run for run in runs if run.is_finished()]
     if not finished:
         raise UserError(f"{folder}: no run of this suite is finished yet, so there is nothing to report")
     refuse_mixed(finished)
     rows = collect(suite, runs, data)
-    found = table.tables(rows, suite.metrics)
+    found = tabulate.tables(rows, suite.metrics)
     notes = _notes(suite, runs, finished, overrides)
-    text = "\n\n".join([suite.title, *map(table.terminal, found), *notes])
-    markdown = "\n\n".join([f"# {suite.title}", *map(table.markdown, found), *(f"- {n}" for n in notes)])
-    files = {"report.md": markdown + "\n", "report.csv": table.comma_separated(rows, suite.metrics)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8")
-        # Figures first: they must not be lost over an image that cannot be drawn.
-        shown = list(pictures.compare(rows, data, suite.pictures))
-        files["report.html"] = _page(suite, rows, found, notes, shown)
-        (folder / "report.html").write_text(files["report.html"], encoding="utf-8")
-        for name, image in shown:
-            write_picture(folder / "pictures" / f"{name}.png", image)
-    except OutputError as error:
-        raise UserError(f"the report cannot be written: {error}") from None
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: the report cannot be written ({error.strerror})"
-        ) from None
-    return AblationReport(rows, text, tuple(folder / name for name in files))
+    text = "\n\n".join([suite.title, *(t.text() for t in found), *notes])
+    markdown = [f"# {in_markdown(suite.title)}", *(t.markdown() for t in found)]
+    markdown += [f"- {in_markdown(note)}" for note in notes]
+    files = [folder / name for name in ("report.md", "report.csv", "report.html")]
+    write_text(files[0], "\n\n".join(markdown) + "\n")
+    write_text(files[1], tabulate.numbers(rows, suite.metrics).comma_separated())
+    # Figures first: they must not be lost over an image that cannot be drawn.
+    shown = list(pictures.compare(rows, data, suite.pictures))
+    write_text(files[2], _page(suite, rows, found, notes, shown))
+    for name, image in shown:
+        write_image(folder / "pictures" / f"{name}.png", image)
+    return AblationReport(rows, text, tuple(files))
 
 
 def refuse_mixed(finished: Sequence[Run]) -> None:
@@ -138,63 +118,29 @@ def _machines(finished: Sequence[Run]) -> list[str]:
 def _page(
     suite: Suite,
     rows: Sequence[VariantRow],
-    found: Sequence[table.Table],
+    found: Sequence[Table],
     notes: Sequence[str],
     shown: Sequence[tuple[str, Image]],
 ) -> str:
     chosen = [m for m in suite.metrics if plain(m).partition("/")[2] in _CHARTED]
-    dots = [charts.dot_chart(f"{m} (× source)" if _published(rows, m) else m, rows, m) for m in chosen]
-    changes = [
-        f"<li><b>{escape(r.variant.label)}</b> <code>{escape(_changes(suite, r))}</code></li>" for r in rows
-    ]
-    runs = [
-        f"<li><code>{escape(str(run.folder.path))}</code>, config {run.folder.history()[0]['config']}</li>"
-        for row in rows
-        for run in (outcome.run for outcome in row.outcomes)
-    ]
-    body = [
-        f"<h1>{escape(suite.title)}</h1>",
-        *(f'<div class="scroll">{table.as_html(t)}</div>' for t in found),
-        "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>",
-        f"<h2>Figures by seed</h2>{charts.legend(rows)}<div class='charts'>{''.join(dots)}</div>",
-        f"<h2>Over the steps</h2>{charts.legend(rows)}",
-        f"<div class='charts'>{''.join(charts.curves(rows, suite.metrics))}</div>",
-        "<h2>The same images</h2>",
-        _key(),
-        *(_figure(name, image) for name, image in shown),
-        f"<h2>What was changed</h2><p>On <code>{escape(suite.config.as_posix())}</code>:</p>",
-        f"<ul>{''.join(changes)}</ul><h2>Runs</h2><ul>{''.join(runs)}</ul>",
-    ]
-    head = f'<meta charset="utf-8"><title>{escape(suite.title)}</title><style>{_STYLE}</style>'
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
+    runs = [outcome.run for row in rows for outcome in row.outcomes]
+    return render(
+        "ablation.html.j2",
+        title=suite.title,
+        tables=found,
+        notes=notes,
+        variants=[(row.variant.label, series_colour(i)) for i, row in enumerate(rows)],
+        dots=[curves.by_seed(rows, m) for m in chosen],
+        curves=curves.over_steps(rows, suite.metrics),
+        score=pictures.SCORE,
+        key=[(text, f"rgb{colour}") for text, colour in pictures.KEY.items()],
+        pictures=[(name, data_uri(image)) for name, image in shown],
+        config=suite.config.as_posix(),
+        changed=[(row.variant.label, _changes(suite, row)) for row in rows],
+        runs=[(str(run.folder.path), run.folder.history()[0]["config"]) for run in runs],
     )
-
-
-def _published(rows: Sequence[VariantRow], metric: str) -> bool:
-    return any(metric in row.published for row in rows)
 
 
 def _changes(suite: Suite, row: VariantRow) -> str:
     config = [] if row.variant.config is None else [row.variant.config.as_posix()]
     return " ".join([*config, *suite.set, *row.variant.set]) or "nothing"
-
-
-def _key() -> str:
-    items = (
-        (pictures.MORE, "segmented here, and not (or as another class) by the reference"),
-        (pictures.LESS, "segmented by the reference alone"),
-    )
-    marks = (f'<i style="background:rgb{colour}"></i>{text} ' for colour, text in items)
-    return f'<p class="key">Instances of a score of at least {pictures.SCORE}. {" ".join(marks)}</p>'
-
-
-def _figure(name: str, image: Image) -> str:
-    _, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    data = base64.b64encode(png.tobytes()).decode("ascii")
-    return (
-        f'<figure class="scroll"><img alt="{escape(name)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(name)}</figcaption></figure>"
-    )

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import UserError
+from maskrcnn.files import locked, unwritten
 from maskrcnn.studies.ablation.plan import Run
 from maskrcnn.studies.ablation.progress import describe, read_progress, time_left
 
@@ -69,24 +69,17 @@ def claim(folder: Path) -> Iterator[int | None]:
     Raises:
         UserError: another process trains in this folder, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); use --output") from None
-    with file:
-        if sys.platform == "win32":
-            yield None
-            return
-        import fcntl
-
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
             raise UserError(
                 f"{folder}: runs of this suite are being trained there already; wait, or use --output"
             ) from None
-        yield file.fileno()
+        except OSError as error:
+            raise unwritten(folder, error) from None
+        yield lock
 
 
 @dataclass

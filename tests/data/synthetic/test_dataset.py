@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from maskrcnn.cli import main
 from maskrcnn.data import CocoDataset, SyntheticConfig, synthetic_dataset
 from maskrcnn.data.synthetic import dataset as module
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import ConfigError, OutputError
 from maskrcnn.structures import rle, xyxy_to_xywh
 
 
@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(root: Path, level: Any, count: int = 60, split: Any = "train", **more: Any) -> CocoDataset:
-    folder = synthetic_dataset(root, level=level, split=split, num_images=count, **more)
+    folder = synthetic_dataset(root, SyntheticConfig(level=level, split=split, num_images=count, **more))
     return CocoDataset(folder / "images", folder / "annotations.json", on_error="raise")
 
 
@@ -125,14 +125,18 @@ def test_masks_lie_on_their_shapes(root: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"level": "medium", "size": 64, "seed": 3}
-    one = digest(synthetic_dataset(tmp_path / "a", split="train", num_images=5, **options))
-    again = digest(synthetic_dataset(tmp_path / "b", split="train", num_images=5, **options))
+    one = digest(synthetic_dataset(tmp_path / "a", SyntheticConfig(split="train", num_images=5, **options)))
+    again = digest(synthetic_dataset(tmp_path / "b", SyntheticConfig(split="train", num_images=5, **options)))
     assert one == again
-    longer = synthetic_dataset(tmp_path / "a", split="train", num_images=7, **options)
+    longer = synthetic_dataset(tmp_path / "a", SyntheticConfig(split="train", num_images=7, **options))
     others = [
-        synthetic_dataset(tmp_path / "a", split="val", num_images=5, **options),
-        synthetic_dataset(tmp_path / "a", split="train", num_images=5, **{**options, "seed": 4}),
-        synthetic_dataset(tmp_path / "a", split="train", num_images=5, **{**options, "level": "easy"}),
+        synthetic_dataset(tmp_path / "a", SyntheticConfig(split="val", num_images=5, **options)),
+        synthetic_dataset(
+            tmp_path / "a", SyntheticConfig(split="train", num_images=5, **{**options, "seed": 4})
+        ),
+        synthetic_dataset(
+            tmp_path / "a", SyntheticConfig(split="train", num_images=5, **{**options, "level": "easy"})
+        ),
     ]
     first = (tmp_path / "a" / "medium-train-5x64px-seed3-v1" / "images" / "000005.png").read_bytes()
     assert (longer / "images" / "000005.png").read_bytes() == first
@@ -146,11 +150,11 @@ def test_it_is_generated_once_and_anew_for_a_new_version(
     write = module.write_synthetic
     monkeypatch.setattr(module, "write_synthetic", lambda *a, **k: (calls.append(1), write(*a, **k)))
     options: dict[str, Any] = {"level": "easy", "split": "train", "num_images": 2, "size": 64}
-    one = synthetic_dataset(tmp_path, **options)
-    assert synthetic_dataset(tmp_path, **options) == one
+    one = synthetic_dataset(tmp_path, SyntheticConfig(**options))
+    assert synthetic_dataset(tmp_path, SyntheticConfig(**options)) == one
     assert len(calls) == 1
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    assert synthetic_dataset(tmp_path, **options) != one
+    assert synthetic_dataset(tmp_path, SyntheticConfig(**options)) != one
     assert len(calls) == 2
 
 
@@ -168,15 +172,17 @@ def test_an_interrupted_generation_leaves_nothing_half_done(
 
     monkeypatch.setattr(module, "make_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        synthetic_dataset(tmp_path, **options)
+        synthetic_dataset(tmp_path, SyntheticConfig(**options))
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
     monkeypatch.setattr(module, "make_scene", scene)
-    folder = synthetic_dataset(tmp_path, **options)
+    folder = synthetic_dataset(tmp_path, SyntheticConfig(**options))
     assert len(list((folder / "images").iterdir())) == 3
 
 
 def _generate(root: Path, queue: Any) -> None:
-    queue.put(digest(synthetic_dataset(root, level="easy", split="val", num_images=6, size=64)))
+    queue.put(
+        digest(synthetic_dataset(root, SyntheticConfig(level="easy", split="val", num_images=6, size=64)))
+    )
 
 
 def test_of_several_processes_one_generates(tmp_path: Path) -> None:
@@ -204,7 +210,7 @@ def test_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigError, match="needs num_images"):
             SyntheticConfig(**wrong)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="could not be written: File exists"):
         SyntheticConfig(root=tmp_path / "file").build(True)
 
 

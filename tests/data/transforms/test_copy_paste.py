@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.data import CocoDataset, RawSample, synthetic_dataset, train_loader
+from maskrcnn.data import CocoDataset, RawSample, SyntheticConfig, synthetic_dataset, train_loader
 from maskrcnn.data.transforms.basic import HorizontalFlip, LargeScaleJitter
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.errors import ConfigError, DataError
@@ -138,7 +138,7 @@ AUGMENT = [LargeScaleJitter(48, 48, 0.5, 2.0), HorizontalFlip(0.5)]
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("synthetic")
-    folder = synthetic_dataset(root, level="medium", split="train", num_images=9, size=48)
+    folder = synthetic_dataset(root, SyntheticConfig(level="medium", split="train", num_images=9, size=48))
     return CocoDataset(folder / "images", folder / "annotations.json", training=True)
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
-from maskrcnn.studies.explain.example import BOX, IMAGE_SIZE, example_image, size_for
 from maskrcnn.studies.explain.facts import facts
-from maskrcnn.studies.explain.picture import draw
+from maskrcnn.studies.explain.view import title_of, view_of
+from maskrcnn.viz.example import BOX, IMAGE_SIZE, example_image, size_for
+from maskrcnn.viz.roi_picture import draw
 
 Capture = pytest.CaptureFixture[str]
 WORKED = [
@@ -86,8 +87,8 @@ def test_the_default_picture_is_the_worked_example(tmp_path: Path, capsys: Captu
 def test_arrows_go_from_where_a_bin_should_be_to_where_it_is() -> None:
     pytest.importorskip("matplotlib")
     where = BoxOnMap(BOX, IMAGE_SIZE, 32)
-    regions = [Region(parse_op(text), where) for text in ("prroi_pool", "roi_align")]
-    shifted, exact = draw(example_image(BOX, IMAGE_SIZE), regions).axes[0::2]
+    views = [view_of(Region(parse_op(text), where)) for text in ("prroi_pool", "roi_align")]
+    shifted, exact = draw(example_image(BOX, IMAGE_SIZE), views, title_of(where)).axes[0::2]
     assert not exact.texts
     # A third of the bins each way; the middle bin of a box whose centre is at 396.5 goes half a cell away.
     assert len(shifted.texts) == 9
@@ -156,7 +157,7 @@ def test_a_config_brings_its_own_scale(tmp_path: Path, annotations: Path, capsys
         (["--output-size", "0"], "must be from 1 to 64"),
         (["--output-size", "1", "--ops", "roi_align_legacy:pooled=false"], "at least 2"),
         (["--ops", "roi_crop"], "there is no RoI operator 'roi_crop'"),
-        (["--out", "p.bmp"], "must end in .png, .svg, .pdf"),
+        (["--out", "p.bmp"], "must end in .png or .svg or .pdf"),
         (["--out", "nowhere/p.png"], "there is no folder nowhere"),
     ],
 )

@@ -14,8 +14,8 @@ from maskrcnn.errors import DataError, UserError
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
 from maskrcnn.studies.explain.boxes import Boxes, load_boxes, resize_of
+from maskrcnn.studies.explain.measured import full, sentence, summary
 from maskrcnn.studies.explain.statistics import measure, misalignment, strides_of
-from maskrcnn.studies.explain.table import comma_separated, markdown, sentence, terminal
 
 
 def random_boxes(count: int, seed: int = 0) -> Boxes:
@@ -125,13 +125,13 @@ def test_the_tables_say_the_same(tmp_path: Path) -> None:
     boxes = random_boxes(60)
     ops = [parse_op("roi_pool"), parse_op("roi_align")]
     rows = measure(boxes, ops, [16, 32])
-    lines = comma_separated(rows).splitlines()
+    lines = full(rows).comma_separated().splitlines()
     assert len(lines) == 1 + len(rows)
     assert lines[0].startswith("op,stride,size,boxes,offset px")
     first = next(row for row in rows if (row.size, row.stride, row.op.kind) == ("small", 16, "roi_pool"))
-    assert f"RoIPool,16,small,{first.boxes},{first.offset:.2f}," in comma_separated(rows)
-    assert f"| RoIPool | 16 | small | {first.boxes} | {first.offset:.2f} |" in markdown(rows)
-    assert f"{first.offset:.2f}" in terminal(rows)
+    assert f"RoIPool,16,small,{first.boxes},{first.offset:.2f}," in full(rows).comma_separated()
+    assert f"| RoIPool | 16 | small | {first.boxes} | {first.offset:.2f} |" in full(rows).markdown()
+    assert f"{first.offset:.2f}" in summary(rows).text()
     assert sentence(rows).startswith(
         f"On your data RoIPool at stride 16 moves the average small object by {first.offset:.1f} px,"
     )

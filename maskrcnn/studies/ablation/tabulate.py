@@ -1,27 +1,15 @@
-"""The rows as tables: one a kind of figure, differences, costs; for the terminal, Markdown, CSV, HTML."""
+"""The rows as tables: one a kind of figure, differences, costs; and all numbers in one for other programs."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from maskrcnn.studies.ablation.bootstrap import COVERAGE
 from maskrcnn.studies.ablation.results import Difference, VariantRow
+from maskrcnn.viz.tables import Table
 
 _TITLES = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
 _NONE = "-"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A heading, column names, and cells; the first column is text."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def tables(rows: Sequence[VariantRow], metrics: Sequence[str]) -> list[Table]:
@@ -48,7 +36,7 @@ def _figures(title: str, rows: Sequence[VariantRow], metrics: Sequence[str]) -> 
         )
         for row in rows
     ]
-    return Table(f"{title}: mean and standard deviation over the seeds", head, tuple(cells))
+    return Table(head, cells, f"{title}: mean and standard deviation over the seeds")
 
 
 def _differences(title: str, rows: Sequence[VariantRow], metrics: Sequence[str]) -> Table:
@@ -67,7 +55,7 @@ def _differences(title: str, rows: Sequence[VariantRow], metrics: Sequence[str])
         if row.differences
     ]
     return Table(
-        f"{title}: difference with {COVERAGE:.0f} % interval (* where it leaves out zero)", head, tuple(cells)
+        head, cells, f"{title}: difference with {COVERAGE:.0f} % interval (* where it leaves out zero)"
     )
 
 
@@ -76,7 +64,7 @@ def _costs(rows: Sequence[VariantRow]) -> Table:
     for row in rows:
         memory = None if row.memory is None else row.memory / 2**30
         cells.append((row.variant.label, _number(row.step_seconds, 2), _number(memory, 2)))
-    return Table("Cost", ("variant", "s a step", "peak GiB"), tuple(cells))
+    return Table(("variant", "s a step", "peak GiB"), cells, "Cost")
 
 
 def _name(metric: str) -> str:
@@ -105,46 +93,13 @@ def _with_interval(difference: Difference | None) -> str:
     return text + ("*" if difference.separated else "")
 
 
-def terminal(table: Table) -> str:
-    """Aligned columns under the title."""
-    lines = [table.head, *table.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
-    text = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    ]
-    return "\n".join([table.title, *(line.rstrip() for line in text)])
-
-
-def markdown(table: Table) -> str:
-    """A Markdown table under its title."""
-    lines = [table.head, ("---", *("---:" for _ in table.head[1:])), *table.rows]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([f"**{table.title}**", "", *text])
-
-
-def as_html(table: Table) -> str:
-    """An HTML table with its title as caption."""
-
-    def line(tag: str, cells: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "\n".join(line("td", row) for row in table.rows)
-    return f"<table><caption>{html.escape(table.title)}</caption>\n{line('th', table.head)}\n{body}\n</table>"
-
-
-def comma_separated(rows: Sequence[VariantRow], metrics: Sequence[str]) -> str:
-    """One line a variant and metric, with every number at full precision; costs on lines of their own."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        (
-            *("variant", "reference", "metric", "seeds", "values", "mean", "deviation"),
-            *("difference", "low", "high", "published", "published_difference"),
-        )
+def numbers(rows: Sequence[VariantRow], metrics: Sequence[str]) -> Table:
+    """One row a variant and metric, with every number at full precision; costs in rows of their own."""
+    head = (
+        *("variant", "reference", "metric", "seeds", "values", "mean", "deviation"),
+        *("difference", "low", "high", "published", "published_difference"),
     )
+    cells = []
     for row in rows:
         label, reference = row.variant.label, row.reference.label
         seeds = " ".join(str(o.run.seed) for o in row.outcomes)
@@ -153,10 +108,8 @@ def comma_separated(rows: Sequence[VariantRow], metrics: Sequence[str]) -> str:
             values = " ".join(repr(v) for v in row.values.get(m, ()))
             found = (row.mean(m), row.deviation(m), d and d.value, d and d.low, d and d.high)
             source = (row.published.get(m), row.published_difference.get(m))
-            numbers = ["" if v is None else repr(v) for v in (*found, *source)]
-            writer.writerow((label, reference, m, seeds, values, *numbers))
+            shown = ["" if v is None else repr(v) for v in (*found, *source)]
+            cells.append((label, reference, m, seeds, values, *shown))
         for name, cost in (("step_seconds", row.step_seconds), ("memory_bytes", row.memory)):
-            writer.writerow(
-                (label, reference, name, seeds, "", "" if cost is None else repr(cost), *[""] * 6)
-            )
-    return text.getvalue()
+            cells.append((label, reference, name, seeds, "", "" if cost is None else repr(cost), *[""] * 6))
+    return Table(head, cells)
