@@ -41,8 +41,8 @@ from maskrcnn.modeling.interfaces import (
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
+from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
-from maskrcnn.modeling.roi.targets import MaskTarget
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
 
