@@ -6,7 +6,6 @@ from maskrcnn.data.interfaces import (
     TRANSFORMS,
     Dataset,
     DatasetConfig,
-    RawSample,
     Transform,
     TransformConfig,
 )
@@ -14,6 +13,7 @@ from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.data.synthetic.dataset import SyntheticConfig, synthetic_dataset
 from maskrcnn.data.transforms.basic import apply_transforms
+from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 
 __all__ = [

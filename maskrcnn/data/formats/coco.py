@@ -20,10 +20,11 @@ from maskrcnn.data.image_files import image_path
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.data.interfaces import DATASETS, Note, RawSample
+from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.proposals import ProposalFile
 from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.structures import Note, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
 
