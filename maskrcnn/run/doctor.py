@@ -16,6 +16,7 @@ import torch
 
 import maskrcnn
 from maskrcnn.native import build as _build
+from maskrcnn.native import cache as _cache
 from maskrcnn.native import library as _library
 
 #: Environment variables that change what is built, loaded or how fast it runs.
@@ -54,7 +55,7 @@ def diagnose() -> InstallationReport:
         f"CPU ops       {_describe(states['cpu'])}",
         f"CUDA ops      {_describe(states['cuda'])}",
         f"sources       {_build.csrc_dir()}",
-        f"cache         {_build.cache_dir()}",
+        f"cache         {_cache.cache_dir()}",
         *(f"trial         {trial}" for trial in trials),
         f"dependencies  {', '.join(_dependencies())}",
         f"environment   {', '.join(_environment()) or 'nothing set that matters'}",
