@@ -1,5 +1,6 @@
 """From COCO json and image files to batches: data sets, transforms, loaders, synthetic data."""
 
+from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.interfaces import (
     DATASETS,
@@ -10,7 +11,6 @@ from maskrcnn.data.interfaces import (
     TransformConfig,
 )
 from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
-from maskrcnn.data.report import FaultReport, OnError
 from maskrcnn.data.synthetic.dataset import SyntheticConfig, synthetic_dataset
 from maskrcnn.data.transforms.basic import apply_transforms
 from maskrcnn.structures import RawSample

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from maskrcnn.config.registry import Registry
-from maskrcnn.data.report import FaultReport, OnError
+from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.structures import KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth

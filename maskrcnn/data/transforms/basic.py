@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.geometry import apply_transforms, crop_to, move
 from maskrcnn.data.transforms.jitter import LargeScaleJitter, LargeScaleJitterConfig
+from maskrcnn.data.transforms.moving import apply_transforms, crop_to, move
 from maskrcnn.data.transforms.resizing import (
     Resize,
     ResizeConfig,

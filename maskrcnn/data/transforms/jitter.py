@@ -12,7 +12,7 @@ import numpy as np
 
 from maskrcnn.config.ranges import check_range, check_sides
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.geometry import crop_to, move, resize_to, round_side
+from maskrcnn.data.transforms.moving import crop_to, move, resize_to, round_side
 from maskrcnn.data.transforms.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from maskrcnn.studies.explain.boxes import Boxes
+from maskrcnn.studies.explain.scaled_boxes import Boxes
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow
 from maskrcnn.studies.explain.table import stride_name
 from maskrcnn.viz.figure import (

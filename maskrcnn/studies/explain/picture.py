@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskrcnn.layers.geometry import CellAxis
 from maskrcnn.studies.explain.facts import facts
-from maskrcnn.studies.explain.geometry import Floats, to_pixels
+from maskrcnn.studies.explain.placement import Floats, to_pixels
 from maskrcnn.studies.explain.region import BoxOnMap, Region
 from maskrcnn.viz.figure import BLUE, FAINT, INK, QUIET, VERMILLION, new_figure, style
 

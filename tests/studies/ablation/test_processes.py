@@ -14,10 +14,10 @@ import pytest
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import ConfigError, UserError
-from maskrcnn.studies.ablation import schedule
+from maskrcnn.studies.ablation import processes
 from maskrcnn.studies.ablation.plan import Run, check_runs, plan_runs
+from maskrcnn.studies.ablation.processes import Scheduler, claim, command, find_slots
 from maskrcnn.studies.ablation.progress import RunCost, time_left
-from maskrcnn.studies.ablation.schedule import Scheduler, claim, command, find_slots
 from maskrcnn.studies.ablation.session import train_missing
 from maskrcnn.studies.ablation.suite import load_suite
 from tests.studies.ablation.tiny import CODE, SUITE, stand_in, write_suite
@@ -26,15 +26,15 @@ from tests.studies.ablation.tiny import CODE, SUITE, stand_in, write_suite
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """RoIPool with seeds 0 and 1, trained by the stand-in, one at a time."""
-    monkeypatch.setattr(schedule, "_POLL", 0.01)
-    monkeypatch.setattr(schedule, "command", stand_in)
+    monkeypatch.setattr(processes, "_POLL", 0.01)
+    monkeypatch.setattr(processes, "command", stand_in)
     set_code(monkeypatch, lambda: CODE)
     suite = load_suite(write_suite(tmp_path))
     return plan_runs(suite, tmp_path / "out", suite.variants[:1])
 
 
 def set_code(monkeypatch: pytest.MonkeyPatch, code: Callable[[], str]) -> None:
-    for module in ("session", "schedule"):
+    for module in ("session", "processes"):
         monkeypatch.setattr(f"maskrcnn.studies.ablation.{module}.code_fingerprint", code)
 
 
