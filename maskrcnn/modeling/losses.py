@@ -17,7 +17,7 @@ BoxLoss = Literal["smooth_l1", "giou"]
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Elementwise ``0.5 d^2 / beta`` where ``|d| < beta``, else ``|d| - 0.5 beta``; beta 0 is L1.
+    """``prediction``, ``target`` [...] -> [...]: ``0.5 d^2 / beta`` where ``|d| < beta``, else ``|d| - 0.5 beta``; beta 0 is L1.
 
     Girshick 2015, Fast R-CNN, eq. 3, with the width of its quadratic part made explicit.
     """

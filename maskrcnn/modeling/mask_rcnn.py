@@ -82,7 +82,7 @@ class MaskRCNN(nn.Module):
         generator: torch.Generator | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
-        """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
+        """``images`` [3, h, w] each -> :meth:`losses` with targets, else :meth:`predict`; for DDP's sake."""
         if targets is None:
             return self.predict(images, proposals)
         return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
@@ -111,7 +111,7 @@ class MaskRCNN(nn.Module):
     def predict(
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
-        """Detections of every image (arguments as in :meth:`losses`), network frame, in evaluation mode."""
+        """Detections of ``images`` [3, h, w] each (see :meth:`losses`), network frame, in evaluation mode."""
         return self.predict_batch(self.preprocess(images), proposals) if images else []
 
     def losses_of_batch(
@@ -121,7 +121,7 @@ class MaskRCNN(nn.Module):
         generator: torch.Generator | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """:meth:`losses` of an image batch that is already normalised and padded."""
+        """:meth:`losses` of an image batch [N, 3, H, W] that is already normalised and padded."""
         features = self.features(batch.tensor)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
@@ -130,7 +130,7 @@ class MaskRCNN(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """:meth:`predict` of an image batch that is already normalised and padded."""
+        """:meth:`predict` of an image batch [N, 3, H, W] that is already normalised and padded."""
         if self.training:
             self.eval()
             try:

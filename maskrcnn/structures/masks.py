@@ -261,7 +261,7 @@ class InstanceMasks:
         return torch.from_numpy(out.astype(np.float32))
 
     def tile(self, index: int) -> tuple[Bitmap, int, int]:
-        """Instance ``index`` as a 0/1 bitmap of frame pixels around its box, with its corner (x0, y0)."""
+        """Instance ``index``, uint8 0/1 [h, w], frame pixels around its box, with its corner (x0, y0)."""
         return self._tile(index, self.height, self.width)
 
     def replace(self, index: Sequence[int], rles: Sequence[RLE]) -> InstanceMasks:

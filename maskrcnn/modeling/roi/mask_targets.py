@@ -72,13 +72,16 @@ def masks_in_boxes(
 def draw_in_boxes(
     points: FloatArray, polygon_ends: IntArray, roi_ends: IntArray, rois: FloatArray, size: int
 ) -> Bitmap:
-    """The union of the polygons of each RoI, drawn inside it: uint8 0/1 [R, size, size].
+    """The union of the polygons of each RoI, drawn inside it.
 
     Args:
         points: float64 [P, 2], the vertices of all polygons in a row, pixels.
         polygon_ends: int64 [Q], where in ``points`` each polygon ends.
         roi_ends: int64 [R], where in ``polygon_ends`` the polygons of each RoI end.
         rois: float64 [R, 4] xyxy, the frame of the points.
+
+    Returns:
+        uint8 0/1 [R, size, size].
     """
     per_roi = np.diff(roi_ends, prepend=0)
     roi = np.repeat(np.repeat(np.arange(len(rois)), per_roi), np.diff(polygon_ends, prepend=0))
@@ -101,13 +104,16 @@ def align_in_boxes(
     soft: bool,
     dtype: npt.DTypeLike,
 ) -> npt.NDArray[Any]:
-    """RoIAlign of one bitmap in each RoI: ``dtype`` [R, size, size] in [0, 1], hard 0/1 unless ``soft``.
+    """RoIAlign of one bitmap in each RoI, hard 0/1 unless ``soft``.
 
     Args:
         bitmap: uint8 0/1 [h, w].
         placing: (sx, sy, tx, ty); the bitmap's point (x, y) lies at (sx x + tx, sy y + ty).
         rois: float64 [R, 4] xyxy, pixels of the frame in which it is placed.
         soft: not aligned, and the values as they are; else aligned, and values >= 0.5.
+
+    Returns:
+        ``dtype`` [R, size, size] in [0, 1].
     """
     if bitmap.size == 0:
         return np.zeros((len(rois), size, size), dtype=dtype)

@@ -226,7 +226,7 @@ class RoIHeads(nn.Module):
     def sample(
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], generator: torch.Generator | None
     ) -> list[RoISample]:
-        """The RoIs of every image to train on."""
+        """The RoIs of every image to train on, out of its ``proposals`` [P, 4] xyxy, network frame."""
         c = self.config
         return [
             sample_rois(
@@ -304,8 +304,8 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detections of every image, with what the heads add (mask probabilities of the predicted class,
-        keypoints, extras); network frame.
+        """Detections of every image, out of its ``proposals`` [P, 4], with what the heads add (mask
+        probabilities of the predicted class, keypoints, extras); network frame.
         """
         maps = RoIFeatures(features, self.trunk)
         detections = self._detect(maps, proposals, image_sizes)
