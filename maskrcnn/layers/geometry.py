@@ -382,7 +382,7 @@ def on_map(position: Tensor, length: int) -> Tensor:
 
 
 def taps(position: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples at ``position`` [...] -> lower cell, upper cell (int64) and the weight of the upper, each [...].
+    """Samples at ``position`` [...] -> int64 lower and upper cell and the weight of the upper, each [...].
 
     Beyond the outermost values it is the border's.
     """
@@ -392,7 +392,7 @@ def taps(position: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def bilinear_rows(position: Tensor, length: int) -> Tensor:
-    """Samples at ``position`` [...] -> what each cell counts in them, [..., length]; 0 for one off the map."""
+    """Samples at ``position`` [...] -> what each cell counts in them, [..., length]; 0 off the map."""
     low, high, fraction = taps(position, length)
     rows = position.new_zeros((*position.shape, length))
     rows.scatter_add_(-1, low[..., None], (1 - fraction)[..., None])
