@@ -28,6 +28,7 @@ from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois
 from maskrcnn.structures import Detections, Targets, clip_boxes
+from maskrcnn.structures.seeds import image_seeds
 
 #: What a further head cannot be called, besides attributes of :class:`RoIHeads`: parts of the model, losses
 #: (``loss_<name>``), and keys of a record.
@@ -198,7 +199,7 @@ class RoIHeads(nn.Module):
         features: Mapping[str, Tensor],
         proposals: Sequence[Tensor],
         targets: Sequence[Targets],
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         image_sizes: Sequence[tuple[int, int]] = (),
     ) -> dict[str, Tensor]:
         """``loss_box_cls``, ``loss_box_reg`` (of a cascade ``..._stage1`` and so on), and those of the heads.
@@ -206,12 +207,13 @@ class RoIHeads(nn.Module):
         Args:
             features: by level name.
             proposals: [P, 4] of every image, xyxy, network frame.
+            seeds: int64 [N], which decide what RoIs are sampled; None: drawn.
             image_sizes: (height, width) of every image before padding; a cascade cuts boxes to them.
 
         Raises:
             ValueError: two heads call a loss by one name.
         """
-        samples = self.sample(proposals, targets, generator)
+        samples = self.sample(proposals, targets, seeds)
         maps = RoIFeatures(features, self.trunk)
         losses, pooled = self._box_losses(maps, samples, targets, image_sizes)
         if self.trunk is not None:
@@ -224,10 +226,11 @@ class RoIHeads(nn.Module):
         return losses
 
     def sample(
-        self, proposals: Sequence[Tensor], targets: Sequence[Targets], generator: torch.Generator | None
+        self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
-        """The RoIs of every image to train on, out of its ``proposals`` [P, 4] xyxy, network frame."""
+        """The RoIs to train on, out of each image's ``proposals`` [P, 4]; ``seeds`` int64 [N] or None: drawn."""
         c = self.config
+        of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
             sample_rois(
                 boxes,
@@ -239,9 +242,9 @@ class RoIHeads(nn.Module):
                 count=c.samples,
                 positive_fraction=c.positive_fraction,
                 floor=c.background_iou,
-                generator=generator,
+                seed=seed,
             )
-            for boxes, target in zip(proposals, targets, strict=True)
+            for boxes, target, seed in zip(proposals, targets, of_images, strict=True)
         ]
 
     def _box_losses(
