@@ -228,7 +228,7 @@ class RoIHeads(nn.Module):
     def sample(
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
-        """The RoIs to train on, out of each image's ``proposals`` [P, 4]; ``seeds`` int64 [N] or None: drawn."""
+        """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
         c = self.config
         of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
