@@ -1,4 +1,7 @@
-"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on."""
+"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on.
+
+Covers ``maskrcnn/layers/nms.py``.
+"""
 
 from __future__ import annotations
 
