@@ -10,16 +10,7 @@ from maskrcnn.structures.boxes import (
 )
 from maskrcnn.structures.keypoints import COCO_PERSON, KeypointSchema
 from maskrcnn.structures.masks import InstanceMasks
-from maskrcnn.structures.samples import (
-    Batch,
-    Detections,
-    ImageInfo,
-    Note,
-    RawSample,
-    Sample,
-    Targets,
-    collate,
-)
+from maskrcnn.structures.samples import Batch, Detections, ImageInfo, RawSample, Sample, Targets, collate
 
 __all__ = [
     "COCO_PERSON",
@@ -28,7 +19,6 @@ __all__ = [
     "ImageInfo",
     "InstanceMasks",
     "KeypointSchema",
-    "Note",
     "RawSample",
     "Sample",
     "Targets",

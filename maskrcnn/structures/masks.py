@@ -260,9 +260,31 @@ class InstanceMasks:
                 out[i] += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
         return torch.from_numpy(out.astype(np.float32))
 
-    def tile(self, index: int) -> tuple[Bitmap, int, int]:
+    def tile(
+        self, index: int, height: int | None = None, width: int | None = None
+    ) -> tuple[Bitmap, int, int]:
         """Instance ``index``, uint8 0/1 [h, w], frame pixels around its box, with its corner (x0, y0)."""
-        return self._tile(index, self.height, self.width)
+        height, width = self.height if height is None else height, self.width if width is None else width
+        if self._rles[index] is None:
+            # Drawn in the whole frame: a shifted polygon would round differently at ties.
+            code = rle.from_polygons([p.reshape(-1) for p in self.polygons(index)], height, width)
+            return rle.decode_crop(code, margin=1)
+        source, (sx, sy, tx, ty) = self._oriented(index)
+        x0, y0 = max(int(np.floor(tx)), 0), max(int(np.floor(ty)), 0)
+        x1 = min(int(np.ceil(tx + sx * source.shape[1])), width)
+        y1 = min(int(np.ceil(ty + sy * source.shape[0])), height)
+        if x1 <= x0 or y1 <= y0:
+            return np.zeros((0, 0), dtype=np.uint8), 0, 0
+        # Pixel centres to pixel centres: index u of the tile reads index (u + 0.5 + x0 - tx) / sx - 0.5.
+        back = np.array([[1 / sx, 0, (0.5 + x0 - tx) / sx - 0.5], [0, 1 / sy, (0.5 + y0 - ty) / sy - 0.5]])
+        values = cv2.warpAffine(
+            np.ascontiguousarray(source) * np.uint8(255),
+            back,
+            (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+        )
+        return (values >= 128).astype(np.uint8), x0, y0
 
     def replace(self, index: Sequence[int], rles: Sequence[RLE]) -> InstanceMasks:
         """The same masks, those at ``index`` taken from ``rles``, codes of the current frame."""
@@ -280,7 +302,7 @@ class InstanceMasks:
         h, w = self.height if height is None else height, self.width if width is None else width
         out = np.zeros((len(self), h, w), dtype=np.uint8)
         for i in range(len(self)):
-            tile, x0, y0 = self._tile(i, h, w)
+            tile, x0, y0 = self.tile(i, h, w)
             out[i, y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] = tile
         return torch.from_numpy(out)
 
@@ -294,7 +316,7 @@ class InstanceMasks:
             elif np.array_equal(self._affines[i], _IDENTITY) and entry["size"] == [h, w]:
                 found.append(entry)
             else:
-                found.append(rle.encode_crop(*self._tile(i, h, w), h, w))
+                found.append(rle.encode_crop(*self.tile(i, h, w), h, w))
         return found
 
     def packed_polygons(self, indices: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
@@ -318,7 +340,7 @@ class InstanceMasks:
         """
         if self._rles[index] is not None:
             return self._oriented(index)
-        bitmap, x0, y0 = self._tile(index, self.height, self.width)
+        bitmap, x0, y0 = self.tile(index)
         return bitmap, (1.0, 1.0, float(x0), float(y0))
 
     # ---- inner parts ------------------------------------------------------------------------------------
@@ -340,34 +362,6 @@ class InstanceMasks:
         if sy < 0:
             bitmap, ty, sy = bitmap[::-1], ty + sy * bitmap.shape[0], -sy
         return bitmap, (sx, sy, tx, ty)
-
-    def _tile(self, i: int, height: int, width: int) -> tuple[Bitmap, int, int]:
-        """Instance ``i`` as a bitmap of current-frame pixels around its box, with its corner (x0, y0)."""
-        if self._rles[i] is None:
-            # Drawn in the whole frame: a shifted polygon would round differently at ties.
-            code = rle.from_polygons([p.reshape(-1) for p in self.polygons(i)], height, width)
-            return rle.decode_crop(code, margin=1)
-        source, (sx, sy, tx, ty) = self._oriented(i)
-        x0, y0 = max(int(np.floor(tx)), 0), max(int(np.floor(ty)), 0)
-        x1 = min(int(np.ceil(tx + sx * source.shape[1])), width)
-        y1 = min(int(np.ceil(ty + sy * source.shape[0])), height)
-        if x1 <= x0 or y1 <= y0:
-            return np.zeros((0, 0), dtype=np.uint8), 0, 0
-        # Pixel centres to pixel centres: index u of the tile reads index (u + 0.5 + x0 - tx) / sx - 0.5.
-        back = np.array(
-            [
-                [1 / sx, 0, (0.5 + x0 - tx) / sx - 0.5],
-                [0, 1 / sy, (0.5 + y0 - ty) / sy - 0.5],
-            ]
-        )
-        values = cv2.warpAffine(
-            np.ascontiguousarray(source) * np.uint8(255),
-            back,
-            (x1 - x0, y1 - y0),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-        )
-        return (values >= 128).astype(np.uint8), x0, y0
 
 
 def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:

@@ -24,9 +24,10 @@ from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.errors import ConfigError, DataError
-from maskrcnn.structures import Note, RawSample
+from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.structures.samples import Note
 
 logger = logging.getLogger(__name__)
 

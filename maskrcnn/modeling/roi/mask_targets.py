@@ -56,13 +56,11 @@ def masks_in_boxes(
     rois = boxes.detach().cpu().double().numpy()
     dtype = np.float64 if boxes.dtype == torch.float64 else np.float32
     out = np.zeros((len(index), size, size), dtype=dtype)
-    as_polygon = np.zeros(len(index), dtype=bool)
-    if mode == "polygon":
-        as_polygon = np.array([masks.is_polygon(i) for i in index.tolist()], dtype=bool)
-        rows = np.flatnonzero(as_polygon)
-        if len(rows):
-            out[rows] = draw_in_boxes(*masks.packed_polygons(index[rows]), rois[rows], size)
-    rest = np.flatnonzero(~as_polygon)
+    drawn = np.array([mode == "polygon" and masks.is_polygon(i) for i in index.tolist()], dtype=bool)
+    rows = np.flatnonzero(drawn)
+    if len(rows):
+        out[rows] = draw_in_boxes(*masks.packed_polygons(index[rows]), rois[rows], size)
+    rest = np.flatnonzero(~drawn)
     for i in np.unique(index[rest]).tolist():
         rows = rest[index[rest] == i]
         out[rows] = align_in_boxes(*masks.placed_bitmap(i), rois[rows], size, mode == "bitmask", dtype)
@@ -122,13 +120,7 @@ def align_in_boxes(
     half = 0.5 if soft else 0.0
     mapped = (rois + half - shift) / scale - half
     batched = np.concatenate([np.zeros((len(rois), 1)), mapped], axis=1)
-    values: Tensor = roi_align(
-        torch.from_numpy(np.ascontiguousarray(bitmap, dtype=dtype))[None, None],
-        torch.from_numpy(batched.astype(dtype)),
-        (size, size),
-        1.0,
-        -1,
-        not soft,
-    )[:, 0]
+    image = torch.from_numpy(np.ascontiguousarray(bitmap, dtype=dtype))[None, None]
+    values: Tensor = roi_align(image, torch.from_numpy(batched.astype(dtype)), size, 1.0, -1, not soft)[:, 0]
     result: npt.NDArray[Any] = (values if soft else values >= 0.5).numpy()
     return result
