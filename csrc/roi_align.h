@@ -12,7 +12,7 @@
 
 namespace mrcnn {
 
-// The numbers are those of maskrcnn/layers/reference.py.
+// The numbers are those of maskrcnn/layers/geometry.py.
 enum Geometry : int64_t { kPlain = 0, kAligned = 1, kWarp = 2, kLegacy = 3, kPrecise = 4 };
 
 // Where the bins and samples of one axis lie, in cells.

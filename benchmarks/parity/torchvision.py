@@ -39,7 +39,7 @@ from maskrcnn.convert.torchvision import SOURCE
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.decode import own_class, select_detections
-from maskrcnn.modeling.rpn.proposals import select_proposals
+from maskrcnn.modeling.rpn.decode import select_proposals
 from maskrcnn.structures import Detections, InstanceMasks, Targets
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn.layers.operator import RoIOperator
-    from maskrcnn.studies.explain.boxes import Boxes
+    from maskrcnn.studies.explain.scaled_boxes import Boxes
     from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.config.nodes import Origin, Scalar
     from maskrcnn.config.plugins import import_plugins
     from maskrcnn.recipe import load_recipe
-    from maskrcnn.studies.explain.ops import parse_op
+    from maskrcnn.studies.explain.written_ops import parse_op
     from maskrcnn.viz.figure import SUFFIXES, check_out
 
     of_box = ("image", "box", "stride")
@@ -183,7 +183,7 @@ def _stride(text: str) -> Stride:
 
 def _boxes(args: argparse.Namespace) -> Boxes:
     from maskrcnn.data.transforms.basic import ResizeShortestEdge
-    from maskrcnn.studies.explain.boxes import Resize, load_boxes, resize_of
+    from maskrcnn.studies.explain.scaled_boxes import Resize, load_boxes, resize_of
 
     fixed: Resize | None = None
     for name in ("min_size", "max_size"):

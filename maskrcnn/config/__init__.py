@@ -5,7 +5,7 @@
 """
 
 from maskrcnn.config.encode import dump, fingerprint, flatten
-from maskrcnn.config.loader import Loaded, load, load_traced, loads
+from maskrcnn.config.load import Loaded, load, load_traced, loads
 from maskrcnn.config.nodes import Origin
 from maskrcnn.config.registry import Registry, did_you_mean
 

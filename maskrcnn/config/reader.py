@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from maskrcnn.config.build import expand
+from maskrcnn.config.construct import expand
 from maskrcnn.config.nodes import Entry, Map, Node, Origin, Problems, Scalar, Seq, show
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.config.shipped import shipped_file, shipped_name, similar_shipped

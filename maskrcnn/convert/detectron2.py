@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from maskrcnn.convert.anchors import from_stored, stored_anchors
+from maskrcnn.convert.foreign_anchors import from_stored, stored_anchors
 from maskrcnn.convert.source import (
     MULTI_SCALE,
     RGB_MEAN,

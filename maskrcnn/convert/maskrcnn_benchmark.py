@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from maskrcnn.convert.anchors import inclusive, rounded_cells, stored_anchors
+from maskrcnn.convert.foreign_anchors import inclusive, rounded_cells, stored_anchors
 from maskrcnn.convert.source import (
     COUNTER,
     Family,

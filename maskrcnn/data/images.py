@@ -14,10 +14,10 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.errors import DataError
+from maskrcnn.structures.samples import Image
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
 SixteenBit: TypeAlias = Literal["scale", "keep"]
-Image: TypeAlias = npt.NDArray[Any]
 
 
 def read_image(

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.data.formats.checks import Mask, check_area, check_box, check_ids, check_keypoints, check_mask
 from maskrcnn.data.formats.coco_json import (
     ImageRecords,
@@ -34,7 +35,6 @@ from maskrcnn.data.formats.coco_json import (
     source_name,
     uncollected,
 )
-from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
 from maskrcnn.structures.categories import Categories

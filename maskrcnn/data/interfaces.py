@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from maskrcnn.config.registry import Registry
-from maskrcnn.data.images import Image
-from maskrcnn.data.report import FaultReport, OnError
-from maskrcnn.structures import ImageInfo, KeypointSchema, Sample, Targets
+from maskrcnn.data.fault_report import FaultReport, OnError
+from maskrcnn.structures import KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something about an image file that was read but hardly as meant.
-
-    kind: ``damaged`` or ``pages``.  words: the shortest way to say it.  sentence: for a message.
-    """
-
-    kind: str
-    words: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class RawSample:
-    """One image on its way through the transforms.
-
-    image: uint8 (float32 in [0, 255] for kept 16-bit data) [H, W, 3] RGB, current frame.
-    info: which image, and its size in the original frame.
-    targets: the ground truth in the current frame.
-    proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
-        data come without.
-    mirror: for each keypoint, the one that takes its place in a mirror; None where there are none.
-    notes: what is doubtful about its file, for the loader to tell.
-    """
-
-    image: Image
-    info: ImageInfo
-    targets: Targets
-    proposals: Tensor | None = None
-    mirror: tuple[int, ...] | None = None
-    notes: tuple[Note, ...] = ()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the current frame, in pixels."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def to_sample(self) -> Sample:
-        """As the model takes it: a [3, H, W] tensor."""
-        image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
-        return Sample(image, self.info, self.targets, self.proposals)
 
 
 class Dataset(Protocol):

@@ -12,13 +12,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from maskrcnn.data.interfaces import Dataset, RawSample, Transform
+from maskrcnn.data.interfaces import Dataset, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
-from maskrcnn.data.transforms.geometry import apply_transforms
+from maskrcnn.data.transforms.moving import apply_transforms
 from maskrcnn.data.workers import POLL, WorkerStart, iterate
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.structures import Batch, Sample, collate
+from maskrcnn.structures import Batch, RawSample, Sample, collate
 from maskrcnn.structures.seeds import derive_seed
 
 #: How many unreadable images in a row are passed over before training stops.

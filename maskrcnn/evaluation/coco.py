@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.formats.coco_json import source_name, uncollected
 from maskrcnn.data.index import read_annotations
-from maskrcnn.data.report import FaultReport
 from maskrcnn.errors import DataError, few
-from maskrcnn.evaluation import keypoints as oks
+from maskrcnn.evaluation import oks
 from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
 from maskrcnn.evaluation.detections import DetectionColumns, read_detections
 from maskrcnn.evaluation.diagnose import why_zero

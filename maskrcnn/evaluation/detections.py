@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.data.formats.checks import as_float, check_mask, is_no_mask, is_number
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
-from maskrcnn.data.report import FaultError, FaultReport
 from maskrcnn.errors import DataError
 from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth

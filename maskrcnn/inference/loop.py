@@ -25,12 +25,11 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class PredictingModel(Protocol):
-    """A module with ``predict(images) -> one Detections an image``, in the network frame.
+    """A module that predicts; ``proposals`` are given where the batches carry some."""
 
-    Where the batches carry proposals it is called as ``predict(images, proposals)``.
-    """
-
-    def predict(self, images: list[Tensor], proposals: list[Tensor] = ..., /) -> list[Detections]: ...
+    def predict(self, images: list[Tensor], proposals: list[Tensor] = ..., /) -> list[Detections]:
+        """``images``: [3, H, W], ``proposals``: [P, 4], of each -> one Detections an image, network frame."""
+        ...
 
 
 @dataclass(frozen=True)

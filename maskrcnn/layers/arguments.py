@@ -37,7 +37,7 @@ def prepare(
     spatial_scale: float | Sequence[float],
     levels: Tensor | None,
 ) -> RoiArguments:
-    """Check and normalise what a user passed; raises ValueError or TypeError with a sentence."""
+    """Check what a user passed (``boxes`` [K, 5], or [L, 4] an image); ValueError or TypeError tells."""
     if isinstance(input, Tensor):
         features = [input]
         scales = [_scale(name, spatial_scale)]

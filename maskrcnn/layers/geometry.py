@@ -32,7 +32,7 @@ _MASK32 = 0xFFFFFFFF
 
 
 def round_half_away(x: Tensor) -> Tensor:
-    """C's ``round`` of every number, any shape: halves go away from zero (``torch.round``: to even)."""
+    """C's ``round`` of ``x`` [...] -> [...]: halves go away from zero (``torch.round``: to even)."""
     whole = x.trunc()
     return whole + torch.sign(x) * ((x - whole).abs() >= 0.5)
 
@@ -94,10 +94,12 @@ class EvenAxis(Axis):
 
     @property
     def region(self) -> tuple[Tensor, Tensor]:
+        """Edges [K]; see :class:`Axis`."""
         return self.start + 0.5, self.start + 0.5 + self.size
 
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
+        """Low and high [K, P]; see :class:`Axis`."""
         edge = self.start[:, None] + _range(self.bins + 1, self.start) * self.step[:, None] + 0.5
         return edge[:, :-1], edge[:, 1:]
 
@@ -112,10 +114,12 @@ class SampledAxis(EvenAxis):
 
     @property
     def region(self) -> tuple[Tensor, Tensor]:
+        """Edges [K]; see :class:`Axis`."""
         # The whole cells start .. start + size - 1; the samples lie half a cell further on.
         return (self.start, self.start + self.size) if self.rounds else super().region
 
     def points(self, k: int) -> Tensor:
+        """[P, S]; see :class:`Axis`."""
         (start, step), count = self.begin(k), self.count(k)
         p, i = _range(self.bins, self.start)[:, None], _range(count, self.start)
         return start + p * step + (i + 0.5) * step / count
@@ -129,7 +133,7 @@ class SampledAxis(EvenAxis):
         return int(self.counts[k])
 
     def points_on_map(self, k: int, length: int) -> list[Tensor]:
-        """Those of :meth:`points` that lie on a map, a bin each; never makes the billions that do not."""
+        """Those of :meth:`points` on a map, P times [S or fewer]; never makes the billions that are not."""
         (start, step), count = self.begin(k), self.count(k)
         result = []
         for p in range(self.bins):
@@ -146,6 +150,7 @@ class SampledAxis(EvenAxis):
         return result
 
     def weights(self, k: int, length: int) -> Tensor:
+        """[P, L]; see :class:`Axis`."""
         rows = [bilinear_rows(points, length).sum(0) for points in self.points_on_map(k, length)]
         return torch.stack(rows) / max(self.count(k), 1)
 
@@ -163,6 +168,7 @@ class PointAxis(EvenAxis):
 
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
+        """Low and high [K, P]; see :class:`Axis`."""
         if self.pooled:
             return super().edges
         point = (
@@ -176,11 +182,12 @@ class PointAxis(EvenAxis):
         return _range(self.bins + self.pooled, self.start) * step + self.start[k]
 
     def points(self, k: int) -> Tensor:
+        """[P, S], S = 2 if pooled, else 1; see :class:`Axis`."""
         samples = self.samples(k)
         return torch.stack((samples[:-1], samples[1:]), dim=1) if self.pooled else samples[:, None]
 
     def weights(self, k: int, length: int) -> Tensor:
-        """0 for samples outside [0, L), extrapolated beyond the last value."""
+        """[P, L]: 0 for samples outside [0, L), extrapolated beyond the last value."""
         point = self.samples(k)
         inside = (point >= 0) & (point < length)
         left = point.floor().clamp(min=0, max=length - 2)
@@ -199,6 +206,7 @@ class IntegralAxis(EvenAxis):
     reads = "exact integral, no samples"
 
     def weights(self, k: int, length: int) -> Tensor:
+        """[P, L]; see :class:`Axis`."""
         start, size = self.begin(k)
         a = (start + _range(self.bins, self.start) * size)[:, None]
         b = a + size
@@ -229,13 +237,16 @@ class CellAxis(Axis):
 
     @property
     def region(self) -> tuple[Tensor, Tensor]:
+        """Edges [K]; see :class:`Axis`."""
         return self.start, self.start + self.side
 
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
+        """Low and high [K, P]; see :class:`Axis`."""
         return self.low, self.high
 
     def weights(self, k: int, length: int) -> Tensor:
+        """[P, L]; see :class:`Axis`."""
         cell = _range(length, self.low)
         return ((cell >= self.low[k][:, None]) & (cell < self.high[k][:, None])).to(self.low)
 
@@ -274,13 +285,13 @@ def sampled_axis(
 
 
 def point_axis(low: Tensor, high: Tensor, scale: Tensor | float, bins: int) -> PointAxis:
-    """The axis of the legacy RoIAlign's bare samples; arguments as of :func:`sampled_axis`."""
+    """The axis of the legacy RoIAlign's samples: ``low``, ``high`` [K]; the rest as :func:`sampled_axis`."""
     start, end = low * scale, high * scale
     return PointAxis(start, (end - start + 1).clamp(min=0), bins)
 
 
 def integral_axis(low: Tensor, high: Tensor, scale: Tensor | float, bins: int) -> IntegralAxis:
-    """The axis of PrRoI pooling; arguments as of :func:`sampled_axis`."""
+    """The axis of PrRoI pooling: ``low``, ``high`` [K]; the rest as of :func:`sampled_axis`."""
     start, end = low * scale, high * scale
     return IntegralAxis(start, (end - start).clamp(min=0), bins)
 
@@ -366,12 +377,12 @@ class Geometry:
 
 
 def on_map(position: Tensor, length: int) -> Tensor:
-    """Whether bilinear samples (indices, any shape) lie within a cell of a map, so that they count."""
+    """Which samples count, since they lie in a cell of a map: indices ``position`` [...] -> bool [...]."""
     return (position >= -1) & (position <= length)
 
 
 def taps(position: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bilinear samples at indices of any shape: lower and upper cell (int64) and the weight of the upper.
+    """Samples at ``position`` [...] -> int64 lower and upper cell and the weight of the upper, each [...].
 
     Beyond the outermost values it is the border's.
     """
@@ -381,7 +392,7 @@ def taps(position: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def bilinear_rows(position: Tensor, length: int) -> Tensor:
-    """What each cell counts in bilinear samples at indices of shape S: [*S, L]; 0 for one off the map."""
+    """Samples at ``position`` [...] -> what each cell counts in them, [..., length]; 0 off the map."""
     low, high, fraction = taps(position, length)
     rows = position.new_zeros((*position.shape, length))
     rows.scatter_add_(-1, low[..., None], (1 - fraction)[..., None])

@@ -33,7 +33,7 @@ def roi_align_legacy(
     top-left cell of its bilinear sample is min(floor(y), H - 2), so that the last cell's far half is
     extrapolated, as published.
 
-    Arguments and return value as :func:`maskrcnn.layers.roi_align`.
+    Arguments and return value, [K, C, P, Q], as :func:`maskrcnn.layers.roi_align`.
 
     Raises:
         ValueError: also for an output side or a map side under 2 (the original divides by zero or reads
@@ -68,7 +68,7 @@ class RoIAlignLegacy(RoIOperator):
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """See :func:`roi_align_legacy`."""
+        """As a call: [R, C, P, Q]; see :func:`roi_align_legacy`."""
         if self.pooling == "none":
             return roi_align_legacy(input, boxes, output_size, spatial_scale, levels=levels)
         height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
@@ -79,7 +79,7 @@ class RoIAlignLegacy(RoIOperator):
     def axis(
         self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
     ) -> geometry.Axis:
-        """Samples at points; see :class:`maskrcnn.layers.geometry.PointAxis`."""
+        """Samples of ``low`` to ``high`` [K] at points; see :class:`maskrcnn.layers.geometry.PointAxis`."""
         return replace(geometry.point_axis(low, high, scale, bins), pooled=self.pooling != "none")
 
     def words(self, hidden: Sequence[str] = ()) -> list[str]:

@@ -32,7 +32,7 @@ class RoIOpConfig(Protocol):
     """What a ``roi_op`` registration makes from a YAML mapping."""
 
     def build(self, output_size: int) -> Callable[..., Tensor]:
-        """``output_size``: bins a side.  Called as :class:`RoIOperator` is; a module, if it has weights."""
+        """``output_size``: bins a side.  Called as :class:`RoIOperator` -> [R, C, P, Q]; may be a module."""
         ...
 
 

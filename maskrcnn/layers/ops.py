@@ -68,7 +68,7 @@ MOST_CUDA_LEVELS = 16
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether results should take the channels_last layout (a tensor that is both counts as contiguous)."""
+    """Whether results for ``tensor`` [N, C, H, W] take the channels_last layout (both = contiguous)."""
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 

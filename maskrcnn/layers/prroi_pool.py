@@ -27,7 +27,7 @@ def prroi_pool(
     ratio, and the result is differentiable in the RoI coordinates too: ``boxes`` that require a gradient get
     one (the batch index gets 0).
 
-    Arguments, return value and errors as :func:`maskrcnn.layers.roi_align`.
+    Arguments, return value [K, C, P, Q] and errors as :func:`maskrcnn.layers.roi_align`.
     """
     args = prepare("prroi_pool", input, boxes, output_size, spatial_scale, levels)
     return ops.average("prroi_pool", args, geometry.PRECISE, 0)
@@ -43,11 +43,11 @@ class PrRoIPool(RoIOperator):
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """See :func:`prroi_pool`."""
+        """As a call: [R, C, P, Q]; see :func:`prroi_pool`."""
         return prroi_pool(input, boxes, output_size, spatial_scale, levels=levels)
 
     def axis(
         self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
     ) -> geometry.Axis:
-        """Integrals; see :class:`maskrcnn.layers.geometry.IntegralAxis`."""
+        """Integrals between ``low`` and ``high`` [K]; see :class:`maskrcnn.layers.geometry.IntegralAxis`."""
         return geometry.integral_axis(low, high, scale, bins)

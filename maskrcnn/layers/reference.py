@@ -40,7 +40,7 @@ MAX_GRID_SIDE = 64
 
 
 def check_values(name: str, features: Sequence[Tensor], rois: Tensor, levels: Tensor | None) -> None:
-    """Raise the sentence that the compiled CPU kernels raise for a bad RoI."""
+    """Raise the sentence that the compiled CPU kernels raise for one of ``rois`` [K, 5] that is bad."""
     rois = rois.detach()
     if rois.shape[0] == 0:
         return

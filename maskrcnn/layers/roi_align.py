@@ -113,7 +113,7 @@ class RoIAlign(RoIOperator):
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """See :func:`roi_align`."""
+        """As a call: [R, C, P, Q]; see :func:`roi_align`."""
         if self.inclusive and isinstance(boxes, Tensor):
             boxes = boxes - boxes.new_tensor([0, 0, 0, 1, 1])
         elif self.inclusive:
@@ -132,7 +132,7 @@ class RoIAlign(RoIOperator):
         )
 
     def axis(self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None) -> Axis:
-        """Samples; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
+        """Samples between ``low`` and ``high`` [K]; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
         which = ALIGNED if self.aligned else PLAIN
         high, random = high - 1 if self.inclusive else high, self.samples == "random"
         return sampled_axis(low, high, scale, bins, which, self.sampling_ratio, random)
@@ -140,7 +140,7 @@ class RoIAlign(RoIOperator):
     def geometry(
         self, boxes: Tensor, scale: Scale, output_size: Sequence[int], map_size: Sequence[Length]
     ) -> Geometry:
-        """Both axes, and the seed of random samples."""
+        """Both axes of ``boxes`` [K, 4], and the seed of random samples."""
         where = super().geometry(boxes, scale, output_size, map_size)
         return replace(where, seed=self.seed) if self.samples == "random" else where
 

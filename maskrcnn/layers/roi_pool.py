@@ -72,11 +72,11 @@ class RoIPool(RoIOperator):
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """See :func:`roi_pool`."""
+        """As a call: [R, C, P, Q]; see :func:`roi_pool`."""
         return roi_pool(
             input, boxes, output_size, spatial_scale, rounding=self.rounding, bins=self.bins, levels=levels
         )
 
     def axis(self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None) -> Axis:
-        """Whole cells; see :class:`maskrcnn.layers.geometry.CellAxis`."""
+        """Whole cells of ``low`` to ``high`` [K]; see :class:`maskrcnn.layers.geometry.CellAxis`."""
         return cell_axis(low, high, scale, bins, self.rounding, self.bins, length)

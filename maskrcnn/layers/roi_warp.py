@@ -26,8 +26,8 @@ def roi_warp(
     """Pool each RoI by bilinear samples inside a box rounded to whole cells.
 
     Along each axis start = round(x1 s), halves away from zero, and size = max(round(x2 s) - start + 1, 1);
-    samples and bins are then those of :func:`maskrcnn.layers.roi_align`, whose arguments, return value and
-    errors these are.  There is no gradient for the coordinates.
+    samples and bins are then those of :func:`maskrcnn.layers.roi_align`, whose arguments, return value,
+    [K, C, P, Q], and errors these are.  There is no gradient for the coordinates.
     """
     args = prepare("roi_warp", input, boxes, output_size, spatial_scale, levels)
     check_choice("roi_warp", "aggregation", aggregation, ("avg", "max"))
@@ -54,7 +54,7 @@ class RoIWarp(RoIOperator):
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:
-        """See :func:`roi_warp`."""
+        """As a call: [R, C, P, Q]; see :func:`roi_warp`."""
         return roi_warp(
             input,
             boxes,
@@ -68,7 +68,7 @@ class RoIWarp(RoIOperator):
     def axis(
         self, low: Tensor, high: Tensor, scale: Scale, bins: int, length: Length = None
     ) -> geometry.Axis:
-        """Samples of a box of whole cells; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
+        """Samples of ``low`` to ``high`` [K]; see :class:`maskrcnn.layers.geometry.SampledAxis`."""
         return geometry.sampled_axis(low, high, scale, bins, geometry.WARP, self.sampling_ratio)
 
     def words(self, hidden: Sequence[str] = ()) -> list[str]:

@@ -45,7 +45,7 @@ def decode_boxes(deltas: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0
         weights: as in :func:`encode_boxes`.
 
     Returns:
-        The shape of ``deltas``, xyxy in pixels, not clipped; float32, or float64 where either input is.
+        [M, 4] or [M, T, 4], xyxy in pixels, not clipped; float32, or float64 where either input is.
     """
     wide = torch.float64 if torch.float64 in (deltas.dtype, reference.dtype) else torch.float32
     deltas, reference = deltas.to(wide), reference.to(wide)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from maskrcnn.config.registry import Registry
 from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
 from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
+from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.targets import (
-    MaskTarget,
     RoISample,
     keypoint_targets,
     mask_targets,
@@ -178,7 +178,7 @@ class MaskHead(RoIHead):
     """Pooled features -> mask logits, with the loss and the probability that belong to them.
 
     mask_size: the side M of the masks that it predicts.
-    mask_target: how ground-truth masks are rasterised, see ``InstanceMasks.crop_and_resize``.
+    mask_target: how ground-truth masks are rasterised, see ``mask_targets.masks_in_boxes``.
     """
 
     mask_size: int

@@ -17,9 +17,9 @@ BoxLoss = Literal["smooth_l1", "giou"]
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Elementwise ``0.5 d^2 / beta`` where ``|d| < beta``, else ``|d| - 0.5 beta``; beta 0 is L1.
+    """``0.5 d^2 / beta`` where ``d = |prediction - target| < beta``, else ``d - 0.5 beta``: [...] -> [...].
 
-    Girshick 2015, Fast R-CNN, eq. 3, with the width of its quadratic part made explicit.
+    Girshick 2015, Fast R-CNN, eq. 3, with the width of its quadratic part made explicit; beta 0 is L1.
     """
     distance = (prediction - target).abs()
     if beta < 1e-5:  # d^2 / beta would be inf or NaN; the limit is L1

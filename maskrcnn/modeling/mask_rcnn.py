@@ -41,8 +41,8 @@ from maskrcnn.modeling.interfaces import (
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
+from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
-from maskrcnn.modeling.roi.targets import MaskTarget
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
 
@@ -82,7 +82,7 @@ class MaskRCNN(nn.Module):
         seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
-        """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
+        """``images`` [3, h, w] each -> :meth:`losses` with targets, else :meth:`predict`; for DDP's sake."""
         if targets is None:
             return self.predict(images, proposals)
         return self.losses_of_batch(self.preprocess(images), targets, seeds, proposals)
@@ -112,7 +112,7 @@ class MaskRCNN(nn.Module):
     def predict(
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
-        """Detections of every image (arguments as in :meth:`losses`), network frame, in evaluation mode."""
+        """Detections of ``images`` [3, h, w] each (see :meth:`losses`), network frame, in evaluation mode."""
         return self.predict_batch(self.preprocess(images), proposals) if images else []
 
     def losses_of_batch(
@@ -122,7 +122,7 @@ class MaskRCNN(nn.Module):
         seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """:meth:`losses` of an image batch that is already normalised and padded."""
+        """:meth:`losses` of an image batch [N, 3, H, W] that is already normalised and padded."""
         features = self.features(batch.tensor)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
@@ -131,7 +131,7 @@ class MaskRCNN(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """:meth:`predict` of an image batch that is already normalised and padded."""
+        """:meth:`predict` of an image batch [N, 3, H, W] that is already normalised and padded."""
         if self.training:
             self.eval()
             try:

@@ -45,7 +45,7 @@ class FrozenBatchNorm2d(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same shape and dtype."""
+        """[N, C, H, W] -> [N, C, H, W], same dtype."""
         scale, shift = (t.to(x.dtype).view(1, -1, 1, 1) for t in self.scale_shift())
         return x * scale + shift
 
@@ -61,7 +61,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """
+        """``input`` [N, C, H, W] -> [N, C, H, W].
+
         Raises:
             UserError: training on the CPU with more than one process.
         """
@@ -90,7 +91,7 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``; a frozen norm is folded into the convolution's weight and bias.
+    """``norm(conv(x))`` of ``x`` [N, C, H, W]; a frozen norm is folded into the convolution's weights.
 
     Folding saves two passes over the activations forward and one backward, and their memory; gradients
     reach ``conv.weight`` through the product.  It differs from the plain form by rounding alone.

@@ -1,6 +1,7 @@
 """The compiler driver of the operators: g++ and nvcc called directly, standard library only.
 
-``setup.py`` uses it to build ahead of time, ``maskrcnn.native.library`` to build at the first import.
+``setup.py`` uses it to build ahead of time, ``maskrcnn.native.cache`` to build at the first call; setup reads
+this file by its path, so that it imports nothing of ours.
 It never imports torch: the operators use PyTorch's stable ABI, so it only needs the path of the headers,
 and one object serves every torch from 2.10 on and every Python.
 
@@ -10,7 +11,6 @@ alone, because an object that links libtorch_cuda cannot be loaded by a CPU-only
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -23,7 +23,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,9 +52,6 @@ NVCC_FLAGS = (
     "-Xcompiler=-fPIC,-fvisibility=hidden",
 )
 SANITIZE_FLAGS = ("-fno-omit-frame-pointer", "-O1", "-g")
-
-#: Seconds one build takes on two cores, for the message the user sees while waiting.
-TYPICAL_SECONDS = {"cpu": 30, "cuda": 60}
 
 
 class BuildError(Exception):
@@ -393,68 +389,3 @@ def read_stamp(library: Path) -> BuildInfo | None:
 def ahead_of_time(kind: Kind) -> Path:
     """Return where ``setup.py`` puts an object (it may not be there)."""
     return HERE / f"_ops_{kind}.so"
-
-
-def cache_dir() -> Path:
-    """Return the folder of the objects built at first import: $MASKRCNN_CACHE or ~/.cache/maskrcnn."""
-    asked = os.environ.get("MASKRCNN_CACHE")
-    if asked:
-        return Path(asked).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "maskrcnn"
-
-
-def find_cached(kind: Kind, plan: Plan | None) -> Path | None:
-    """Return a finished object of the present sources from the cache.
-
-    With a plan, the one made as planned.  Without (no compiler here any more), any one of these sources.
-    """
-    folder = cache_dir() / source_key(kind)
-    names = [f"{kind}-{plan.key}.so"] if plan else sorted(path.name for path in folder.glob(f"{kind}-*.so"))
-    for name in names:
-        if read_stamp(folder / name) is not None:
-            return folder / name
-    return None
-
-
-def build_cached(plan: Plan, announce: Callable[[str], None]) -> Path:
-    """Return the planned object from the cache, building it if need be; of many processes one builds.
-
-    Args:
-        plan: what to build.
-        announce: called with a line to show when the caller will have to wait.
-
-    Raises:
-        BuildError: the compiler failed or the cache cannot be written.
-    """
-    folder = cache_dir() / plan.info.source_key
-    library = folder / f"{plan.kind}-{plan.key}.so"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{plan.kind}.lock", announce):
-            if read_stamp(library) is None:
-                what = "RoI operators" if plan.kind == "cpu" else "RoI operators for CUDA"
-                announce(f"compiling the {what} (once, about {TYPICAL_SECONDS[plan.kind]} s)")
-                build(plan, library)
-    except OSError as error:
-        raise BuildError(f"the cache {folder} cannot be written ({error}); set MASKRCNN_CACHE") from error
-    return library
-
-
-@contextlib.contextmanager
-def _lock(path: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold an exclusive lock on a file; where the file system has no locks, go on without."""
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        yield
-        return
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            announce("waiting for another process that compiles the RoI operators")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # e.g. ENOLCK on a network file system; build() replaces files in one step anyway
-            pass
-        yield

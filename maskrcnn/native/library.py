@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from maskrcnn.native import build as _build
+from maskrcnn.native import cache as _cache
 
 #: Importing torch.ops' namespace under another name would hide which library an operator comes from.
 NAMESPACE = "maskrcnn"
@@ -114,14 +115,14 @@ def _load_one(kind: _build.Kind) -> LoadState:
         except _build.BuildError as error:
             refusal = str(error)
     if kind == "cpu" or refusal is None:
-        cached = _build.find_cached(kind, plan)
+        cached = _cache.find_cached(kind, plan)
         if cached is not None:
             state = _try(cached, "built at an earlier import", notes)
             if state is not None:
                 return state
     if plan is not None:
         try:
-            built = _build.build_cached(plan, _announce)
+            built = _cache.build_cached(plan, _announce)
         except _build.BuildError as error:
             refusal = str(error)
         else:

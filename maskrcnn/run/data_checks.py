@@ -6,7 +6,7 @@ import numpy as np
 
 from maskrcnn.data import Dataset
 from maskrcnn.errors import DataError, few
-from maskrcnn.evaluation.keypoints import choose_sigmas
+from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 

@@ -16,6 +16,7 @@ import torch
 
 import maskrcnn
 from maskrcnn.native import build as _build
+from maskrcnn.native import cache as _cache
 from maskrcnn.native import library as _library
 from maskrcnn.viz.tables import aligned
 
@@ -55,7 +56,7 @@ def diagnose() -> InstallationReport:
         ("CPU ops", _describe(states["cpu"])),
         ("CUDA ops", _describe(states["cuda"])),
         ("sources", str(_build.csrc_dir())),
-        ("cache", str(_build.cache_dir())),
+        ("cache", str(_cache.cache_dir())),
         *(("trial", trial) for trial in trials),
         ("dependencies", ", ".join(_dependencies())),
         ("environment", ", ".join(_environment()) or "nothing set that matters"),

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from maskrcnn.data import Dataset, eval_loader
-from maskrcnn.data.proposals import ProposalSpool, write_proposals
+from maskrcnn.data.proposal_file import ProposalSpool, write_proposals
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
@@ -50,7 +50,7 @@ def propose(
 
     Args:
         checkpoint: a checkpoint file, or a run's folder (its best).
-        output: the file, see :mod:`maskrcnn.data.proposals`; replaced if it exists.
+        output: the file, see :mod:`maskrcnn.data.proposal_file`; replaced if it exists.
         recipe: how; None: as the checkpoint says.
         split: over ``data.train`` or ``data.val``.
         limit: only so many images, those of the smallest ids.

@@ -21,11 +21,11 @@ from maskrcnn.engine.launch import read_launch
 from maskrcnn.engine.parts import unknown
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
-from maskrcnn.evaluation.keypoints import choose_sigmas
+from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
-from maskrcnn.run.doubts import tell_doubts
+from maskrcnn.run.all_doubts import tell_doubts
 from maskrcnn.weights.restore import restore_model
 
 logger = logging.getLogger(__name__)

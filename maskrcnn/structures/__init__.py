@@ -10,7 +10,7 @@ from maskrcnn.structures.boxes import (
 )
 from maskrcnn.structures.keypoints import COCO_PERSON, KeypointSchema
 from maskrcnn.structures.masks import InstanceMasks
-from maskrcnn.structures.samples import Batch, Detections, ImageInfo, Sample, Targets, collate
+from maskrcnn.structures.samples import Batch, Detections, ImageInfo, RawSample, Sample, Targets, collate
 
 __all__ = [
     "COCO_PERSON",
@@ -19,6 +19,7 @@ __all__ = [
     "ImageInfo",
     "InstanceMasks",
     "KeypointSchema",
+    "RawSample",
     "Sample",
     "Targets",
     "box_area",

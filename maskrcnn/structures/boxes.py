@@ -32,7 +32,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Cut boxes to the image.  ``boxes`` [..., 4] xyxy in pixels -> the same shape."""
+    """Cut boxes to the image.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4]."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(
         (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
@@ -46,10 +46,10 @@ def large_enough(boxes: Tensor, min_size: float) -> Tensor:
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """COCO's ``[x, y, width, height]`` -> ``[x1, y1, x2, y2]``.  [N, 4] -> [N, 4]."""
+    """COCO's x, y, width, height to x1, y1, x2, y2.  [N, 4] -> [N, 4]."""
     return torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """``[x1, y1, x2, y2]`` -> COCO's ``[x, y, width, height]``.  [N, 4] -> [N, 4]."""
+    """x1, y1, x2, y2 to COCO's x, y, width, height.  [N, 4] -> [N, 4]."""
     return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)

@@ -2,16 +2,17 @@
 
 An instance is polygons or a run-length code (RLE), as stored, plus one affine map from the stored frame
 to the current frame.  Transforms only compose that map, so nothing is resampled before the mask is read
-inside a RoI, and memory grows with the objects and not with the pixels of the image.
+inside a RoI (:mod:`maskrcnn.modeling.roi.mask_targets`), and memory grows with the objects and not with
+the pixels of the image.
 
-Legend: G = instances, R = RoIs, M = side of the mask target.  A polygon vertex is a continuous point
+Legend: G = instances, P = vertices, Q = polygons.  A polygon vertex is a continuous point
 (x, y) in the convention of :mod:`maskrcnn.structures.boxes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,21 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import roi_align
 from maskrcnn.structures import rle
-
-#: How a mask becomes a training target: see :meth:`InstanceMasks.crop_and_resize`.
-MaskTargetMode: TypeAlias = Literal["polygon", "bitmask", "bitmask_hard"]
+from maskrcnn.structures.rle import RLE
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 Bitmap: TypeAlias = npt.NDArray[np.uint8]
-#: ``{"size": [height, width], "counts": bytes}``, COCO's compressed run-length code.
-RLE: TypeAlias = dict[str, Any]
 
 _IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-#: Detectron2 (``rasterize_polygons_within_box``) takes no box side for smaller than this, in pixels.
-_MIN_BOX_SIDE = 0.1
 
 
 class InstanceMasks:
@@ -266,9 +260,31 @@ class InstanceMasks:
                 out[i] += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
         return torch.from_numpy(out.astype(np.float32))
 
-    def tile(self, index: int) -> tuple[Bitmap, int, int]:
-        """Instance ``index`` as a 0/1 bitmap of frame pixels around its box, with its corner (x0, y0)."""
-        return self._tile(index, self.height, self.width)
+    def tile(
+        self, index: int, height: int | None = None, width: int | None = None
+    ) -> tuple[Bitmap, int, int]:
+        """Instance ``index``, uint8 0/1 [h, w], frame pixels around its box, with its corner (x0, y0)."""
+        height, width = self.height if height is None else height, self.width if width is None else width
+        if self._rles[index] is None:
+            # Drawn in the whole frame: a shifted polygon would round differently at ties.
+            code = rle.from_polygons([p.reshape(-1) for p in self.polygons(index)], height, width)
+            return rle.decode_crop(code, margin=1)
+        source, (sx, sy, tx, ty) = self._oriented(index)
+        x0, y0 = max(int(np.floor(tx)), 0), max(int(np.floor(ty)), 0)
+        x1 = min(int(np.ceil(tx + sx * source.shape[1])), width)
+        y1 = min(int(np.ceil(ty + sy * source.shape[0])), height)
+        if x1 <= x0 or y1 <= y0:
+            return np.zeros((0, 0), dtype=np.uint8), 0, 0
+        # Pixel centres to pixel centres: index u of the tile reads index (u + 0.5 + x0 - tx) / sx - 0.5.
+        back = np.array([[1 / sx, 0, (0.5 + x0 - tx) / sx - 0.5], [0, 1 / sy, (0.5 + y0 - ty) / sy - 0.5]])
+        values = cv2.warpAffine(
+            np.ascontiguousarray(source) * np.uint8(255),
+            back,
+            (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+        )
+        return (values >= 128).astype(np.uint8), x0, y0
 
     def replace(self, index: Sequence[int], rles: Sequence[RLE]) -> InstanceMasks:
         """The same masks, those at ``index`` taken from ``rles``, codes of the current frame."""
@@ -286,7 +302,7 @@ class InstanceMasks:
         h, w = self.height if height is None else height, self.width if width is None else width
         out = np.zeros((len(self), h, w), dtype=np.uint8)
         for i in range(len(self)):
-            tile, x0, y0 = self._tile(i, h, w)
+            tile, x0, y0 = self.tile(i, h, w)
             out[i, y0 : y0 + tile.shape[0], x0 : x0 + tile.shape[1]] = tile
         return torch.from_numpy(out)
 
@@ -300,104 +316,37 @@ class InstanceMasks:
             elif np.array_equal(self._affines[i], _IDENTITY) and entry["size"] == [h, w]:
                 found.append(entry)
             else:
-                found.append(rle.encode_crop(*self._tile(i, h, w), h, w))
+                found.append(rle.encode_crop(*self.tile(i, h, w), h, w))
         return found
 
-    def crop_and_resize(
-        self, boxes: Tensor, indices: Tensor, size: int, mode: MaskTargetMode = "polygon"
-    ) -> Tensor:
-        """The mask of instance ``indices[r]`` inside ``boxes[r]``, at ``size`` x ``size``.
+    def packed_polygons(self, indices: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
+        """The polygons of the instances ``indices`` (int64 [R]) in a row, in the current frame.
 
-        boxes: float [R, 4] xyxy, current frame, any device; indices: int64 [R] in [0, G).
-        mode:
-            ``polygon``: polygons are moved and scaled into the box and drawn there at ``size`` x ``size``
-            by pycocotools, hard 0/1, as Detectron2 does; RLE instances fall to ``bitmask_hard``.
-            ``bitmask``: RoIAlign (not aligned, adaptive sampling) of the bitmap, soft in [0, 1], as
-            torchvision's ``project_masks_on_boxes``.
-            ``bitmask_hard``: RoIAlign (aligned, adaptive sampling) of the bitmap >= 0.5, as Detectron2's
-            ``BitMasks.crop_and_resize``.
-        Returns float32 (float64 where ``boxes`` is) [R, size, size] on the device of ``boxes``.
-
-        Bitmaps are read in their stored frame, into which the boxes are mapped; polygons become bitmaps
-        of the current frame first where a bitmap is asked for.
-
-        Raises:
-            ValueError: an unknown mode, or an index out of range.
+        Returns float64 [P, 2], the vertices; int64 [Q], where in them each polygon ends; int64 [R], where in
+        the polygons each instance ends (an RLE instance has none).
         """
-        if mode not in get_args(MaskTargetMode):
-            raise ValueError(f"mask target mode {mode!r}; known: {', '.join(get_args(MaskTargetMode))}")
-        index = indices.detach().cpu().numpy().astype(np.int64)
-        if index.size and (index.min() < 0 or index.max() >= len(self)):
-            raise ValueError(f"mask index out of range: {index.min()}..{index.max()} of {len(self)}")
-        rois = boxes.detach().cpu().double().numpy()
-        dtype = np.float64 if boxes.dtype == torch.float64 else np.float32
-        out = np.zeros((len(index), size, size), dtype=dtype)
-        as_polygon = np.zeros(len(index), dtype=bool)
-        if mode == "polygon":
-            as_polygon = np.array([self._rles[i] is None for i in index.tolist()], dtype=bool)
-            rows = np.flatnonzero(as_polygon)
-            if len(rows):
-                out[rows] = self._draw(rois[rows], index[rows], size)
-        rest = np.flatnonzero(~as_polygon)
-        for i in np.unique(index[rest]).tolist():
-            rows = rest[index[rest] == i]
-            out[rows] = self._align(rois[rows], i, size, mode == "bitmask", dtype)
-        return torch.from_numpy(out).to(boxes.device)
+        polygons, instance_ends = _gather_ranges(self._instance_ends, indices)
+        take, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
+        per_instance = np.diff(instance_ends, prepend=0)
+        row = np.repeat(np.repeat(np.arange(len(indices)), per_instance), np.diff(polygon_ends, prepend=0))
+        return _apply(self._affines[indices][row], self._points[take]), polygon_ends, instance_ends
+
+    def placed_bitmap(self, index: int) -> tuple[Bitmap, tuple[float, float, float, float]]:
+        """A 0/1 bitmap [h, w] around instance ``index``, and where it lies: its point (x, y) is at
+        (sx x + tx, sy y + ty) of the current frame, for the (sx, sy, tx, ty) that come with it.
+
+        An RLE is read at its stored scale, polygons are drawn in the current frame.  A pixel of background is
+        kept on each side inside the image, so that reading the crop equals reading the whole.
+        """
+        if self._rles[index] is not None:
+            return self._oriented(index)
+        bitmap, x0, y0 = self.tile(index)
+        return bitmap, (1.0, 1.0, float(x0), float(y0))
 
     # ---- inner parts ------------------------------------------------------------------------------------
 
-    def _draw(self, rois: FloatArray, index: IntArray, size: int) -> npt.NDArray[np.uint8]:
-        """Polygons of instance ``index[r]`` drawn inside ``rois[r]``: uint8 [R, size, size]."""
-        polygons, roi_ends = _gather_ranges(self._instance_ends, index)
-        take, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
-        per_roi = np.diff(roi_ends, prepend=0)
-        roi_of_point = np.repeat(np.repeat(np.arange(len(index)), per_roi), np.diff(polygon_ends, prepend=0))
-        points = _apply(self._affines[index][roi_of_point], self._points[take])
-        scale = size / np.maximum(rois[:, 2:] - rois[:, :2], _MIN_BOX_SIDE)
-        points = (points - rois[roi_of_point, :2]) * scale[roi_of_point]
-        drawn = rle.draw_polygons(np.split(points.reshape(-1), 2 * polygon_ends[:-1]), size, size)
-        if (per_roi != 1).any():
-            starts = roi_ends - per_roi
-            drawn = [
-                rle.union(drawn[a:b], size, size)
-                for a, b in zip(starts.tolist(), roi_ends.tolist(), strict=True)
-            ]
-        return rle.decode_many(drawn)
-
-    def _align(
-        self, rois: FloatArray, i: int, size: int, soft: bool, dtype: npt.DTypeLike
-    ) -> npt.NDArray[Any]:
-        """RoIAlign of the bitmap of instance ``i`` in each of ``rois``: ``dtype`` [R, size, size]."""
-        if self._rles[i] is None:
-            bitmap, x0, y0 = self._tile(i, self.height, self.width)
-            scale, shift = np.ones(4), np.array([x0, y0, x0, y0], dtype=np.float64)
-        else:
-            bitmap, (sx, sy, tx, ty) = self._oriented(i)
-            scale, shift = np.array([sx, sy, sx, sy]), np.array([tx, ty, tx, ty])
-        if bitmap.size == 0:
-            return np.zeros((len(rois), size, size), dtype=dtype)
-        # Not aligned, index x stands for the point x + 0.5 of the current frame; keep that point.
-        half = 0.5 if soft else 0.0
-        mapped = (rois + half - shift) / scale - half
-        batched = np.concatenate([np.zeros((len(rois), 1)), mapped], axis=1)
-        values: Tensor = roi_align(
-            torch.from_numpy(np.ascontiguousarray(bitmap, dtype=dtype))[None, None],
-            torch.from_numpy(batched.astype(dtype)),
-            (size, size),
-            1.0,
-            -1,
-            not soft,
-        )[:, 0]
-        result: npt.NDArray[Any] = (values if soft else values >= 0.5).numpy()
-        return result
-
     def _oriented(self, i: int) -> tuple[Bitmap, tuple[float, float, float, float]]:
-        """RLE instance ``i`` as a bitmap around its box, flipped and turned as the current frame.
-
-        Returns the bitmap and (sx, sy, tx, ty), sx, sy > 0: bitmap point (x, y) lies at
-        (sx x + tx, sy y + ty).  One pixel of background is kept on each side inside the image, so that
-        reading the crop equals reading the whole.
-        """
+        """:meth:`placed_bitmap` of RLE instance ``i``, turned as the current frame: sx, sy > 0."""
         entry = self._rles[i]
         assert entry is not None
         bitmap, x0, y0 = rle.decode_crop(entry, margin=1)
@@ -413,34 +362,6 @@ class InstanceMasks:
         if sy < 0:
             bitmap, ty, sy = bitmap[::-1], ty + sy * bitmap.shape[0], -sy
         return bitmap, (sx, sy, tx, ty)
-
-    def _tile(self, i: int, height: int, width: int) -> tuple[Bitmap, int, int]:
-        """Instance ``i`` as a bitmap of current-frame pixels around its box, with its corner (x0, y0)."""
-        if self._rles[i] is None:
-            # Drawn in the whole frame: a shifted polygon would round differently at ties.
-            code = rle.from_polygons([p.reshape(-1) for p in self.polygons(i)], height, width)
-            return rle.decode_crop(code, margin=1)
-        source, (sx, sy, tx, ty) = self._oriented(i)
-        x0, y0 = max(int(np.floor(tx)), 0), max(int(np.floor(ty)), 0)
-        x1 = min(int(np.ceil(tx + sx * source.shape[1])), width)
-        y1 = min(int(np.ceil(ty + sy * source.shape[0])), height)
-        if x1 <= x0 or y1 <= y0:
-            return np.zeros((0, 0), dtype=np.uint8), 0, 0
-        # Pixel centres to pixel centres: index u of the tile reads index (u + 0.5 + x0 - tx) / sx - 0.5.
-        back = np.array(
-            [
-                [1 / sx, 0, (0.5 + x0 - tx) / sx - 0.5],
-                [0, 1 / sy, (0.5 + y0 - ty) / sy - 0.5],
-            ]
-        )
-        values = cv2.warpAffine(
-            np.ascontiguousarray(source) * np.uint8(255),
-            back,
-            (x1 - x0, y1 - y0),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-        )
-        return (values >= 128).astype(np.uint8), x0, y0
 
 
 def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:

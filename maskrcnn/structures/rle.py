@@ -298,7 +298,7 @@ def encode(bitmap: npt.NDArray[np.uint8]) -> RLE:
 
 
 def encode_crop(bitmap: npt.NDArray[np.uint8], x0: int, y0: int, height: int, width: int) -> RLE:
-    """The code of an image of ``height`` x ``width`` that is 0 but for a 0/1 ``bitmap`` at (x0, y0).
+    """The code of an image of ``height`` x ``width``, 0 but for a 0/1 ``bitmap`` [h, w] at (x0, y0).
 
     The inverse of :func:`decode_crop`; only the bitmap's own pixels are ever looked at.
     """
@@ -334,7 +334,7 @@ def union(entries: Sequence[RLE], height: int, width: int) -> RLE:
 
 
 def from_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> RLE:
-    """The union of flat polygons as one code."""
+    """The union of flat polygons, each [2 n], as one code."""
     return union(draw_polygons(polygons, height, width) if polygons else [], height, width)
 
 

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from maskrcnn.structures.masks import InstanceMasks
+
+#: An image before it is a tensor: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
+Image: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,49 @@ class Sample:
     info: ImageInfo
     targets: Targets | None
     proposals: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something about an image file that was read but hardly as meant.
+
+    kind: ``damaged`` or ``pages``.  words: the shortest way to say it.  sentence: for a message.
+    """
+
+    kind: str
+    words: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One image on its way through the transforms.
+
+    image: uint8 (float32 in [0, 255] for kept 16-bit data) [H, W, 3] RGB, current frame.
+    info: which image, and its size in the original frame.
+    targets: the ground truth in the current frame.
+    proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
+        data come without.
+    mirror: for each keypoint, the one that takes its place in a mirror; None where there are none.
+    notes: what is doubtful about its file, for the loader to tell.
+    """
+
+    image: Image
+    info: ImageInfo
+    targets: Targets
+    proposals: Tensor | None = None
+    mirror: tuple[int, ...] | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the current frame, in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def to_sample(self) -> Sample:
+        """As the model takes it: a [3, H, W] tensor."""
+        image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
+        return Sample(image, self.info, self.targets, self.proposals)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""``maskrcnn convert``: from a file to a checkpoint that predicts, and back to torchvision."""
+"""``maskrcnn convert``: from a file to a checkpoint that predicts, and back to torchvision.
+
+Covers ``maskrcnn/run/converted_recipe.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""``maskrcnn eval``: the figures of a checkpoint, a run, or a file of predictions.
+
+Covers ``maskrcnn/run/evaluate.py``.
+"""
+
 from __future__ import annotations
 
 import json

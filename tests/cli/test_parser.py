@@ -1,4 +1,7 @@
-"""Wrong command lines end in one sentence each, which names what was probably meant."""
+"""Wrong command lines end in one sentence each, which names what was probably meant.
+
+Covers ``maskrcnn/cli/options.py``.
+"""
 
 from __future__ import annotations
 

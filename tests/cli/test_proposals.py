@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.data.proposals import ProposalFile
+from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.errors import DataError
 from maskrcnn.run import Predictor

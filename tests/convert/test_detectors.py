@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.convert import maskrcnn_benchmark, mmdetection
-from maskrcnn.convert.anchors import rounded_cells
 from maskrcnn.convert.detector import Conversion, convert, describe, find_source
+from maskrcnn.convert.foreign_anchors import rounded_cells
 from maskrcnn.convert.source import File, Source
 from maskrcnn.convert.torchvision import COCO_CLASSES, SOURCE
 from maskrcnn.errors import CheckpointError, ConfigError

@@ -12,8 +12,8 @@ import torch
 
 from maskrcnn.data import CocoConfig, CocoDataset, RawSample, SyntheticConfig, apply_transforms
 from maskrcnn.data.transforms.basic import HorizontalFlip, Rotate90, VerticalFlip
-from maskrcnn.data.transforms.geometry import crop_to, resize_to
 from maskrcnn.data.transforms.jitter import LargeScaleJitter
+from maskrcnn.data.transforms.moving import crop_to, resize_to
 from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.structures import COCO_PERSON, ImageInfo, KeypointSchema, Targets
 from tests.data.files import coco, write_coco

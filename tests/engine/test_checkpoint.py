@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from maskrcnn.engine import checkpoint_folder as module
 from maskrcnn.engine.checkpoint import Checkpoint, load, load_weights, save
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder, find_checkpoint
 from maskrcnn.errors import CheckpointError

@@ -10,7 +10,7 @@ import pytest
 from maskrcnn.evaluation.backends import Case, run
 from maskrcnn.evaluation.coco import read_truth
 from maskrcnn.evaluation.detections import read_detections
-from maskrcnn.evaluation.keypoints import count_keypoints
+from maskrcnn.evaluation.oks import count_keypoints
 from maskrcnn.structures import rle
 
 pytest.importorskip("hotcoco", reason="hotcoco is not installed")

@@ -1,4 +1,7 @@
-"""What torch and users may rely on: sentences for bad input, opcheck, compile, export, ONNX, autocast."""
+"""What torch and users may rely on: sentences for bad input, opcheck, compile, export, ONNX, autocast.
+
+Covers ``maskrcnn/layers/autograd.py``.
+"""
 
 from __future__ import annotations
 

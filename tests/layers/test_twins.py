@@ -1,4 +1,7 @@
-"""Every compiled operator against its slow twin: shapes, scales, types, layouts and awkward boxes."""
+"""Every compiled operator against its slow twin: shapes, scales, types, layouts and awkward boxes.
+
+Covers ``maskrcnn/layers/ops.py`` and ``maskrcnn/layers/reference.py``.
+"""
 
 from __future__ import annotations
 

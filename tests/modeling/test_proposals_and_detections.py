@@ -1,4 +1,7 @@
-"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on."""
+"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on.
+
+Covers ``maskrcnn/layers/nms.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from maskrcnn.modeling.matching import match_boxes
 from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.rpn.proposals import select_proposals
+from maskrcnn.modeling.rpn.decode import select_proposals
 
 LEVEL_0 = [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 20.0, 40.0, 40.0], [-5.0, -5.0, 0.0, 5.0]]
 LEVEL_1 = [[0.0, 0.0, 10.0, 10.0], [30.0, 30.0, 70.0, 70.0]]

@@ -1,17 +1,9 @@
-"""Building and loading the operators, on tiny sources of our own so that each build takes a moment.
-
-Only the test with four processes needs torch's headers; elsewhere a library is plain C++ and torch's loader
-is replaced by one that writes down what it was given.
-"""
+"""Building and loading the operators, on tiny sources of our own so that each build takes a moment."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -20,77 +12,7 @@ import torch
 
 from maskrcnn.native import build as _build
 from maskrcnn.native import library as _library
-
-needs_compiler = pytest.mark.skipif(_build.find_cxx() is None, reason="no C++ compiler (apt-get install g++)")
-
-VARIABLES = (
-    *("MASKRCNN_REFERENCE_OPS", "MASKRCNN_REQUIRE_OPS", "MASKRCNN_SANITIZE", "FORCE_CUDA", "CXX", "CUDACXX"),
-    *("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "LOCAL_RANK"),
-)
-
-
-class House:
-    """A pretended installation: its sources, its objects, and what was loaded from it."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root = root
-        self.csrc = root / "csrc"
-        self.cache = root / "cache"
-        self.compiler_log = root / "compiler.log"
-        self.loaded: list[Path] = []
-        (self.csrc / "cpu").mkdir(parents=True)
-        (self.csrc / "ops.cpp").write_text('#include "one.h"\nint one() { return ONE; }\n')
-        (self.csrc / "one.h").write_text("#define ONE 1\n")
-        (self.csrc / "cpu/two.cpp").write_text("int two() { return 2; }\n")
-        torch_dir = root / "torch"
-        (torch_dir / "lib").mkdir(parents=True)
-        # `-ltorch_cpu` must find something to link with.
-        (torch_dir / "lib/libtorch_cpu.so").write_text("/* an empty linker script */\n")
-        (torch_dir / "include/torch/csrc/stable").mkdir(parents=True)
-        (torch_dir / "include/torch/csrc/stable/library.h").touch()
-        (torch_dir / "version.py").write_text("__version__ = '2.99.0'\ncuda: Optional[str] = None\n")
-        self.torch_dir = torch_dir
-        for name in VARIABLES:
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("MASKRCNN_CACHE", str(self.cache))
-        monkeypatch.setattr(_build, "csrc_dir", lambda: self.csrc)
-        monkeypatch.setattr(_build, "ahead_of_time", lambda kind: root / f"_ops_{kind}.so")
-        monkeypatch.setattr(torch, "__file__", str(torch_dir / "__init__.py"))
-        monkeypatch.setattr(torch.version, "cuda", None)
-        monkeypatch.setattr(torch.ops, "load_library", self.loaded.append)
-        monkeypatch.setattr(_library, "_states", {})
-
-    def log_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Put a compiler in front that writes a line whenever it compiles or links."""
-        script = self.root / "logging-g++"
-        script.write_text(
-            f'#!/bin/sh\ncase "$*" in *--version*) ;; *) echo "$*" >> {self.compiler_log} ;; esac\n'
-            'exec g++ "$@"\n'
-        )
-        script.chmod(0o755)
-        monkeypatch.setenv("CXX", str(script))
-
-    def compiler_runs(self) -> int:
-        """How often the logging compiler compiled or linked."""
-        return len(self.compiler_log.read_text().splitlines()) if self.compiler_log.exists() else 0
-
-    def build_ahead_of_time(self) -> Path:
-        """Do what setup.py does."""
-        library = _build.ahead_of_time("cpu")
-        _build.build(_build.plan("cpu", self.torch_dir), library)
-        return library
-
-    def start_again(self, monkeypatch: pytest.MonkeyPatch) -> _library.LoadState:
-        """Load as a new process would and return what became of the CPU object."""
-        monkeypatch.setattr(_library, "_states", {})
-        return _library.load()["cpu"]
-
-
-@pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    """Return a pretended installation with two C++ files and no objects."""
-    return House(tmp_path, monkeypatch)
-
+from tests.native.house import House, needs_compiler
 
 # ---------------------------------------------------------------- from sources to a loaded object
 
@@ -159,15 +81,6 @@ def test_an_object_that_does_not_load_is_built_anew(house: House, monkeypatch: p
     assert "GLIBC_9.99 not found" in state.reason
 
 
-@needs_compiler
-def test_a_cached_object_serves_after_the_compiler_is_gone(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = house.start_again(monkeypatch)
-    monkeypatch.setenv("PATH", "")
-    assert house.start_again(monkeypatch).path == built.path
-
-
 # ---------------------------------------------------------------- when it cannot be built
 
 
@@ -193,13 +106,6 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing(house: House) -> None:
     with pytest.warns(RuntimeWarning, match="undeclared_name"):
         assert not _library.compiled()
     assert [path.name for path in house.cache.rglob("*") if path.is_file()] == ["cpu.lock"]
-
-
-@needs_compiler
-def test_a_cache_that_cannot_be_written_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.cache.write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="cannot be written.*set MASKRCNN_CACHE"):
-        assert not _library.compiled()
 
 
 def test_other_ranks_do_not_repeat_the_warning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,67 +312,3 @@ def test_nvcc_of_the_toolkit_comes_before_the_path(tmp_path: Path, monkeypatch: 
     assert _build.find_nvcc() == str(tmp_path / "home/bin/nvcc")
     monkeypatch.setenv("CUDACXX", str(tmp_path / "path/nvcc"))
     assert _build.find_nvcc() == str(tmp_path / "path/nvcc")
-
-
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASKRCNN_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert _build.cache_dir() == Path.home() / ".cache/maskrcnn"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert _build.cache_dir() == Path("/x/maskrcnn")
-    monkeypatch.setenv("MASKRCNN_CACHE", "~/y")
-    assert _build.cache_dir() == Path.home() / "y"
-
-
-# ---------------------------------------------------------------- many processes, with the real torch
-
-
-@needs_compiler
-def test_of_four_processes_one_compiles_and_all_load(tmp_path: Path) -> None:
-    """A copy of the two modules with one operator of its own; a slow compiler makes the others wait."""
-    layers = tmp_path / "maskrcnn/native"
-    layers.mkdir(parents=True)
-    (layers.parent / "__init__.py").touch()
-    (layers / "__init__.py").touch()
-    for module in (_build, _library):
-        shutil.copy(str(module.__file__), layers)
-    (tmp_path / "csrc").mkdir()
-    (tmp_path / "csrc/ops.cpp").write_text(
-        "#include <torch/csrc/stable/library.h>\n#include <torch/csrc/stable/macros.h>\n"
-        'STABLE_TORCH_LIBRARY(maskrcnn, m) { m.def("answer(Tensor x) -> Tensor"); }\n'
-    )
-    compiler = tmp_path / "slow-g++"
-    compiler.write_text(
-        f'#!/bin/sh\ncase "$*" in *-c*) echo "$*" >> {tmp_path}/log; sleep 2 ;; esac\nexec g++ -O0 "$@"\n'
-    )
-    compiler.chmod(0o755)
-    program = (
-        "import torch; torch.set_num_threads(1)\n"
-        "from maskrcnn.native import library as _library\n"
-        "state = _library.load()['cpu']\n"
-        "print(state.path, torch.ops.maskrcnn.answer.default._schema)\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    environment |= {
-        "CXX": str(compiler),
-        "MASKRCNN_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment | {"FORCE_CUDA": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    results = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, results
-    assert len({out for out, _ in results}) == 1
-    assert "maskrcnn::answer(Tensor x) -> Tensor" in results[0][0]
-    assert len((tmp_path / "log").read_text().splitlines()) == 1
-    assert sum("compiling the RoI operators" in err for _, err in results) == 1

@@ -1,11 +1,31 @@
-"""Names: no two public classes have one."""
+"""Names: no two public classes have one, and no two modules of different duties.  What training imports."""
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from pathlib import Path
 
-from tests.rules.test_imports import MODULES, module_name
+from tests.rules.test_imports import MODULES, imported, module_name
+
+#: Files that ``maskrcnn train`` imports, as an import statement anywhere in them says.  To be lowered.
+MOST_FILES = 186
+#: Who imports by a name that is computed, which :data:`MOST_FILES` cannot count, and what.
+BY_STRING = {
+    "maskrcnn.cli": "the command that is asked for",
+    "maskrcnn.config.plugins": "the user's plugins",
+    "maskrcnn.layers.onnx": "onnxscript, an extra",
+}
+
+#: Modules that share a name, and why a reader who opens one expects just that.
+SAME_DUTY = {
+    "coco": "COCO is a format of data and a way to evaluate; each room has its part",
+    "decode": "what outputs mean: of the RPN, of the RoI heads",
+    "interfaces": "the swappable slots of the room",
+    "losses": "of the RPN, of the RoI heads, and those of both",
+    "table": "the tables of the study",
+    "targets": "of the RPN, of the RoI heads",
+}
 
 
 def test_no_two_public_classes_have_one_name() -> None:
@@ -15,3 +35,36 @@ def test_no_two_public_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(module_name(path))
     assert {name: where for name, where in found.items() if len(where) > 1} == {}
+
+
+def test_no_two_modules_of_different_duties_have_one_name() -> None:
+    """``cli/x.py`` is the command whose work ``run/x.py`` does: that is one duty."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in MODULES:
+        room, _, name = module_name(path).removeprefix("maskrcnn.").rpartition(".")
+        if path.name != "__init__.py":
+            found[name].add("run" if room == "cli" else room)
+    shared = {name: rooms for name, rooms in found.items() if len(rooms) > 1}
+    unexplained = {name: sorted(rooms) for name, rooms in shared.items() if name not in SAME_DUTY}
+    assert not unexplained, "rename the one that misleads"
+    assert set(SAME_DUTY) <= set(shared), "a reason for names that are not shared any more"
+
+
+def test_what_training_imports() -> None:
+    graph = {module_name(path): imported(path) for path in MODULES}
+    found, ahead = set[str](), ["maskrcnn.cli.train"]
+    while ahead:
+        name = ahead.pop()
+        if name in graph and name not in found:  # else a class or function of a module that is there too
+            found.add(name)
+            ahead += [*graph[name], name.rpartition(".")[0]]
+    assert len(found) <= MOST_FILES, f"{len(found)} files"
+
+
+def test_imports_by_string_are_known() -> None:
+    def calls(path: Path) -> bool:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = {getattr(n.func, "attr", getattr(n.func, "id", "")) for n in nodes if isinstance(n, ast.Call)}
+        return bool(names & {"import_module", "__import__", "exec", "spec_from_file_location"})
+
+    assert {module_name(path) for path in MODULES if calls(path)} == set(BY_STRING)

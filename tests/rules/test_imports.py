@@ -9,29 +9,31 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "maskrcnn"
 
-#: Lower numbers may not import higher ones; a package of the same rank may import itself alone.
+#: Lower numbers may not import higher ones; of one rank none imports another.
 RANK = {
     "errors": 0,
     "files": 1,
     "native": 1,
     "config": 1,
     "layers": 2,
-    "structures": 3,
-    "weights": 4,
-    "modeling": 5,
-    "convert": 6,
-    "data": 6,
-    "inference": 7,
-    "viz": 8,
-    "evaluation": 9,
-    "engine": 10,
-    "recipe": 11,
-    "run": 12,
-    "studies": 13,
-    "cli": 14,
-    "__main__": 15,
+    "structures": 2,
+    "weights": 3,
+    "modeling": 4,
+    "convert": 5,
+    "data": 5,
+    "inference": 6,
+    "viz": 7,
+    "evaluation": 8,
+    "engine": 9,
+    "recipe": 10,
+    "run": 11,
+    "studies": 12,
+    "cli": 13,
+    "__main__": 14,
 }
-ALLOWED: set[tuple[str, str]] = set()
+#: What single modules import of another room on their floor.  Codes are measured by the compiled operator,
+#: once a run has loaded it.
+ALLOWED = {"maskrcnn.structures.rle": {"maskrcnn.layers.ops", "maskrcnn.layers.ops.areas_of_codes"}}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -68,7 +70,7 @@ def test_imports_run_one_way(path: Path) -> None:
     assert here in RANK, f"{here} has no place in the order of imports: add it to RANK"
     for name in imported(path):
         there = layer(name)
-        if there in ("", here, "__version__") or (here, there) in ALLOWED:
+        if there in ("", here, "__version__") or name in ALLOWED.get(module_name(path), ()):
             continue
         assert RANK[there] < RANK[here], f"{module_name(path)} imports {name}, which lies above it"
 

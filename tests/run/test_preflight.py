@@ -1,4 +1,8 @@
-"""What is known at the start is told at the start, all of it together, and following it works."""
+"""What is known at the start is told at the start, all of it together, and following it works.
+
+Covers ``maskrcnn/run/data_checks.py``, ``maskrcnn/run/expect.py``, ``maskrcnn/run/folder.py`` and
+``maskrcnn/run/machine_checks.py``.
+"""
 
 from __future__ import annotations
 

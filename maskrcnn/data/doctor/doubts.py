@@ -1,7 +1,7 @@
 """What is not wrong in a data set but is hardly meant: told once, before hours are spent on it.
 
 A doubt stops nothing.  The functions here judge the classes; ``mask_doubts`` judges boxes and masks,
-``file_doubts`` image files; :mod:`maskrcnn.run.doubts` asks them all.
+``file_doubts`` image files; :mod:`maskrcnn.run.all_doubts` asks them all.
 
 Legend: K = classes, A = annotations.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.index import AnnotationIndex
-from maskrcnn.data.report import NAMED
 from maskrcnn.structures.categories import Categories
 
 Integers = npt.NDArray[np.int64]

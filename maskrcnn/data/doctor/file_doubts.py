@@ -13,9 +13,9 @@ import numpy as np
 
 from maskrcnn.data.doctor.doubts import Doubt, few
 from maskrcnn.data.doctor.pages import SUFFIXES, count_pages
+from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
-from maskrcnn.data.report import NAMED
 from maskrcnn.errors import DataError
 
 #: So many JPEGs, of so many pixels together, are decoded at the start; the loader looks at all it loads.

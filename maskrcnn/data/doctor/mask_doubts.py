@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.doctor.doubts import Doubt
+from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.index import AnnotationIndex
-from maskrcnn.data.report import NAMED
 from maskrcnn.structures import rle
 
 Floats = npt.NDArray[np.float64]

@@ -12,9 +12,9 @@ import numpy as np
 
 from maskrcnn.data.doctor.doubts import Doubt, few
 from maskrcnn.data.doctor.file_doubts import normal_names, spread
+from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.image_files import image_path, open_image
-from maskrcnn.data.report import NAMED
 
 #: So many validation images are sought among so many training images by their content.
 MOST_VAL, MOST_TRAIN = 500, 20_000

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
-from maskrcnn.data.report import FaultError
 from maskrcnn.structures import rle
 
 #: A box may reach this many pixels over the image's edge without a word (COCO's own do); evaluation takes

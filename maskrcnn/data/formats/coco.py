@@ -15,17 +15,19 @@ from maskrcnn.config.ranges import check_boxes
 from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.pages import count_pages
+from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.data.interfaces import DATASETS, Note, RawSample
-from maskrcnn.data.proposals import ProposalFile
-from maskrcnn.data.report import FaultReport, OnError
+from maskrcnn.data.interfaces import DATASETS
+from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.structures.samples import Note
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class CocoDataset:
         images: folder that the json's file names are relative to.
         annotations: the COCO json.
         training: leave out images without ground truth that trains, where ``filter_empty``.
-        on_error: see :data:`maskrcnn.data.report.OnError`.
+        on_error: see :data:`maskrcnn.data.fault_report.OnError`.
         exif: turn images as their EXIF orientation says.
         sixteen_bit: what becomes of 16-bit images.
         masks: read segmentations; False for a data set of boxes alone.
@@ -49,13 +51,13 @@ class CocoDataset:
         max_images: keep only so many, those of the smallest ids.
         allow_outside: file names may be absolute, or lead out of the folder by ``..``.
         categories: the classes that the file must share (those of the training data).
-        proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposals`.
+        proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposal_file`.
         num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
 
     Raises:
         DataError: see :func:`maskrcnn.data.index.read_annotations` and
-            :class:`maskrcnn.data.proposals.ProposalFile`; or no image is left; or a file name leads out of
-            the folder without ``allow_outside``.
+            :class:`maskrcnn.data.proposal_file.ProposalFile`; or no image is left; or a file name leads out
+            of the folder without ``allow_outside``.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.data.report import FaultError, FaultReport
+from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.errors import DataError, few
 from maskrcnn.structures import KeypointSchema
 from maskrcnn.structures.categories import Categories

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from maskrcnn.config.ranges import check_range
+from maskrcnn.data.fault_report import OnError
 from maskrcnn.data.formats.coco import CocoDataset, check_num_proposals
 from maskrcnn.data.interfaces import DATASETS
-from maskrcnn.data.report import OnError
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
 from maskrcnn.errors import ConfigError

@@ -8,9 +8,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from maskrcnn.data.interfaces import TRANSFORMS, RawSample
-from maskrcnn.data.transforms.geometry import apply_transforms, crop_to, move
+from maskrcnn.data.interfaces import TRANSFORMS
 from maskrcnn.data.transforms.jitter import LargeScaleJitter, LargeScaleJitterConfig
+from maskrcnn.data.transforms.moving import apply_transforms, crop_to, move
 from maskrcnn.data.transforms.resizing import (
     Resize,
     ResizeConfig,
@@ -20,6 +20,7 @@ from maskrcnn.data.transforms.resizing import (
     ResizeShortestEdgeConfig,
 )
 from maskrcnn.errors import ConfigError
+from maskrcnn.structures import RawSample
 
 __all__ = [
     "ColorJitter",

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from maskrcnn.data.interfaces import RawSample
-from maskrcnn.data.transforms.geometry import crop_to
 from maskrcnn.data.transforms.jitter import pad_to
+from maskrcnn.data.transforms.moving import crop_to
 from maskrcnn.errors import ConfigError, DataError
-from maskrcnn.structures import InstanceMasks, Targets, rle
+from maskrcnn.structures import InstanceMasks, RawSample, Targets, rle
 
 Bitmap = npt.NDArray[np.uint8]
 

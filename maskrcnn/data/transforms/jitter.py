@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from maskrcnn.config.ranges import check_range, check_sides
-from maskrcnn.data.interfaces import TRANSFORMS, RawSample
-from maskrcnn.data.transforms.geometry import crop_to, move, resize_to, round_side
+from maskrcnn.data.interfaces import TRANSFORMS
+from maskrcnn.data.transforms.moving import crop_to, move, resize_to, round_side
 from maskrcnn.data.transforms.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
+from maskrcnn.structures import RawSample
 
 #: The nearest bytes to ImageNet's mean of R, G, B: after normalisation the padding is about 0, as in the
 #: paper's release, which pads normalised images with 0.  (Detectron2 pads with 128.)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from maskrcnn.data.images import Image
+from maskrcnn.structures.samples import Image
 
 #: ``linear``: of the 4 nearest pixels, as OpenCV (so mmdetection, and torchvision's detectors in float):
 #: fast, but below half size pixels are skipped.  ``area``: the mean of the pixels under each when both sides

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from maskrcnn.config.ranges import check_sides
-from maskrcnn.data.interfaces import TRANSFORMS, RawSample
-from maskrcnn.data.transforms.geometry import resize_to, round_side
+from maskrcnn.data.interfaces import TRANSFORMS
+from maskrcnn.data.transforms.moving import resize_to, round_side
 from maskrcnn.data.transforms.resample import RENAMED, Resample
 from maskrcnn.errors import ConfigError
+from maskrcnn.structures import RawSample
 
 
 @dataclass(frozen=True)

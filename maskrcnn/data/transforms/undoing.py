@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from maskrcnn.data.interfaces import TRANSFORMS, RawSample, Transform, TransformConfig
-from maskrcnn.structures import ImageInfo, InstanceMasks, Targets
+from maskrcnn.data.interfaces import TRANSFORMS, Transform, TransformConfig
+from maskrcnn.structures import ImageInfo, InstanceMasks, RawSample, Targets
 
 # Small and large, wide and tall: what crops does so to one of them.
 _PROBES = ((37, 53), (700, 1100), (1100, 700))

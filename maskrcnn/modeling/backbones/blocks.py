@@ -65,6 +65,7 @@ class BasicBlock(_Block):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` [N, Cin, H, W] -> [N, C, H / stride, W / stride]."""
         out = F.relu_(conv_norm(self.conv1, self.bn1, x))
         return F.relu_(conv_norm(self.conv2, self.bn2, out).add_(self._shortcut(x)))
 
@@ -105,6 +106,7 @@ class Bottleneck(_Block):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` [N, Cin, H, W] -> [N, C, H / stride, W / stride]."""
         out = F.relu_(conv_norm(self.conv1, self.bn1, x))
         out = F.relu_(conv_norm(self.conv2, self.bn2, out))
         return F.relu_(conv_norm(self.conv3, self.bn3, out).add_(self._shortcut(x)))

@@ -75,6 +75,7 @@ class TwoFCBoxHead(BoxHead):
         self.predictor = BoxPredictor(hidden, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
         x = pooled.flatten(1)
         for layer in (self.fc1, self.fc2):
             x = F.relu_(layer(x))
@@ -193,6 +194,7 @@ class ConvFCBoxHead(BoxHead):
         self.predictor = BoxPredictor(hidden if fcs else features, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
         x = self.convs(pooled).flatten(1)
         for layer in self.fcs:
             x = F.relu_(layer(x))
@@ -262,6 +264,7 @@ class LinearBoxHead(BoxHead):
         self.predictor = BoxPredictor(channels, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
         out: tuple[Tensor, Tensor] = self.predictor(pooled.mean(dim=(2, 3)))
         return out
 

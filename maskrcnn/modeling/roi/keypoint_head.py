@@ -183,14 +183,17 @@ class ConvKeypointHead(KeypointHead):
                     nn.init.zeros_(module.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """``pooled`` [R, C, s, s] -> logits [R, J, M, M]."""
         low = self.deconv(self.convs(pooled))
         return F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor) -> Tensor:
+        """Scalar: ``logits`` [P, J, M, M], ``boxes`` [P, 4], ``keypoints`` [P, J, 3]."""
         cells, valid = keypoint_cells(keypoints, boxes, self.heatmap_size)
         return self.loss_weight * keypoint_loss(logits, cells, valid, self.normalizer)
 
     def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
+        """``logits`` [D, J, M, M], ``boxes`` [D, 4] -> [D, J, 3]."""
         return decode_keypoints(logits, boxes, self.scores)
 
 

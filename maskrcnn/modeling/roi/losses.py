@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean softmax cross-entropy over the RoIs (Girshick 2015, eq. 1).
+    """Mean softmax cross-entropy over the RoIs, a scalar (Girshick 2015, eq. 1).
 
     Args:
         logits: [R, K + 1], background last.  labels: int64 [R], K = background.
@@ -23,7 +23,7 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all pixels of the positive RoIs.
+    """Mean binary cross-entropy over all pixels of the positive RoIs, a scalar.
 
     The logits are those of the ground-truth class alone: classes do not compete (He et al. 2017, section 3).
 
@@ -37,7 +37,7 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tensor:
-    """Mean multinomial cross-entropy over all pixels of the positive RoIs: the classes compete.
+    """Mean multinomial cross-entropy over all pixels of positive RoIs, a scalar: the classes compete.
 
     The rival of :func:`mask_loss` in He et al. 2017, table 2b.  A pixel inside the object has the RoI's
     class, one outside is background; a soft target in between shares the pixel among the two.
@@ -53,5 +53,5 @@ def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tenso
 
 
 def wide(x: Tensor) -> Tensor:
-    """float32 of a half-precision tensor; losses are summed in at least that."""
+    """``x`` [...] -> [...], float32 where it is of half precision; losses are summed in at least that."""
     return x if x.dtype.itemsize >= 4 else x.float()

@@ -91,7 +91,7 @@ class FCNMaskHead(PixelMaskHead):
         return F.relu_(self.deconv(self.convs(pooled)))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """See :class:`MaskHead`."""
+        """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M], K + 1 with softmax; see :class:`MaskHead`."""
         logits: Tensor = self.logits(self._features(pooled))
         return logits
 

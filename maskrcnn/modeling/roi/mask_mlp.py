@@ -46,6 +46,7 @@ class MLPMaskHead(PixelMaskHead):
         nn.init.zeros_(self.logits.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]."""
         x = pooled.flatten(1)
         for layer in self.fcs:
             x = F.relu_(layer(x))

@@ -228,7 +228,7 @@ class RoIHeads(nn.Module):
     def sample(
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
-        """The RoIs of every image to train on; ``seeds`` int64 [N] decide which, None: drawn."""
+        """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
         c = self.config
         of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
@@ -307,8 +307,8 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detections of every image, with what the heads add (mask probabilities of the predicted class,
-        keypoints, extras); network frame.
+        """Detections of every image, out of its ``proposals`` [P, 4], with what the heads add (mask
+        probabilities of the predicted class, keypoints, extras); network frame.
         """
         maps = RoIFeatures(features, self.trunk)
         detections = self._detect(maps, proposals, image_sizes)

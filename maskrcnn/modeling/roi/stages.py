@@ -80,7 +80,7 @@ def relabel(
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """``x`` itself, whose gradient is multiplied by ``factor`` on its way back."""
+    """``x`` [...] -> [...], itself; its gradient is multiplied by ``factor`` on its way back."""
     result: Tensor = _ScaledGradient.apply(x, factor)
     return result
 

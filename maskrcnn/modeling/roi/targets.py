@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from maskrcnn.modeling.matching import Sampler, match_boxes
+from maskrcnn.modeling.roi.mask_targets import MaskTarget, masks_in_boxes
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ROIS, random_keys
 
 _TRUTHS = 1 << 40
-
-MaskTarget = Literal["polygon", "bitmask", "bitmask_hard"]
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,8 @@ def mask_targets(
             continue
         if target.masks is None:
             raise ValueError("a mask head needs targets with masks; leave it out with model.mask_head: null")
-        crops.append(
-            target.masks.crop_and_resize(sample.positive_boxes.cpu(), sample.truth.cpu(), size, mode)
-        )
+        boxes, truth = sample.positive_boxes.cpu(), sample.truth.cpu()
+        crops.append(masks_in_boxes(target.masks, boxes, truth, size, mode))
     if not crops:
         return torch.zeros(0, size, size, device=device)
     return torch.cat(crops).to(device, non_blocking=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def objectness_loss(logits: Tensor, labels: Tensor, normalizer: float) -> Tensor:
-    """Binary cross-entropy, summed and divided by ``normalizer``.
+    """Binary cross-entropy, summed and divided by ``normalizer``, a scalar.
 
     Args:
         logits: [S], of the sampled anchors.  labels: [S], 1 object, 0 background.

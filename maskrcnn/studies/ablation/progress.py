@@ -74,7 +74,7 @@ def time_left(runs: Sequence[Run], found: Sequence[RunCost], slots: int) -> floa
 
 
 def describe(run: Run, now: RunCost, left: float | None) -> str:
-    """``step 40/500, 0.52 s a step, 4m00s for all``."""
+    """``step 40/500, 0.52 s a step, 4m00s left for all``."""
     parts = [f"step {now.step}/{run.recipe.solver.steps}"]
     if now.step_seconds is not None:
         parts.append(f"{now.step_seconds:.2f} s a step")

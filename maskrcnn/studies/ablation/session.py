@@ -10,7 +10,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import UserError, few
 from maskrcnn.studies.ablation.plan import Run
-from maskrcnn.studies.ablation.schedule import Scheduler, claim, find_slots
+from maskrcnn.studies.ablation.processes import Scheduler, claim, find_slots
 
 
 def train_missing(
@@ -29,7 +29,7 @@ def train_missing(
 
     Raises:
         UserError: there are stale runs, the folder is in use, or there are too few GPUs.
-        Interrupted: see :class:`maskrcnn.studies.ablation.schedule.Scheduler`.
+        Interrupted: see :class:`maskrcnn.studies.ablation.processes.Scheduler`.
     """
     code = code_fingerprint()
     slots = find_slots(runs, processes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from maskrcnn.studies.explain.boxes import Boxes
 from maskrcnn.studies.explain.measured import stride_name
+from maskrcnn.studies.explain.scaled_boxes import Boxes
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow
 from maskrcnn.viz.palette import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SKY, VERMILLION
 from maskrcnn.viz.spreads import Measure, draw_spreads

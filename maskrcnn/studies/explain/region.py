@@ -11,7 +11,7 @@ import torch
 from maskrcnn.errors import UserError
 from maskrcnn.layers.geometry import Geometry
 from maskrcnn.layers.operator import RoIOperator
-from maskrcnn.studies.explain.geometry import (
+from maskrcnn.studies.explain.placement import (
     AxisBins,
     Cells,
     Floats,
@@ -27,7 +27,7 @@ class BoxOnMap:
     """A box in an image, and the feature map it is pooled from.
 
     box: (x1, y1, x2, y2), pixels.  image_size: (height, width), pixels.
-    stride: pixels a cell.  output_size: (P, Q) bins.  cells: see :mod:`maskrcnn.studies.explain.geometry`.
+    stride: pixels a cell.  output_size: (P, Q) bins.  cells: see :mod:`maskrcnn.studies.explain.placement`.
 
     Raises:
         UserError: a number that makes no sense, or a box that does not meet the image.

@@ -17,8 +17,8 @@ from maskrcnn.errors import UserError
 from maskrcnn.layers.geometry import CellAxis
 from maskrcnn.layers.operator import RoIOperator
 from maskrcnn.modeling.roi.pooler import fpn_levels
-from maskrcnn.studies.explain.boxes import Boxes
-from maskrcnn.studies.explain.geometry import Cells, Floats, bins_of, ideal_edges, to_pixels
+from maskrcnn.studies.explain.placement import Cells, Floats, bins_of, ideal_edges, to_pixels
+from maskrcnn.studies.explain.scaled_boxes import Boxes
 
 #: A number of pixels, or ``fpn``: each box at the stride of its level by Lin et al. 2017, eq. 1 (P2 - P5).
 Stride = int | Literal["fpn"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskrcnn.layers.geometry import CellAxis
 from maskrcnn.studies.explain.facts import facts
-from maskrcnn.studies.explain.geometry import AxisBins, Floats, to_pixels
+from maskrcnn.studies.explain.placement import AxisBins, Floats, to_pixels
 from maskrcnn.studies.explain.region import BoxOnMap, Region
 from maskrcnn.viz.roi_picture import MOST_POINTS, AxisView, OperatorView
 

@@ -23,7 +23,7 @@ from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.pages import count_pages
 from maskrcnn.data.doctor.split_doubts import repeated_split_doubt
-from maskrcnn.run.doubts import find_doubts
+from maskrcnn.run.all_doubts import find_doubts
 from tests.data.doctor.test_doubts import sound
 from tests.data.files import SIZE, write_coco
 

@@ -21,8 +21,8 @@ from maskrcnn.data.doctor.mask_doubts import (
     polygons,
     unit_doubt,
 )
+from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.data.report import FaultReport
 from maskrcnn.structures import rle
 
 SIZE = (60, 80)

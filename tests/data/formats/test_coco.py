@@ -1,4 +1,7 @@
-"""Reading COCO files: what is right comes through exactly, what is wrong is named."""
+"""Reading COCO files: what is right comes through exactly, what is wrong is named.
+
+Covers ``maskrcnn/data/formats/checks.py`` and ``maskrcnn/data/formats/coco_json.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The synthetic data: true COCO files, the same on every run, hard enough to learn from."""
+"""The synthetic data: true COCO files, the same on every run, hard enough to learn from.
+
+Covers ``maskrcnn/data/synthetic/canvas.py``.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from maskrcnn.data.transforms.basic import (
     Rotate90,
     VerticalFlip,
 )
-from maskrcnn.data.transforms.geometry import crop_to
+from maskrcnn.data.transforms.moving import crop_to
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, rle
 

@@ -20,8 +20,8 @@ from maskrcnn.data.transforms.basic import (
     Rotate90,
     VerticalFlip,
 )
-from maskrcnn.data.transforms.geometry import crop_to, resize_to
 from maskrcnn.data.transforms.jitter import LargeScaleJitter, pad_to
+from maskrcnn.data.transforms.moving import crop_to, resize_to
 from maskrcnn.data.transforms.undoing import resizes_only
 
 BUILT_IN = [

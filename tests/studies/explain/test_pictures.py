@@ -1,4 +1,7 @@
-"""The pictures hold the figures, the drawn object fills its box, and the command tells mistakes."""
+"""The pictures hold the figures, the drawn object fills its box, and the command tells mistakes.
+
+Covers ``maskrcnn/studies/explain/chart.py``.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from maskrcnn.data.transforms.basic import HorizontalFlip, Resize, ResizeShortes
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
-from maskrcnn.studies.explain.boxes import Boxes, load_boxes, resize_of
 from maskrcnn.studies.explain.measured import full, sentence, summary
+from maskrcnn.studies.explain.scaled_boxes import Boxes, load_boxes, resize_of
 from maskrcnn.studies.explain.statistics import measure, misalignment, strides_of
 
 

@@ -14,10 +14,10 @@ import pytest
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import ConfigError, UserError
-from maskrcnn.studies.ablation import schedule
+from maskrcnn.studies.ablation import processes
 from maskrcnn.studies.ablation.plan import Run, check_runs, plan_runs
-from maskrcnn.studies.ablation.progress import RunCost, time_left
-from maskrcnn.studies.ablation.schedule import Scheduler, claim, command, find_slots
+from maskrcnn.studies.ablation.processes import Scheduler, claim, command, find_slots
+from maskrcnn.studies.ablation.progress import RunCost, describe, time_left
 from maskrcnn.studies.ablation.session import train_missing
 from maskrcnn.studies.ablation.suite import load_suite
 from tests.studies.ablation.tiny import CODE, SUITE, stand_in, write_suite
@@ -26,15 +26,15 @@ from tests.studies.ablation.tiny import CODE, SUITE, stand_in, write_suite
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """RoIPool with seeds 0 and 1, trained by the stand-in, one at a time."""
-    monkeypatch.setattr(schedule, "_POLL", 0.01)
-    monkeypatch.setattr(schedule, "command", stand_in)
+    monkeypatch.setattr(processes, "_POLL", 0.01)
+    monkeypatch.setattr(processes, "command", stand_in)
     set_code(monkeypatch, lambda: CODE)
     suite = load_suite(write_suite(tmp_path))
     return plan_runs(suite, tmp_path / "out", suite.variants[:1])
 
 
 def set_code(monkeypatch: pytest.MonkeyPatch, code: Callable[[], str]) -> None:
-    for module in ("session", "schedule"):
+    for module in ("session", "processes"):
         monkeypatch.setattr(f"maskrcnn.studies.ablation.{module}.code_fingerprint", code)
 
 
@@ -214,6 +214,12 @@ def test_time_left_by_what_was_measured(runs: list[Run]) -> None:
     assert time_left(runs, [begun, fresh], 1) == 9.0
     assert time_left(runs, [done, fresh], 1) == 10.0
     assert time_left(runs, [done, begun], 2) == 7.0
+
+
+def test_progress_in_words(runs: list[Run]) -> None:
+    assert describe(runs[0], RunCost(0, None, None, 0, None), None) == "step 0/2"
+    told = describe(runs[0], RunCost(1, 0.524, None, 0, None), 240.0)
+    assert told == "step 1/2, 0.52 s a step, 4m00s left for all"
 
 
 @pytest.mark.parametrize(

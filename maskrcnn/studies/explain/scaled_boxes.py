@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.index import read_annotations
-from maskrcnn.data.interfaces import RawSample, Transform
-from maskrcnn.data.report import FaultReport
+from maskrcnn.data.interfaces import Transform
 from maskrcnn.data.transforms.basic import apply_transforms
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.structures import ImageInfo, Targets
-from maskrcnn.studies.explain.geometry import Floats
+from maskrcnn.structures import ImageInfo, RawSample, Targets
+from maskrcnn.studies.explain.placement import Floats
 
 #: (height, width) of an image in the original frame -> in the network frame, pixels.
 Resize = Callable[[int, int], tuple[int, int]]

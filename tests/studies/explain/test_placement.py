@@ -9,7 +9,7 @@ import torch
 from maskrcnn.errors import UserError
 from maskrcnn.layers import ROI_OPS, RoIAlign, RoIAlignLegacy, RoIOperator, RoIPool
 from maskrcnn.studies.explain import BoxOnMap, Region, axis_bins, parse_op
-from maskrcnn.studies.explain.geometry import Cells, to_cells, to_pixels
+from maskrcnn.studies.explain.placement import Cells, to_cells, to_pixels
 
 OPS = [
     *(

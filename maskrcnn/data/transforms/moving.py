@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.data.images import Image
-from maskrcnn.data.interfaces import RawSample, Transform
+from maskrcnn.data.interfaces import Transform
 from maskrcnn.data.transforms.resample import Resample, resample
-from maskrcnn.structures import clip_boxes, large_enough
+from maskrcnn.structures import RawSample, clip_boxes, large_enough
+from maskrcnn.structures.samples import Image
 
 
 def apply_transforms(

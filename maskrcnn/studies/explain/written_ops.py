@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskrcnn.config.build import build
+from maskrcnn.config.construct import build
 from maskrcnn.config.nodes import Origin, Problems, Scalar
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.config.schema import Choice, Leaf, Spec, fields_of

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from maskrcnn.data import CocoConfig, CocoDataset, SyntheticConfig, eval_loader, train_loader
-from maskrcnn.data.proposals import ProposalFile, ProposalSpool, write_proposals
+from maskrcnn.data.proposal_file import ProposalFile, ProposalSpool, write_proposals
 from maskrcnn.data.transforms.basic import HorizontalFlip, Resize
 from maskrcnn.errors import ConfigError, DataError
 from tests.data.files import SIZE, write_coco

@@ -14,7 +14,7 @@ from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
 from maskrcnn.modeling.interfaces import ROI_TRUNKS
 from maskrcnn.modeling.roi.trunk import Res5Trunk, Res5TrunkConfig
-from tests.modeling.test_backbones_resnet import PUBLISHED, classifier
+from tests.modeling.backbones.test_resnet import PUBLISHED, classifier
 
 SMALL = ResNetConfig(depth=50, width=8, outputs=("c4",))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from maskrcnn.config.build import FAILED, build
+from maskrcnn.config.construct import FAILED, build
 from maskrcnn.config.encode import defaults_of, dump_traced
 from maskrcnn.config.merge import Merger
 from maskrcnn.config.nodes import DEFAULT, Entry, Map, Node, Origin, Problems, Seq

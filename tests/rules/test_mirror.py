@@ -1,0 +1,137 @@
+"""Tests mirror the tree: ``maskrcnn/data/loader.py`` is tested by ``tests/data/test_loader.py``, or by a test
+that is listed here and that reaches it.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.rules.pages import ROOT
+from tests.rules.test_imports import MODULES, PACKAGE, imported, module_name
+
+#: Tests that cover modules which have no test file of their name.
+COVERS = {
+    "cli/test_parser.py": "cli.foreign cli.options",
+    "cli/test_train.py": "cli.demo",
+    "cli/test_convert.py": "run.convert run.converted_recipe",
+    "cli/test_eval.py": "run.evaluate",
+    "cli/test_predict.py": "run.predictor",
+    "cli/test_proposals.py": "run.proposals",
+    "config/test_construct.py": "config.plugins config.registry config.schema",
+    "config/test_encode.py": "config.load",
+    "config/test_merge.py": "config.reader",
+    "config/test_shipped.py": "config.ranges",
+    "config/test_text.py": "config.nodes",
+    "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
+    " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
+    "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.pages data.doctor.split_doubts"
+    " run.all_doubts",
+    "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
+    " structures.categories",
+    "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
+    " data.synthetic.shapes",
+    "data/test_keypoints.py": "structures.keypoints",
+    "data/test_loader.py": "data.workers",
+    "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
+    "engine/test_events.py": "engine.board engine.console",
+    "engine/test_trainer.py": "engine.faults engine.precision engine.readback",
+    "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
+    "evaluation/test_oks.py": "viz.skeletons",
+    "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
+    "layers/test_other_operators.py": "layers.legacy layers.prroi_pool layers.roi_warp",
+    "layers/test_twins.py": "layers.ops layers.reference",
+    "modeling/backbones/test_resnet.py": "modeling.backbones.blocks modeling.backbones.weights",
+    "modeling/test_cascade.py": "modeling.roi.roi_heads modeling.roi.stages",
+    "modeling/test_heads_contract.py": "modeling.interfaces modeling.roi.losses modeling.roi.mask_head",
+    "modeling/test_heads_losses.py": "modeling.losses modeling.rpn.rpn modeling.rpn.targets",
+    "modeling/test_heads_peers.py": "modeling.rpn.head",
+    "modeling/test_heads_sampling.py": "modeling.matching modeling.roi.targets",
+    "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
+    "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
+    "modeling/test_parts.py": "modeling.box_coder modeling.rpn.losses",
+    "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
+    " modeling.roi.decode modeling.rpn.decode",
+    "run/test_doctor.py": "cli.doctor",
+    "run/test_preflight.py": "run.data_checks run.expect run.folder run.image_checks run.machine_checks",
+    "run/test_zoo.py": "cli.zoo run.flops",
+    "studies/ablation/test_ablate.py": "cli.ablate",
+    "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress"
+    " studies.ablation.session",
+    "studies/ablation/test_report.py": "studies.ablation.charts studies.ablation.pictures"
+    " studies.ablation.results studies.ablation.table",
+    "studies/ablation/test_suites.py": "studies.ablation.suite",
+    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.chart studies.explain.example"
+    " studies.explain.facts studies.explain.picture viz.figure",
+    "studies/explain/test_placement.py": "studies.explain.region",
+    "studies/explain/test_statistics.py": "studies.explain.scaled_boxes studies.explain.table"
+    " studies.explain.written_ops",
+    "test_resume.py": "engine.best engine.provenance run.train",
+    "viz/test_instances.py": "viz.labels viz.palette viz.panels",
+    "weights/test_unpickle.py": "weights.state_dict",
+}
+LISTED = [(test, f"maskrcnn.{name}") for test, names in COVERS.items() for name in names.split()]
+PATHS = {module_name(path): path for path in MODULES}
+
+
+def has_logic(path: Path) -> bool:
+    """Whether any function does something; slots (protocols, base classes) and constants do not."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            said = [ast.unparse(statement) for statement in node.body]
+            if any(not text.startswith(("'", '"', "...", "raise NotImplementedError")) for text in said):
+                return True
+    return False
+
+
+def mirror(path: Path) -> Path:
+    """Where the test of a module would stand by its name."""
+    below = path.relative_to(PACKAGE)
+    return ROOT / "tests" / below.parent / f"test_{below.name}"
+
+
+@cache
+def faces() -> dict[str, str]:
+    """Of what a package's ``__init__`` hands on, the module that it comes from."""
+    return {
+        f"{module_name(path)}.{alias.asname or alias.name}": str(node.module)
+        for path in MODULES
+        if path.name == "__init__.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def reaches(test: Path, module: str) -> bool:
+    """Whether a test imports a module, or one that imports it; names it or its file; or runs its command."""
+    text = test.read_text(encoding="utf-8")
+    if module in text or f"{module.replace('.', '/')}.py" in text:
+        return True
+    if module.startswith("maskrcnn.cli.") and f'"{module.rpartition(".")[2].replace("_", "-")}"' in text:
+        return True
+    direct = imported(test)
+    direct |= {faces()[name] for name in direct if name in faces()}
+    return module in direct or any(module in imported(PATHS[name]) for name in direct if name in PATHS)
+
+
+def test_every_module_with_logic_has_a_test() -> None:
+    listed = [module for _, module in LISTED]
+    assert sorted(set(listed)) == sorted(listed), "listed twice"
+    modules = {name: path for name, path in PATHS.items() if path.name != "__init__.py"}
+    bare = {name for name, path in modules.items() if has_logic(path) and not mirror(path).exists()}
+    assert bare - set(listed) == set(), "write its test, or list the one that covers it"
+    assert set(listed) - bare == set(), "gone, without logic, or with a test of its own: not for this list"
+
+
+@pytest.mark.parametrize(("test", "module"), LISTED, ids=[module for _, module in LISTED])
+def test_the_listed_test_reaches_its_module(test: str, module: str) -> None:
+    assert reaches(ROOT / "tests" / test, module)
+
+
+def test_the_rule_sees_a_test_that_does_not_reach() -> None:
+    assert not reaches(ROOT / "tests" / "structures" / "test_boxes.py", "maskrcnn.run.train")
+    assert reaches(ROOT / "tests" / "structures" / "test_boxes.py", "maskrcnn.structures.boxes")
