@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.data.doctor.pages import count_pages
+from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.image_files import image_path, longest_gap, missing_files, no_file
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.images import read_image

@@ -23,7 +23,6 @@ SAME_DUTY = {
     "decode": "what outputs mean: of the RPN, of the RoI heads",
     "interfaces": "the swappable slots of the room",
     "losses": "of the RPN, of the RoI heads, and those of both",
-    "table": "the tables of the study",
     "targets": "of the RPN, of the RoI heads",
 }
 

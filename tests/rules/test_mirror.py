@@ -28,7 +28,7 @@ COVERS = {
     "config/test_text.py": "config.nodes",
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
-    "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.pages data.doctor.split_doubts"
+    "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts"
     " run.all_doubts",
     "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
     " structures.categories",
@@ -38,7 +38,9 @@ COVERS = {
     "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
     "engine/test_events.py": "engine.board engine.console",
-    "engine/test_trainer.py": "engine.faults engine.precision engine.readback",
+    "engine/test_checkpoint.py": "engine.checkpoint_folder",
+    "engine/test_step.py": "engine.readback",
+    "engine/test_trainer.py": "engine.faults engine.precision",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
@@ -61,15 +63,15 @@ COVERS = {
     "studies/ablation/test_ablate.py": "cli.ablate",
     "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress"
     " studies.ablation.session",
-    "studies/ablation/test_report.py": "studies.ablation.charts studies.ablation.pictures"
-    " studies.ablation.results studies.ablation.table",
+    "studies/ablation/test_report.py": "studies.ablation.curves studies.ablation.pictures"
+    " studies.ablation.results studies.ablation.tabulate",
     "studies/ablation/test_suites.py": "studies.ablation.suite",
-    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.chart studies.explain.example"
-    " studies.explain.facts studies.explain.picture viz.figure",
+    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.chart studies.explain.facts"
+    " studies.explain.view viz.example viz.figure viz.roi_picture",
     "studies/explain/test_placement.py": "studies.explain.region",
-    "studies/explain/test_statistics.py": "studies.explain.scaled_boxes studies.explain.table"
+    "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
-    "test_resume.py": "engine.best engine.provenance run.train",
+    "test_resume.py": "engine.best run.train",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
 }

@@ -16,7 +16,7 @@ WRITERS = {
     "maskrcnn.native.build": "compilers write into a folder, then renamed; setup.py loads it alone",
     "maskrcnn.native.cache": "the lock of the cache of operators, which lies below files.py",
     "maskrcnn.cli": "standard output goes nowhere once its reader is gone",
-    "maskrcnn.studies.ablation.schedule": "a run's process appends what it prints to output.txt",
+    "maskrcnn.studies.ablation.processes": "a run's process appends what it prints to output.txt",
     "maskrcnn.viz.figure": "matplotlib and Pillow write into memory",
 }
 #: Methods and functions that write a file, by their last name.

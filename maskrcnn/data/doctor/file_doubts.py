@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from maskrcnn.data.doctor.doubts import Doubt, few
-from maskrcnn.data.doctor.pages import SUFFIXES, count_pages
+from maskrcnn.data.doctor.page_count import SUFFIXES, count_pages
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex

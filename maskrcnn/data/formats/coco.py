@@ -14,7 +14,7 @@ import numpy.typing as npt
 from maskrcnn.config.ranges import check_boxes
 from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.doctor.overhear import overhear
-from maskrcnn.data.doctor.pages import count_pages
+from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path

@@ -21,7 +21,7 @@ from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader
 from maskrcnn.data.doctor import split_doubts
 from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
 from maskrcnn.data.doctor.overhear import overhear
-from maskrcnn.data.doctor.pages import count_pages
+from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.doctor.split_doubts import repeated_split_doubt
 from maskrcnn.run.all_doubts import find_doubts
 from tests.data.doctor.test_doubts import sound
