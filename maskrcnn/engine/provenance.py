@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
     }
 
 
-#: Parts of the package that decide no result: nothing imports the last two, and viz is given all that it shows.
+#: Parts that decide no result: nothing imports the last two, and viz is given all that it shows.
 _NO_RESULT = ("viz", "studies", "cli")
 
 

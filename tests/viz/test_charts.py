@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskrcnn.viz.charts import Scale, Chart, axis_to, dot_chart, line_chart
+from maskrcnn.viz.charts import Chart, Scale, axis_to, dot_chart, line_chart
 from maskrcnn.viz.palette import QUIET, SERIES
 
 
