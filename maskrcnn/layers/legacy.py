@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskrcnn.layers import geometry, ops
-from maskrcnn.layers.arguments import check_choice, prepare
+from maskrcnn.layers.arguments import prepare
 from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size
 
 
@@ -61,9 +61,6 @@ class RoIAlignLegacy(RoIOperator):
 
     #: 2 x 2 neighbours of a grid one larger, averaged or maximised as published, or the grid itself.
     pooling: Literal["avg", "max", "none"] = "avg"
-
-    def __post_init__(self) -> None:
-        check_choice("roi_align_legacy", "pooling", self.pooling, ("avg", "max", "none"))
 
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
