@@ -45,7 +45,7 @@ CHAINS = [
         ],
     ),
     (["model.roi.levels=[p9]"], [("but the backbone and neck give [p2, p3", ["model.roi.levels=[p3]"])]),
-    (["model.roi.score_threshold=2.0"], [("from 0 to 1", ["model.roi.score_threshold=1.0"])]),
+    (["model.roi.score_threshold=2.0"], [("must be in [0, 1]", ["model.roi.score_threshold=1.0"])]),
 ]
 
 
