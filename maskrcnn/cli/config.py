@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--plain", action="store_true", help="values alone: a complete config file")
 
     check = actions.add_parser(
-        "check", help="validate configs; exit status 2 if one is wrong, a warning where one looks so"
+        "check",
+        help="validate configs and try their models; exit status 2 if one is wrong, a warning where one looks so",
     )
     check.add_argument("configs", metavar="CONFIG", nargs="+", help="the YAML files")
     add_set_argument(check)
@@ -59,16 +60,19 @@ def _show(path: str, overrides: list[str], plain: bool) -> int:
 
 
 def _check(paths: list[str], overrides: list[str]) -> int:
+    from maskrcnn.run.recipe_checks import check_recipe
+
     status = 0
     for path in paths:
         try:
             loaded = _resolve(path, overrides)
+            doubts = [*check_recipe(loaded), *_doubts(loaded)]
         except ConfigError as e:
             print(e, file=sys.stderr)
             status = 2
         else:
             print(f"{path}: ok")
-            for doubt in _doubts(loaded):
+            for doubt in doubts:
                 print(f"warning: {path}: {doubt}", file=sys.stderr)
     return status
 

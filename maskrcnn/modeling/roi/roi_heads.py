@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -94,6 +95,12 @@ class RoIHeadsConfig(Config):
             raise ConfigError("model.roi.negative_iou must not be greater than model.roi.positive_iou")
         if self.background_iou > self.negative_iou:
             raise ConfigError("model.roi.background_iou must not be greater than model.roi.negative_iou")
+        cells = [strides[level] for level in self.levels]
+        if any(b != 2 * a for a, b in pairwise(cells)):
+            raise ConfigError(
+                f"model.roi.levels [{', '.join(self.levels)}] have strides {cells}, and a RoI's size chooses"
+                " among levels that follow each other: name them finest first, each at twice the stride"
+            )
         if self.cascade is not None:
             self.cascade.check(self.positive_iou, trunk is not None)
 

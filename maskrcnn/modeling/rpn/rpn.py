@@ -111,7 +111,7 @@ def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -
     unknown = [level for level in levels if level not in channels]
     if unknown or not levels:
         raise ConfigError(
-            f"{key} is [{', '.join(levels)}], but the backbone and neck give [{', '.join(channels)}];"
+            f"{key} is [{', '.join(levels)}], but model.backbone and model.neck give [{', '.join(channels)}];"
             " name levels from the latter"
         )
     if len({channels[level] for level in levels}) > 1:
