@@ -5,7 +5,8 @@ Nothing is computed, no weights are read and no operators built: the model lives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,22 @@ from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation.keypoints import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
-from maskrcnn.recipe import Recipe
+from maskrcnn.recipe import Recipe, load_traced_recipe
 from maskrcnn.run import setup
 
 #: Classes of the model that is tried; how many there are is known from the data alone.
 _CLASSES = 2
+
+
+def load_checked_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """:func:`maskrcnn.recipe.load_recipe`, for a training: also what does not fit is told by its place.
+
+    Raises:
+        ConfigError: as there, and as :func:`check_recipe`.
+    """
+    loaded = load_traced_recipe(path, overrides)
+    check_recipe(loaded)
+    return loaded.value
 
 
 def check_recipe(loaded: Loaded[Recipe]) -> list[str]:

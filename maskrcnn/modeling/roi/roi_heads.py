@@ -96,10 +96,10 @@ class RoIHeadsConfig(Config):
         if self.background_iou > self.negative_iou:
             raise ConfigError("model.roi.background_iou must not be greater than model.roi.negative_iou")
         cells = [strides[level] for level in self.levels]
-        if any(b != 2 * a for a, b in pairwise(cells)):
+        if any(b not in (a, 2 * a) for a, b in pairwise(cells)):
             raise ConfigError(
                 f"model.roi.levels [{', '.join(self.levels)}] have strides {cells}, and a RoI's size chooses"
-                " among levels that follow each other: name them finest first, each at twice the stride"
+                " among levels that follow each other: name them finest first, and leave none out between"
             )
         if self.cascade is not None:
             self.cascade.check(self.positive_iou, trunk is not None)
