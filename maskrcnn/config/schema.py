@@ -215,6 +215,10 @@ class Config:
             if fault:
                 raise ConfigError(fault)
 
+    def arguments(self, *without: str) -> dict[str, Any]:
+        """The values by key, for a constructor with arguments of the same names, but those ``without``."""
+        return {name: getattr(self, name) for name in fields_of(type(self)) if name not in without}
+
 
 def fault_of(spec: Spec, value: Any, name: str) -> str:
     """``name must be in [0, 1], got 7``: of numbers and choices; empty where they are right."""

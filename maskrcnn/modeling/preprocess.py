@@ -96,4 +96,4 @@ class PreprocessConfig(Config):
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise ConfigError(f"model.preprocess.{name} needs three values, of R, G and B")
-        return Preprocess(self.mean, self.std, self.size_divisor, channels_last)
+        return Preprocess(**self.arguments(), channels_last=channels_last)

@@ -46,7 +46,7 @@ CHAINS = [
     ),
     (
         ["model.roi.levels=[p9]"],
-        [("model.neck give [p2, p3", ["model.roi.levels=[p3]"])],
+        [("model.backbone give [p2, p3", ["model.roi.levels=[p3]"])],
     ),
     (["model.roi.score_threshold=2.0"], [("must be in [0, 1]", ["model.roi.score_threshold=1.0"])]),
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maskrcnn.config import Range, Registry, load
+from maskrcnn.config import Config, Range, Registry, load
 from maskrcnn.config.schema import (
     DictOf,
     Fixed,
@@ -105,6 +105,11 @@ def test_they_are_found() -> None:
     names = {cls.__name__ for cls in classes()}
     assert {"Recipe", "SGDConfig", "AnchorConfig", "CascadeConfig", "RoIAlign", "CocoConfig"} <= names
     assert len(NUMBERS) > 120
+
+
+@pytest.mark.parametrize("cls", classes())
+def test_a_config_dataclass_holds_its_ranges_in_python(cls: type) -> None:
+    assert issubclass(cls, Config) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("cls", "name", "leaf", "text"), NUMBERS)

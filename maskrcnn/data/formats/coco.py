@@ -277,21 +277,5 @@ class CocoConfig(Config):
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
     ) -> CocoDataset:
         """Read the json; see :class:`CocoDataset`."""
-        return CocoDataset(
-            self.images,
-            self.annotations,
-            training=training,
-            on_error=self.on_error or on_error,
-            exif=self.exif,
-            sixteen_bit=self.sixteen_bit,
-            masks=self.masks,
-            keypoints=self.keypoints,
-            keypoint_offset=self.keypoint_offset,
-            min_keypoints=self.min_keypoints,
-            filter_empty=self.filter_empty,
-            max_images=self.max_images,
-            allow_outside=self.allow_outside,
-            categories=categories,
-            proposals=self.proposals,
-            num_proposals=self.num_proposals,
-        )
+        options = self.arguments() | {"on_error": self.on_error or on_error}
+        return CocoDataset(training=training, categories=categories, **options)

@@ -94,7 +94,7 @@ class FPNConfig(Config):
             b != 2 * a for a, b in pairwise(values)
         ):
             raise ConfigError(
-                "model.neck fpn needs levels of model.backbone called c2, c3, ... whose strides double; it"
-                f" got {strides}"
+                "model.backbone.outputs: model.neck fpn needs levels called c2, c3, ... whose strides double;"
+                f" model.backbone gives {strides}"
             )
-        return FPN(channels, strides, out_channels=self.out_channels, norm=self.norm, top=self.top)
+        return FPN(channels, strides, **self.arguments())

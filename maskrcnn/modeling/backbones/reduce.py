@@ -63,4 +63,4 @@ class ReduceConfig(Config):
 
     def build(self, channels: dict[str, int], strides: dict[str, int]) -> Reduce:
         """See :class:`Reduce`."""
-        return Reduce(channels, strides, out_channels=self.out_channels, norm=self.norm)
+        return Reduce(channels, strides, **self.arguments())

@@ -155,7 +155,8 @@ class ResNetConfig(Config):
             raise ConfigError("model.backbone.outputs is empty; name at least one of c2, c3, c4, c5")
         if self.depth < 50 and (self.groups, self.width_per_group, self.dilated_c5) != (1, 64, False):
             raise ConfigError(
-                "model.backbone.groups, width_per_group and dilated_c5 belong to bottleneck blocks; set"
+                "model.backbone.groups, model.backbone.width_per_group and model.backbone.dilated_c5 belong"
+                " to bottleneck blocks; set"
                 f" model.backbone.depth to 50, 101 or 152 (it is {self.depth})"
             )
         if self.depth < 50 and self.stride_in_1x1:
@@ -172,18 +173,7 @@ class ResNetConfig(Config):
                 "model.backbone.zero_init_residual needs a norm that trains; with frozen_bn the blocks would"
                 " stay the identity for ever. Set model.backbone.norm to bn, sync_bn or gn"
             )
-        model = ResNet(
-            self.depth,
-            norm=self.norm,
-            width=self.width,
-            groups=self.groups,
-            width_per_group=self.width_per_group,
-            outputs=self.outputs,
-            freeze_at=self.freeze_at,
-            stride_in_1x1=self.stride_in_1x1,
-            dilated_c5=self.dilated_c5,
-            zero_init_residual=self.zero_init_residual,
-        )
+        model = ResNet(**self.arguments("weights"))
         if self.weights is not None:
             absent = (f"layer{i}." for i in range(len(model.stages) + 1, 5))
             load_imagenet_weights(model, self.weights, ("fc.", *absent))

@@ -86,7 +86,7 @@ class TimmBackbone(Backbone):
         except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"timm cannot build {self.name} as a backbone ({type(error).__name__}: {error});"
-                " choose another model.backbone.name, or change model.backbone.options"
+                " change model.backbone.options, or choose another model.backbone.name"
             ) from error
 
     def _part(self, name: str) -> nn.Module:
@@ -171,13 +171,7 @@ class TimmConfig(Config):
             ConfigError: timm is not installed, does not know the model, or it has no such level or part.
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        model = TimmBackbone(
-            self.name,
-            outputs=self.outputs,
-            freeze=self.freeze,
-            frozen_bn=self.frozen_bn,
-            options=self.options,
-        )
+        model = TimmBackbone(**self.arguments("weights"))
         if self.weights is not None:
             model.load_weights(self.weights)
         return model

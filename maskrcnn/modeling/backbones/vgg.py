@@ -85,7 +85,7 @@ class VGG16Config(Config):
         """
         if not self.outputs:
             raise ConfigError("model.backbone.outputs is empty; name c4, c5 or both")
-        model = VGG16(width=self.width, outputs=self.outputs, freeze_at=self.freeze_at)
+        model = VGG16(**self.arguments("weights"))
         if self.weights is not None:
             load_imagenet_weights(model, self.weights, ("classifier.",))
         return model

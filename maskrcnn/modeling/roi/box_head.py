@@ -102,14 +102,7 @@ class TwoFCBoxHeadConfig(Config):
 
     def build(self, channels: int, num_classes: int) -> TwoFCBoxHead:
         """See :class:`TwoFCBoxHead`."""
-        return TwoFCBoxHead(
-            channels,
-            num_classes,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            dropout=self.dropout,
-            class_agnostic=self.class_agnostic,
-        )
+        return TwoFCBoxHead(channels, num_classes, **self.arguments())
 
 
 @BOX_HEADS.register("vgg_fc")
@@ -133,12 +126,7 @@ class VGGBoxHeadConfig(Config):
         Raises:
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        head = TwoFCBoxHeadConfig(
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            dropout=self.dropout,
-            class_agnostic=self.class_agnostic,
-        ).build(channels, num_classes)
+        head = TwoFCBoxHead(channels, num_classes, **self.arguments("weights"))
         if self.weights is not None:
             load_vgg_classifier(head.fc1, head.fc2, self.weights)
         return head
@@ -219,17 +207,7 @@ class ConvFCBoxHeadConfig(Config):
 
     def build(self, channels: int, num_classes: int) -> ConvFCBoxHead:
         """See :class:`ConvFCBoxHead`."""
-        return ConvFCBoxHead(
-            channels,
-            num_classes,
-            convs=self.convs,
-            width=self.width,
-            fcs=self.fcs,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            class_agnostic=self.class_agnostic,
-        )
+        return ConvFCBoxHead(channels, num_classes, **self.arguments())
 
 
 class LinearBoxHead(BoxHead):
@@ -265,6 +243,4 @@ class LinearBoxHeadConfig(Config):
 
     def build(self, channels: int, num_classes: int) -> LinearBoxHead:
         """See :class:`LinearBoxHead`."""
-        return LinearBoxHead(
-            channels, num_classes, pool_size=self.pool_size, class_agnostic=self.class_agnostic
-        )
+        return LinearBoxHead(channels, num_classes, **self.arguments())

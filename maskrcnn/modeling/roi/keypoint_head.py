@@ -221,14 +221,4 @@ class ConvKeypointHeadConfig(Config):
 
     def build(self, channels: int) -> ConvKeypointHead:
         """See :class:`ConvKeypointHead`."""
-        return ConvKeypointHead(
-            channels,
-            self.num_keypoints,
-            convs=self.convs,
-            width=self.width,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            loss_weight=self.loss_weight,
-            normalizer=self.normalizer,
-            scores=self.scores,
-        )
+        return ConvKeypointHead(channels, **self.arguments())

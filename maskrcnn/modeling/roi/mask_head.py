@@ -133,13 +133,4 @@ class FCNMaskHeadConfig(Config):
 
     def build(self, channels: int, num_classes: int) -> FCNMaskHead:
         """See :class:`FCNMaskHead`."""
-        return FCNMaskHead(
-            channels,
-            num_classes,
-            convs=self.convs,
-            width=self.width,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            loss=self.loss,
-            class_agnostic=self.class_agnostic,
-        )
+        return FCNMaskHead(channels, num_classes, **self.arguments())

@@ -80,13 +80,4 @@ class MLPMaskHeadConfig(Config):
 
     def build(self, channels: int, num_classes: int) -> MLPMaskHead:
         """See :class:`MLPMaskHead`."""
-        return MLPMaskHead(
-            channels,
-            num_classes,
-            fcs=self.fcs,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            mask_size=self.mask_size,
-            loss=self.loss,
-            class_agnostic=self.class_agnostic,
-        )
+        return MLPMaskHead(channels, num_classes, **self.arguments())

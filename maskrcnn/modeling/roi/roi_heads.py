@@ -126,17 +126,7 @@ class RoIHeadsConfig(Config):
             trunk=trunk,
             stage_ious=None if self.cascade is None else self.cascade.ious,
             stage_weights=(self.box_weights,) if self.cascade is None else self.cascade.box_weights,
-            samples=self.samples,
-            positive_fraction=self.positive_fraction,
-            positive_iou=self.positive_iou,
-            negative_iou=self.negative_iou,
-            background_iou=self.background_iou,
-            box_loss=self.box_loss,
-            beta=self.beta,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-            min_size=self.min_size,
+            **self.arguments("levels", "box_weights", "level_rule", "cascade"),
         )
 
 

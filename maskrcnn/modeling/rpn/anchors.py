@@ -160,12 +160,4 @@ class AnchorConfig(Config):
                 "model.rpn.anchors.sizes and model.rpn.anchors.ratios: every level needs the same number (at"
                 " least 1) of sizes, and at least one ratio, because the levels share one head"
             )
-        return AnchorGenerator(
-            self.sizes,
-            self.ratios,
-            strides,
-            offset=self.offset,
-            rounded=self.rounded,
-            true_stride=self.true_stride,
-            boxes=self.boxes,
-        )
+        return AnchorGenerator(strides=strides, **self.arguments())

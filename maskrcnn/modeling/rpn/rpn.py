@@ -81,26 +81,7 @@ class RPNConfig(Config):
             raise ConfigError("model.rpn.negative_iou must not be greater than model.rpn.positive_iou")
         anchors = self.anchors.build([strides[level] for level in self.levels])
         head = RPNHead(channels[self.levels[0]], anchors.per_cell, convs=self.convs, width=self.width)
-        return RPN(
-            anchors,
-            head,
-            levels=self.levels,
-            positive_iou=self.positive_iou,
-            negative_iou=self.negative_iou,
-            samples=self.samples,
-            positive_fraction=self.positive_fraction,
-            box_loss=self.box_loss,
-            beta=self.beta,
-            normalize_by=self.normalize_by,
-            pre_nms_train=self.pre_nms_train,
-            pre_nms_test=self.pre_nms_test,
-            post_nms_train=self.post_nms_train,
-            post_nms_test=self.post_nms_test,
-            nms_threshold=self.nms_threshold,
-            min_size=self.min_size,
-            min_score=self.min_score,
-            rank_by=self.rank_by,
-        )
+        return RPN(anchors, head, **self.arguments("anchors", "convs", "width"))
 
 
 def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -> None:
@@ -111,7 +92,7 @@ def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -
     unknown = [level for level in levels if level not in channels]
     if unknown or not levels:
         raise ConfigError(
-            f"{key} is [{', '.join(levels)}], but model.backbone and model.neck give [{', '.join(channels)}];"
+            f"{key} is [{', '.join(levels)}], but model.neck and model.backbone give [{', '.join(channels)}];"
             " name levels from the latter"
         )
     if len({channels[level] for level in levels}) > 1:
