@@ -32,4 +32,5 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def(
       "roi_precise_rois_backward(Tensor grad, Tensor[] features, Tensor rois, Tensor? levels, float[] scales) "
       "-> Tensor");
+  m.def("rle_areas(Tensor text, Tensor sizes, Tensor totals) -> Tensor");
 }

@@ -223,7 +223,7 @@ def our_numbers(model: MaskRCNN, batch: ImageBatch, seed: int) -> dict[str, Any]
         "masks": found.mask_probs,
     }
     model.train()
-    model.rpn.sampler = model.roi.sampler = lambda labels, count, fraction, generator=None: first(
+    model.rpn.sampler = model.roi.sampler = lambda labels, count, fraction, keys: first(
         labels, count, fraction
     )
     (height, width) = batch.sizes[0]

@@ -335,7 +335,7 @@ def random_truth(sizes: Sequence[tuple[int, int]], classes: int, joints: int, se
 
 
 def first_sampler(
-    labels: Tensor, count: int, fraction: float, generator: Any = None
+    labels: Tensor, count: int, fraction: float, keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """A sampler without chance: the first positives and the first negatives."""
     positive, negative = (labels > 0).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]

@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse's."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
-            self._complain(f"{rest[0]!r} is an argument too many")
+            several = "; each KEY=VALUE needs a --set of its own" if "=" in rest[0] else ""
+            self._complain(f"{rest[0]!r} is an argument too many{several}")
         return found
 
     def error(self, message: str) -> NoReturn:

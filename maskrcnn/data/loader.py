@@ -19,6 +19,7 @@ from maskrcnn.data.transforms.geometry import apply_transforms
 from maskrcnn.data.workers import POLL, WorkerStart, iterate
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import Batch, Sample, collate
+from maskrcnn.structures.seeds import derive_seed
 
 #: How many unreadable images in a row are passed over before training stops.
 MAX_REPLACEMENTS = 100
@@ -57,6 +58,7 @@ class _Images(TorchDataset[_Loaded]):
 
     def __getitem__(self, draws: Any) -> _Loaded:
         samples: list[Sample] = []
+        seeds: list[int] = []
         passed_over: list[tuple[int, str]] = []
         self._notes = []
         try:
@@ -64,9 +66,10 @@ class _Images(TorchDataset[_Loaded]):
                 sample = self._sample(draw, passed_over)
                 if sample is not None:
                     samples.append(sample)
+                    seeds.append(derive_seed("image", self.seed, draw.epoch, draw.position))
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
             return _Loaded(collate([]), error=error, notes=tuple(self._notes))
-        return _Loaded(collate(samples), tuple(passed_over), notes=tuple(self._notes))
+        return _Loaded(collate(samples, seeds), tuple(passed_over), notes=tuple(self._notes))
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
         """One image, transformed, and pasted onto where that is asked for."""

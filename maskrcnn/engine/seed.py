@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 
 import numpy as np
 import torch
 
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from ``parts``; the same parts give the same seed on every machine, for ever."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from maskrcnn.structures.seeds import derive_seed
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> None:
@@ -35,11 +30,10 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def step_generator(seed: int, step: int, rank: int, micro_step: int = 0) -> torch.Generator:
-    """The CPU generator for the sampling inside one forward pass.
+def seed_step(seed: int, step: int, rank: int, micro_step: int = 0) -> None:
+    """Seed PyTorch's global generators for one forward pass, so that dropout is a function of its place.
 
-    It also seeds PyTorch's global generators, so that a part that draws from those (dropout, say) is a
-    function of the same numbers.
+    Anchors and RoIs are sampled by seeds of their images: see ``structures.seeds``.
 
     Args:
         seed: the run's seed.
@@ -47,6 +41,4 @@ def step_generator(seed: int, step: int, rank: int, micro_step: int = 0) -> torc
         rank: this process among all.
         micro_step: forward pass within the step (gradient accumulation), from 0.
     """
-    value = derive_seed("step", seed, step, rank, micro_step)
-    torch.manual_seed(value)
-    return torch.Generator().manual_seed(value)
+    torch.manual_seed(derive_seed("step", seed, step, rank, micro_step))

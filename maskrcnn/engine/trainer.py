@@ -24,7 +24,7 @@ from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import clip_gradients
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.readback import Readback
-from maskrcnn.engine.seed import step_generator
+from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.soundness import Soundness
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch, ImageInfo
@@ -86,7 +86,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            model: called as ``model(images, targets, generator)``, and with ``proposals=`` where the batch
+            model: called as ``model(images, targets, seeds)``, and with ``proposals=`` where the batch
                 has them; returns name -> scalar loss.
             optimizer: of the model's parameters.
             learning_rate: step (from 0) -> learning rate.
@@ -283,13 +283,14 @@ class Trainer:
             self._tally.waiting += time.perf_counter() - began
             infos += batch.infos
             batch = batch.to(device)
-            generator = step_generator(self._seed, step, self._ranks.rank, micro)
+            seed_step(self._seed, step, self._ranks.rank, micro)
             given = {} if batch.proposals is None else {"proposals": batch.proposals}
             final = micro == self._accumulate - 1
             no_sync = getattr(self._wrapped, "no_sync", nullcontext)
             with nullcontext() if final else no_sync():
                 with self._precision.autocast():
-                    losses: dict[str, Tensor] = self._wrapped(batch.images, batch.targets, generator, **given)
+                    args = (batch.images, batch.targets, batch.seeds)
+                    losses: dict[str, Tensor] = self._wrapped(*args, **given)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
                 if final:

@@ -32,6 +32,7 @@ def register() -> None:
     library.register_fake("maskrcnn::roi_sample_backward", _sample_backward_fake)
     library.register_fake("maskrcnn::roi_pool_backward", _pool_backward_fake)
     library.register_fake("maskrcnn::roi_precise_rois_backward", _precise_rois_backward_fake)
+    library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
     library.register_autograd("maskrcnn::roi_average", _average_backward, setup_context=_average_setup)
     library.register_autograd("maskrcnn::roi_sample", _sample_backward, setup_context=_sample_setup)
     library.register_autograd("maskrcnn::roi_pool", _pool_backward, setup_context=_pool_setup)

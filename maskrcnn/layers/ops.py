@@ -45,6 +45,24 @@ def has_kernels(device_type: str) -> bool:
     return device_type in compiled_devices()
 
 
+def areas_of_codes(text: Tensor, sizes: Tensor, totals: Tensor) -> Tensor | None:
+    """The mask pixels of compressed run-length codes; the slow twin is in ``structures.rle``.
+
+    Args:
+        text: uint8 [C], the codes one behind the other.
+        sizes, totals: int64 [n], the characters of each, and the pixels of its image (below 2^31).
+
+    Returns:
+        int64 [n], -1 where a code does not fill its image.  None where the operators were not loaded before:
+        figures of files need no compiler.
+    """
+    if not _library.is_loaded():
+        return None
+    compiled_devices()
+    found: Tensor = torch.ops.maskrcnn.rle_areas.default(text, sizes, totals)
+    return found
+
+
 #: Feature levels that a CUDA kernel takes (kMaxLevels in csrc/cuda/common.cuh); others take any number.
 MOST_CUDA_LEVELS = 16
 

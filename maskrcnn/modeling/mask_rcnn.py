@@ -81,19 +81,19 @@ class MaskRCNN(nn.Module):
         self,
         images: Sequence[Tensor],
         targets: Sequence[Targets] | None = None,
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
         """:meth:`losses` where there are targets, else :meth:`predict`; so that wrappers (DDP) work."""
         if targets is None:
             return self.predict(images, proposals)
-        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, seeds, proposals)
 
     def losses(
         self,
         images: Sequence[Tensor],
         targets: Sequence[Targets],
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The terms to be minimised, each a scalar (float32, or float64 in a float64 model).
@@ -101,14 +101,15 @@ class MaskRCNN(nn.Module):
         Args:
             images: [3, h, w] uint8 or float in 0..255, RGB, each of its own size.
             targets: ground truth of every image, network frame, on the images' device; may be empty.
-            generator: a CPU generator for the sampling of anchors and RoIs; None = torch's global one.
+            seeds: int64 [N], which decide what anchors and RoIs are sampled (``structures.seeds``); None =
+                drawn from torch's global generator.
             proposals: [P, 4] xyxy of every image, network frame; for a model without RPN, which needs them.
 
         Returns:
             loss_rpn_cls, loss_rpn_box (with an RPN), loss_box_cls, loss_box_reg and those of the other heads,
             as loss_mask, loss_keypoint.
         """
-        return self.losses_of_batch(self.preprocess(images), targets, generator, proposals)
+        return self.losses_of_batch(self.preprocess(images), targets, seeds, proposals)
 
     def predict(
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
@@ -120,15 +121,15 @@ class MaskRCNN(nn.Module):
         self,
         batch: ImageBatch,
         targets: Sequence[Targets],
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """:meth:`losses` of an image batch that is already normalised and padded."""
         features = self.features(batch.tensor)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
-            proposals, losses = self.rpn(batch, features, targets, generator)
-        return losses | self.roi.losses(features, _given(proposals), targets, generator, batch.sizes)
+            proposals, losses = self.rpn(batch, features, targets, seeds)
+        return losses | self.roi.losses(features, _given(proposals), targets, seeds, batch.sizes)
 
     @torch.no_grad()
     def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:

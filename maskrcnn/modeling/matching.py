@@ -17,8 +17,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 # IoU pairs held at once; bounds memory where many ground truths meet many anchors.
 MAX_PAIRS = 1 << 20
 
-#: ``(labels [M], count, positive_fraction, generator) -> (positive, negative)`` int64 indices into M.
-Sampler = Callable[[Tensor, int, float, "torch.Generator | None"], tuple[Tensor, Tensor]]
+#: ``(labels [M], count, positive_fraction, keys int64 [M]) -> (positive, negative)`` int64 indices into M.
+Sampler = Callable[[Tensor, int, float, Tensor], tuple[Tensor, Tensor]]
 
 
 def match_boxes(
@@ -67,27 +67,23 @@ def match_boxes(
 
 
 def balanced_sample(
-    labels: Tensor, count: int, positive_fraction: float, generator: torch.Generator | None = None
+    labels: Tensor, count: int, positive_fraction: float, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw up to ``count`` boxes, at most ``positive_fraction`` of them positive, negatives for the rest.
 
     Args:
         labels: [M]; > 0 positive, 0 negative, < 0 never drawn.
-        generator: a CPU generator, so that a seed means the same on every device.
+        keys: int64 [M], all different; those of the largest are drawn (``structures.seeds.random_keys``).
 
     Returns:
-        positive, negative: int64 indices, each in random order.
+        positive, negative: int64 indices, each by falling key: in random order.
     """
     positive = (labels > 0).nonzero()[:, 0]
     negative = (labels == 0).nonzero()[:, 0]
     num_positive = min(positive.numel(), int(count * positive_fraction))
     num_negative = min(negative.numel(), count - num_positive)
-    return (
-        _draw(positive, num_positive, generator),
-        _draw(negative, num_negative, generator),
-    )
+    return _top(positive, num_positive, keys), _top(negative, num_negative, keys)
 
 
-def _draw(index: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    order = torch.randperm(index.numel(), generator=generator)[:count]
-    return index[order.to(index.device)]
+def _top(index: Tensor, count: int, keys: Tensor) -> Tensor:
+    return index[keys[index].topk(count).indices]

@@ -51,6 +51,11 @@ def cuda_compiled() -> bool:
     return load()["cuda"].loaded
 
 
+def is_loaded() -> bool:
+    """Whether the compiled CPU operators were loaded by now; loads nothing."""
+    return "cpu" in _states and _states["cpu"].loaded
+
+
 def load() -> dict[_build.Kind, LoadState]:
     """Load the compiled operators; the first call does the work, later ones return its result."""
     with _lock:

@@ -9,7 +9,7 @@ H, W = network-frame height and width, M = side of a mask head's output (28), J 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -92,6 +92,8 @@ class Batch:
     infos: list[ImageInfo]
     targets: list[Targets] | None
     proposals: list[Tensor] | None = None
+    #: int64 [N]: of the random draws of each image (``structures.seeds``).
+    seeds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,10 +112,11 @@ class Batch:
             self.infos,
             None if self.targets is None else [t.to(device) for t in self.targets],
             None if self.proposals is None else [p.to(device, non_blocking=True) for p in self.proposals],
+            self.seeds,
         )
 
 
-def collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[Sample], seeds: Sequence[int] | None = None) -> Batch:
     """A batch of the samples, in their order; targets and proposals only where every sample has them."""
     targets = [s.targets for s in samples if s.targets is not None]
     proposals = [s.proposals for s in samples if s.proposals is not None]
@@ -122,6 +125,7 @@ def collate(samples: list[Sample]) -> Batch:
         [s.info for s in samples],
         targets if len(targets) == len(samples) else None,
         proposals if proposals and len(proposals) == len(samples) else None,
+        None if seeds is None else torch.tensor(seeds, dtype=torch.int64),
     )
 
 

@@ -52,6 +52,7 @@ from maskrcnn.recipe import load_recipe
         ("zoo --json --markdown", "--markdown does not go with --json."),
         ("train x.yaml --drop-head=3", "--drop-head takes no value, got 3."),
         ("train a.yaml b.yaml", "'b.yaml' is an argument too many."),
+        ("train a.yaml --set seed=1 x.y=2", "too many; each KEY=VALUE needs a --set of its own."),
     ],
 )
 def test_a_wrong_line_is_a_sentence(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

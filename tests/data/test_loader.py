@@ -164,3 +164,26 @@ def test_an_error_of_ours_keeps_its_traceback(dataset: CocoDataset) -> None:
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(train_loader(dataset, [broken], images_per_rank=1, total_steps=1, workers=1))
+
+
+def test_an_images_seed_is_of_its_place_alone(dataset: CocoDataset) -> None:
+    """Of (seed, epoch, position), as its augmentation: not of step, rank, batch size or workers."""
+
+    def seeds(**options: Any) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for batch in train_loader(dataset, [], group=False, **options):
+            assert batch.seeds is not None and batch.seeds.shape == (len(batch),)
+            for info, seed in zip(batch.infos, batch.seeds.tolist(), strict=True):
+                found.setdefault(info.image_id, []).append(seed)
+        return found
+
+    count = len(dataset)
+    alone = seeds(images_per_rank=1, total_steps=2 * count)
+    assert all(len(both) == 2 for both in alone.values()), "two epochs"
+    assert len({seed for both in alone.values() for seed in both}) == 2 * count
+    first = seeds(images_per_rank=1, total_steps=count)
+    dealt = [seeds(images_per_rank=2, total_steps=2, workers=2, rank=r, world_size=2) for r in (0, 1)]
+    assert sum(map(len, dealt)) == 8 <= count
+    for part in dealt:
+        assert all(found == first[image] for image, found in part.items())
+    assert seeds(images_per_rank=1, total_steps=count, seed=1) != first

@@ -176,7 +176,7 @@ def test_a_model_on_it_trains_and_predicts(config: Any) -> None:
     )
     images = tiny.images()
     targets = tiny.targets([[10.0, 10.0, 60.0, 50.0]], [[5.0, 5.0, 40.0, 60.0]])
-    losses = model.train().losses(images, targets, tiny.generator())
+    losses = model.train().losses(images, targets, tiny.seeds())
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in model.backbone.parameters() if p.grad is not None)

@@ -29,7 +29,7 @@ def build(cascade: CascadeConfig | None, **changes: Any) -> MaskRCNN:
 
 
 def losses(model: MaskRCNN, *boxes: list[list[float]]) -> dict[str, Tensor]:
-    return model.losses(tiny.images()[: len(boxes)], tiny.targets(*boxes), tiny.generator())
+    return model.losses(tiny.images()[: len(boxes)], tiny.targets(*boxes), tiny.seeds(images=len(boxes)))
 
 
 def test_a_stage_is_relabelled_at_its_own_iou() -> None:
@@ -95,7 +95,7 @@ def test_boxes_run_from_stage_to_stage() -> None:
     roi = with_heads(*heads)
     proposals = [torch.tensor([[0.0, 0, 40, 40], [100, 0, 140, 40], [10, 0, 50, 40]])]
     targets = tiny.targets([[20.0, 0, 60, 40]])
-    found = roi.losses(features(), proposals, targets, tiny.generator(), [(128, 128)])
+    found = roi.losses(features(), proposals, targets, tiny.seeds(images=len(proposals)), [(128, 128)])
     assert set(found) == {f"loss_box_{kind}_stage{k}" for kind in ("cls", "reg") for k in (1, 2)}
     # Stage 1: IoU 1/3, 0, 0.6 and 1 (the ground truth itself).  The last two are positive; dx should be
     # 0.25 and 0.
@@ -121,7 +121,7 @@ def test_a_stage_whose_boxes_all_vanish_trains_on_none() -> None:
     even = [0.0, 0.0, 0.0, 0.0]
     roi = with_heads(Fixed(even, [9.0, 0.0, 0.0, 0.0]), Fixed(even, [0.0, 0.0, 0.0, 0.0]))
     proposals = [torch.tensor([[100.0, 0, 120, 40]])]
-    found = roi.losses(features(), proposals, tiny.targets([]), tiny.generator(), [(128, 128)])
+    found = roi.losses(features(), proposals, tiny.targets([]), tiny.seeds(images=1), [(128, 128)])
     assert float(found["loss_box_cls_stage2"]) == float(found["loss_box_reg_stage2"].detach()) == 0.0
     # At test the empty RoI stays, for its score.
     (detected,) = roi.predict(features(), proposals, [(128, 128)])
@@ -199,7 +199,7 @@ def test_no_proposals_no_detections() -> None:
     model = build(CascadeConfig(), rpn=None)
     given = [torch.zeros(0, 4), torch.zeros(0, 4)]
     assert [len(d) for d in model.predict(tiny.images(), given)] == [0, 0]
-    found = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.generator(), given)
+    found = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.seeds(), given)
     assert all(torch.isfinite(v) for v in found.values())
     assert float(found["loss_box_reg_stage1"].detach()) >= 0
 

@@ -59,7 +59,7 @@ def test_the_same_function_as_detectron2(name: str) -> None:
     masks = [[m.sum().item(), m.square().sum().item(), m[3, 5].item()] for m in found.mask_probs]
     assert torch.tensor(masks).sub(torch.tensor(wanted["masks"])).abs().max() <= 1e-4
     model.train()
-    model.rpn.sampler = model.roi.sampler = lambda labels, count, fraction, generator=None: seeded.first(
+    model.rpn.sampler = model.roi.sampler = lambda labels, count, fraction, keys: seeded.first(
         labels, count, fraction
     )
     losses = model.losses_of_batch(batch, [seeded.truth(height, width, model.num_classes)])

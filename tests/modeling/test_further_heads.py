@@ -74,7 +74,7 @@ def size_head(model: MaskRCNN, name: str) -> SizeHead:
 def test_two_heads_of_a_kind_do_not_clash() -> None:
     model = tiny.detecting(heads={"coarse": SizeHeadConfig(pool_size=3), "fine": SizeHeadConfig()})
     assert [*model.roi.heads] == ["mask_head", "coarse", "fine"]
-    losses = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.generator())
+    losses = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.seeds())
     losses["loss_coarse"].backward()
     assert losses["loss_fine"] > 0
     assert size_head(model, "coarse").size.weight.grad is not None
@@ -102,7 +102,7 @@ def test_a_trunk_is_shared_and_run_once_in_training(boxes: list[list[float]]) ->
     assert model.roi.trunk is not None
     out: list[Tensor] = []
     model.roi.trunk.register_forward_hook(lambda _module, _inputs, pooled: out.append(pooled))
-    model.losses(tiny.images(), tiny.targets(boxes, []), tiny.generator())["loss_size"].backward()
+    model.losses(tiny.images(), tiny.targets(boxes, []), tiny.seeds())["loss_size"].backward()
     head = size_head(model, "size")
     (pooled,), (rows,) = out, head.seen
     positive = rows.shape[0]
@@ -116,7 +116,7 @@ def test_a_trunk_is_shared_and_run_once_in_training(boxes: list[list[float]]) ->
 def test_what_does_not_fit_is_told() -> None:
     model = tiny.build(heads={"size": SizeHeadConfig(loss="loss_mask")})
     with pytest.raises(ValueError, match=r"the head size calls a loss as another head does: \['loss_mask'\]"):
-        model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.generator())
+        model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.seeds())
     backbone = ResNetConfig(depth=18, width=8, norm="gn", freeze_at=0, outputs=("c4",))
     with pytest.raises(ConfigError, match=r"model\.heads\.size\.pool_size is 9.* set .* to 7"):
         tiny.build(

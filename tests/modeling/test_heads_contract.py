@@ -262,7 +262,7 @@ def test_trains_and_predicts(kind: str, name: str, options: dict[str, Any]) -> N
 
     def losses() -> dict[str, Tensor]:
         torch.manual_seed(3)  # the same dropout in every step, so that the loss must fall
-        return roi.losses(maps, PROPOSALS, targets, tiny.generator())
+        return roi.losses(maps, PROPOSALS, targets, tiny.seeds(images=len(targets)))
 
     def total() -> Tensor:
         found = losses()

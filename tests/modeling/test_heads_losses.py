@@ -132,7 +132,7 @@ def test_the_model_takes_giou_in_both_stages() -> None:
     )
     assert model.state_dict().keys() == plain.state_dict().keys()
     images, targets = tiny.images(), tiny.targets(BOXES, [])
-    a, b = (m.losses(images, targets, tiny.generator()) for m in (plain, model))
+    a, b = (m.losses(images, targets, tiny.seeds()) for m in (plain, model))
     for name in ("loss_rpn_cls", "loss_box_cls", "loss_mask"):
         assert a[name].item() == b[name].item()
     for name in ("loss_rpn_box", "loss_box_reg"):
@@ -150,9 +150,7 @@ def test_the_rpns_giou_is_that_of_its_decoded_anchors() -> None:
     assert isinstance(rpn, RPN)
     picked: list[tuple[Tensor, Tensor]] = []
 
-    def sampler(
-        labels: Tensor, count: int, fraction: float, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def sampler(labels: Tensor, count: int, fraction: float, keys: Tensor) -> tuple[Tensor, Tensor]:
         picked.append(((labels > 0).nonzero()[:3, 0], (labels == 0).nonzero()[:5, 0]))
         return picked[-1]
 
@@ -227,7 +225,7 @@ def test_only_softmax_makes_classes_compete(loss: MaskLoss, compete: bool) -> No
 def test_the_model_trains_and_predicts_with_softmax_masks() -> None:
     head = FCNMaskHeadConfig(convs=1, width=16, loss="softmax")
     model = tiny.detecting(mask_head=head)
-    losses = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.generator())
+    losses = model.losses(tiny.images(), tiny.targets(BOXES, []), tiny.seeds())
     assert losses["loss_mask"].item() == pytest.approx(torch.tensor(4.0).log().item(), rel=0.05)
     found = model.predict(tiny.images())[0]
     assert found.mask_probs is not None and found.mask_probs.mean().item() == pytest.approx(0.25, abs=0.05)
@@ -255,7 +253,7 @@ def test_class_agnostic_deltas_train_as_those_of_every_class_at_once() -> None:
     specific.load_state_dict(state)
     gradients = []
     for model in (agnostic, specific):
-        losses = model.losses(tiny.images(), tiny.targets(BOXES, BOXES[:1]), tiny.generator())
+        losses = model.losses(tiny.images(), tiny.targets(BOXES, BOXES[:1]), tiny.seeds())
         losses["loss_box_reg"].backward()
         gradients.append((losses["loss_box_reg"].item(), model.roi.box_head.predictor.deltas.weight.grad))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-12)

@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
 
-from maskrcnn.engine.seed import step_generator
+from maskrcnn.engine.seed import seed_step
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, TwoFCBoxHeadConfig, VGGBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
@@ -174,7 +174,7 @@ def test_dropout_is_a_function_of_seed_step_rank_and_micro_step() -> None:
 
     def logits(*place: int) -> Tensor:
         torch.rand(13)  # whatever ran before
-        step_generator(*place)
+        seed_step(*place)
         found: Tensor = head(pooled)[0]
         return found
 

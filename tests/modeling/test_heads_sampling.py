@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from maskrcnn.engine.checkpoint import Checkpoint, load
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling import MaskRCNN
+from maskrcnn.modeling.matching import balanced_sample
+from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.structures import box_iou
@@ -35,7 +38,7 @@ def sampled(proposals: list[Tensor], truths: list[list[list[float]]]) -> list[tu
     """Of each image: the IoU of the sampled RoIs with the truth, and which are positive."""
     model = tiny.build(roi=replace(FAST, levels=tiny.CONFIG.roi.levels))
     result = []
-    for sample in model.roi.sample(proposals, tiny.targets(*truths), tiny.generator()):
+    for sample in model.roi.sample(proposals, tiny.targets(*truths), tiny.seeds(images=len(truths))):
         positive = torch.arange(len(sample.boxes)) < sample.num_positive
         assert ((sample.labels < tiny.CLASSES) == positive).all()
         result.append((box_iou(sample.boxes, torch.tensor(TRUTH))[:, 0], positive))
@@ -69,8 +72,8 @@ def test_boxes_under_a_tenth_are_never_drawn_even_where_nothing_else_is() -> Non
     model = tiny.build(roi=replace(FAST, levels=tiny.CONFIG.roi.levels))
     features = model.features(model.preprocess(tiny.images()).tensor)
     targets = tiny.targets([], TRUTH)
-    assert [len(s.boxes) for s in model.roi.sample([far, far], targets, tiny.generator())] == [0, 1]
-    losses = model.roi.losses(features, [far, far], tiny.targets([], []), tiny.generator())
+    assert [len(s.boxes) for s in model.roi.sample([far, far], targets, tiny.seeds())] == [0, 1]
+    losses = model.roi.losses(features, [far, far], tiny.targets([], []), tiny.seeds())
     assert [value.item() for value in losses.values()] == [0, 0, 0]
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in model.roi.parameters())
@@ -88,7 +91,7 @@ class Dropping(nn.Module):
         super().__init__()
         self.head = TwoFCBoxHeadConfig(hidden=16, pool_size=2, dropout=0.5).build(3, 2)
 
-    def forward(self, images: list[Tensor], targets: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, images: list[Tensor], targets: Any, seeds: Tensor | None) -> dict[str, Tensor]:
         logits, deltas = self.head(torch.stack(images).float())
         return {"loss": F.cross_entropy(logits, torch.tensor([0, 2])) + (deltas - 1).abs().mean()}
 
@@ -116,3 +119,51 @@ def test_training_with_dropout_resumes_to_the_bit(tmp_path: Path) -> None:
     for name, value in whole.model.items():
         assert torch.equal(value, resumed.model[name]), name
         assert not torch.equal(value, start[name]), name
+
+
+def anchors_drawn(model: MaskRCNN, padded: tuple[int, int], seeds: Tensor) -> list[set[tuple[float, ...]]]:
+    """The anchors that the RPN trains on in images of one size, padded to ``padded``, as boxes."""
+    rpn = model.rpn
+    assert rpn is not None
+    drawn: list[set[tuple[float, ...]]] = []
+    inside: list[Tensor] = []
+
+    def sampler(labels: Tensor, count: int, fraction: float, keys: Tensor) -> tuple[Tensor, Tensor]:
+        # Only anchors of the image itself: padding adds others, which may be drawn in their place.
+        labels = torch.where(inside[0], labels, -1)
+        rows = torch.cat(balanced_sample(labels, count, fraction, keys))
+        drawn.append({tuple(box) for box in inside[1][rows].tolist()})
+        return rows[:0], rows[:0]
+
+    rpn.sampler = sampler
+    batch = ImageBatch(torch.zeros(len(seeds), 3, *padded), [(96, 120)] * len(seeds))
+    features = model.features(batch.tensor)
+    anchors = torch.cat(list(rpn.anchors([features[f"p{i}"] for i in range(2, 7)], padded, torch.float32)))
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    inside += [(centre[:, 0] < 120) & (centre[:, 1] < 96), anchors]
+    rpn(batch, features, tiny.targets(*[[[10.0, 10.0, 60.0, 70.0]]] * len(seeds)), seeds)
+    return drawn
+
+
+def test_an_image_draws_the_same_anchors_whatever_it_is_padded_to_and_beside_whom() -> None:
+    model = tiny.build()
+    seeds = torch.tensor([11, 12, 13])
+    first, second, third = anchors_drawn(model, (128, 128), seeds)
+    assert len(first) == len(second) == 64 and first != second
+    assert anchors_drawn(model, (160, 256), seeds) == [first, second, third]
+    assert anchors_drawn(model, (128, 128), seeds[[2, 0]]) == [third, first]
+
+
+def test_an_image_draws_the_same_rois_whatever_its_place_in_the_batch() -> None:
+    model = tiny.build()
+    torch.manual_seed(0)
+    corner = torch.rand(3, 200, 2) * 60
+    proposals = list(torch.cat((corner, corner + 20 + torch.rand(3, 200, 2) * 30), dim=2))
+    targets = tiny.targets(*[[[10.0, 10.0, 60.0, 70.0], [30.0, 20.0, 90.0, 80.0]]] * 3)
+    seeds = torch.tensor([11, 12, 13])
+    whole = model.roi.sample(proposals, targets, seeds)
+    alone = [model.roi.sample([proposals[i]], [targets[i]], seeds[i : i + 1])[0] for i in range(3)]
+    for a, b in zip(whole, alone, strict=True):
+        assert a.boxes.equal(b.boxes) and a.labels.equal(b.labels) and a.truth.equal(b.truth)
+    other = model.roi.sample(proposals, targets, seeds + 100)
+    assert not other[0].boxes.equal(whole[0].boxes)

@@ -28,7 +28,7 @@ from maskrcnn.modeling.roi.keypoint_head import (
 )
 from maskrcnn.modeling.roi.targets import show_keypoints
 from maskrcnn.structures import Targets
-from tests.modeling.tiny import CONFIG, build, detecting, generator, images, targets
+from tests.modeling.tiny import CONFIG, build, detecting, images, seeds, targets
 
 
 def random_boxes(count: int, most: float, seed: int = 0) -> Tensor:
@@ -209,7 +209,7 @@ def truth(flags: list[float]) -> list[Targets]:
 @pytest.mark.parametrize("mask", [True, False])
 def test_the_model_trains_keypoints_beside_masks(mask: bool) -> None:
     model = build(keypoint_head=HEAD, **({} if mask else {"mask_head": None}))
-    losses = model.losses(images(), truth([2, 1]), generator())
+    losses = model.losses(images(), truth([2, 1]), seeds())
     assert ("loss_mask" in losses) == mask
     # 28 x 28 cells, and a head that knows nothing yet: about log 784 = 6.7.
     assert 4 < losses["loss_keypoint"].item() < 9
@@ -222,7 +222,7 @@ def test_the_model_trains_keypoints_beside_masks(mask: bool) -> None:
 def test_the_model_without_a_labelled_keypoint_has_no_loss(labelled: bool) -> None:
     model = build(keypoint_head=HEAD)
     wanted = truth([0, 0]) if labelled else [truth([0, 0])[1]] * 2  # unlabelled; no instance at all
-    loss = model.losses(images(), wanted, generator())["loss_keypoint"]
+    loss = model.losses(images(), wanted, seeds())["loss_keypoint"]
     assert loss.item() == 0
     loss.backward()
     assert model.roi.keypoint_head is not None
@@ -233,8 +233,8 @@ def test_other_losses_do_not_depend_on_keypoints() -> None:
     with_head = build(keypoint_head=HEAD)
     without = build()
     without.load_state_dict({k: v for k, v in with_head.state_dict().items() if "keypoint" not in k})
-    ours = with_head.losses(images(), truth([2, 2]), generator())
-    for name, value in without.losses(images(), truth([2, 2]), generator()).items():
+    ours = with_head.losses(images(), truth([2, 2]), seeds())
+    for name, value in without.losses(images(), truth([2, 2]), seeds()).items():
         assert torch.equal(ours[name], value), name
 
 
@@ -251,7 +251,7 @@ def test_the_model_predicts_keypoints_inside_their_boxes() -> None:
 
 def test_targets_without_keypoints_are_told() -> None:
     with pytest.raises(ValueError, match="wants 2 keypoints an instance, the data have none"):
-        build(keypoint_head=HEAD).losses(images(), targets([[10.0, 12.0, 80.0, 90.0]], []), generator())
+        build(keypoint_head=HEAD).losses(images(), targets([[10.0, 12.0, 80.0, 90.0]], []), seeds())
 
 
 def test_rois_without_a_keypoint_are_left_out_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +266,8 @@ def test_rois_without_a_keypoint_are_left_out_and_nothing_changes(monkeypatch: p
     seen: list[int] = []
     assert model.roi.keypoint_head is not None
     model.roi.keypoint_head.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
-    some = model.losses(images(), wanted, generator())["loss_keypoint"]
+    some = model.losses(images(), wanted, seeds())["loss_keypoint"]
     monkeypatch.setattr(interfaces, "show_keypoints", lambda boxes, _: torch.ones(len(boxes)).bool())
-    every = model.losses(images(), wanted, generator())["loss_keypoint"]
+    every = model.losses(images(), wanted, seeds())["loss_keypoint"]
     assert 0 < seen[0] < seen[1]
     torch.testing.assert_close(some, every, rtol=1e-6, atol=0)

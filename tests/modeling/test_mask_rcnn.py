@@ -29,7 +29,7 @@ def without_gradient(model: MaskRCNN) -> list[str]:
 
 
 def step(model: MaskRCNN, *boxes: list[list[float]]) -> dict[str, float]:
-    losses = model.losses(tiny.images()[: len(boxes)], tiny.targets(*boxes), tiny.generator())
+    losses = model.losses(tiny.images()[: len(boxes)], tiny.targets(*boxes), tiny.seeds(images=len(boxes)))
     model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
     return {name: loss.item() for name, loss in losses.items()}
@@ -113,17 +113,17 @@ def test_no_detection_above_the_threshold() -> None:
 def test_forward_dispatches() -> None:
     model = tiny.build()
     images, targets = tiny.images(), tiny.targets(BOXES, [])
-    called = model(images, targets, tiny.generator())
-    direct = model.losses(images, targets, tiny.generator())
+    called = model(images, targets, tiny.seeds())
+    direct = model.losses(images, targets, tiny.seeds())
     assert isinstance(called, dict)
     assert {n: v.item() for n, v in called.items()} == {n: v.item() for n, v in direct.items()}
     assert isinstance(model(images), list)
 
 
-def test_the_generator_decides_the_samples() -> None:
+def test_the_seeds_decide_the_samples() -> None:
     model = tiny.build()
     images, targets = tiny.images(), tiny.targets(BOXES, [])
-    first, again, other = (model.losses(images, targets, tiny.generator(s)) for s in (1, 1, 2))
+    first, again, other = (model.losses(images, targets, tiny.seeds(s)) for s in (1, 1, 2))
     assert first["loss_rpn_cls"].item() == again["loss_rpn_cls"].item()
     assert first["loss_rpn_cls"].item() != other["loss_rpn_cls"].item()
 
@@ -159,7 +159,7 @@ def test_roi_op_is_swapped_in_both_heads() -> None:
     align, pool = tiny.build(), tiny.build(roi_op=RoIPool())
     pool.load_state_dict(align.state_dict())
     images, targets = tiny.images(), tiny.targets(BOXES, [])
-    a, b = (m.losses(images, targets, tiny.generator()) for m in (align, pool))
+    a, b = (m.losses(images, targets, tiny.seeds()) for m in (align, pool))
     assert a["loss_rpn_cls"].item() == b["loss_rpn_cls"].item()
     assert a["loss_box_cls"].item() != b["loss_box_cls"].item()
     assert a["loss_mask"].item() != b["loss_mask"].item()
@@ -191,7 +191,7 @@ def test_memory_layout_changes_no_number(channels_last: bool) -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     batch = model.preprocess(tiny.images())
     assert batch.tensor.is_contiguous(memory_format=torch.channels_last) == channels_last
-    a, b = (m.losses(tiny.images(), tiny.targets(BOXES, []), tiny.generator()) for m in (base, model))
+    a, b = (m.losses(tiny.images(), tiny.targets(BOXES, []), tiny.seeds()) for m in (base, model))
     for name in NAMES:
         assert a[name].item() == pytest.approx(b[name].item(), rel=1e-9), name
 
@@ -209,7 +209,7 @@ def test_one_batch_can_be_learned() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     history = []
     for _ in range(12):
-        losses = model.losses(tiny.images(), tiny.targets(BOXES, [[5.0, 5.0, 40.0, 50.0]]), tiny.generator())
+        losses = model.losses(tiny.images(), tiny.targets(BOXES, [[5.0, 5.0, 40.0, 50.0]]), tiny.seeds())
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         total.backward()

@@ -16,6 +16,7 @@ from maskrcnn.modeling.roi.targets import sample_rois
 from maskrcnn.modeling.rpn import losses as rpn_losses
 from maskrcnn.modeling.rpn.anchors import base_anchors, grid_anchors
 from maskrcnn.structures import Targets
+from maskrcnn.structures.seeds import ROIS, random_keys
 
 
 def targets_of(boxes: list[list[float]], labels: list[int]) -> Targets:
@@ -91,13 +92,14 @@ def test_matching_by_iou_and_by_best() -> None:
 
 def test_sampling_keeps_the_ratio_and_fills_with_negatives() -> None:
     labels = torch.tensor([1] * 10 + [0] * 50 + [-1] * 40)
-    positive, negative = balanced_sample(labels, 16, 0.25, torch.Generator().manual_seed(0))
+    keys = random_keys(torch.tensor(0), ROIS, torch.arange(100))
+    positive, negative = balanced_sample(labels, 16, 0.25, keys)
     assert len(positive) == 4
     assert len(negative) == 12
     assert len(set(positive.tolist())) == 4
     assert (labels[positive] == 1).all()
     assert (labels[negative] == 0).all()
-    positive, negative = balanced_sample(labels[:12], 16, 0.9)
+    positive, negative = balanced_sample(labels[:12], 16, 0.9, keys[:12])
     assert (len(positive), len(negative)) == (10, 2), "no more than there are"
 
 
@@ -113,7 +115,7 @@ def test_ground_truth_joins_the_proposals() -> None:
         high=0.5,
         count=4,
         positive_fraction=0.25,
-        generator=None,
+        seed=torch.tensor(0),
     )
     assert sample.num_positive == 1
     assert sample.positive_boxes.tolist() == [[10.0, 10.0, 30.0, 30.0]]

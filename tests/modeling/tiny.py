@@ -74,5 +74,6 @@ def targets(*boxes: list[list[float]], size: tuple[int, int] = (128, 128)) -> li
     return result
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def seeds(seed: int = 0, images: int = 2) -> Tensor:
+    """int64 [images], of the sampling."""
+    return torch.arange(images) + 100 * seed

@@ -84,7 +84,7 @@ def step(model_config: MaskRCNNConfig, optimizer_config: OptimizerConfig) -> Non
     optimizer = optimizer_config.build(model, 0.01)
     image, targets, proposals = example(model_config)
     model.train()
-    losses: Any = model([image], [targets], torch.Generator().manual_seed(0), proposals)
+    losses: Any = model([image], [targets], torch.tensor([0]), proposals)
     wanted = {"loss_box_cls", "loss_box_reg"}
     wanted |= set() if model_config.rpn is None else {"loss_rpn_cls", "loss_rpn_box"}
     wanted |= set() if model_config.mask_head is None else {"loss_mask"}

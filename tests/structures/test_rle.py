@@ -5,11 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from maskrcnn.layers.ops import has_kernels
+from maskrcnn.native import library
 from maskrcnn.structures import rle
+from tests.layers.cases import needs_kernels
 
 
 def random_bitmap(seed: int, height: int, width: int) -> np.ndarray:
@@ -116,7 +120,18 @@ def test_a_polygon_of_four_numbers_is_not_taken_for_a_box() -> None:
     assert rle.area(rle.from_polygons([np.array([1.0, 1, 5, 5])], 10, 10)) < 10
 
 
-def test_the_areas_of_many_codes_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["operator", "numpy"])
+def measured_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of measuring codes: the compiled operator, and its slow twin."""
+    way: str = request.param
+    if way == "numpy":
+        monkeypatch.setattr(library, "is_loaded", lambda: False)
+    elif not has_kernels("cpu"):
+        pytest.skip("the operators are not compiled")
+    return way
+
+
+def test_the_areas_of_many_codes_are_those_of_each(monkeypatch: pytest.MonkeyPatch, measured_by: str) -> None:
     monkeypatch.setattr(rle, "_CHARACTERS_AT_ONCE", 200)  # several parts
     rng = np.random.default_rng(0)
     masks, codes = [], []
@@ -135,7 +150,7 @@ def test_the_areas_of_many_codes_are_those_of_each(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_one_unsound_code_among_many_is_found(seed: int) -> None:
+def test_one_unsound_code_among_many_is_found(seed: int, measured_by: str) -> None:
     rng = np.random.default_rng(seed)
     codes = [rle.encode((rng.random((20, 30)) < 0.3).astype(np.uint8))["counts"] for _ in range(5)]
     totals = np.full(5, 600)
@@ -160,6 +175,22 @@ def test_one_unsound_code_among_many_is_found(seed: int) -> None:
         assert (rle.areas([*codes[:2], bytes(changed), *codes[3:]], totals) is not None) == sound
     assert 0 < sum(verdicts) < 300
     assert rle.areas([b"", codes[0]], totals[:2]) is None
+
+
+@needs_kernels
+def test_the_operator_looks_at_nothing_beyond_its_text() -> None:
+    op = torch.ops.maskrcnn.rle_areas.default
+    text, one = torch.tensor([48 + 6], dtype=torch.uint8), torch.tensor([1])
+    assert op(text, one, torch.tensor([6])).tolist() == [0]
+    for sizes in ([2], [0], [-1, 2], [2**62, 2**62]):
+        totals = torch.full((len(sizes),), 6)
+        with pytest.raises(RuntimeError, match="sizes must add up"):
+            op(text, torch.tensor(sizes), totals)
+    with pytest.raises(RuntimeError, match="one length"):
+        op(text, one, torch.tensor([6, 6]))
+    with pytest.raises(RuntimeError, match="contiguous"):
+        op(text.long(), one, one)
+    torch.library.opcheck(op, (text, one, torch.tensor([6])))
 
 
 def test_images_too_large_for_32_bits_have_no_codes() -> None:

@@ -31,6 +31,7 @@ from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois
 from maskrcnn.structures import Detections, Targets, clip_boxes
+from maskrcnn.structures.seeds import image_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +229,7 @@ class RoIHeads(nn.Module):
         features: Mapping[str, Tensor],
         proposals: Sequence[Tensor],
         targets: Sequence[Targets],
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         image_sizes: Sequence[tuple[int, int]] = (),
     ) -> dict[str, Tensor]:
         """``loss_box_cls``, ``loss_box_reg`` (of a cascade ``..._stage1`` and so on), and those of the heads.
@@ -236,12 +237,13 @@ class RoIHeads(nn.Module):
         Args:
             features: by level name.
             proposals: [P, 4] of every image, xyxy, network frame.
+            seeds: int64 [N], which decide what RoIs are sampled; None: drawn.
             image_sizes: (height, width) of every image before padding; a cascade cuts boxes to them.
 
         Raises:
             ValueError: two heads call a loss by one name.
         """
-        samples = self.sample(proposals, targets, generator)
+        samples = self.sample(proposals, targets, seeds)
         maps = RoIFeatures(features, self.trunk)
         losses, pooled = self._box_losses(maps, samples, targets, image_sizes)
         if self.trunk is not None:
@@ -254,10 +256,11 @@ class RoIHeads(nn.Module):
         return losses
 
     def sample(
-        self, proposals: Sequence[Tensor], targets: Sequence[Targets], generator: torch.Generator | None
+        self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
-        """The RoIs of every image to train on."""
+        """The RoIs of every image to train on; ``seeds`` int64 [N] decide which, None: drawn."""
         c = self
+        of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
             sample_rois(
                 boxes,
@@ -269,9 +272,9 @@ class RoIHeads(nn.Module):
                 count=c.samples,
                 positive_fraction=c.positive_fraction,
                 floor=c.background_iou,
-                generator=generator,
+                seed=seed,
             )
-            for boxes, target in zip(proposals, targets, strict=True)
+            for boxes, target, seed in zip(proposals, targets, of_images, strict=True)
         ]
 
     def _box_losses(

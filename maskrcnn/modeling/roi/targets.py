@@ -14,6 +14,9 @@ from torch import Tensor
 
 from maskrcnn.modeling.matching import Sampler, match_boxes
 from maskrcnn.structures import Targets
+from maskrcnn.structures.seeds import ROIS, random_keys
+
+_TRUTHS = 1 << 40
 
 MaskTarget = Literal["polygon", "bitmask", "bitmask_hard"]
 
@@ -59,7 +62,7 @@ def sample_rois(
     count: int,
     positive_fraction: float,
     floor: float = 0.0,
-    generator: torch.Generator | None,
+    seed: Tensor,
 ) -> RoISample:
     """Join the ground truth to an image's proposals, match, and sample.
 
@@ -68,11 +71,15 @@ def sample_rois(
         low, high: IoU below which a RoI is background, from which it is foreground.
         count, positive_fraction: RoIs to sample, and how many of them at most foreground.
         floor: RoIs of an IoU below it are never sampled.
+        seed: int64 scalar, of the sampling.
     """
     truth = targets.boxes.to(proposals.dtype)
     boxes = torch.cat((proposals, truth))
     index, matched = match_boxes(truth, boxes, low, high, low_quality=False, floor=floor)
-    positive, negative = sampler(matched, count, positive_fraction, generator)
+    rows = torch.arange(len(boxes), device=boxes.device)
+    # Ground truths are numbered apart: their keys do not depend on how many proposals there are.
+    rows[len(proposals) :] += _TRUTHS - len(proposals)
+    positive, negative = sampler(matched, count, positive_fraction, random_keys(seed, ROIS, rows))
     labels = torch.full((positive.shape[0] + negative.shape[0],), num_classes, device=boxes.device)
     labels[: positive.shape[0]] = targets.labels[index[positive]]
     return RoISample(boxes[torch.cat((positive, negative))], labels, index[positive])

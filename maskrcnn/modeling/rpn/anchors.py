@@ -95,6 +95,7 @@ class AnchorGenerator:
         self.true_stride = true_stride
         self.per_cell = len(base[0])
         self._cache: dict[object, list[Tensor]] = {}
+        self._indices: dict[object, Tensor] = {}
 
     def __call__(
         self, features: Sequence[Tensor], padded_size: tuple[int, int], dtype: torch.dtype
@@ -119,6 +120,28 @@ class AnchorGenerator:
                 levels.append(grid_anchors(base, height, width, step, self.offset))
             self._cache[key] = levels
         return self._cache[key]
+
+    def index(self, features: Sequence[Tensor]) -> Tensor:
+        """A number for each anchor that its level, shape and cell decide, whatever the padded size.
+
+        Args:
+            features: one [N, C, Hl, Wl] a level; only their sizes matter.
+
+        Returns:
+            int64 [A_all], all different, in the order of the anchors.
+        """
+        device = features[0].device
+        key = (tuple(f.shape[2:] for f in features), device)
+        if key not in self._indices:
+            if len(self._indices) >= 16:
+                self._indices.pop(next(iter(self._indices)))
+            levels = []
+            for level, feature in enumerate(features):
+                y, x = (torch.arange(side, device=device) for side in feature.shape[2:])
+                shape = level * self.per_cell + torch.arange(self.per_cell, device=device)
+                levels.append(((shape << 40) + (y[:, None, None] << 20) + x[:, None]).flatten())
+            self._indices[key] = torch.cat(levels)
+        return self._indices[key]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from maskrcnn.modeling.rpn.losses import objectness_loss
 from maskrcnn.modeling.rpn.proposals import RankBy, select_proposals
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
+from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
 
 NormalizeBy = Literal["capacity", "sampled"]
 
@@ -155,14 +156,21 @@ class RPN(nn.Module):
         batch: ImageBatch,
         features: Mapping[str, Tensor],
         targets: Sequence[Targets] | None = None,
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals of every image ([P, 4] xyxy, network frame), and the losses (empty without targets)."""
+        """Proposals of every image ([P, 4] xyxy, network frame), and the losses (empty without targets).
+
+        Args:
+            seeds: int64 [N], which decide what anchors are sampled; None: drawn.
+        """
         anchors, logits, deltas = self._outputs(batch, features)
         proposals, _ = self._select(batch, anchors, logits, deltas, training=targets is not None)
         if targets is None:
             return proposals, {}
-        return proposals, self.losses(anchors, logits, deltas, targets, generator)
+        index = self.anchors.index([features[level] for level in self.levels])
+        of_images = image_seeds(seeds, len(targets), index.device)
+        keys = torch.stack([random_keys(seed, ANCHORS, index) for seed in of_images])
+        return proposals, self.losses(anchors, logits, deltas, targets, keys)
 
     def propose(self, batch: ImageBatch, features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """As in evaluation: proposals of every image ([P, 4] xyxy, network frame) and their scores [P]."""
@@ -205,9 +213,14 @@ class RPN(nn.Module):
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
         targets: Sequence[Targets],
-        generator: torch.Generator | None,
+        keys: Tensor,
     ) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_box``, scalars.  Arguments a level, as the head gives them."""
+        """``loss_rpn_cls`` and ``loss_rpn_box``, scalars.
+
+        Args:
+            anchors, logits, deltas: a level, as the head gives them.
+            keys: int64 [N, A_all], of the sampling.
+        """
         c = self
         wanted = anchor_targets(
             torch.cat(list(anchors)),
@@ -217,7 +230,7 @@ class RPN(nn.Module):
             high=c.positive_iou,
             count=c.samples,
             positive_fraction=c.positive_fraction,
-            generator=generator,
+            keys=keys,
         )
         all_logits = torch.cat(list(logits), dim=1).flatten()
         all_deltas = torch.cat(list(deltas), dim=1).flatten(0, 1)

@@ -35,7 +35,7 @@ def anchor_targets(
     high: float,
     count: int,
     positive_fraction: float,
-    generator: torch.Generator | None,
+    keys: Tensor,
 ) -> AnchorTargets:
     """Match and sample the anchors of every image.
 
@@ -44,12 +44,13 @@ def anchor_targets(
         truths: ground-truth boxes [G, 4] of every image, xyxy; G may be 0.
         low, high: IoU below which an anchor is negative, from which it is positive.
         count, positive_fraction: anchors to sample an image, and how many of them at most positive.
+        keys: int64 [N, A_all], of the sampling.
     """
     positives, negatives, references, matched = [], [], [], []
     for image, truth in enumerate(truths):
         truth = truth.to(anchors.dtype)
         index, labels = match_boxes(truth, anchors, low, high, low_quality=True)
-        positive, negative = sampler(labels, count, positive_fraction, generator)
+        positive, negative = sampler(labels, count, positive_fraction, keys[image])
         positives.append(positive + image * anchors.shape[0])
         negatives.append(negative + image * anchors.shape[0])
         references.append(anchors[positive])
