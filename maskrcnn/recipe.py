@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from maskrcnn.config import Config, Loaded, Range, load_traced, loads
-from maskrcnn.config.ranges import Count, Share, any_number
+from maskrcnn.config.ranges import Count, Positive, Share, any_number
 from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
 from maskrcnn.data.transforms.basic import HorizontalFlipConfig, ResizeShortestEdgeConfig
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
@@ -81,7 +81,7 @@ class SolverConfig(Config):
     #: samples of anchors and RoIs; losses are averaged over parts; batch norm sees the parts).  Default 1.
     accumulate: Count = 1
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
-    clip_grad_norm: Annotated[float, Range(above=0)] | None = None
+    clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
     precision: PrecisionName = "float32"
     #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
@@ -143,7 +143,7 @@ class EvalConfig(Config):
     paste: Literal["aligned", "torchvision"] = "aligned"
     #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
     #: keypoints-eval); null: COCO's 17.  Default null.
-    sigmas: Annotated[tuple[float, ...], Range(above=0)] | None = None
+    sigmas: tuple[Positive, ...] | None = None
     #: Taken off keypoints' x and y in results, pixels: COCO's are indices of pixels, whose centres are at
     #: + 0.5 (Detectron2: 0.5, torchvision: 0).  Default 0.5; see keypoint_offset of the data set.
     keypoint_offset: Annotated[float, any_number("a convention of the file, of any size")] = 0.5

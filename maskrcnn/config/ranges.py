@@ -12,7 +12,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers that a field takes, in ``Annotated[float, Range(0, 1)]``; also those inside it.
+    """The finite numbers that a field takes, in ``tuple[Annotated[float, Range(0, 1)], ...]``.
 
     least, most: the ends, which belong to it.
     why: reason of the upper end, a phrase; where there is no end at all, reason for that.
@@ -68,6 +68,9 @@ def any_number(why: str) -> Range:
     return Range(why=why)
 
 
+#: Sides, factors, penalties.
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
 #: A part of one: a probability, a fraction, an IoU, a score.
 Share = Annotated[float, Range(0, 1)]
 #: How many boxes an image, each of which non-maximum suppression compares with each: 1.25 GB for 100,000.

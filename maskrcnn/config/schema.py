@@ -156,8 +156,10 @@ def spec_of(hint: Any) -> Spec:
         for extra in args[1:]:
             if isinstance(extra, Registry):
                 return Slot(extra)
+            if isinstance(extra, Range) and args[0] in (int, float):
+                return Leaf(args[0], extra)
             if isinstance(extra, Range):
-                return _within(spec_of(args[0]), extra)
+                raise TypeError("a Range stands at the number itself, tuple[Annotated[int, Range(1)], ...]")
         return spec_of(args[0])
     if origin is Union or origin is types.UnionType:
         inner = [spec_of(a) for a in args if a is not type(None)]
@@ -178,25 +180,6 @@ def spec_of(hint: Any) -> Spec:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return Struct(hint)
     raise TypeError(f"type {hint} cannot be read from YAML")
-
-
-def _within(spec: Spec, range: Range) -> Spec:
-    """``spec`` whose numbers, also inside lists and mappings, are in ``range`` where they had none."""
-    match spec:
-        case Leaf(kind, None) if kind in (int, float):
-            return Leaf(kind, range)
-        case Maybe(inner):
-            return Maybe(_within(inner, range))
-        case OneOf(options):
-            return OneOf(tuple(_within(option, range) for option in options))
-        case ListOf(item):
-            return ListOf(_within(item, range))
-        case Fixed(items):
-            return Fixed(tuple(_within(item, range) for item in items))
-        case DictOf(value):
-            return DictOf(_within(value, range))
-        case _:
-            return spec
 
 
 class Config:

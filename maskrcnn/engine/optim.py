@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range, Registry
+from maskrcnn.config.ranges import NotNegative
 from maskrcnn.errors import ConfigError
 
 #: Images a step that SGD's default rate is meant for (FPN's release).
@@ -36,8 +37,8 @@ class OptimizerConfig(Protocol):
         ...
 
 
-#: Rates and penalties.
-NotNegative = Annotated[float, Range(0)]
+#: Parts of a mean that the next one keeps.
+Decay = Annotated[float, Range(0, below=1)]
 
 #: The slot ``solver.optimizer``.
 OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer")
@@ -80,6 +81,14 @@ def parameter_groups(
     return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
 
 
+def _groups(model: nn.Module, config: SGDConfig | AdamWConfig) -> list[dict[str, object]]:
+    bias = config.weight_decay if config.weight_decay_bias is None else config.weight_decay_bias
+    norm = config.weight_decay_norm
+    return parameter_groups(
+        model, weight_decay=config.weight_decay, weight_decay_norm=norm, weight_decay_bias=bias
+    )
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients down so that their common L2 norm is at most ``max_norm`` (Pascanu et al. 2013).
 
@@ -103,7 +112,7 @@ class SGDConfig(Config):
     #: Learning rate at ``solver.reference_batch_size``, >= 0.  Default 0.02 at 16 images (FPN's release).
     lr: NotNegative = 0.02
     #: Momentum, in [0, 1).  Default 0.9 (Mask R-CNN, section 3.1).
-    momentum: Annotated[float, Range(0, below=1)] = 0.9
+    momentum: Decay = 0.9
     #: Nesterov's form of the momentum.  Default false.
     nesterov: bool = False
     #: L2 penalty on weights, >= 0.  Default 0.0001 (Mask R-CNN, section 3.1).
@@ -120,14 +129,8 @@ class SGDConfig(Config):
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
-        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
         return torch.optim.SGD(
-            parameter_groups(
-                model,
-                weight_decay=self.weight_decay,
-                weight_decay_norm=self.weight_decay_norm,
-                weight_decay_bias=bias,
-            ),
+            _groups(model, self),
             lr=lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -143,7 +146,7 @@ class AdamWConfig(Config):
     #: Learning rate at ``solver.reference_batch_size``, >= 0.  Default 0.0001 (Swin, Mask R-CNN recipes).
     lr: NotNegative = 1e-4
     #: Decay of the means of the gradient and of its square, each in [0, 1).  Default 0.9, 0.999 (Adam).
-    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     #: Added to the denominator, >= 0.  Default 1e-8 (Adam, algorithm 1).
     eps: NotNegative = 1e-8
     #: Decoupled decay of weights, >= 0.  Default 0.05 (Swin, Mask R-CNN recipes).
@@ -155,14 +158,8 @@ class AdamWConfig(Config):
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
-        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
         return torch.optim.AdamW(
-            parameter_groups(
-                model,
-                weight_decay=self.weight_decay,
-                weight_decay_norm=self.weight_decay_norm,
-                weight_decay_bias=bias,
-            ),
+            _groups(model, self),
             lr=lr,
             betas=self.betas,
             eps=self.eps,

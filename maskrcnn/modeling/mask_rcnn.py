@@ -6,10 +6,9 @@ besides (proposals come with the images) Fast R-CNN, ``keypoint_head`` Keypoint 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +46,9 @@ from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfi
 from maskrcnn.modeling.roi.targets import MaskTarget
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
+
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
 
 
 class MaskRCNN(nn.Module):
@@ -211,13 +213,11 @@ class MaskRCNNConfig(Config):
         """
         if num_classes < 1:
             raise ConfigError(f"the model needs at least one class, got {num_classes}")
-        with _part("model.backbone"):
-            backbone = self.backbone.build()
+        backbone = _built("model.backbone", self.backbone.build)
         channels, strides = backbone.channels, backbone.strides
         neck = None
         if self.neck is not None:
-            with _part("model.neck"):
-                neck = self.neck.build(channels, strides)
+            neck = _built("model.neck", self.neck.build, channels, strides)
             channels, strides = neck.channels, neck.strides
         if self.roi.cascade is not None and getattr(self.box_head, "class_agnostic", True) is False:
             raise ConfigError(
@@ -225,42 +225,36 @@ class MaskRCNNConfig(Config):
                 " classes: set model.box_head.class_agnostic: true"
             )
         check_levels("model.roi.levels", self.roi.levels, channels)
-        pooled = channels[self.roi.levels[0]]
-        with _part("model.roi_trunk"):
-            trunk = None if self.roi_trunk is None else self.roi_trunk.build(self.backbone, pooled)
-        if trunk is not None:
+        pooled, trunk = channels[self.roi.levels[0]], None
+        if self.roi_trunk is not None:
+            trunk = _built("model.roi_trunk", self.roi_trunk.build, self.backbone, pooled)
             pooled = trunk.channels
         # The order decides which random numbers a part starts from.
-        with _part("model.rpn"):
-            rpn = None if self.rpn is None else self.rpn.build(channels, strides)
+        rpn = None if self.rpn is None else _built("model.rpn", self.rpn.build, channels, strides)
         heads: dict[str, RoIHead] = {}
         if self.mask_head is not None:
-            with _part("model.mask_head"):
-                heads["mask_head"] = mask_head = self.mask_head.build(pooled, num_classes)
-            mask_head.mask_target = self.mask_target
+            mask_head = _built("model.mask_head", self.mask_head.build, pooled, num_classes)
+            heads["mask_head"], mask_head.mask_target = mask_head, self.mask_target
         if self.keypoint_head is not None:
-            with _part("model.keypoint_head"):
-                heads["keypoint_head"] = self.keypoint_head.build(pooled)
-        with _part("model.box_head"):
-            box_heads = [self.box_head.build(pooled, num_classes) for _ in range(self.roi.num_stages)]
+            heads["keypoint_head"] = _built("model.keypoint_head", self.keypoint_head.build, pooled)
+        stages = range(self.roi.num_stages)
+        box_heads = [_built("model.box_head", self.box_head.build, pooled, num_classes) for _ in stages]
         for name, head in self.heads.items():
-            with _part(f"model.heads.{name}"):
-                heads[name] = head.build(pooled, num_classes)
-        with _part("model.roi"):
-            roi = self.roi.build(strides, num_classes, self.roi_op, trunk, box_heads, heads)
+            heads[name] = _built(f"model.heads.{name}", head.build, pooled, num_classes)
+        parts = (self.roi_op, trunk, box_heads, heads)
+        roi = _built("model.roi", self.roi.build, strides, num_classes, *parts)
         model = MaskRCNN(self.preprocess.build(self.channels_last), backbone, neck, rpn, roi)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
 
-@contextmanager
-def _part(path: str) -> Iterator[None]:
-    """What the part at a key path, perhaps of a plugin, finds wrong with its values says where that is.
+def _built(path: str, build: Callable[Arguments, T], *args: Arguments.args, **named: Arguments.kwargs) -> T:
+    """``build(*args)``, of the part at a key path: what it finds wrong with its values says where that is.
 
     Raises:
         ConfigError: in place of a ValueError; the message begins with a key path.
     """
     try:
-        yield
+        return build(*args, **named)
     except ValueError as error:
         told = str(error)
         raise ConfigError(told if told.startswith("model.") else f"{path}: {told}") from error

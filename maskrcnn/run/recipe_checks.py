@@ -6,7 +6,7 @@ Nothing is computed, no weights are read and no operators built: the model lives
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def load_checked_recipe(path: str | os.PathLike[str], overrides: Sequence[str] =
         ConfigError: as there, and as :func:`check_recipe`.
     """
     loaded = load_traced_recipe(path, overrides)
-    check_recipe(loaded)
+    check_recipe(loaded, evaluation=False)  # which waits for all else that is told before the first step
     return loaded.value
 
 
-def check_recipe(loaded: Loaded[Recipe]) -> list[str]:
-    """Whether the model can be built and its evaluation be had, before anything is read or made.
+def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str]:
+    """Whether the model can be built and, with ``evaluation``, its evaluation be had; nothing is read.
 
     Returns:
         Doubts, a sentence each: files of weights that are not there (now, on this machine), and a part of
@@ -51,24 +51,25 @@ def check_recipe(loaded: Loaded[Recipe]) -> list[str]:
     problems = Problems()
     doubts = [
         f"{loaded.origin(key)}: {key}: there is no file {path}"
-        for key, path in _weights(recipe.model, "model") + _own(recipe, "")
+        for key, path in _weights(recipe)
         if not path.exists()
     ]
 
-    def told(check: Callable[[], object]) -> None:
+    model: MaskRCNN | None = None
+    try:
+        model = build_without_memory(recipe)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
+    except Exception as error:  # of a plugin's part, which may need real tensors
+        doubts.append(
+            "whether the parts of the model fit shows at the start of training: built without memory, it ends"
+            f" in {type(error).__name__}: {error}"
+        )
+    if evaluation and recipe.data.val is not None:
         try:
-            check()
+            _check_evaluation(recipe, model)
         except UserError as error:
             problems.add(loaded.blame(str(error)), "", str(error))
-        except Exception as error:
-            doubts.append(
-                f"whether the parts of the model fit shows at the start of training: built without memory, it"
-                f" ends in {type(error).__name__}: {error}"
-            )
-
-    told(lambda: _check_keypoints(recipe, build_without_memory(recipe)))
-    if recipe.data.val is not None:
-        told(lambda: _check_metrics(recipe))
     problems.raise_if_any()
     return doubts
 
@@ -83,30 +84,20 @@ def build_without_memory(recipe: Recipe) -> MaskRCNN:
         return without_weights(recipe.model).build(_CLASSES)
 
 
-def _check_keypoints(recipe: Recipe, model: MaskRCNN) -> None:
-    head = model.roi.keypoint_head
-    if head is not None and recipe.data.val is not None and "keypoints" in recipe.eval.iou_types:
-        choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
-
-
-def _check_metrics(recipe: Recipe) -> None:
+def _check_evaluation(recipe: Recipe, model: MaskRCNN | None) -> None:
     kinds = setup.iou_types(recipe)
     check_metric(recipe.eval.best_metric, metric_names(kinds, recipe.model.roi.max_detections))
+    if model is not None and model.roi.keypoint_head is not None and "keypoints" in kinds:
+        choose_sigmas(recipe.eval.sigmas, model.roi.keypoint_head.num_keypoints)
 
 
-def _weights(part: Any, path: str) -> list[tuple[str, Path]]:
-    """The files of weights that a part and those in it name, by key path."""
-    found = _own(part, path)
+def _weights(part: Any, path: str = "") -> Iterator[tuple[str, Path]]:
+    """The files of weights that a config names, by key path."""
     for item in fields(part):
-        value = getattr(part, item.name)
-        inside = value if isinstance(value, dict) else {"": value}
-        for name, inner in inside.items():
+        key, value = join(path, item.name), getattr(part, item.name)
+        for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            at = join(key, name) if name else key
             if is_dataclass(inner):
-                key = join(path, item.name)
-                found += _weights(inner, join(key, name) if name else key)
-    return found
-
-
-def _own(part: Any, path: str) -> list[tuple[str, Path]]:
-    file = getattr(part, "weights", None)
-    return [(join(path, "weights"), file)] if isinstance(file, Path) else []
+                yield from _weights(inner, at)
+            elif item.name == "weights" and isinstance(inner, Path):
+                yield at, inner

@@ -197,7 +197,7 @@ def test_a_wrong_value_of_the_model_is_told_by_its_place(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as told:
-        load_checked_recipe(write(tmp_path, model, key, value).name)
+        check_recipe(load_traced_recipe(write(tmp_path, model, key, value).name))
     assert words in str(told.value)
     assert "\n" not in str(told.value)
     # The sentence may begin with another key that is written, too, and could as well be changed.
@@ -233,14 +233,16 @@ def test_an_evaluation_that_the_model_cannot_have_is_told(
     rest: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    loaded = load_traced_recipe(write(tmp_path, FPN, rest=rest).name)
     with pytest.raises(ConfigError, match=sentence):
-        load_checked_recipe(write(tmp_path, FPN, rest=rest).name)
+        check_recipe(loaded)
+    assert check_recipe(loaded, evaluation=False) == []  # before a training all else is told with it
 
 
 def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, FPN, "roi.levels", ["p9"], "eval: {best_metric: segm/APP}")
     with pytest.raises(ConfigError, match=r"(?s)2 problems .*model.roi.levels.*eval.best_metric"):
-        load_checked_recipe(path)
+        check_recipe(load_traced_recipe(path))
 
 
 def test_weights_are_looked_for_and_not_read(tmp_path: Path) -> None:

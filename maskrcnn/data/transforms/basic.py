@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import Count, Share
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Count, NotNegative, Share
 from maskrcnn.data.interfaces import TRANSFORMS, RawSample
 from maskrcnn.data.transforms.geometry import apply_transforms, crop_to, move
 from maskrcnn.data.transforms.jitter import LargeScaleJitter, LargeScaleJitterConfig
@@ -173,7 +173,7 @@ class RandomCropConfig(Config):
     #: Probability of a crop, 0 to 1.
     p: Share = 1.0
     #: Cut instances with a shorter side than this are dropped, pixels.
-    min_side: Annotated[float, Range(0)] = 1.0
+    min_side: NotNegative = 1.0
 
     def build(self) -> RandomCrop:
         return RandomCrop(self.height, self.width, self.p, self.min_side)

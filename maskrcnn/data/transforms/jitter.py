@@ -19,6 +19,7 @@ from maskrcnn.errors import ConfigError
 #: The nearest bytes to ImageNet's mean of R, G, B: after normalisation the padding is about 0, as in the
 #: paper's release, which pads normalised images with 0.  (Detectron2 pads with 128.)
 MEAN_PIXEL = (124, 116, 104)
+Byte = Annotated[int, Range(0, 255)]
 #: Factors of an image's sides.
 Scale = Annotated[float, Range(above=0, most=64, why="images of that scale fill the memory")]
 
@@ -76,7 +77,7 @@ class LargeScaleJitterConfig(Config):
     #: Largest factor (ibid.: 2.0; their standard jitter: 1.25).
     max_scale: Scale = 2.0
     #: R, G, B of the padding; default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
-    pad_value: Annotated[tuple[int, int, int], Range(0, 255)] = MEAN_PIXEL
+    pad_value: tuple[Byte, Byte, Byte] = MEAN_PIXEL
     #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
     resample: Resample = "linear"
 

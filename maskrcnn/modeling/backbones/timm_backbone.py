@@ -17,7 +17,8 @@ from maskrcnn.errors import CheckpointError, ConfigError, few
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
-TimmOption = Annotated[bool | int | float | str, any_number("arguments of timm's own")]
+_ANY = any_number("arguments of timm's own")
+TimmOption = bool | Annotated[int, _ANY] | Annotated[float, _ANY] | str
 Options = Mapping[str, TimmOption]
 
 

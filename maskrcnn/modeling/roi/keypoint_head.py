@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import Cells, Layers, Width
+from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.roi.losses import wide
@@ -211,10 +211,10 @@ class ConvKeypointHeadConfig(Config):
     #: Normalisation after the 3x3 convolutions; none in the paper.
     norm: NormName | None = None
     #: Factor of the loss, > 0.
-    loss_weight: Annotated[float, Range(above=0)] = 1.0
+    loss_weight: Positive = 1.0
     #: What the sum over keypoints of a batch is divided by, > 0.  Unset: the number of visible ones, as
     #: Detectron2 by default and torchvision.  Detectron's own: images a device x J x sampled RoIs x 0.25.
-    normalizer: Annotated[float, Range(above=0)] | None = None
+    normalizer: Positive | None = None
     #: The score of a predicted keypoint: logit, the height of its heat map (torchvision); or probability,
     #: about 0 to 1, the softmax there (Detectron2).  COCO's AP reads neither.
     scores: Scores = "logit"

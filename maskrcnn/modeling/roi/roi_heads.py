@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import Boxes, Share
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Boxes, NotNegative, Share
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.interfaces import (
@@ -51,11 +50,11 @@ class RoIHeadsConfig(Config):
     #: ... and never trained on below this one (Girshick 2015, section 2.3: 0.1; Detectron2, torchvision: 0).
     background_iou: Share = 0.0
     #: Factors of dx, dy, dw, dh, about 1 / their standard deviations (Girshick's Fast R-CNN release).
-    box_weights: Annotated[Weights, Range(above=0)] = (10.0, 10.0, 5.0, 5.0)
+    box_weights: Weights = (10.0, 10.0, 5.0, 5.0)
     #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
     box_loss: BoxLoss = "smooth_l1"
     #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision.
-    beta: Annotated[float, Range(0)] = 0.0
+    beta: NotNegative = 0.0
     #: Keep detections of a score above this.
     score_threshold: Share = 0.05
     #: NMS threshold in each class.
@@ -63,7 +62,7 @@ class RoIHeadsConfig(Config):
     #: Most detections of an image.
     max_detections: Boxes = 100
     #: Drop boxes with a side below this, pixels (Detectron2: 0, drops none; torchvision: 1e-2).
-    min_size: Annotated[float, Range(0)] = 0.0
+    min_size: NotNegative = 0.0
     #: Which peer's rounding guards the choice of the pyramid level (differs at exact powers of 2 only).
     level_rule: LevelRule = "detectron2"
     #: Several box heads in a row, or one.

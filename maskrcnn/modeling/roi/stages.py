@@ -28,10 +28,10 @@ class CascadeConfig(Config):
 
     #: A RoI of a stage is foreground from this IoU on, else background (Cai & Vasconcelos 2018, section
     #: 4.2); the first is that of the sampling, model.roi.positive_iou.
-    ious: Annotated[tuple[float, ...], Range(above=0, most=1)] = (0.5, 0.6, 0.7)
+    ious: tuple[Annotated[float, Range(above=0, most=1)], ...] = (0.5, 0.6, 0.7)
     #: In place of model.roi.box_weights, a stage each: later stages correct smaller errors (ibid., section
     #: 4.1; the values of the authors' release and of Detectron2).
-    box_weights: Annotated[tuple[Weights, ...], Range(above=0)] = (
+    box_weights: tuple[Weights, ...] = (
         (10.0, 10.0, 5.0, 5.0),
         (20.0, 20.0, 10.0, 10.0),
         (30.0, 30.0, 15.0, 15.0),

@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import Share
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Positive, Share
 from maskrcnn.errors import ConfigError
-
-#: Of sides and their ratios.
-Positive = Annotated[float, Range(above=0)]
 
 
 def base_anchors(

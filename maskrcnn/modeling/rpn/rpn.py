@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import Boxes, Share, Width
+from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
@@ -49,7 +49,7 @@ class RPNConfig(Config):
     #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
     box_loss: BoxLoss = "smooth_l1"
     #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision and the original.
-    beta: Annotated[float, Range(0)] = 0.0
+    beta: NotNegative = 0.0
     #: Divide the losses by `samples` x images (Detectron2) or by the anchors really sampled (torchvision).
     normalize_by: NormalizeBy = "capacity"
     #: Proposals of a level that enter NMS, in training (Detectron2: 2000).
@@ -63,7 +63,7 @@ class RPNConfig(Config):
     #: NMS threshold (Ren et al. 2015, section 3.3).
     nms_threshold: Share = 0.7
     #: Drop proposals with a side below this, pixels (Detectron2: only empty ones; torchvision: 1e-3).
-    min_size: Annotated[float, Range(0)] = 0.0
+    min_size: NotNegative = 0.0
     #: Drop proposals of an objectness below this (0 in both).
     min_score: Share = 0.0
     #: NMS sorts by logit (Detectron2) or by probability (torchvision), whose float32 saturates beyond 17.

@@ -76,7 +76,7 @@ class Suite(Config):
     #: Label of the row that the others are compared with; null: the first.  Default null.
     reference: str | None = None
     #: Every variant is trained once with each.  Default 0, 1, 2.
-    seeds: Annotated[tuple[int, ...], Range(0)] = (0, 1, 2)
+    seeds: tuple[Annotated[int, Range(0)], ...] = (0, 1, 2)
     #: Figures of the table, as ``kind/name``; above 100 detections as ``segm/AP@200``.
     metrics: tuple[str, ...] = _METRICS
     #: Validation images drawn under each variant, >= 0.  Default 4.
