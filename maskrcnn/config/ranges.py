@@ -19,11 +19,11 @@ class Range:
     above, below: ends that do not belong to it, in place of ``least`` and ``most``.
     """
 
-    least: float | None = None
-    most: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
     why: str = ""
-    above: float | None = None
-    below: float | None = None
+    above: float = -math.inf
+    below: float = math.inf
 
     def fault(self, value: float) -> str:
         """``must be >= 1, got 0``; empty for a number that is taken.
@@ -32,35 +32,25 @@ class Range:
         """
         if isinstance(value, float) and not math.isfinite(value):
             return f"must be a finite number, got {value}"
-        if not self._reaches(value):
+        if value < self.least or value <= self.above:
             return f"must be {self.words(lower=bool(self.why))}, got {value}"
-        if (self.most is not None and value > self.most) or (self.below is not None and value >= self.below):
-            if self.why and self.most is not None:
+        if value > self.most or value >= self.below:
+            if self.why:
                 return f"must be at most {self.most:,}, got {value}: {self.why}"
             return f"must be {self.words()}, got {value}"
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return f"must be a number of 64 bits, got {value}"
         return ""
 
-    def _reaches(self, value: float) -> bool:
-        """Whether it is not below the lower end."""
-        if self.above is not None:
-            return value > self.above
-        return self.least is None or value >= self.least
-
     def words(self, lower: bool = False) -> str:
         """``in [0, 1)``, ``>= 1``; empty where it has no ends.  ``lower``: the lower end alone."""
-        low, high = _first(self.above, self.least), _first(self.below, self.most)
-        if high is not None and low is not None and not lower:
-            left, right = "[" if self.above is None else "(", "]" if self.below is None else ")"
+        low, high = max(self.least, self.above), min(self.most, self.below)
+        if math.isfinite(low) and math.isfinite(high) and not lower:
+            left, right = "(" if low == self.above else "[", ")" if high == self.below else "]"
             return f"in {left}{low:,}, {high:,}{right}"
-        if low is not None:
-            return f"{'>=' if self.above is None else '>'} {low:,}"
-        return "" if high is None else f"{'<=' if self.below is None else '<'} {high:,}"
-
-
-def _first(a: float | None, b: float | None) -> float | None:
-    return b if a is None else a
+        if math.isfinite(low):
+            return f"{'>' if low == self.above else '>='} {low:,}"
+        return f"{'<' if high == self.below else '<='} {high:,}" if math.isfinite(high) else ""
 
 
 def any_number(why: str) -> Range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_a_config_dataclass_holds_its_ranges_in_python(cls: type) -> None:
 def test_a_number_has_a_range_or_a_reason(cls: type, name: str, leaf: Leaf, text: str) -> None:
     assert isinstance(leaf.range, Range), f"{cls.__name__}.{name}: which numbers? Annotated[..., Range(...)]"
     ends = (leaf.range.least, leaf.range.most, leaf.range.above, leaf.range.below)
-    assert any(end is not None for end in ends) or len(leaf.range.why.split()) > 2
+    assert any(map(math.isfinite, ends)) or len(leaf.range.why.split()) > 2
 
 
 def takes_other_kinds(spec: Spec) -> bool:
@@ -128,9 +129,9 @@ def outside(leaf: Leaf) -> list[str]:
     """Numbers just outside of each end, and far outside."""
     assert leaf.range is not None
     step = 1 if leaf.kind is int else 0.001
-    found = [end - step for end in (leaf.range.least,) if end is not None]
-    found += [end + step for end in (leaf.range.most,) if end is not None]
-    found += [end for end in (leaf.range.above, leaf.range.below) if end is not None]
+    found = [end - step for end in (leaf.range.least,) if math.isfinite(end)]
+    found += [end + step for end in (leaf.range.most,) if math.isfinite(end)]
+    found += [end for end in (leaf.range.above, leaf.range.below) if math.isfinite(end)]
     extreme = (
         ["9223372036854775808", "-9223372036854775809"] if leaf.kind is int else [".nan", ".inf", "-.inf"]
     )

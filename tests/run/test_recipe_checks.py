@@ -253,8 +253,8 @@ def test_weights_are_looked_for_and_not_read(tmp_path: Path) -> None:
     loaded = load_traced_recipe(write(tmp_path, model, rest="weights: away.pt"))
     doubts = check_recipe(loaded)
     assert [d.partition(": ")[2] for d in doubts] == [
-        f"model.backbone.weights: there is no file {tmp_path / 'no_checkpoint.pth'}",
         "weights: there is no file away.pt",
+        f"model.backbone.weights: there is no file {tmp_path / 'no_checkpoint.pth'}",
     ]
     assert all("base.yaml:" in d for d in doubts)
 
