@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from maskrcnn.config import Loaded, load_traced, loads
-from maskrcnn.config.ranges import check_range
+from maskrcnn.config import Config, Loaded, Range, load_traced, loads
+from maskrcnn.config.ranges import Count, Positive, Share, any_number
 from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
 from maskrcnn.data.transforms.basic import HorizontalFlipConfig, ResizeShortestEdgeConfig
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
@@ -28,14 +28,8 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 MOST_WORKERS = 512
 
 
-def _positive(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """What is trained and evaluated on, and how images become samples."""
 
     #: Training set.
@@ -61,14 +55,11 @@ class DataConfig:
     #: Processes a rank that load images, 0 to 512 (each takes 50 MB and more); 0 loads in the training
     #: process.  null: as many as cores are left over by this machine's ranks, at most 8, and 0 where training
     #: itself uses the cores (CPU).
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range(0, MOST_WORKERS, "each is a process, and all of them start at once", workers=self.workers)
+    workers: Annotated[int, Range(0, MOST_WORKERS, "each is a process, and all start at once")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolverConfig:
+class SolverConfig(Config):
     """How the weights are found."""
 
     #: Optimizer, with its base learning rate.  Default: SGD.
@@ -78,19 +69,19 @@ class SolverConfig:
         default_factory=lambda: MultiStepConfig(milestones=(60_000, 80_000))
     )
     #: Optimizer steps, > 0.  Default 90000 (the "1x" schedule: 12 epochs of COCO at 16 images a step).
-    steps: int = 90_000
+    steps: Count = 90_000
     #: Images an optimizer step, over all ranks and accumulated passes, 1 to 65536.  Default 16 (FPN's
     #: release).
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 65_536, "the images of a step must fit into memory")] = 16
     #: Batch size that ``optimizer.lr`` is meant for; at another the rate is scaled in proportion (Goyal et
     #: al. 2017, section 2.1).  null: as ``batch_size``, so nothing is scaled.  Default null.
-    reference_batch_size: int | None = None
+    reference_batch_size: Count | None = None
     #: Forward passes an optimizer step, > 0: the batch is cut into as many parts, so that it needs less
     #: memory.  The images and the rate stay the same; the result is not the same to the bit (other random
     #: samples of anchors and RoIs; losses are averaged over parts; batch norm sees the parts).  Default 1.
-    accumulate: int = 1
+    accumulate: Count = 1
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
     precision: PrecisionName = "float32"
     #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
@@ -100,14 +91,7 @@ class SolverConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _positive(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            reference_batch_size=self.reference_batch_size,
-            accumulate=self.accumulate,
-            clip_grad_norm=self.clip_grad_norm,
-        )
-        check_range(1, 65_536, "the images of a step must fit into memory", batch_size=self.batch_size)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
@@ -124,42 +108,33 @@ class SolverConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Config):
     """What happens between the steps.  The last step always logs, saves and evaluates."""
 
     #: Steps between progress lines, > 0.  Default 20 (Detectron2).
-    log_every: int = 20
+    log_every: Count = 20
     #: Steps between checkpoints, > 0; null: at evaluations and at the end only.  Default 5000 (Detectron2).
-    checkpoint_every: int | None = 5000
+    checkpoint_every: Count | None = 5000
     #: Steps between evaluations, > 0; null: at the end only.  Default null (as Detectron2).
-    eval_every: int | None = None
+    eval_every: Count | None = None
     #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
-    keep: int = 2
+    keep: Count = 2
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
-    pictures: int = 4
+    pictures: Annotated[int, Range(0, 10_000, "each is drawn and written at each evaluation")] = 4
     #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
     #: a model hardly learns, so it is refused unless this is true.  Default false.
     allow_frozen_random: bool = False
 
-    def __post_init__(self) -> None:
-        _positive(
-            log_every=self.log_every,
-            checkpoint_every=self.checkpoint_every,
-            eval_every=self.eval_every,
-            keep=self.keep,
-        )
-        check_range(0, 10_000, "each is drawn and written at each evaluation", pictures=self.pictures)
-
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(Config):
     """How a model is judged."""
 
     #: Images a forward pass and rank, 1 to 4096.  Default 1 (so that padding never touches a result).
-    batch_size: int = 1
+    batch_size: Annotated[int, Range(1, 4096, "the images of a pass must fit into memory")] = 1
     #: What is compared: boxes, masks, keypoints.  Default all; what the model does not predict is left out.
     iou_types: tuple[Literal["bbox", "segm", "keypoints"], ...] = ("bbox", "segm", "keypoints")
     #: Metric whose highest value marks best.pt; null: the first there is of segm/AP, keypoints/AP, bbox/AP.
@@ -168,10 +143,10 @@ class EvalConfig:
     paste: Literal["aligned", "torchvision"] = "aligned"
     #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
     #: keypoints-eval); null: COCO's 17.  Default null.
-    sigmas: tuple[float, ...] | None = None
+    sigmas: tuple[Positive, ...] | None = None
     #: Taken off keypoints' x and y in results, pixels: COCO's are indices of pixels, whose centres are at
     #: + 0.5 (Detectron2: 0.5, torchvision: 0).  Default 0.5; see keypoint_offset of the data set.
-    keypoint_offset: float = 0.5
+    keypoint_offset: Annotated[float, any_number("a convention of the file, of any size")] = 0.5
     #: What computes the figures; auto: hotcoco where installed, else pycocotools (the same figures to the
     #: bit); faster: faster-coco-eval (equal but for a rounding).
     backend: Literal["auto", "hotcoco", "pycocotools", "faster"] = "auto"
@@ -179,35 +154,33 @@ class EvalConfig:
     precision: PrecisionName = "float32"
 
     def __post_init__(self) -> None:
-        check_range(1, 4096, "the images of a pass must fit into memory", batch_size=self.batch_size)
+        super().__post_init__()
         if not self.iou_types:
             raise ValueError("iou_types must name at least one of bbox, segm and keypoints")
-        if self.sigmas is not None and not all(s > 0 for s in self.sigmas):
-            raise ValueError(f"sigmas must be > 0, got {list(self.sigmas)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expectation:
+class Expectation(Config):
     """A published figure that this recipe should reach."""
 
     #: Which metric, as ``segm/AP``.
     metric: str
     #: Its value, in [0, 1].
-    value: float
+    value: Share
     #: Who reports it, and where.
     source: str = ""
     #: How far a run may lie below, in [0, 1].  Default 0.005.
-    tolerance: float = 0.005
+    tolerance: Share = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Config):
     """All that decides a training run."""
 
     #: Python modules to import first; they register parts of one's own.
     plugins: tuple[str, ...] = ()
     #: Decides initial weights, order of images, augmentation and sampling; 0 to 2^63 - 1.  Default 0.
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1, "seeds are numbers of 63 bits")] = 0
     #: Run folder; null: runs/<name of the config file>.  Default null.
     output: Path | None = None
     #: auto (a GPU where there is one), cpu or cuda.  Default auto.
@@ -231,7 +204,7 @@ class Recipe:
     expect: tuple[Expectation, ...] = ()
 
     def __post_init__(self) -> None:
-        check_range(0, 2**63 - 1, "seeds are numbers of 63 bits", seed=self.seed)
+        super().__post_init__()
         for key, data in (("data.train", self.data.train), ("data.val", self.data.val)):
             if not hasattr(data, "proposals"):  # no data, or data of one's own that bring them as they like
                 continue

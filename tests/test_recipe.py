@@ -82,7 +82,7 @@ def test_a_stride_without_effect_is_refused_but_not_in_what_was_written_before(t
         f"model: {{backbone: {backbone}}}\ndata: {{train: {{type: synthetic, root: {tmp_path}}}}}\n"
     )
     asked = load_recipe(config)
-    with pytest.raises(ConfigError, match="leave it out, or set backbone.depth to 50"):
+    with pytest.raises(ConfigError, match="leave it out, or set model.backbone.depth to 50"):
         asked.model.build(2)
     kept = parse_recipe(dump(asked), "kept")
     kept.model.build(2)

@@ -265,7 +265,7 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     anchors = ours.rpn.anchors(levels, batch.padded_size, tensor.dtype)
     stage("anchors", [torch.cat(anchors)], [theirs.rpn.anchor_generator(images, levels)[0]])
     proposals, _ = theirs.rpn(images, features)
-    c = ours.rpn.config
+    c = ours.rpn
     chosen, _ = select_proposals(
         anchors, logits, deltas, sizes,
         pre_nms=c.pre_nms_test, post_nms=c.post_nms_test, nms_threshold=c.nms_threshold, min_size=c.min_size,
@@ -283,12 +283,12 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     boxes, scores, labels = theirs.roi_heads.postprocess_detections(
         class_logits, box_deltas, proposals, sizes
     )
-    r = ours.roi.config
+    r = ours.roi
     probabilities = background_last.softmax(dim=1)[:, :-1]
     detections = [
         select_detections(
-            *parts, weights=r.box_weights, score_threshold=r.score_threshold, nms_threshold=r.nms_threshold,
-            max_detections=r.max_detections, min_size=r.min_size,
+            *parts, weights=r.stage_weights[0], score_threshold=r.score_threshold,
+            nms_threshold=r.nms_threshold, max_detections=r.max_detections, min_size=r.min_size,
         )
         for parts in zip(
             probabilities.split(counts), box_deltas[:, 4:].split(counts), proposals, sizes, strict=True
@@ -381,7 +381,7 @@ def compare_training(ours: MaskRCNN, theirs: Any, batch: ImageBatch, seed: int) 
     targets = random_truth(batch.sizes, ours.num_classes, 1 if head is None else head.num_keypoints, seed)
     assert ours.rpn is not None
     ours.rpn.sampler = ours.roi.sampler = first_sampler
-    rpn, roi = ours.rpn.config, ours.roi.config
+    rpn, roi = ours.rpn, ours.roi
     theirs.rpn.fg_bg_sampler = _FirstSampler(rpn.samples, rpn.positive_fraction)
     theirs.roi_heads.fg_bg_sampler = _FirstSampler(roi.samples, roi.positive_fraction)
     assign = type(theirs.rpn).assign_targets_to_anchors

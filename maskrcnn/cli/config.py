@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--plain", action="store_true", help="values alone: a complete config file")
 
     check = actions.add_parser(
-        "check", help="validate configs; exit status 2 if one is wrong, a warning where one looks so"
+        "check",
+        help="validate configs and try their models; exit status 2 for a wrong one, a warning for a doubt",
     )
     check.add_argument("configs", metavar="CONFIG", nargs="+", help="the YAML files")
     add_set_argument(check)
@@ -63,23 +64,29 @@ def _check(paths: list[str], overrides: list[str]) -> int:
     for path in paths:
         try:
             loaded = _resolve(path, overrides)
+            doubts = _doubts(loaded)
         except ConfigError as e:
             print(e, file=sys.stderr)
             status = 2
         else:
             print(f"{path}: ok")
-            for doubt in _doubts(loaded):
+            for doubt in doubts:
                 print(f"warning: {path}: {doubt}", file=sys.stderr)
     return status
 
 
 def _doubts(loaded: Loaded[Any]) -> list[str]:
-    """What is valid and yet likely a mistake, as far as it shows without data and model."""
+    """What is valid and yet likely a mistake, as far as it shows without data and memory.
+
+    Raises:
+        ConfigError: parts do not fit.
+    """
     from maskrcnn.run.learnable import solver_doubts
+    from maskrcnn.run.recipe_checks import check_recipe
     from maskrcnn.run.setup import cuda_levels_doubt
 
     levels = cuda_levels_doubt(loaded.value)
-    return [*solver_doubts(loaded.value.solver), *([levels] if levels else [])]
+    return [*check_recipe(loaded), *solver_doubts(loaded.value.solver), *([levels] if levels else [])]
 
 
 def _diff(first: str, second: str | None, overrides: list[str]) -> int:

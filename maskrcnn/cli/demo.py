@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate, say what to look at; the last line is ``RESULT bbox_AP=... segm_AP=...``."""
     from maskrcnn.config.shipped import shipped_configs
     from maskrcnn.engine.interrupt import Interrupted
-    from maskrcnn.recipe import load_recipe
     from maskrcnn.run import train
+    from maskrcnn.run.recipe_checks import load_checked_recipe
 
     config = args.config or shipped_configs() / "demo.yaml"
-    recipe = load_recipe(config, args.overrides)
+    recipe = load_checked_recipe(config, args.overrides)
     output = args.output or free_folder(Path("runs") / config.stem)
     try:
         result = train(recipe, output, resume_hint=f"maskrcnn train --resume {output}")

@@ -46,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; exit status 0, or 128 + the signal's number (130 for Ctrl-C) once the checkpoint is written."""
     from maskrcnn.engine.interrupt import Interrupted
-    from maskrcnn.recipe import load_recipe
     from maskrcnn.run import train
+    from maskrcnn.run.recipe_checks import load_checked_recipe
 
     if args.strict and args.resume is None:
         raise UserError("--strict compares a run with its resumption; give --resume as well, or leave it out")
     config, output = _places(args)
     if args.drop_head:
         args.overrides.append("drop_head=true")
-    recipe = load_recipe(config, args.overrides)
+    recipe = load_checked_recipe(config, args.overrides)
     output = output or recipe.output or Path("runs") / Path(config).stem
     settings = [part for item in args.overrides for part in ("--set", item)]
     hint = shlex.join(["maskrcnn", "train", str(config), *settings, "--resume", str(output)])

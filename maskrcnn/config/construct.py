@@ -21,6 +21,7 @@ from maskrcnn.config.schema import (
     Spec,
     Struct,
     describe,
+    fault_of,
     fields_of,
 )
 from maskrcnn.config.text import format_plain, is_number, parse_plain
@@ -67,7 +68,11 @@ def build(spec: Spec, node: Node, path: str, problems: Problems) -> Any:
         case Choice(values) if isinstance(node, Scalar):
             return _choice(values, node, path, problems)
         case Leaf(kind) if isinstance(node, Scalar):
-            return _leaf(kind, node, path, problems)
+            value = _leaf(kind, node, path, problems)
+            fault = fault_of(spec, value, _key(path))
+            if fault:
+                problems.add(node.where, path, fault)
+            return FAILED if fault else value
     hint = ""
     if isinstance(node, Map) and node.dotted:
         hint = f" of keys; there is no {next(iter(node.entries))!r} inside"
@@ -98,12 +103,12 @@ def _struct(cls: type, node: Map, path: str, problems: Problems) -> Any:
     try:
         return cls(**values)
     except ValueError as e:
-        where, at = _blame(str(e), node, path)
+        where, at = blame(str(e), node, path)
         problems.add(where, at, str(e))
         return FAILED
 
 
-def _blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
+def blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
     """The key that a ``__post_init__`` message speaks of: its first word that names a key someone set."""
     named = [w for w in re.findall(r"\w+", message) if w in node.entries]
     for word in named:
@@ -115,6 +120,11 @@ def _blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
 
 def _set_at(node: Node) -> Origin | None:
     return node.where if node.where != DEFAULT else None
+
+
+def _key(path: str) -> str:
+    """The key that holds a value: its path's last word that is no index of a list."""
+    return next((word for word in reversed(path.split(".")) if not word.isdigit()), path)
 
 
 def _choice(values: tuple[Any, ...], node: Scalar, path: str, problems: Problems) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from maskrcnn.config.construct import FAILED, build
+from maskrcnn.config.construct import FAILED, blame, build
 from maskrcnn.config.encode import defaults_of, dump_traced
 from maskrcnn.config.merge import Merger
 from maskrcnn.config.nodes import DEFAULT, Entry, Map, Node, Origin, Problems, Seq
@@ -36,6 +37,11 @@ class Loaded(Generic[T]):
 
         A value inside a list or a mapping written as a whole has the whole's origin.
         """
+        node, _ = self._node(path)
+        return DEFAULT if node is self.tree else node.where
+
+    def _node(self, path: str) -> tuple[Node, bool]:
+        """The node at a key path, or the nearest around it; whether it is that of the path itself."""
         node: Node = self.tree
         for part in path.split("."):
             if isinstance(node, Map) and part in node.entries:
@@ -43,8 +49,20 @@ class Loaded(Generic[T]):
             elif isinstance(node, Seq) and part.isdigit() and int(part) < len(node.items):
                 node = node.items[int(part)]
             else:
-                break
-        return DEFAULT if node is self.tree else node.where
+                return node, False
+        return node, True
+
+    def blame(self, message: str) -> Origin:
+        """Where the first key that a message names by its path was set; the file where nobody set one.
+
+        Of a path that leads to a part it is the key in it that the message names, or else the part.
+        """
+        for path in re.findall(r"\w+(?:\.\w+)+", message):
+            node, found = self._node(path)
+            where = blame(message, node, path)[0] if isinstance(node, Map) else node.where
+            if found and where != DEFAULT:
+                return where
+        return Origin(self.tree.where.name)
 
     def file_of(self, path: str) -> Path | None:
         """The file that set the value at a key path; None where none did."""

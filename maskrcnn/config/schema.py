@@ -2,7 +2,7 @@
 
 Allowed field types: ``int``, ``float``, ``bool``, ``str``, ``Path``, ``Literal``, ``X | None``,
 ``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]``, another config dataclass, and a slot
-``Annotated[SomeProtocol, REGISTRY]``.
+``Annotated[SomeProtocol, REGISTRY]``.  ``Annotated[float, Range(0, 1)]`` says which numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from maskrcnn.config.ranges import Range
 from maskrcnn.config.registry import Registry
 from maskrcnn.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """``int``, ``float``, ``bool``, ``str`` or ``Path``."""
+    """``int``, ``float``, ``bool``, ``str`` or ``Path``; which numbers, where that is said."""
 
     kind: type
+    range: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,14 @@ def spec_of(hint: Any) -> Spec:
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        registries = [a for a in args[1:] if isinstance(a, Registry)]
-        return Slot(registries[0]) if registries else spec_of(args[0])
+        for extra in args[1:]:
+            if isinstance(extra, Registry):
+                return Slot(extra)
+            if isinstance(extra, Range) and args[0] in (int, float):
+                return Leaf(args[0], extra)
+            if isinstance(extra, Range):
+                raise TypeError("a Range stands at the number itself, tuple[Annotated[int, Range(1)], ...]")
+        return spec_of(args[0])
     if origin is Union or origin is types.UnionType:
         inner = [spec_of(a) for a in args if a is not type(None)]
         if len(inner) > 1 and any(isinstance(s, (Struct, Slot, DictOf)) for s in inner):
@@ -174,11 +182,56 @@ def spec_of(hint: Any) -> Spec:
     raise TypeError(f"type {hint} cannot be read from YAML")
 
 
+class Config:
+    """Base of config dataclasses: what the annotations do not allow is refused as it is made in Python, too.
+
+    A subclass with a ``__post_init__`` of its own calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ConfigError: a number out of its range, or no choice; the message begins with the key.
+        """
+        for name, field in fields_of(type(self)).items():
+            fault = fault_of(field.spec, getattr(self, name), name)
+            if fault:
+                raise ConfigError(fault)
+
+    def arguments(self, *without: str) -> dict[str, Any]:
+        """The values by key, for a constructor with arguments of the same names, but those ``without``."""
+        return {name: getattr(self, name) for name in fields_of(type(self)) if name not in without}
+
+
+def fault_of(spec: Spec, value: Any, name: str) -> str:
+    """``name must be in [0, 1], got 7``: of numbers and choices; empty where they are right."""
+    match spec:
+        case Leaf(_, Range() as range) if isinstance(value, (int, float)):
+            fault = range.fault(value)
+            return f"{name} {fault}" if fault else ""
+        case Choice(values) if value not in values:
+            return f"{name} must be {describe(spec)}, got {value!r}"
+        case Maybe(inner) if value is not None:
+            return fault_of(inner, value, name)
+        case OneOf(options):
+            faults = [fault_of(option, value, name) for option in options]
+            return faults[-1] if all(faults) else ""
+        case ListOf(item) if isinstance(value, (tuple, list)):
+            return next(filter(None, (fault_of(item, v, name) for v in value)), "")
+        case Fixed(items) if isinstance(value, (tuple, list)):
+            pairs = zip(items, value, strict=False)
+            return next(filter(None, (fault_of(item, v, name) for item, v in pairs)), "")
+        case DictOf(inner) if isinstance(value, dict):
+            return next(filter(None, (fault_of(inner, v, k) for k, v in value.items())), "")
+    return ""
+
+
 def describe(spec: Spec) -> str:
     """What a value must be, for an error message."""
     match spec:
-        case Leaf(kind):
-            return _LEAVES[kind]
+        case Leaf(kind, range):
+            words = "" if range is None else range.words()
+            return f"{_LEAVES[kind]} {words}".rstrip()
         case Choice(values):
             return "one of " + ", ".join(map(str, values))
         case Maybe(inner):

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from maskrcnn.convert.source import COUNTER, Counted
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.backbones.blocks import BLOCKS
 from maskrcnn.modeling.backbones.fpn import FPNConfig
-from maskrcnn.modeling.backbones.resnet import BLOCKS, LEVELS, Depth, Level, ResNetConfig
+from maskrcnn.modeling.backbones.resnet import LEVELS, Depth, Level, ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.norms import NormName
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, LinearBoxHeadConfig, TwoFCBoxHeadConfig

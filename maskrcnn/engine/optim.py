@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.config.registry import Registry
+from maskrcnn.config import Config, Range, Registry
+from maskrcnn.config.ranges import NotNegative
 from maskrcnn.errors import ConfigError
 
 #: Images a step that SGD's default rate is meant for (FPN's release).
@@ -35,6 +36,9 @@ class OptimizerConfig(Protocol):
         """The optimizer of ``model``'s trainable parameters at the (already scaled) rate ``lr``."""
         ...
 
+
+#: Parts of a mean that the next one keeps.
+Decay = Annotated[float, Range(0, below=1)]
 
 #: The slot ``solver.optimizer``.
 OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer")
@@ -77,6 +81,14 @@ def parameter_groups(
     return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
 
 
+def _groups(model: nn.Module, config: SGDConfig | AdamWConfig) -> list[dict[str, object]]:
+    bias = config.weight_decay if config.weight_decay_bias is None else config.weight_decay_bias
+    norm = config.weight_decay_norm
+    return parameter_groups(
+        model, weight_decay=config.weight_decay, weight_decay_norm=norm, weight_decay_bias=bias
+    )
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients down so that their common L2 norm is at most ``max_norm`` (Pascanu et al. 2013).
 
@@ -92,52 +104,33 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     return norm
 
 
-def _non_negative(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value >= 0.0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
-
-
 @OPTIMIZERS.register("sgd")
 @dataclass(frozen=True, kw_only=True)
-class SGDConfig:
+class SGDConfig(Config):
     """Stochastic gradient descent with momentum: the published Mask R-CNN recipe."""
 
-    #: Learning rate at ``solver.reference_batch_size``, > 0.  Default 0.02 at 16 images (FPN's release).
-    lr: float = 0.02
+    #: Learning rate at ``solver.reference_batch_size``, >= 0.  Default 0.02 at 16 images (FPN's release).
+    lr: NotNegative = 0.02
     #: Momentum, in [0, 1).  Default 0.9 (Mask R-CNN, section 3.1).
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     #: Nesterov's form of the momentum.  Default false.
     nesterov: bool = False
     #: L2 penalty on weights, >= 0.  Default 0.0001 (Mask R-CNN, section 3.1).
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     #: The same for scale and shift of normalisation layers.  Default 0 (Detectron2's WEIGHT_DECAY_NORM).
-    weight_decay_norm: float = 0.0
+    weight_decay_norm: NotNegative = 0.0
     #: The same for biases; null: as ``weight_decay``, Detectron2's WEIGHT_DECAY_BIAS.  Default null.
-    weight_decay_bias: float | None = None
+    weight_decay_bias: NotNegative | None = None
 
     def __post_init__(self) -> None:
-        _non_negative(
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            weight_decay_norm=self.weight_decay_norm,
-            weight_decay_bias=self.weight_decay_bias,
-        )
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        super().__post_init__()
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov needs a momentum > 0")
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
-        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
         return torch.optim.SGD(
-            parameter_groups(
-                model,
-                weight_decay=self.weight_decay,
-                weight_decay_norm=self.weight_decay_norm,
-                weight_decay_bias=bias,
-            ),
+            _groups(model, self),
             lr=lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -147,43 +140,26 @@ class SGDConfig:
 
 @OPTIMIZERS.register("adamw")
 @dataclass(frozen=True, kw_only=True)
-class AdamWConfig:
+class AdamWConfig(Config):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    #: Learning rate at ``solver.reference_batch_size``, > 0.  Default 0.0001 (Swin, Mask R-CNN recipes).
-    lr: float = 1e-4
+    #: Learning rate at ``solver.reference_batch_size``, >= 0.  Default 0.0001 (Swin, Mask R-CNN recipes).
+    lr: NotNegative = 1e-4
     #: Decay of the means of the gradient and of its square, each in [0, 1).  Default 0.9, 0.999 (Adam).
-    betas: tuple[float, float] = (0.9, 0.999)
-    #: Added to the denominator, > 0.  Default 1e-8 (Adam, algorithm 1).
-    eps: float = 1e-8
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    #: Added to the denominator, >= 0.  Default 1e-8 (Adam, algorithm 1).
+    eps: NotNegative = 1e-8
     #: Decoupled decay of weights, >= 0.  Default 0.05 (Swin, Mask R-CNN recipes).
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     #: The same for scale and shift of normalisation layers.  Default 0.
-    weight_decay_norm: float = 0.0
+    weight_decay_norm: NotNegative = 0.0
     #: The same for biases; null: as ``weight_decay``.  Default 0.
-    weight_decay_bias: float | None = 0.0
-
-    def __post_init__(self) -> None:
-        _non_negative(
-            lr=self.lr,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            weight_decay_norm=self.weight_decay_norm,
-            weight_decay_bias=self.weight_decay_bias,
-        )
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {list(self.betas)}")
+    weight_decay_bias: NotNegative | None = 0.0
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
-        bias = self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
         return torch.optim.AdamW(
-            parameter_groups(
-                model,
-                weight_decay=self.weight_decay,
-                weight_decay_norm=self.weight_decay_norm,
-                weight_decay_bias=bias,
-            ),
+            _groups(model, self),
             lr=lr,
             betas=self.betas,
             eps=self.eps,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from maskrcnn.config.registry import Registry
+from maskrcnn.config import Config, Range, Registry
+from maskrcnn.config.ranges import Count, Share
 
 
 class ScheduleConfig(Protocol):
@@ -28,33 +29,24 @@ def warm_up(step: int, steps: int, start: float) -> float:
     return start + (1.0 - start) * step / steps
 
 
-def _check_warm_up(steps: int, start: float) -> None:
-    if steps < 0:
-        raise ValueError(f"warmup_steps must be >= 0, got {steps}")
-    if not 0.0 <= start <= 1.0:
-        raise ValueError(f"warmup_factor must be in [0, 1], got {start}")
-
-
 @SCHEDULES.register("multistep")
 @dataclass(frozen=True, kw_only=True)
-class MultiStepConfig:
+class MultiStepConfig(Config):
     """Drop the rate by ``gamma`` at each milestone: the published Mask R-CNN schedule."""
 
     #: Steps at which the rate drops; those past the end of training are never reached.  Default: none.
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Count, ...] = ()
     #: Factor of each drop, in (0, 1].  Default 0.1 (Mask R-CNN, section 3.1).
-    gamma: float = 0.1
+    gamma: Annotated[float, Range(above=0, most=1)] = 0.1
     #: Steps of linear warm-up, >= 0.  Default 1000 (Detectron2's WARMUP_ITERS).
-    warmup_steps: int = 1000
+    warmup_steps: Annotated[int, Range(0)] = 1000
     #: The rate's factor at step 0, in [0, 1].  Default 0.001 (Detectron2's WARMUP_FACTOR).
-    warmup_factor: float = 0.001
+    warmup_factor: Share = 0.001
 
     def __post_init__(self) -> None:
-        _check_warm_up(self.warmup_steps, self.warmup_factor)
-        if not 0.0 < self.gamma <= 1.0:
-            raise ValueError(f"gamma must be in (0, 1], got {self.gamma}")
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"milestones must be positive and rising, got {list(self.milestones)}")
+        super().__post_init__()
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must be rising, got {list(self.milestones)}")
 
     def factor(self, step: int, total_steps: int) -> float:
         """See :class:`ScheduleConfig`."""
@@ -64,20 +56,15 @@ class MultiStepConfig:
 
 @SCHEDULES.register("cosine")
 @dataclass(frozen=True, kw_only=True)
-class CosineConfig:
+class CosineConfig(Config):
     """Half a cosine from 1 at step 0 to ``final_factor`` at the end (Loshchilov & Hutter 2017, eq. 5)."""
 
     #: Steps of linear warm-up, >= 0; multiplied with the cosine.  Default 1000.
-    warmup_steps: int = 1000
+    warmup_steps: Annotated[int, Range(0)] = 1000
     #: The rate's factor at step 0, in [0, 1].  Default 0.001 (Detectron2's WARMUP_FACTOR).
-    warmup_factor: float = 0.001
+    warmup_factor: Share = 0.001
     #: What is left of the rate after the last step, in [0, 1].  Default 0.
-    final_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_warm_up(self.warmup_steps, self.warmup_factor)
-        if not 0.0 <= self.final_factor <= 1.0:
-            raise ValueError(f"final_factor must be in [0, 1], got {self.final_factor}")
+    final_factor: Share = 0.0
 
     def factor(self, step: int, total_steps: int) -> float:
         """See :class:`ScheduleConfig`."""

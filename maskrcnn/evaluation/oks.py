@@ -47,8 +47,9 @@ def choose_sigmas(sigmas: Sequence[float] | None, count: int) -> npt.NDArray[np.
         if count == len(COCO_PERSON):
             return None
         raise UserError(
-            f"eval.sigmas is not set, and COCO's are for 17 keypoints, not {count}: give each keypoint the"
-            " spread of its annotations (COCO: 0.025 for eyes to 0.107 for hips), as a list"
+            f"eval.sigmas is not set, and COCO's are for 17 keypoints, not {count}"
+            " (model.keypoint_head.num_keypoints): give each keypoint the spread of its"
+            " annotations (COCO: 0.025 for eyes to 0.107 for hips), as a list"
         )
     if len(sigmas) != count:
         raise UserError(f"eval.sigmas has {len(sigmas)} numbers, but instances have {count} keypoints")

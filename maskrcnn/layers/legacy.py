@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskrcnn.layers import geometry, ops
-from maskrcnn.layers.arguments import check_choice, prepare
+from maskrcnn.layers.arguments import prepare
 from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size
 
 
@@ -62,8 +62,14 @@ class RoIAlignLegacy(RoIOperator):
     #: 2 x 2 neighbours of a grid one larger, averaged or maximised as published, or the grid itself.
     pooling: Literal["avg", "max", "none"] = "avg"
 
-    def __post_init__(self) -> None:
-        check_choice("roi_align_legacy", "pooling", self.pooling, ("avg", "max", "none"))
+    def build(self, output_size: int) -> RoIAlignLegacy:
+        """
+        Raises:
+            ValueError: a side of 1, for which the published grid has no step.
+        """
+        if self.pooling == "none" and output_size < 2:
+            raise ValueError("model.roi_op.pooling: none needs heads of pool_size 2 and more, got 1")
+        return super().build(output_size)
 
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
-from maskrcnn.config.registry import Registry
+from maskrcnn.config import Config, Registry
 from maskrcnn.config.schema import NO_KEY, fields_of
 from maskrcnn.layers.geometry import Axis, Geometry
 
@@ -40,7 +40,7 @@ ROI_OPS: Registry[RoIOpConfig] = Registry("RoI op")
 
 
 @dataclass(frozen=True)
-class RoIOperator:
+class RoIOperator(Config):
     """Pools boxes out of a feature map or a pyramid: one call for all levels.
 
     Fields of a subclass are its options, keys of a config.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
+from maskrcnn.config import Range
 from maskrcnn.layers import ops
 from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, check_seed, prepare
 from maskrcnn.layers.geometry import ALIGNED, PLAIN, Axis, Geometry, sampled_axis
@@ -15,6 +16,7 @@ from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, 
 
 Aggregation = Literal["avg", "max"]
 Samples = Literal["grid", "random"]
+SamplingRatio = Annotated[int, Range(most=4096, why="samples a bin take the time of their number's square")]
 
 
 def roi_align(
@@ -76,7 +78,7 @@ class RoIAlign(RoIOperator):
     title = "RoIAlign"
 
     #: Samples a bin along each axis; 0 or less = adaptive, ceil(bin side) (Detectron2: 0, torchvision: 2).
-    sampling_ratio: int = 0
+    sampling_ratio: SamplingRatio = 0
     #: Subtract half a cell, so that cell centres lie at 0.5 (Detectron2: true, torchvision: false).
     aligned: bool = True
     #: Average or maximum of a bin's samples (He et al. 2017, table 2c compares them).
@@ -84,7 +86,7 @@ class RoIAlign(RoIOperator):
     #: Sample positions: a regular grid, or drawn at random in each bin.
     samples: Samples = "grid"
     #: Where random positions are drawn from, 0 .. 2^32 - 1.
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     #: Take the box's last pixel as its far corner, not that pixel's end: a pixel less (maskrcnn-benchmark).
     inclusive: bool = False
 
@@ -106,9 +108,6 @@ class RoIAlign(RoIOperator):
         for name, value in {**options, "samples": samples, "seed": seed, "inclusive": inclusive}.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
-
-    def __post_init__(self) -> None:
-        _check(self.sampling_ratio, self.aggregation, self.samples, self.seed)
 
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None

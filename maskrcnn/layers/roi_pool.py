@@ -65,10 +65,6 @@ class RoIPool(RoIOperator):
     #: Bins: overlap (Caffe, torchvision), partition or truncate; see ``maskrcnn.layers.roi_pool``.
     bins: Bins = field(default="overlap", kw_only=True)
 
-    def __post_init__(self) -> None:
-        check_choice("roi_pool", "rounding", self.rounding, ops.ROUNDINGS)
-        check_choice("roi_pool", "bins", self.bins, ops.BINS)
-
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None
     ) -> Tensor:

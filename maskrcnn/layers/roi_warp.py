@@ -10,7 +10,7 @@ from torch import Tensor
 from maskrcnn.layers import geometry, ops
 from maskrcnn.layers.arguments import check_choice, check_sampling_ratio, prepare
 from maskrcnn.layers.operator import ROI_OPS, Length, Maps, RoIOperator, Scale, Scales, Size, sampling_words
-from maskrcnn.layers.roi_align import Aggregation
+from maskrcnn.layers.roi_align import Aggregation, SamplingRatio
 
 
 def roi_warp(
@@ -43,13 +43,9 @@ class RoIWarp(RoIOperator):
     title = "RoIWarp"
 
     #: Samples a bin along each axis; 0 or less = adaptive, ceil(bin side).
-    sampling_ratio: int = 0
+    sampling_ratio: SamplingRatio = 0
     #: Average or maximum of a bin's samples (He et al. 2017, table 2c compares them).
     aggregation: Aggregation = "avg"
-
-    def __post_init__(self) -> None:
-        check_choice("roi_warp", "aggregation", self.aggregation, ("avg", "max"))
-        check_sampling_ratio("roi_warp", self.sampling_ratio)
 
     def pool(
         self, input: Maps, boxes: Maps, output_size: Size, spatial_scale: Scales, levels: Tensor | None = None

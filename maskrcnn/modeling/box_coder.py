@@ -10,10 +10,12 @@ import math
 import torch
 from torch import Tensor
 
+from maskrcnn.config.ranges import Positive
+
 # exp() of a wild delta must stay finite: a box grows at most from 16 to 1000 pixels (Detectron's constant).
 SCALE_CLAMP = math.log(1000.0 / 16)
 
-Weights = tuple[float, float, float, float]
+Weights = tuple[Positive, Positive, Positive, Positive]
 
 
 def encode_boxes(boxes: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:

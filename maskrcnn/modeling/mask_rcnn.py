@@ -6,13 +6,14 @@ besides (proposals come with the images) Fast R-CNN, ``keypoint_head`` Keypoint 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
 from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.backbones.fpn import FPNConfig
@@ -45,6 +46,9 @@ from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
+
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
 
 
 class MaskRCNN(nn.Module):
@@ -159,7 +163,7 @@ def _given(proposals: Sequence[Tensor] | None) -> Sequence[Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRCNNConfig:
+class MaskRCNNConfig(Config):
     """The model; defaults are Detectron2's R50-FPN."""
 
     #: Feature extractor.
@@ -192,6 +196,7 @@ class MaskRCNNConfig:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.heads:
             if not name.isidentifier() or name in TAKEN_NAMES or hasattr(RoIHeads, name):
                 raise ValueError(
@@ -203,16 +208,16 @@ class MaskRCNNConfig:
         """The model for ``num_classes`` classes (without background), randomly initialised but the backbone.
 
         Raises:
-            ConfigError: the parts do not fit together, or a value is out of range.
+            ConfigError: the parts do not fit together; the message names the key or the part.
             CheckpointError: the backbone's weights cannot be read or do not fit.
         """
         if num_classes < 1:
             raise ConfigError(f"the model needs at least one class, got {num_classes}")
-        backbone = self.backbone.build()
+        backbone = _built("model.backbone", self.backbone.build)
         channels, strides = backbone.channels, backbone.strides
         neck = None
         if self.neck is not None:
-            neck = self.neck.build(channels, strides)
+            neck = _built("model.neck", self.neck.build, channels, strides)
             channels, strides = neck.channels, neck.strides
         if self.roi.cascade is not None and getattr(self.box_head, "class_agnostic", True) is False:
             raise ConfigError(
@@ -220,23 +225,39 @@ class MaskRCNNConfig:
                 " classes: set model.box_head.class_agnostic: true"
             )
         check_levels("model.roi.levels", self.roi.levels, channels)
-        pooled = channels[self.roi.levels[0]]
-        trunk = None if self.roi_trunk is None else self.roi_trunk.build(self.backbone, pooled)
-        if trunk is not None:
+        pooled, trunk = channels[self.roi.levels[0]], None
+        if self.roi_trunk is not None:
+            trunk = _built("model.roi_trunk", self.roi_trunk.build, self.backbone, pooled)
             pooled = trunk.channels
         # The order decides which random numbers a part starts from.
-        rpn = None if self.rpn is None else self.rpn.build(channels, strides)
+        rpn = None if self.rpn is None else _built("model.rpn", self.rpn.build, channels, strides)
         heads: dict[str, RoIHead] = {}
         if self.mask_head is not None:
-            heads["mask_head"] = mask_head = self.mask_head.build(pooled, num_classes)
-            mask_head.mask_target = self.mask_target
+            mask_head = _built("model.mask_head", self.mask_head.build, pooled, num_classes)
+            heads["mask_head"], mask_head.mask_target = mask_head, self.mask_target
         if self.keypoint_head is not None:
-            heads["keypoint_head"] = self.keypoint_head.build(pooled)
-        box_heads = [self.box_head.build(pooled, num_classes) for _ in range(self.roi.num_stages)]
-        heads |= {name: head.build(pooled, num_classes) for name, head in self.heads.items()}
-        roi = self.roi.build(strides, num_classes, self.roi_op, trunk, box_heads, heads)
+            heads["keypoint_head"] = _built("model.keypoint_head", self.keypoint_head.build, pooled)
+        stages = range(self.roi.num_stages)
+        box_heads = [_built("model.box_head", self.box_head.build, pooled, num_classes) for _ in stages]
+        for name, head in self.heads.items():
+            heads[name] = _built(f"model.heads.{name}", head.build, pooled, num_classes)
+        parts = (self.roi_op, trunk, box_heads, heads)
+        roi = _built("model.roi", self.roi.build, strides, num_classes, *parts)
         model = MaskRCNN(self.preprocess.build(self.channels_last), backbone, neck, rpn, roi)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+
+def _built(path: str, build: Callable[Arguments, T], *args: Arguments.args, **named: Arguments.kwargs) -> T:
+    """``build(*args)``, of the part at a key path: what it finds wrong with its values says where that is.
+
+    Raises:
+        ConfigError: in place of a ValueError; the message begins with a key path.
+    """
+    try:
+        return build(*args, **named)
+    except ValueError as error:
+        told = str(error)
+        raise ConfigError(told if told.startswith("model.") else f"{path}: {told}") from error
 
 
 def without_weights(model: MaskRCNNConfig) -> MaskRCNNConfig:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Positive, any_number
 from maskrcnn.errors import ConfigError
 
 
@@ -71,23 +74,26 @@ class Preprocess(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
+class PreprocessConfig(Config):
     """Pixel statistics and padding."""
 
     #: Mean of R, G, B in 0..255 (ImageNet, as torchvision's weights were trained: 0.485, 0.456, 0.406 x 255).
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    mean: tuple[Annotated[float, any_number("pixels of one's own may lie anywhere")], ...] = (
+        123.675,
+        116.28,
+        103.53,
+    )
     #: Standard deviation of R, G, B in 0..255 (ibid.: 0.229, 0.224, 0.225 x 255).
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
     #: Pad the sides to a multiple of this; a pyramid to stride 32 needs 32 (Detectron2, torchvision: 32).
-    size_divisor: int = 32
+    size_divisor: Annotated[int, Range(1, 16_384, "images padded so far fill the memory")] = 32
 
     def build(self, channels_last: bool) -> Preprocess:
         """
         Raises:
-            ConfigError: a value is out of range.
+            ConfigError: not three values.
         """
-        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
-            raise ConfigError("model.preprocess: mean and std need one entry a channel, and std > 0")
-        if self.size_divisor < 1:
-            raise ConfigError(f"model.preprocess.size_divisor is {self.size_divisor}; it must be at least 1")
-        return Preprocess(self.mean, self.std, self.size_divisor, channels_last)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise ConfigError(f"model.preprocess.{name} needs three values, of R, G and B")
+        return Preprocess(**self.arguments(), channels_last=channels_last)

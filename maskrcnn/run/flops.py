@@ -50,9 +50,9 @@ def _run(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, d
     height, width = (-(-side // divisor) * divisor for side in size)
     features = model.features(torch.empty(1, 3, height, width))
     if model.rpn is not None:
-        model.rpn.head([features[level] for level in model.rpn.config.levels])
+        model.rpn.head([features[level] for level in model.rpn.levels])
     roi = model.roi
-    channels = features[roi.config.levels[0]].shape[1]
+    channels = features[roi.box_pooler.levels[0]].shape[1]
 
     def pooled(count: int, side: int) -> Tensor:
         if roi.trunk is None:

@@ -56,8 +56,8 @@ def test_a_size_or_a_scale_that_is_missing_is_told() -> None:
     [
         ({"aggregation": "mean"}, "aggregation must be one of avg, max"),
         ({"samples": "all"}, "samples must be one of grid, random"),
-        ({"seed": -1}, "seed must be an integer in 0"),
-        ({"sampling_ratio": 5000}, "sampling_ratio must be an integer up to 4096"),
+        ({"seed": -1}, r"seed must be in \[0, 4,294,967,295\], got -1"),
+        ({"sampling_ratio": 5000}, "sampling_ratio must be at most 4,096, got 5000"),
     ],
 )
 def test_an_option_out_of_range_is_told_when_it_is_made(options: dict[str, object], says: str) -> None:

@@ -44,8 +44,11 @@ CHAINS = [
             ("give one list of sizes a level", ["model.rpn.anchors.sizes=[[16, 32]]"]),
         ],
     ),
-    (["model.roi.levels=[p9]"], [("but the backbone and neck give [p2, p3", ["model.roi.levels=[p3]"])]),
-    (["model.roi.score_threshold=2.0"], [("from 0 to 1", ["model.roi.score_threshold=1.0"])]),
+    (
+        ["model.roi.levels=[p9]"],
+        [("model.backbone give [p2, p3", ["model.roi.levels=[p3]"])],
+    ),
+    (["model.roi.score_threshold=2.0"], [("must be in [0, 1]", ["model.roi.score_threshold=1.0"])]),
 ]
 
 

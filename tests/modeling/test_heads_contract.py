@@ -286,14 +286,19 @@ def test_trains_and_predicts(kind: str, name: str, options: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("registry", "name", "options", "message"),
     [
-        (BOX_HEADS, "two_fc", {"hidden": 0}, "hidden and pool_size"),
-        (BOX_HEADS, "two_fc", {"dropout": 1.0}, "dropout is 1.0"),
-        (BOX_HEADS, "vgg_fc", {"dropout": -0.1}, "dropout is -0.1"),
-        (BOX_HEADS, "conv_fc", {"convs": -1}, "convs and fcs"),
-        (BOX_HEADS, "conv_fc", {"width": 0}, "width, hidden"),
-        (BOX_HEADS, "linear", {"pool_size": 0}, "pool_size is 0"),
+        (BOX_HEADS, "two_fc", {"hidden": 0}, "hidden must be >= 1, got 0"),
+        (BOX_HEADS, "two_fc", {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        (BOX_HEADS, "vgg_fc", {"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
+        (BOX_HEADS, "conv_fc", {"convs": -1}, "convs must be >= 0"),
+        (
+            BOX_HEADS,
+            "conv_fc",
+            {"width": 2**30},
+            "width must be at most 1,048,576",
+        ),
+        (BOX_HEADS, "linear", {"pool_size": 0}, "pool_size must be >= 1"),
         (MASK_HEADS, "fcn", {"convs": -1}, "convs must be >= 0"),
-        (MASK_HEADS, "mlp", {"fcs": 0}, "fcs, hidden"),
+        (MASK_HEADS, "mlp", {"fcs": 0}, "fcs must be >= 1"),
     ],
 )
 def test_values_out_of_range_say_so(

@@ -186,7 +186,8 @@ def _registries() -> Iterator[None]:
 
 #: What stands before a block that is a fragment of a page.
 BEFORE = {
-    "@BACKBONES": "from dataclasses import dataclass\nfrom maskrcnn.modeling.interfaces import BACKBONES\n"
+    "@BACKBONES": "from dataclasses import dataclass\nfrom typing import Annotated\n"
+    "from maskrcnn.config import Config, Range\nfrom maskrcnn.modeling.interfaces import BACKBONES\n"
     "class MyBackbone: ...\n",
     "from maskrcnn.viz.instances": "from maskrcnn.run import Predictor\n"
     "found = Predictor('runs/mine', score=0.0)('photo.jpg')\n"

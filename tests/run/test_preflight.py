@@ -344,7 +344,7 @@ def test_a_batch_that_no_memory_holds_is_told(train: Train) -> None:
 
 
 def test_a_model_that_no_memory_holds_is_told(train: Train) -> None:
-    said = train("model.box_head.hidden=1000000000")
+    said = train("model.box_head.hidden=1000000")
     assert "the model does not fit into the memory of cpu" in said and "model.box_head.hidden" in said
 
 

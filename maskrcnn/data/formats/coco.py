@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.config.ranges import check_boxes
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Boxes, Count, any_number
 from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
@@ -23,7 +25,7 @@ from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.proposal_file import ProposalFile
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import DataError
 from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -234,17 +236,9 @@ def file_notes(path: Path, heard: Sequence[str]) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def check_num_proposals(count: int | None) -> None:
-    """
-    Raises:
-        ConfigError: it is below 1, or takes the machine down.
-    """
-    check_boxes(num_proposals=count)
-
-
 @DATASETS.register("coco")
 @dataclass(frozen=True, kw_only=True)
-class CocoConfig:
+class CocoConfig(Config):
     """A data set in COCO's json format."""
 
     #: Folder that the file names in the json are relative to.
@@ -265,46 +259,25 @@ class CocoConfig:
     #: Added to keypoints' x and y: in COCO's files they are indices of pixels, whose centres are at + 0.5
     #: (as Detectron2); 0 where they are continuous as boxes are (so takes them torchvision).
     #: ``eval.keypoint_offset`` is its counterpart in results.
-    keypoint_offset: float = 0.5
+    keypoint_offset: Annotated[float, any_number("a convention of the file, of any size")] = 0.5
     #: With keypoints, in training: drop images with fewer labelled ones, where filter_empty (Detectron2: 1;
     #: torchvision: 10).
-    min_keypoints: int = 1
+    min_keypoints: Annotated[int, Range(0)] = 1
     #: In training, drop images without an instance that trains.  Never applied in evaluation.
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
-    max_images: int | None = None
+    max_images: Count | None = None
     #: Read images outside the folder too: file names that are absolute, or that lead out of it by `..`.
     #: For jsons that you trust to name any file of this machine.  Symbolic links are always followed.
     allow_outside: bool = False
     #: Proposals for a model without RPN (Fast R-CNN): a file of `maskrcnn proposals`, or COCO results.
     proposals: Path | None = None
     #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
-    num_proposals: int | None = None
-
-    def __post_init__(self) -> None:
-        check_num_proposals(self.num_proposals)
-        if self.min_keypoints < 0:
-            raise ConfigError(f"min_keypoints is {self.min_keypoints}; it must be at least 0")
+    num_proposals: Boxes | None = None
 
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
     ) -> CocoDataset:
         """Read the json; see :class:`CocoDataset`."""
-        return CocoDataset(
-            self.images,
-            self.annotations,
-            training=training,
-            on_error=self.on_error or on_error,
-            exif=self.exif,
-            sixteen_bit=self.sixteen_bit,
-            masks=self.masks,
-            keypoints=self.keypoints,
-            keypoint_offset=self.keypoint_offset,
-            min_keypoints=self.min_keypoints,
-            filter_empty=self.filter_empty,
-            max_images=self.max_images,
-            allow_outside=self.allow_outside,
-            categories=categories,
-            proposals=self.proposals,
-            num_proposals=self.num_proposals,
-        )
+        options = self.arguments() | {"on_error": self.on_error or on_error}
+        return CocoDataset(training=training, categories=categories, **options)

@@ -10,17 +10,17 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
-from maskrcnn.config.ranges import check_range
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Boxes
 from maskrcnn.data.fault_report import OnError
-from maskrcnn.data.formats.coco import CocoDataset, check_num_proposals
+from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
-from maskrcnn.errors import ConfigError
 from maskrcnn.files import locked, unwritten, write_image, write_text
 from maskrcnn.structures.categories import Categories
 
@@ -125,7 +125,7 @@ def default_root() -> Path:
 
 @DATASETS.register("synthetic")
 @dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
+class SyntheticConfig(Config):
     """Generated shapes of six classes: disc, box, star, crescent, ring, cross."""
 
     #: easy, medium (the demo), or hard (small and crowded).
@@ -133,11 +133,11 @@ class SyntheticConfig:
     #: train or val; they share no image.
     split: Split = "train"
     #: Number of images.
-    num_images: int = 800
+    num_images: Annotated[int, Range(1, 1_000_000, "they are written to the disk first")] = 800
     #: Longer side, pixels.
-    size: int = 128
+    size: Annotated[int, Range(32, 4096, "a picture is drawn at 16 times its pixels")] = 128
     #: Seed of the pictures.
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     #: Crescents alone, each with four keypoints: belly, waist, left_tip, right_tip.
     keypoints: bool = False
     #: Folder to keep the data in; unset: in the cache folder of the user.
@@ -147,14 +147,7 @@ class SyntheticConfig:
     #: Proposals for a model without RPN, as of the type coco.
     proposals: Path | None = None
     #: At most so many proposals an image, by score; unset: 2000 in training, 1000 in evaluation.
-    num_proposals: int | None = None
-
-    def __post_init__(self) -> None:
-        check_num_proposals(self.num_proposals)
-        if self.num_images < 1 or self.size < 32 or self.seed < 0:
-            raise ConfigError("synthetic data needs num_images >= 1, size >= 32 and seed >= 0")
-        check_range(32, 4096, "a picture is drawn at 16 times its pixels", size=self.size)
-        check_range(1, 1_000_000, "they are written to the disk first", num_images=self.num_images)
+    num_proposals: Boxes | None = None
 
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None

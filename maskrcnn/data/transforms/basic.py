@@ -8,6 +8,8 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Count, NotNegative, Share
 from maskrcnn.data.interfaces import TRANSFORMS
 from maskrcnn.data.transforms.jitter import LargeScaleJitter, LargeScaleJitterConfig
 from maskrcnn.data.transforms.moving import apply_transforms, crop_to, move
@@ -19,7 +21,6 @@ from maskrcnn.data.transforms.resizing import (
     ResizeShortestEdge,
     ResizeShortestEdgeConfig,
 )
-from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample
 
 __all__ = [
@@ -104,14 +105,11 @@ class Rotate90:
 
 @TRANSFORMS.register("hflip")
 @dataclass(frozen=True, kw_only=True)
-class HorizontalFlipConfig:
+class HorizontalFlipConfig(Config):
     """Mirror left and right."""
 
     #: Probability, 0 to 1.
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_probability("hflip", self.p)
+    p: Share = 0.5
 
     def build(self) -> HorizontalFlip:
         return HorizontalFlip(self.p)
@@ -119,14 +117,11 @@ class HorizontalFlipConfig:
 
 @TRANSFORMS.register("vflip")
 @dataclass(frozen=True, kw_only=True)
-class VerticalFlipConfig:
+class VerticalFlipConfig(Config):
     """Mirror top and bottom."""
 
     #: Probability, 0 to 1.
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_probability("vflip", self.p)
+    p: Share = 0.5
 
     def build(self) -> VerticalFlip:
         return VerticalFlip(self.p)
@@ -134,14 +129,11 @@ class VerticalFlipConfig:
 
 @TRANSFORMS.register("rotate90")
 @dataclass(frozen=True, kw_only=True)
-class Rotate90Config:
+class Rotate90Config(Config):
     """Turn by 90, 180 or 270 degrees."""
 
     #: Probability of a turn, 0 to 1; 0.75 makes all four directions as likely.
-    p: float = 0.75
-
-    def __post_init__(self) -> None:
-        _check_probability("rotate90", self.p)
+    p: Share = 0.75
 
     def build(self) -> Rotate90:
         return Rotate90(self.p)
@@ -172,22 +164,17 @@ class RandomCrop:
 
 @TRANSFORMS.register("random_crop")
 @dataclass(frozen=True, kw_only=True)
-class RandomCropConfig:
+class RandomCropConfig(Config):
     """A random window; boxes that it cuts shrink to what is left of their masks."""
 
     #: Pixels; a smaller image is taken whole.
-    height: int
+    height: Count
     #: Pixels.
-    width: int
+    width: Count
     #: Probability of a crop, 0 to 1.
-    p: float = 1.0
+    p: Share = 1.0
     #: Cut instances with a shorter side than this are dropped, pixels.
-    min_side: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_probability("random_crop", self.p)
-        if min(self.height, self.width) < 1:
-            raise ConfigError(f"random_crop: {self.height}x{self.width} has no pixels")
+    min_side: NotNegative = 1.0
 
     def build(self) -> RandomCrop:
         return RandomCrop(self.height, self.width, self.p, self.min_side)
@@ -224,25 +211,15 @@ class ColorJitter:
 
 @TRANSFORMS.register("color_jitter")
 @dataclass(frozen=True, kw_only=True)
-class ColorJitterConfig:
+class ColorJitterConfig(Config):
     """Random brightness, contrast and saturation; geometry stays."""
 
     #: Factor in [1 - a, 1 + a], a in [0, 1].
-    brightness: float = 0.2
+    brightness: Share = 0.2
     #: As brightness, about the image's mean.
-    contrast: float = 0.2
+    contrast: Share = 0.2
     #: As brightness, about gray.
-    saturation: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"color_jitter: {name} is {getattr(self, name)}, it must lie in 0..1")
+    saturation: Share = 0.2
 
     def build(self) -> ColorJitter:
         return ColorJitter(self.brightness, self.contrast, self.saturation)
-
-
-def _check_probability(name: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ConfigError(f"{name}: p is {p}, a probability lies in 0..1")

@@ -9,16 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Count, Share
 from maskrcnn.data.transforms.jitter import pad_to
 from maskrcnn.data.transforms.moving import crop_to
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.errors import DataError
 from maskrcnn.structures import InstanceMasks, RawSample, Targets, rle
 
 Bitmap = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyPasteConfig:
+class CopyPasteConfig(Config):
     """Paste a random subset of another training image's objects, after the transforms of both.
 
     Ghiasi et al. 2021, section 3, without blending, which they find to make no difference.  Meant to stand
@@ -27,15 +29,9 @@ class CopyPasteConfig:
     """
 
     #: Probability that an image is pasted onto, 0 to 1.  Default 1 (ibid.); the subset may still be empty.
-    p: float = 1.0
+    p: Share = 1.0
     #: Most objects pasted, > 0; null: no limit.  Default null (ibid.).
-    max_instances: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ConfigError(f"copy_paste: p is {self.p}, a probability lies in 0..1")
-        if self.max_instances is not None and self.max_instances < 1:
-            raise ConfigError(f"copy_paste: max_instances is {self.max_instances}, it must be at least 1")
+    max_instances: Count | None = None
 
     def partner(self, images: int, rng: np.random.Generator) -> int | None:
         """Which of ``images`` images to paste from; None to leave this one alone."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
 
-from maskrcnn.config.ranges import check_range, check_sides
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Side
 from maskrcnn.data.interfaces import TRANSFORMS
 from maskrcnn.data.transforms.moving import crop_to, move, resize_to, round_side
 from maskrcnn.data.transforms.resample import RENAMED, Resample
@@ -20,6 +20,9 @@ from maskrcnn.structures import RawSample
 #: The nearest bytes to ImageNet's mean of R, G, B: after normalisation the padding is about 0, as in the
 #: paper's release, which pads normalised images with 0.  (Detectron2 pads with 128.)
 MEAN_PIXEL = (124, 116, 104)
+Byte = Annotated[int, Range(0, 255)]
+#: Factors of an image's sides.
+Scale = Annotated[float, Range(above=0, most=64, why="images of that scale fill the memory")]
 
 
 @dataclass(frozen=True)
@@ -63,31 +66,28 @@ def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, in
 
 @TRANSFORMS.register("large_scale_jitter")
 @dataclass(frozen=True, kw_only=True)
-class LargeScaleJitterConfig:
+class LargeScaleJitterConfig(Config):
     """Scale by a random factor, then crop and pad to one size; boxes that are cut shrink to what is left."""
 
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     #: (height, width) of the result, pixels (Ghiasi et al. 2021: 1024 x 1024).
-    size: tuple[int, int] = (1024, 1024)
+    size: tuple[Side, Side] = (1024, 1024)
     #: Smallest factor on "fits into size" (ibid.: 0.1; their standard jitter: 0.8).
-    min_scale: float = 0.1
+    min_scale: Scale = 0.1
     #: Largest factor (ibid.: 2.0; their standard jitter: 1.25).
-    max_scale: float = 2.0
+    max_scale: Scale = 2.0
     #: R, G, B of the padding; default ImageNet's mean pixel, about 0 after normalisation (Detectron2: 128).
-    pad_value: tuple[int, int, int] = MEAN_PIXEL
+    pad_value: tuple[Byte, Byte, Byte] = MEAN_PIXEL
     #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
     resample: Resample = "linear"
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1 or not 0 < self.min_scale <= self.max_scale:
+        super().__post_init__()
+        if self.min_scale > self.max_scale:
             raise ConfigError(
-                "large_scale_jitter needs both sides of size >= 1 and 0 < min_scale <= max_scale"
+                f"min_scale {self.min_scale} must not be greater than max_scale {self.max_scale}"
             )
-        check_sides(size=max(self.size))
-        check_range(0, 64, "images of that scale fill the memory", max_scale=math.ceil(self.max_scale))
-        if not all(0 <= value <= 255 for value in self.pad_value):
-            raise ConfigError(f"large_scale_jitter: pad_value {list(self.pad_value)} must lie in 0..255")
 
     def build(self) -> LargeScaleJitter:
         return LargeScaleJitter(*self.size, self.min_scale, self.max_scale, self.pad_value, self.resample)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from maskrcnn.config.ranges import check_sides
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Side
 from maskrcnn.data.interfaces import TRANSFORMS
 from maskrcnn.data.transforms.moving import resize_to, round_side
 from maskrcnn.data.transforms.resample import RENAMED, Resample
@@ -54,15 +55,15 @@ class ResizeShortestEdge:
 
 @TRANSFORMS.register("resize_shortest_edge")
 @dataclass(frozen=True, kw_only=True)
-class ResizeShortestEdgeConfig:
+class ResizeShortestEdgeConfig(Config):
     """Scale the shorter side to one of several lengths (multi-scale training), the longer up to a cap."""
 
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     #: Lengths to draw from, pixels; a range [first, last] with ``sample: range``.  FPN's: 800.
-    min_sizes: tuple[int, ...] = (800,)
+    min_sizes: tuple[Side, ...] = (800,)
     #: The longer side never exceeds this, pixels.  FPN's: 1333.
-    max_size: int = 1333
+    max_size: Side = 1333
     #: choice: one of min_sizes; range: any integer from the first to the last.
     sample: Literal["choice", "range"] = "choice"
     #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
@@ -71,9 +72,9 @@ class ResizeShortestEdgeConfig:
     rounding: Literal["nearest", "floor"] = "nearest"
 
     def __post_init__(self) -> None:
-        if not self.min_sizes or min(self.min_sizes) < 1 or self.max_size < 1:
-            raise ConfigError("resize_shortest_edge needs at least one min_sizes, and all lengths >= 1")
-        check_sides(max_size=self.max_size, min_sizes=max(self.min_sizes))
+        super().__post_init__()
+        if not self.min_sizes:
+            raise ConfigError("min_sizes of resize_shortest_edge must have at least one length")
         if self.sample == "range" and (len(self.min_sizes) != 2 or self.min_sizes[0] > self.min_sizes[1]):
             raise ConfigError("resize_shortest_edge with sample: range needs min_sizes: [smallest, largest]")
 
@@ -99,20 +100,15 @@ class ResizeLongest:
 
 @TRANSFORMS.register("resize_longest")
 @dataclass(frozen=True, kw_only=True)
-class ResizeLongestConfig:
+class ResizeLongestConfig(Config):
     """Scale the longer side to a length."""
 
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     #: Length of the longer side, pixels.
-    size: int
+    size: Side
     #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
     resample: Resample = "linear"
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"resize_longest: size is {self.size}, it must be at least 1")
-        check_sides(size=self.size)
 
     def build(self) -> ResizeLongest:
         return ResizeLongest(self.size, self.resample)
@@ -133,22 +129,17 @@ class Resize:
 
 @TRANSFORMS.register("resize")
 @dataclass(frozen=True, kw_only=True)
-class ResizeConfig:
+class ResizeConfig(Config):
     """Scale to one size whatever the aspect ratio."""
 
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     #: Pixels.
-    height: int
+    height: Side
     #: Pixels.
-    width: int
+    width: Side
     #: linear: OpenCV's; area: averages when shrinking; antialias: smooths when shrinking, as PIL's bilinear.
     resample: Resample = "linear"
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ConfigError(f"resize: {self.height}x{self.width} has no pixels")
-        check_sides(height=self.height, width=self.width)
 
     def build(self) -> Resize:
         return Resize(self.height, self.width, self.resample)

@@ -9,6 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.interfaces import NECKS, Neck
 from maskrcnn.modeling.norms import ConvNorm, NormName
@@ -72,11 +74,11 @@ class FPN(Neck):
 
 @NECKS.register("fpn")
 @dataclass(frozen=True, kw_only=True)
-class FPNConfig:
+class FPNConfig(Config):
     """A feature pyramid; see :class:`FPN`."""
 
     #: Channels of every level (Lin et al. 2017, section 3: 256).
-    out_channels: int = 256
+    out_channels: Width = 256
     #: Normalisation after each convolution; none in the paper, gn in the GN recipes (Wu & He 2018).
     norm: NormName | None = None
     #: p6 for the RPN's largest anchors: p5 subsampled by 2, or none.
@@ -92,6 +94,7 @@ class FPNConfig:
             b != 2 * a for a, b in pairwise(values)
         ):
             raise ConfigError(
-                f"neck fpn needs backbone levels c2, c3, ... whose strides double; it got {strides}"
+                "model.backbone.outputs: model.neck fpn needs levels called c2, c3, ... whose strides double;"
+                f" model.backbone gives {strides}"
             )
-        return FPN(channels, strides, out_channels=self.out_channels, norm=self.norm, top=self.top)
+        return FPN(channels, strides, **self.arguments())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Width
 from maskrcnn.modeling.interfaces import NECKS, Neck
 from maskrcnn.modeling.norms import ConvNorm, NormName
 
@@ -52,19 +53,14 @@ class Reduce(Neck):
 
 @NECKS.register("reduce")
 @dataclass(frozen=True, kw_only=True)
-class ReduceConfig:
+class ReduceConfig(Config):
     """A 1x1 convolution a level; see :class:`Reduce`."""
 
     #: Channels of every level.
-    out_channels: int = 256
+    out_channels: Width = 256
     #: Normalisation after the convolution, or none.
     norm: NormName | None = None
 
     def build(self, channels: dict[str, int], strides: dict[str, int]) -> Reduce:
-        """
-        Raises:
-            ConfigError: ``out_channels`` is below 1.
-        """
-        if self.out_channels < 1:
-            raise ConfigError(f"neck.out_channels is {self.out_channels}; it must be at least 1")
-        return Reduce(channels, strides, out_channels=self.out_channels, norm=self.norm)
+        """See :class:`Reduce`."""
+        return Reduce(channels, strides, **self.arguments())

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Width
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.backbones.blocks import BLOCKS, initialise, make_stage, stage_channels
+from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.modeling.norms import NormName, conv_norm, make_norm
@@ -111,7 +113,7 @@ class ResNet(Backbone):
 
 @BACKBONES.register("resnet")
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(Config):
     """A ResNet; see :class:`ResNet`.
 
     ResNeXt-50-32x4d is depth 50, groups 32, width_per_group 4; ResNeXt-101-32x8d is depth 101, groups 32,
@@ -125,14 +127,14 @@ class ResNetConfig:
     #: ImageNet weights: a torchvision checkpoint file of the same depth (its ``fc`` layer is left out).
     weights: Path | None = None
     #: 0 = train everything, 1 = freeze the stem, 2 = stem and c2 (Detectron2's default), ... 5 = all.
-    freeze_at: int = 2
+    freeze_at: Annotated[int, Range(0, 5)] = 2
     #: Stem channels; 64 is the published network, smaller ones are for tests.
-    width: int = 64
+    width: Width = 64
     #: Groups of the bottlenecks' 3x3 convolutions ("cardinality", Xie et al. 2017, table 1).
-    groups: int = 1
+    groups: Width = 1
     #: Channels of each such group in c2 (ibid.), doubled from stage to stage; scaled by ``width / 64``, at
     #: least 1.
-    width_per_group: int = 64
+    width_per_group: Width = 64
     #: Levels to return.
     outputs: tuple[Level, ...] = LEVELS
     #: Stride in the first 1x1 convolution of a bottleneck (original release) and not in its 3x3; depth >= 50.
@@ -146,53 +148,36 @@ class ResNetConfig:
     def build(self) -> ResNet:
         """
         Raises:
-            ConfigError: a key is out of range, or two contradict each other.
+            ConfigError: two keys contradict each other.
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        if self.depth not in BLOCKS:
-            raise ConfigError(f"backbone.depth is {self.depth}; choose one of {', '.join(map(str, BLOCKS))}")
-        if not 0 <= self.freeze_at <= 5:
-            raise ConfigError(f"backbone.freeze_at is {self.freeze_at}; it must be 0 to 5")
-        for name in ("width", "groups", "width_per_group"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"backbone.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.outputs:
-            raise ConfigError("backbone.outputs is empty; name at least one of c2, c3, c4, c5")
+            raise ConfigError("model.backbone.outputs is empty; name at least one of c2, c3, c4, c5")
         if self.depth < 50 and (self.groups, self.width_per_group, self.dilated_c5) != (1, 64, False):
             raise ConfigError(
-                "backbone.groups, width_per_group and dilated_c5 belong to bottleneck blocks; set"
-                f" backbone.depth to 50, 101 or 152 (it is {self.depth})"
+                "model.backbone.groups, model.backbone.width_per_group and model.backbone.dilated_c5 belong"
+                " to bottleneck blocks; set"
+                f" model.backbone.depth to 50, 101 or 152 (it is {self.depth})"
             )
         if self.depth < 50 and self.stride_in_1x1:
             raise ConfigError(
-                "backbone.stride_in_1x1 moves the stride of bottleneck blocks, which a ResNet of depth"
-                f" {self.depth} has none of; leave it out, or set backbone.depth to 50, 101 or 152"
+                "model.backbone.stride_in_1x1 moves the stride of bottleneck blocks, which a ResNet of depth"
+                f" {self.depth} has none of; leave it out, or set model.backbone.depth to 50, 101 or 152"
             )
         if self.dilated_c5 and "c5" not in self.outputs:
             raise ConfigError(
-                "backbone.dilated_c5 changes c5, which backbone.outputs leaves out; add it there"
+                "model.backbone.dilated_c5 changes c5, which model.backbone.outputs leaves out; add it there"
             )
         if self.zero_init_residual and self.norm == "frozen_bn":
             raise ConfigError(
-                "backbone.zero_init_residual needs a norm that trains; with frozen_bn the blocks would stay"
-                " the identity for ever. Set backbone.norm to bn, sync_bn or gn"
+                "model.backbone.zero_init_residual needs a norm that trains; with frozen_bn the blocks would"
+                " stay the identity for ever. Set model.backbone.norm to bn, sync_bn or gn"
             )
-        model = ResNet(
-            self.depth,
-            norm=self.norm,
-            width=self.width,
-            groups=self.groups,
-            width_per_group=self.width_per_group,
-            outputs=self.outputs,
-            freeze_at=self.freeze_at,
-            stride_in_1x1=self.stride_in_1x1,
-            dilated_c5=self.dilated_c5,
-            zero_init_residual=self.zero_init_residual,
-        )
+        model = ResNet(**self.arguments("weights"))
         if self.weights is not None:
             absent = (f"layer{i}." for i in range(len(model.stages) + 1, 5))
             load_imagenet_weights(model, self.weights, ("fc.", *absent))
         return model
 
 
-__all__ = ["BLOCKS", "Depth", "ResNet", "ResNetConfig"]
+__all__ = ["Depth", "ResNet", "ResNetConfig"]

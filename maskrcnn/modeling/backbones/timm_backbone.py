@@ -6,16 +6,20 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import any_number
 from maskrcnn.errors import CheckpointError, ConfigError, few
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
-Options = Mapping[str, bool | int | float | str]
+_ANY = any_number("arguments of timm's own")
+TimmOption = bool | Annotated[int, _ANY] | Annotated[float, _ANY] | str
+Options = Mapping[str, TimmOption]
 
 
 class TimmBackbone(Backbone):
@@ -49,8 +53,8 @@ class TimmBackbone(Backbone):
         indices = {f"c{s.bit_length() - 1}": i for i, s in _levels(net) if s.bit_count() == 1}
         if not outputs or not set(outputs) <= set(indices):
             raise ConfigError(
-                f"backbone.outputs is [{', '.join(outputs)}], but timm's {name} gives [{', '.join(indices)}];"
-                " name levels from the latter"
+                f"model.backbone.outputs is [{', '.join(outputs)}], but timm's {name} gives"
+                f" [{', '.join(indices)}]; name levels from the latter"
             )
         wanted = [i for level, i in indices.items() if level in outputs]
         if wanted != [i for i, _ in _levels(net)]:
@@ -71,17 +75,19 @@ class TimmBackbone(Backbone):
         try:
             import timm  # optional, and slow to import
         except ImportError:
-            raise ConfigError("backbone.type timm needs the timm library: pip install timm") from None
+            raise ConfigError("model.backbone.type timm needs the timm library: pip install timm") from None
         if not timm.is_model(self.name):
             near = difflib.get_close_matches(self.name, timm.list_models(), n=3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
-            raise ConfigError(f"backbone.name {self.name!r} is no model of timm {timm.__version__}.{hint}")
+            raise ConfigError(
+                f"model.backbone.name {self.name!r} is no model of timm {timm.__version__}.{hint}"
+            )
         try:
             return timm.create_model(self.name, pretrained=False, **arguments, **self.options)
         except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"timm cannot build {self.name} as a backbone ({type(error).__name__}: {error});"
-                " choose another backbone.name, or change backbone.options"
+                " change model.backbone.options, or choose another model.backbone.name"
             ) from error
 
     def _part(self, name: str) -> nn.Module:
@@ -89,7 +95,9 @@ class TimmBackbone(Backbone):
             part: nn.Module = self.net.get_submodule(name)
         except AttributeError:
             names = few((n for n, _ in self.net.named_children()), 20)
-            raise ConfigError(f"backbone.freeze names {name!r}, but {self.name} has [{names}]") from None
+            raise ConfigError(
+                f"model.backbone.freeze names {name!r}, but {self.name} has [{names}]"
+            ) from None
         return part
 
     def train(self, mode: bool = True) -> TimmBackbone:
@@ -123,7 +131,7 @@ class TimmBackbone(Backbone):
         problem = mismatch(whole, source)
         if problem:
             raise CheckpointError(
-                f"{path}: these weights do not fit timm's {self.name}: {problem}. Check backbone.name"
+                f"{path}: these weights do not fit timm's {self.name}: {problem}. Check model.backbone.name"
             )
         fitting = {own[_flat(name)]: value for name, value in source.items() if _flat(name) in own}
         self.net.load_state_dict(fitting, strict=False)
@@ -141,7 +149,7 @@ def _flat(name: str) -> str:
 
 @BACKBONES.register("timm")
 @dataclass(frozen=True, kw_only=True)
-class TimmConfig:
+class TimmConfig(Config):
     """A model of the timm library; see :class:`TimmBackbone`."""
 
     #: timm's name, such as convnext_tiny; ``timm.list_models()`` lists them.
@@ -156,7 +164,7 @@ class TimmConfig:
     frozen_bn: bool = True
     #: Further arguments of timm's create_model, such as {strict_img_size: false} for Swin Transformers and
     #: {dynamic_img_size: true} for ViTs, which else read one image size only.
-    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    options: dict[str, TimmOption] = field(default_factory=dict)
 
     def build(self) -> TimmBackbone:
         """
@@ -164,13 +172,7 @@ class TimmConfig:
             ConfigError: timm is not installed, does not know the model, or it has no such level or part.
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        model = TimmBackbone(
-            self.name,
-            outputs=self.outputs,
-            freeze=self.freeze,
-            frozen_bn=self.frozen_bn,
-            options=self.options,
-        )
+        model = TimmBackbone(**self.arguments("weights"))
         if self.weights is not None:
             model.load_weights(self.weights)
         return model

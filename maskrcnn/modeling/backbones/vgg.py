@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Width
 from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
@@ -63,31 +65,27 @@ class VGG16(Backbone):
 
 @BACKBONES.register("vgg16")
 @dataclass(frozen=True, kw_only=True)
-class VGG16Config:
+class VGG16Config(Config):
     """VGG16; see :class:`VGG16`."""
 
     #: ImageNet weights: torchvision's vgg16 checkpoint file (its ``classifier`` is left out).
     weights: Path | None = None
     #: Stages that are not trained, 0 to 5 (Girshick 2015, section 4.5: conv3_1 and up are trained, so 2).
-    freeze_at: int = 2
+    freeze_at: Annotated[int, Range(0, 5)] = 2
     #: Channels of the first stage; 64 is the published network, smaller ones are for tests.
-    width: int = 64
+    width: Width = 64
     #: c4 = conv5_3 at stride 16; c5 = after the fifth pooling, stride 32.
     outputs: tuple[VGGLevel, ...] = ("c4",)
 
     def build(self) -> VGG16:
         """
         Raises:
-            ConfigError: a key is out of range.
+            ConfigError: ``outputs`` is empty.
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        if not 0 <= self.freeze_at <= 5:
-            raise ConfigError(f"backbone.freeze_at is {self.freeze_at}; it must be 0 to 5")
-        if self.width < 1:
-            raise ConfigError(f"backbone.width is {self.width}; it must be at least 1")
         if not self.outputs:
-            raise ConfigError("backbone.outputs is empty; name c4, c5 or both")
-        model = VGG16(width=self.width, outputs=self.outputs, freeze_at=self.freeze_at)
+            raise ConfigError("model.backbone.outputs is empty; name c4, c5 or both")
+        model = VGG16(**self.arguments("weights"))
         if self.weights is not None:
             load_imagenet_weights(model, self.weights, ("classifier.",))
         return model

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
 from maskrcnn.modeling.interfaces import BOX_HEADS, BoxHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
@@ -87,65 +89,45 @@ class TwoFCBoxHead(BoxHead):
 
 @BOX_HEADS.register("two_fc")
 @dataclass(frozen=True, kw_only=True)
-class TwoFCBoxHeadConfig:
+class TwoFCBoxHeadConfig(Config):
     """Two fully connected layers; the head of the FPN models."""
 
     #: Width of both layers (Lin et al. 2017, section 4.2: 1024).
-    hidden: int = 1024
+    hidden: Width = 1024
     #: Side of the pooled features (ibid.: 7).
-    pool_size: int = 7
+    pool_size: Cells = 7
     #: Part of both layers' outputs that training drops, 0 to below 1; none in the FPN models.
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> TwoFCBoxHead:
-        """
-        Raises:
-            ConfigError: a value is out of range.
-        """
-        if min(self.hidden, self.pool_size) < 1:
-            raise ConfigError("model.box_head: hidden and pool_size must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.box_head.dropout is {self.dropout}; it must be from 0 to below 1")
-        return TwoFCBoxHead(
-            channels,
-            num_classes,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            dropout=self.dropout,
-            class_agnostic=self.class_agnostic,
-        )
+        """See :class:`TwoFCBoxHead`."""
+        return TwoFCBoxHead(channels, num_classes, **self.arguments())
 
 
 @BOX_HEADS.register("vgg_fc")
 @dataclass(frozen=True, kw_only=True)
-class VGGBoxHeadConfig:
+class VGGBoxHeadConfig(Config):
     """VGG-16's own fc6 and fc7 with dropout (Girshick 2015, section 2.2), as ``fc1`` and ``fc2``."""
 
     #: ImageNet weights: a torchvision vgg16 checkpoint file, usually the backbone's; none = random.
     weights: Path | None = None
     #: Width of both layers (Simonyan & Zisserman 2014, table 1: 4096); smaller ones are for tests.
-    hidden: int = 4096
+    hidden: Width = 4096
     #: Side of the pooled features (Girshick 2015, section 2.2: 7).
-    pool_size: int = 7
+    pool_size: Cells = 7
     #: Part of both layers' outputs that training drops, 0 to below 1 (0.5 in VGG and in Fast R-CNN).
-    dropout: float = 0.5
+    dropout: Annotated[float, Range(0, below=1)] = 0.5
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> TwoFCBoxHead:
         """
         Raises:
-            ConfigError: a value is out of range.
             CheckpointError: ``weights`` cannot be read or does not fit.
         """
-        head = TwoFCBoxHeadConfig(
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            dropout=self.dropout,
-            class_agnostic=self.class_agnostic,
-        ).build(channels, num_classes)
+        head = TwoFCBoxHead(channels, num_classes, **self.arguments("weights"))
         if self.weights is not None:
             load_vgg_classifier(head.fc1, head.fc2, self.weights)
         return head
@@ -204,47 +186,30 @@ class ConvFCBoxHead(BoxHead):
 
 @BOX_HEADS.register("conv_fc")
 @dataclass(frozen=True, kw_only=True)
-class ConvFCBoxHeadConfig:
+class ConvFCBoxHeadConfig(Config):
     """Four convolutions and a fully connected layer; the head of the GN and from-scratch models.
 
     With ``norm: gn`` it is Detectron2's, with ``norm: bn`` that of torchvision's v2 models.
     """
 
     #: 3x3 convolutions (Wu & He 2018, section 4.2: 4).
-    convs: int = 4
+    convs: Layers = 4
     #: Their channels (Detectron2, torchvision: 256).
-    width: int = 256
+    width: Width = 256
     #: Fully connected layers after them (Wu & He 2018, section 4.2: 1).
-    fcs: int = 1
+    fcs: Layers = 1
     #: Their width (Detectron2, torchvision: 1024).
-    hidden: int = 1024
+    hidden: Width = 1024
     #: Side of the pooled features.
-    pool_size: int = 7
+    pool_size: Cells = 7
     #: Normalisation after the convolutions.
     norm: NormName | None = None
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> ConvFCBoxHead:
-        """
-        Raises:
-            ConfigError: a value is out of range.
-        """
-        if min(self.convs, self.fcs) < 0 or min(self.width, self.hidden, self.pool_size) < 1:
-            raise ConfigError(
-                "model.box_head: convs and fcs must be at least 0, width, hidden and pool_size at least 1"
-            )
-        return ConvFCBoxHead(
-            channels,
-            num_classes,
-            convs=self.convs,
-            width=self.width,
-            fcs=self.fcs,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            class_agnostic=self.class_agnostic,
-        )
+        """See :class:`ConvFCBoxHead`."""
+        return ConvFCBoxHead(channels, num_classes, **self.arguments())
 
 
 class LinearBoxHead(BoxHead):
@@ -271,21 +236,14 @@ class LinearBoxHead(BoxHead):
 
 @BOX_HEADS.register("linear")
 @dataclass(frozen=True, kw_only=True)
-class LinearBoxHeadConfig:
+class LinearBoxHeadConfig(Config):
     """Global average pooling and the two output layers; the head of the C4 models, after ``roi_trunk``."""
 
     #: Side of the features that it averages.
-    pool_size: int = 7
+    pool_size: Cells = 7
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> LinearBoxHead:
-        """
-        Raises:
-            ConfigError: ``pool_size`` is below 1.
-        """
-        if self.pool_size < 1:
-            raise ConfigError(f"model.box_head.pool_size is {self.pool_size}; it must be at least 1")
-        return LinearBoxHead(
-            channels, num_classes, pool_size=self.pool_size, class_agnostic=self.class_agnostic
-        )
+        """See :class:`LinearBoxHead`."""
+        return LinearBoxHead(channels, num_classes, **self.arguments())

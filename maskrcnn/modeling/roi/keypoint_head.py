@@ -6,13 +6,14 @@ Legend: R = RoIs, J = keypoints, M = side of the heat maps (56), A = side of a R
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.roi.losses import wide
@@ -199,47 +200,28 @@ class ConvKeypointHead(KeypointHead):
 
 @KEYPOINT_HEADS.register("conv")
 @dataclass(frozen=True, kw_only=True)
-class ConvKeypointHeadConfig:
+class ConvKeypointHeadConfig(Config):
     """Eight convolutions, a deconvolution and an enlargement, 14x14 to 56x56 (He et al. 2017, section 5)."""
 
     #: J, keypoints an instance; COCO's persons have 17.
-    num_keypoints: int = 17
+    num_keypoints: Annotated[int, Range(1, 10_000, "no instance has so many keypoints")] = 17
     #: 3x3 convolutions.
-    convs: int = 8
+    convs: Layers = 8
     #: Their channels.
-    width: int = 512
+    width: Width = 512
     #: Side of the pooled features; the heat maps are four times as large.
-    pool_size: int = 14
+    pool_size: Cells = 14
     #: Normalisation after the 3x3 convolutions; none in the paper.
     norm: NormName | None = None
     #: Factor of the loss, > 0.
-    loss_weight: float = 1.0
+    loss_weight: Positive = 1.0
     #: What the sum over keypoints of a batch is divided by, > 0.  Unset: the number of visible ones, as
     #: Detectron2 by default and torchvision.  Detectron's own: images a device x J x sampled RoIs x 0.25.
-    normalizer: float | None = None
+    normalizer: Positive | None = None
     #: The score of a predicted keypoint: logit, the height of its heat map (torchvision); or probability,
     #: about 0 to 1, the softmax there (Detectron2).  COCO's AP reads neither.
     scores: Scores = "logit"
 
     def build(self, channels: int) -> ConvKeypointHead:
-        """
-        Raises:
-            ConfigError: a value is out of range.
-        """
-        if self.convs < 0 or min(self.num_keypoints, self.width, self.pool_size) < 1:
-            raise ConfigError(
-                "model.keypoint_head: convs must be >= 0, num_keypoints, width and pool_size at least 1"
-            )
-        if self.loss_weight <= 0 or (self.normalizer is not None and self.normalizer <= 0):
-            raise ConfigError("model.keypoint_head: loss_weight and normalizer must be greater than 0")
-        return ConvKeypointHead(
-            channels,
-            self.num_keypoints,
-            convs=self.convs,
-            width=self.width,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            loss_weight=self.loss_weight,
-            normalizer=self.normalizer,
-            scores=self.scores,
-        )
+        """See :class:`ConvKeypointHead`."""
+        return ConvKeypointHead(channels, **self.arguments())

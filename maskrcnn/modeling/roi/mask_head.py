@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS, MaskHead
 from maskrcnn.modeling.norms import ConvNorm, NormName
 from maskrcnn.modeling.roi.decode import own_class
@@ -111,18 +112,18 @@ class FCNMaskHead(PixelMaskHead):
 
 @MASK_HEADS.register("fcn")
 @dataclass(frozen=True, kw_only=True)
-class FCNMaskHeadConfig:
+class FCNMaskHeadConfig(Config):
     """Four convolutions and a deconvolution, 14x14 to 28x28 (He et al. 2017, figure 4 right).
 
     ``convs: 0, pool_size: 7`` after ``roi_trunk`` is the C4 form, 7x7 to 14x14 (ibid., left).
     """
 
     #: 3x3 convolutions; 0 in the C4 form.
-    convs: int = 4
+    convs: Layers = 4
     #: Channels of all hidden layers.
-    width: int = 256
+    width: Width = 256
     #: Side of the pooled features; the masks are twice as large.
-    pool_size: int = 14
+    pool_size: Cells = 14
     #: Normalisation after the 3x3 convolutions; none in the paper, gn in the GN recipes.
     norm: NormName | None = None
     #: sigmoid = a mask a class, which do not compete; softmax = one label a pixel (He et al. 2017, table 2b).
@@ -131,19 +132,5 @@ class FCNMaskHeadConfig:
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> FCNMaskHead:
-        """
-        Raises:
-            ConfigError: a size is out of range.
-        """
-        if self.convs < 0 or min(self.width, self.pool_size) < 1:
-            raise ConfigError("model.mask_head: convs must be >= 0, width and pool_size at least 1")
-        return FCNMaskHead(
-            channels,
-            num_classes,
-            convs=self.convs,
-            width=self.width,
-            pool_size=self.pool_size,
-            norm=self.norm,
-            loss=self.loss,
-            class_agnostic=self.class_agnostic,
-        )
+        """See :class:`FCNMaskHead`."""
+        return FCNMaskHead(channels, num_classes, **self.arguments())

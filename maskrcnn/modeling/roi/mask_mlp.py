@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.errors import ConfigError
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Cells, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS
 from maskrcnn.modeling.roi.box_head import xavier
 from maskrcnn.modeling.roi.mask_head import MaskLoss, PixelMaskHead
@@ -56,7 +58,7 @@ class MLPMaskHead(PixelMaskHead):
 
 @MASK_HEADS.register("mlp")
 @dataclass(frozen=True, kw_only=True)
-class MLPMaskHeadConfig:
+class MLPMaskHeadConfig(Config):
     """The fully connected head of He et al. 2017, table 2e: 1024-1024-80x28x28, or one layer more.
 
     The table lists the widths that the layers give (as its "256-256-256-256-256-80" lists the four
@@ -65,32 +67,18 @@ class MLPMaskHeadConfig:
     """
 
     #: Hidden layers (He et al. 2017, table 2e: 2 and 3).
-    fcs: int = 2
+    fcs: Annotated[int, Range(1, 1000, "no memory holds so many layers")] = 2
     #: Their width (ibid.: 1024).
-    hidden: int = 1024
+    hidden: Width = 1024
     #: Side of the pooled features (14, that of the FCN).
-    pool_size: int = 14
+    pool_size: Cells = 14
     #: Side of the masks (He et al. 2017, table 2e: 28).
-    mask_size: int = 28
+    mask_size: Cells = 28
     #: sigmoid = a mask a class, which do not compete; softmax = one label a pixel (He et al. 2017, table 2b).
     loss: MaskLoss = "sigmoid"
     #: One mask for all classes instead of one a class (He et al. 2017, section 4.2).
     class_agnostic: bool = False
 
     def build(self, channels: int, num_classes: int) -> MLPMaskHead:
-        """
-        Raises:
-            ConfigError: a size is below 1.
-        """
-        if min(self.fcs, self.hidden, self.pool_size, self.mask_size) < 1:
-            raise ConfigError("model.mask_head: fcs, hidden, pool_size and mask_size must be at least 1")
-        return MLPMaskHead(
-            channels,
-            num_classes,
-            fcs=self.fcs,
-            hidden=self.hidden,
-            pool_size=self.pool_size,
-            mask_size=self.mask_size,
-            loss=self.loss,
-            class_agnostic=self.class_agnostic,
-        )
+        """See :class:`MLPMaskHead`."""
+        return MLPMaskHead(channels, num_classes, **self.arguments())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.config.ranges import check_boxes
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Boxes, NotNegative, Share
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.interfaces import (
@@ -30,55 +32,41 @@ from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois
 from maskrcnn.structures import Detections, Targets, clip_boxes
 from maskrcnn.structures.seeds import image_seeds
 
-#: What a further head cannot be called, besides attributes of :class:`RoIHeads`: parts of the model, losses
-#: (``loss_<name>``), and keys of a record.
-TAKEN_NAMES = frozenset(
-    (
-        *("config", "num_classes", "sampler", "head_names", "trunk", "box_pooler", "box_head", "box_heads"),
-        *("mask_head", "keypoint_head", "box_cls", "box_reg", "rpn_cls", "rpn_box", "mask", "keypoint"),
-        *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "segmentation", "keypoints"),
-        *("file_name", "file_name_hex", "category"),
-    )
-)
-
 
 @dataclass(frozen=True, kw_only=True)
-class RoIHeadsConfig:
+class RoIHeadsConfig(Config):
     """Sampling, losses and decoding of the second stage; defaults are Detectron2's for FPN."""
 
     #: Feature levels that the heads pool from, finest first.
     levels: tuple[str, ...] = ("p2", "p3", "p4", "p5")
     #: RoIs sampled an image (Lin et al. 2017, section 4.2: 512).
-    samples: int = 512
+    samples: Boxes = 512
     #: At most this part of them foreground (Girshick 2015, section 2.3).
-    positive_fraction: float = 0.25
+    positive_fraction: Share = 0.25
     #: A RoI is foreground from this IoU on (ibid.).
-    positive_iou: float = 0.5
+    positive_iou: Share = 0.5
     #: A RoI is background below this IoU (Detectron2, torchvision: 0.5).
-    negative_iou: float = 0.5
+    negative_iou: Share = 0.5
     #: ... and never trained on below this one (Girshick 2015, section 2.3: 0.1; Detectron2, torchvision: 0).
-    background_iou: float = 0.0
+    background_iou: Share = 0.0
     #: Factors of dx, dy, dw, dh, about 1 / their standard deviations (Girshick's Fast R-CNN release).
     box_weights: Weights = (10.0, 10.0, 5.0, 5.0)
     #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
     box_loss: BoxLoss = "smooth_l1"
     #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision.
-    beta: float = 0.0
+    beta: NotNegative = 0.0
     #: Keep detections of a score above this.
-    score_threshold: float = 0.05
+    score_threshold: Share = 0.05
     #: NMS threshold in each class.
-    nms_threshold: float = 0.5
+    nms_threshold: Share = 0.5
     #: Most detections of an image.
-    max_detections: int = 100
+    max_detections: Boxes = 100
     #: Drop boxes with a side below this, pixels (Detectron2: 0, drops none; torchvision: 1e-2).
-    min_size: float = 0.0
+    min_size: NotNegative = 0.0
     #: Which peer's rounding guards the choice of the pyramid level (differs at exact powers of 2 only).
     level_rule: LevelRule = "detectron2"
     #: Several box heads in a row, or one.
     cascade: CascadeConfig | None = None
-
-    def __post_init__(self) -> None:
-        check_boxes(samples=self.samples, max_detections=self.max_detections)
 
     @property
     def num_stages(self) -> int:
@@ -101,20 +89,18 @@ class RoIHeadsConfig:
             heads: the other heads by name; each is given its name and pooler.
 
         Raises:
-            ConfigError: a value is out of range, or a head does not fit the trunk.
+            ConfigError: values contradict each other, or a head does not fit the trunk.
         """
-        for name in (
-            "positive_fraction", "positive_iou", "negative_iou", "background_iou", "score_threshold",
-            "nms_threshold",
-        ):  # fmt: skip
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"model.roi.{name} is {getattr(self, name)}; it must be from 0 to 1")
         if self.negative_iou > self.positive_iou:
             raise ConfigError("model.roi.negative_iou must not be greater than model.roi.positive_iou")
         if self.background_iou > self.negative_iou:
             raise ConfigError("model.roi.background_iou must not be greater than model.roi.negative_iou")
-        if min(self.box_weights) <= 0:
-            raise ConfigError("model.roi.box_weights must be greater than 0")
+        cells = [strides[level] for level in self.levels]
+        if any(b not in (a, 2 * a) for a, b in pairwise(cells)):
+            raise ConfigError(
+                f"model.roi.levels [{', '.join(self.levels)}] have strides {cells}, and a RoI's size chooses"
+                " among levels that follow each other: name them finest first, and leave none out between"
+            )
         if self.cascade is not None:
             self.cascade.check(self.positive_iou, trunk is not None)
 
@@ -132,7 +118,30 @@ class RoIHeadsConfig:
         for name, head in heads.items():
             key = name if name in ("mask_head", "keypoint_head") else f"heads.{name}"
             head.name, head.pooler = name, pooler(key, head.pool_size)
-        return RoIHeads(self, num_classes, box_pooler, box_heads, heads, trunk=trunk)
+        return RoIHeads(
+            num_classes,
+            box_pooler,
+            box_heads,
+            heads,
+            trunk=trunk,
+            stage_ious=None if self.cascade is None else self.cascade.ious,
+            stage_weights=(self.box_weights,) if self.cascade is None else self.cascade.box_weights,
+            **self.arguments("levels", "box_weights", "level_rule", "cascade"),
+        )
+
+
+#: What a further head cannot be called, besides attributes of :class:`RoIHeads`: parts of the model, losses
+#: (``loss_<name>``), and keys of a record.
+TAKEN_NAMES = frozenset(
+    (
+        *RoIHeadsConfig.__dataclass_fields__,
+        *("num_classes", "sampler", "head_names", "trunk", "box_pooler", "box_head", "box_heads"),
+        *("stage_ious", "stage_weights"),
+        *("mask_head", "keypoint_head", "box_cls", "box_reg", "rpn_cls", "rpn_box", "mask", "keypoint"),
+        *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "segmentation", "keypoints"),
+        *("file_name", "file_name_hex", "category"),
+    )
+)
 
 
 class RoIHeads(nn.Module):
@@ -143,7 +152,6 @@ class RoIHeads(nn.Module):
     boxes the last one's; the other heads read those.  All this as Detectron2.
 
     Args:
-        config: thresholds and counts, and the cascade's.
         num_classes: K, without background.
         box_pooler: of the box heads.
         box_heads: one a stage; those of a cascade give class-agnostic deltas.
@@ -151,6 +159,9 @@ class RoIHeads(nn.Module):
         sampler: which RoIs to train on; replaceable, for tests and experiments.
         trunk: layers between the poolers and the heads.  The heads then share the features of the sampled
             RoIs in training (He et al. 2017, figure 4 left).
+        stage_ious: from which IoU on a RoI of each stage is foreground; None: no cascade.
+        stage_weights: factors of the deltas of each stage.
+        samples and the rest: see :class:`RoIHeadsConfig`.
     """
 
     mask_head: MaskHead | None
@@ -159,7 +170,6 @@ class RoIHeads(nn.Module):
 
     def __init__(
         self,
-        config: RoIHeadsConfig,
         num_classes: int,
         box_pooler: Pooler,
         box_heads: Sequence[BoxHead],
@@ -167,19 +177,39 @@ class RoIHeads(nn.Module):
         sampler: Sampler = balanced_sample,
         *,
         trunk: RoITrunk | None = None,
+        stage_ious: Sequence[float] | None,
+        stage_weights: Sequence[Weights],
+        samples: int,
+        positive_fraction: float,
+        positive_iou: float,
+        negative_iou: float,
+        background_iou: float,
+        box_loss: BoxLoss,
+        beta: float,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+        min_size: float,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.stage_ious, self.stage_weights = stage_ious, tuple(stage_weights)
+        self.samples, self.positive_fraction = samples, positive_fraction
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.background_iou = background_iou
+        self.box_loss: BoxLoss = box_loss
+        self.beta = beta
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.max_detections, self.min_size = max_detections, min_size
         self.num_classes = num_classes
         self.sampler = sampler
         self.head_names = tuple(heads)
         # Checkpoints know parameters by these names, and an optimizer's state by their order.
         self.box_pooler = box_pooler
-        if config.cascade is None:
+        if stage_ious is None:
             (self.box_head,) = box_heads
         for name, part in ({"mask_head": None, "trunk": trunk, "keypoint_head": None} | dict(heads)).items():
             setattr(self, name, part)
-        if config.cascade is not None:
+        if stage_ious is not None:
             self.box_heads = nn.ModuleList(box_heads)
 
     @property
@@ -190,9 +220,8 @@ class RoIHeads(nn.Module):
     @property
     def box_stages(self) -> list[tuple[BoxHead, Weights]]:
         """The box heads, each with the weights of its box coder."""
-        if self.config.cascade is None:
-            return [(self.box_head, self.config.box_weights)]
-        return list(zip(self.box_heads, self.config.cascade.box_weights, strict=True))  # type: ignore[arg-type]
+        heads = [self.box_head] if self.stage_ious is None else self.box_heads
+        return list(zip(heads, self.stage_weights, strict=True))  # type: ignore[arg-type]
 
     def losses(
         self,
@@ -229,7 +258,7 @@ class RoIHeads(nn.Module):
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
         """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
-        c = self.config
+        c = self
         of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
             sample_rois(
@@ -255,14 +284,14 @@ class RoIHeads(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of every stage, and the pooled features that the last one read."""
-        cascade, stages = self.config.cascade, self.box_stages
+        ious, stages = self.stage_ious, self.box_stages
         losses: dict[str, Tensor] = {}
         boxes = [s.boxes for s in samples]
         pooled = boxes[0]
         for i, (head, weights) in enumerate(stages):
-            if cascade is not None and i > 0:
+            if ious is not None and i > 0:
                 samples = [
-                    relabel(box, target, size, iou=cascade.ious[i], num_classes=self.num_classes)
+                    relabel(box, target, size, iou=ious[i], num_classes=self.num_classes)
                     for box, target, size in zip(boxes, targets, image_sizes, strict=True)
                 ]
             rois = [s.boxes for s in samples]
@@ -272,7 +301,7 @@ class RoIHeads(nn.Module):
             read = scale_gradient(pooled, 1.0 / len(stages)) if len(stages) > 1 else pooled
             logits, deltas = head(read)
             found = self._losses_of(logits, deltas, samples, targets, weights)
-            suffix = "" if cascade is None else f"_stage{i + 1}"
+            suffix = "" if ious is None else f"_stage{i + 1}"
             losses |= {name + suffix: value for name, value in found.items()}
             if i + 1 < len(stages):
                 boxes = _decode(deltas.detach(), rois, weights)
@@ -292,7 +321,7 @@ class RoIHeads(nn.Module):
         own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
         boxes = torch.cat([s.positive_boxes for s in samples])
         truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        c = self.config
+        c = self
         return {
             "loss_box_cls": class_loss(logits, labels),
             "loss_box_reg": box_regression_loss(
@@ -323,7 +352,7 @@ class RoIHeads(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Classes and boxes of every image."""
-        c, stages = self.config, self.box_stages
+        c, stages = self, self.box_stages
         rois, scores = proposals, []
         for i, (head, weights) in enumerate(stages):
             logits, deltas = head(features.pool(self.box_pooler, rois))

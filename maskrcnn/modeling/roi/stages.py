@@ -6,11 +6,12 @@ Cai & Vasconcelos 2018, "Cascade R-CNN: Delving into High Quality Object Detecti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from maskrcnn.config import Config, Range
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights
 from maskrcnn.modeling.matching import match_boxes
@@ -19,7 +20,7 @@ from maskrcnn.structures import Targets, clip_boxes, large_enough
 
 
 @dataclass(frozen=True, kw_only=True)
-class CascadeConfig:
+class CascadeConfig(Config):
     """Box heads in a row, each trained on the last one's boxes at a higher IoU (Cai & Vasconcelos 2018).
 
     The box heads need class-agnostic deltas (``model.box_head.class_agnostic: true``).
@@ -27,7 +28,7 @@ class CascadeConfig:
 
     #: A RoI of a stage is foreground from this IoU on, else background (Cai & Vasconcelos 2018, section
     #: 4.2); the first is that of the sampling, model.roi.positive_iou.
-    ious: tuple[float, ...] = (0.5, 0.6, 0.7)
+    ious: tuple[Annotated[float, Range(above=0, most=1)], ...] = (0.5, 0.6, 0.7)
     #: In place of model.roi.box_weights, a stage each: later stages correct smaller errors (ibid., section
     #: 4.1; the values of the authors' release and of Detectron2).
     box_weights: tuple[Weights, ...] = (
@@ -39,13 +40,11 @@ class CascadeConfig:
     def check(self, positive_iou: float, has_trunk: bool) -> None:
         """
         Raises:
-            ConfigError: a value is out of range or does not fit the others.
+            ConfigError: a value does not fit the others.
         """
         key = "model.roi.cascade"
         if not self.ious or len(self.ious) != len(self.box_weights):
-            raise ConfigError(f"{key}: ious and box_weights need one entry a stage, and at least one")
-        if not all(0 < iou <= 1 for iou in self.ious) or min(map(min, self.box_weights)) <= 0:
-            raise ConfigError(f"{key}: ious must be greater than 0 and at most 1, box_weights greater than 0")
+            raise ConfigError(f"{key}.ious and {key}.box_weights need one entry a stage, and at least one")
         if self.ious[0] != positive_iou:
             raise ConfigError(
                 f"{key}.ious starts with {self.ious[0]}, but the RoIs are sampled at model.roi.positive_iou"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
@@ -72,7 +73,7 @@ class Res5Trunk(RoITrunk):
 
 @ROI_TRUNKS.register("res5")
 @dataclass(frozen=True, kw_only=True)
-class Res5TrunkConfig:
+class Res5TrunkConfig(Config):
     """The fifth stage of the model's ResNet; see :class:`Res5Trunk`."""
 
     #: paper = RoIs of 7 x 7, stride 1 (He et al. 2017, figure 4); detectron2 = RoIs of 14 x 14, stride 2.
@@ -101,17 +102,8 @@ class Res5TrunkConfig:
                 f"model.roi_trunk res5 reads the backbone's c4 with {wanted} channels, but RoIs are pooled"
                 f" from {channels}; set model.neck to null and model.roi.levels to [c4]"
             )
-        trunk = Res5Trunk(
-            self.c4,
-            backbone.depth,
-            norm=backbone.norm,
-            width=backbone.width,
-            groups=backbone.groups,
-            width_per_group=backbone.width_per_group,
-            stride_in_1x1=backbone.stride_in_1x1,
-            zero_init_residual=backbone.zero_init_residual,
-            frozen=backbone.freeze_at >= 5,
-        )
+        layers = backbone.arguments("weights", "outputs", "freeze_at", "dilated_c5")
+        trunk = Res5Trunk(self.c4, **layers, frozen=backbone.freeze_at >= 5)
         if backbone.weights is not None:
             others = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "fc.")
             load_imagenet_weights(trunk, backbone.weights, others)

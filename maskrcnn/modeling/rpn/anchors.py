@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrcnn.config import Config
+from maskrcnn.config.ranges import Positive, Share
 from maskrcnn.errors import ConfigError
 
 
@@ -139,18 +141,18 @@ class AnchorGenerator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorConfig:
+class AnchorConfig(Config):
     """Anchor shapes; the defaults are FPN's (Lin et al. 2017, section 4.1)."""
 
     #: Sizes (square root of the area, pixels) of each level, finest first.
-    sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     #: Height / width.
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     #: (width, height) of every anchor of each level, pixels, in place of sizes and ratios: for a checkpoint
     #: whose anchors are none of theirs, as those that its framework rounded.
-    boxes: tuple[tuple[tuple[float, float], ...], ...] | None = None
+    boxes: tuple[tuple[tuple[Positive, Positive], ...], ...] | None = None
     #: Position of the centre in its cell, 0 to 1 (Detectron2 and torchvision: 0).
-    offset: float = 0.0
+    offset: Share = 0.0
     #: Round corners to whole pixels (torchvision; Detectron2 does not).
     rounded: bool = False
     #: Step by the level's stride; false: by padded image size // cells (torchvision).
@@ -162,14 +164,11 @@ class AnchorConfig:
             ConfigError: the sizes do not fit the levels.
         """
         if self.boxes is not None:
-            sides = [side for level in self.boxes for box in level for side in box]
-            if len(self.boxes) != len(strides) or len({len(b) for b in self.boxes}) != 1 or not sides:
+            if len(self.boxes) != len(strides) or len({len(b) for b in self.boxes}) != 1 or not self.boxes[0]:
                 raise ConfigError(
                     f"model.rpn.anchors.boxes needs a list for each of the {len(strides)} levels of"
                     " model.rpn.levels, all of the same length, at least 1"
                 )
-            if min(sides) <= 0:
-                raise ConfigError("model.rpn.anchors.boxes: width and height must be greater than 0")
         elif len(self.sizes) != len(strides):
             raise ConfigError(
                 f"model.rpn.anchors.sizes has {len(self.sizes)} entries for {len(strides)} levels (strides"
@@ -177,17 +176,7 @@ class AnchorConfig:
             )
         if len({len(s) for s in self.sizes}) != 1 or not self.sizes[0] or not self.ratios:
             raise ConfigError(
-                "model.rpn.anchors: every level needs the same number (at least 1) of sizes, and at least one"
-                " ratio, because the levels share one head"
+                "model.rpn.anchors.sizes and model.rpn.anchors.ratios: every level needs the same number (at"
+                " least 1) of sizes, and at least one ratio, because the levels share one head"
             )
-        if min(min(s) for s in self.sizes) <= 0 or min(self.ratios) <= 0:
-            raise ConfigError("model.rpn.anchors: sizes and ratios must be greater than 0")
-        return AnchorGenerator(
-            self.sizes,
-            self.ratios,
-            strides,
-            offset=self.offset,
-            rounded=self.rounded,
-            true_stride=self.true_stride,
-            boxes=self.boxes,
-        )
+        return AnchorGenerator(strides=strides, **self.arguments())

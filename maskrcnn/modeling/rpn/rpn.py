@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.config.ranges import check_boxes
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
@@ -22,9 +23,11 @@ from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
 
+NormalizeBy = Literal["capacity", "sampled"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class RPNConfig:
+class RPNConfig(Config):
     """The region proposal network; defaults are Detectron2's for FPN."""
 
     #: Feature levels that it reads, finest first.
@@ -32,48 +35,39 @@ class RPNConfig:
     #: Anchor shapes.
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     #: 3x3 convolutions of the head (Ren et al. 2015, section 3.1: 1; torchvision's v2 models: 2).
-    convs: int = 1
+    convs: Annotated[int, Range(1, 1000, "no memory holds so many layers")] = 1
     #: Their channels; none = as many as the levels have (Detectron2; the VGG-16 of the paper: 512).
-    width: int | None = None
+    width: Width | None = None
     #: An anchor is positive from this IoU on (Ren et al. 2015, section 3.1.2).
-    positive_iou: float = 0.7
+    positive_iou: Share = 0.7
     #: An anchor is negative below this IoU (ibid.).
-    negative_iou: float = 0.3
+    negative_iou: Share = 0.3
     #: Anchors sampled an image (ibid., section 3.1.3).
-    samples: int = 256
+    samples: Boxes = 256
     #: At most this part of them positive (ibid.: up to 1:1).
-    positive_fraction: float = 0.5
+    positive_fraction: Share = 0.5
     #: smooth_l1 of the deltas, or giou of the decoded boxes (Rezatofighi et al. 2019).
     box_loss: BoxLoss = "smooth_l1"
     #: Width of smooth L1's quadratic part; 0 = L1 (Detectron2), 1/9 in torchvision and the original.
-    beta: float = 0.0
+    beta: NotNegative = 0.0
     #: Divide the losses by `samples` x images (Detectron2) or by the anchors really sampled (torchvision).
-    normalize_by: Literal["capacity", "sampled"] = "capacity"
+    normalize_by: NormalizeBy = "capacity"
     #: Proposals of a level that enter NMS, in training (Detectron2: 2000).
-    pre_nms_train: int = 2000
+    pre_nms_train: Boxes = 2000
     #: ... and in evaluation (Detectron2: 1000).
-    pre_nms_test: int = 1000
+    pre_nms_test: Boxes = 1000
     #: Proposals of an image that leave NMS, in training (Detectron2: 1000; torchvision: 2000).
-    post_nms_train: int = 1000
+    post_nms_train: Boxes = 1000
     #: ... and in evaluation (1000 in both).
-    post_nms_test: int = 1000
+    post_nms_test: Boxes = 1000
     #: NMS threshold (Ren et al. 2015, section 3.3).
-    nms_threshold: float = 0.7
+    nms_threshold: Share = 0.7
     #: Drop proposals with a side below this, pixels (Detectron2: only empty ones; torchvision: 1e-3).
-    min_size: float = 0.0
+    min_size: NotNegative = 0.0
     #: Drop proposals of an objectness below this (0 in both).
-    min_score: float = 0.0
+    min_score: Share = 0.0
     #: NMS sorts by logit (Detectron2) or by probability (torchvision), whose float32 saturates beyond 17.
     rank_by: RankBy = "logit"
-
-    def __post_init__(self) -> None:
-        check_boxes(
-            samples=self.samples,
-            pre_nms_train=self.pre_nms_train,
-            pre_nms_test=self.pre_nms_test,
-            post_nms_train=self.post_nms_train,
-            post_nms_test=self.post_nms_test,
-        )
 
     def build(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> RPN:
         """
@@ -81,19 +75,14 @@ class RPNConfig:
             channels, strides: of the features, by level name.
 
         Raises:
-            ConfigError: a level does not exist, the levels differ in channels, or a value is out of range.
+            ConfigError: a level does not exist, the levels differ in channels, or two values do not fit.
         """
         check_levels("model.rpn.levels", self.levels, channels)
-        for name in ("positive_iou", "negative_iou", "positive_fraction", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"model.rpn.{name} is {getattr(self, name)}; it must be from 0 to 1")
         if self.negative_iou > self.positive_iou:
             raise ConfigError("model.rpn.negative_iou must not be greater than model.rpn.positive_iou")
-        if self.convs < 1 or (self.width is not None and self.width < 1):
-            raise ConfigError("model.rpn: convs and width must be at least 1")
         anchors = self.anchors.build([strides[level] for level in self.levels])
         head = RPNHead(channels[self.levels[0]], anchors.per_cell, convs=self.convs, width=self.width)
-        return RPN(self, anchors, head)
+        return RPN(anchors, head, **self.arguments("anchors", "convs", "width"))
 
 
 def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -> None:
@@ -104,7 +93,7 @@ def check_levels(key: str, levels: Sequence[str], channels: Mapping[str, int]) -
     unknown = [level for level in levels if level not in channels]
     if unknown or not levels:
         raise ConfigError(
-            f"{key} is [{', '.join(levels)}], but the backbone and neck give [{', '.join(channels)}];"
+            f"{key} is [{', '.join(levels)}], but model.neck and model.backbone give [{', '.join(channels)}];"
             " name levels from the latter"
         )
     if len({channels[level] for level in levels}) > 1:
@@ -118,20 +107,49 @@ class RPN(nn.Module):
     """Features -> proposals, and in training the losses.
 
     Args:
-        config: thresholds and counts.
-        anchors: the anchors of the levels in ``config.levels``.
+        anchors: the anchors of the levels in ``levels``.
         head: the sliding network.
         sampler: which anchors to train on; replaceable, for tests and experiments.
+        levels and the rest: see :class:`RPNConfig`.
     """
 
     def __init__(
-        self, config: RPNConfig, anchors: AnchorGenerator, head: RPNHead, sampler: Sampler = balanced_sample
+        self,
+        anchors: AnchorGenerator,
+        head: RPNHead,
+        sampler: Sampler = balanced_sample,
+        *,
+        levels: Sequence[str],
+        positive_iou: float,
+        negative_iou: float,
+        samples: int,
+        positive_fraction: float,
+        box_loss: BoxLoss,
+        beta: float,
+        normalize_by: NormalizeBy,
+        pre_nms_train: int,
+        pre_nms_test: int,
+        post_nms_train: int,
+        post_nms_test: int,
+        nms_threshold: float,
+        min_size: float,
+        min_score: float,
+        rank_by: RankBy,
     ) -> None:
         super().__init__()
-        self.config = config
         self.anchors = anchors
         self.head = head
         self.sampler = sampler
+        self.levels = tuple(levels)
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.samples, self.positive_fraction = samples, positive_fraction
+        self.box_loss: BoxLoss = box_loss
+        self.beta = beta
+        self.normalize_by = normalize_by
+        self.pre_nms_train, self.pre_nms_test = pre_nms_train, pre_nms_test
+        self.post_nms_train, self.post_nms_test = post_nms_train, post_nms_test
+        self.nms_threshold, self.min_size, self.min_score = nms_threshold, min_size, min_score
+        self.rank_by: RankBy = rank_by
 
     def forward(
         self,
@@ -149,7 +167,7 @@ class RPN(nn.Module):
         proposals, _ = self._select(batch, anchors, logits, deltas, training=targets is not None)
         if targets is None:
             return proposals, {}
-        index = self.anchors.index([features[level] for level in self.config.levels])
+        index = self.anchors.index([features[level] for level in self.levels])
         of_images = image_seeds(seeds, len(targets), index.device)
         keys = torch.stack([random_keys(seed, ANCHORS, index) for seed in of_images])
         return proposals, self.losses(anchors, logits, deltas, targets, keys)
@@ -162,7 +180,7 @@ class RPN(nn.Module):
         self, batch: ImageBatch, features: Mapping[str, Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Anchors, logits and deltas a level."""
-        levels = [features[level] for level in self.config.levels]
+        levels = [features[level] for level in self.levels]
         logits, deltas = self.head(levels)
         return self.anchors(levels, batch.padded_size, batch.tensor.dtype), logits, deltas
 
@@ -175,7 +193,7 @@ class RPN(nn.Module):
         *,
         training: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        c = self.config
+        c = self
         return select_proposals(
             anchors,
             [level.detach() for level in logits],
@@ -203,7 +221,7 @@ class RPN(nn.Module):
             anchors, logits, deltas: a level, as the head gives them.
             keys: int64 [N, A_all], of the sampling.
         """
-        c = self.config
+        c = self
         wanted = anchor_targets(
             torch.cat(list(anchors)),
             [t.boxes for t in targets],

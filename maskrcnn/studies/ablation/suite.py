@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
-from maskrcnn.config import did_you_mean, load_traced
+from maskrcnn.config import Config, Range, did_you_mean, load_traced
+from maskrcnn.config.ranges import Share
 from maskrcnn.config.reader import find_config
 from maskrcnn.config.shipped import shipped_configs
 from maskrcnn.errors import ConfigError, UserError
@@ -24,7 +26,7 @@ _METRIC = re.compile(r"\w+/\w+(@\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class Variant(Config):
     """One row of the table."""
 
     #: Its name in the table and, with other characters than letters, digits and ._+- as "-", its folder's.
@@ -38,7 +40,7 @@ class Variant:
     #: Part of a plain run; the others join in with --full.  Default true.
     core: bool = True
     #: What the source reports, by metric, in [0, 1].
-    published: dict[str, float] = field(default_factory=dict)
+    published: dict[str, Share] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -46,19 +48,17 @@ class Variant:
         return re.sub(r"[^A-Za-z0-9._+]+", "-", self.label).strip("-.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.slug:
             raise ValueError(f"label {self.label!r} needs a letter or a digit")
         if self.slug.lower() in _TAKEN:
             raise ValueError(f"label {self.label!r} is the name of a part of the report")
         _check_metrics("published", self.published)
-        for metric, value in self.published.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"published: {metric} must be in [0, 1], got {value}")
         _check_set(self.set)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite:
+class Suite(Config):
     """Variants of one recipe that are trained and compared."""
 
     #: Heading of the report.
@@ -76,13 +76,14 @@ class Suite:
     #: Label of the row that the others are compared with; null: the first.  Default null.
     reference: str | None = None
     #: Every variant is trained once with each.  Default 0, 1, 2.
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, Range(0)], ...] = (0, 1, 2)
     #: Figures of the table, as ``kind/name``; above 100 detections as ``segm/AP@200``.
     metrics: tuple[str, ...] = _METRICS
     #: Validation images drawn under each variant, >= 0.  Default 4.
-    pictures: int = 4
+    pictures: Annotated[int, Range(0)] = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.variants or not self.seeds:
             raise ValueError("variants and seeds must each have at least one entry")
         for name in ("label", "slug"):
@@ -92,13 +93,9 @@ class Suite:
                 raise ValueError(f"variants: two of them have the {name} {twice[0]!r}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: one of them is named twice")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
         if len(set(self.metrics)) != len(self.metrics):
             raise ValueError("metrics: one of them is named twice")
         _check_set(self.set)
-        if self.pictures < 0:
-            raise ValueError(f"pictures must be >= 0, got {self.pictures}")
         _check_metrics("metrics", self.metrics)
         if not self.metrics:
             raise ValueError("metrics must have at least one entry")

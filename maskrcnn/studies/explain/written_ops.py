@@ -68,7 +68,12 @@ def _value(text: str, option: str, value: str, spec: Spec) -> object:
     problems = Problems()
     found = build(spec, Scalar(parse_plain(value), value, Origin(text)), option, problems)
     most = _MOST.get(option)
-    if most is not None and spec == Leaf(int) and (problems or not 0 <= found <= most):
+    if (
+        most is not None
+        and isinstance(spec, Leaf)
+        and spec.kind is int
+        and (problems or not 0 <= found <= most)
+    ):
         raise UserError(f"{text}: {option} is a whole number from 0 to {most}, not {value!r}")
     problems.raise_if_any()
     return found

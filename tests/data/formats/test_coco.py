@@ -21,7 +21,7 @@ import torch
 from pycocotools.coco import COCO
 
 from maskrcnn.data import Categories, CocoConfig, CocoDataset
-from maskrcnn.errors import DataError
+from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.structures.rle import encode
 from tests.data.files import SIZE, changed, coco, square, with_exif, write_coco
 
@@ -538,8 +538,10 @@ def test_config_builds_and_its_own_on_error_comes_first(tmp_path: Path) -> None:
         config.build(True, on_error="raise")
     own = CocoConfig(images=images, annotations=annotations, on_error="skip")
     assert len(own.build(True, on_error="raise").report) == 1
+    with pytest.raises(ConfigError, match="max_images must be > 0, got 0"):
+        CocoConfig(images=images, annotations=annotations, max_images=0)
     with pytest.raises(DataError, match="at least 1"):
-        CocoConfig(images=images, annotations=annotations, max_images=0).build(False)
+        CocoDataset(images, annotations, max_images=0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

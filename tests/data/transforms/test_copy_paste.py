@@ -121,7 +121,7 @@ def test_the_subset_is_random_in_number_and_choice() -> None:
 
 
 def test_bad_values_and_data_without_masks_are_told() -> None:
-    for values, message in (({"p": 2.0}, "p is 2.0"), ({"max_instances": 0}, "max_instances is 0")):
+    for values, message in (({"p": 2.0}, "p must be"), ({"max_instances": 0}, "max_instances must be > 0")):
         with pytest.raises(ConfigError, match=message):
             CopyPasteConfig(**values)  # type: ignore[arg-type]
     bare = scene(BELOW, 100, "rle")

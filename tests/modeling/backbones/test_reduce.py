@@ -32,5 +32,5 @@ def test_a_norm_takes_the_place_of_the_bias() -> None:
 
 
 def test_no_channels_is_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"neck.out_channels is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match="out_channels must be >= 1, got 0"):
         ReduceConfig(out_channels=0).build({"c4": 3}, {"c4": 16})

@@ -148,11 +148,11 @@ def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 20}, "depth is 20"),
-        ({"freeze_at": 6}, "freeze_at is 6"),
-        ({"width": 0}, "width is 0"),
-        ({"groups": 0}, "groups is 0"),
-        ({"width_per_group": 0}, "width_per_group is 0"),
+        ({"depth": 20}, "depth must be one of 18, 34"),
+        ({"freeze_at": 6}, r"freeze_at must be in \[0, 5\]"),
+        ({"width": 0}, "width must be >= 1"),
+        ({"groups": 0}, "groups must be >= 1"),
+        ({"width_per_group": 0}, "width_per_group must be >= 1"),
         ({"outputs": ()}, "outputs is empty"),
         ({"depth": 34, "groups": 32}, "bottleneck blocks"),
         ({"depth": 18, "dilated_c5": True}, "bottleneck blocks"),

@@ -81,8 +81,8 @@ def test_a_classifier_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freeze_at": -1}, "freeze_at is -1"),
-        ({"width": 0}, "width is 0"),
+        ({"freeze_at": -1}, r"freeze_at must be in \[0, 5\]"),
+        ({"width": 0}, "width must be >= 1"),
         ({"outputs": ()}, "outputs is empty"),
     ],
 )

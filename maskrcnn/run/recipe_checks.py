@@ -1,0 +1,103 @@
+"""What a recipe alone tells: parts of the model that do not fit, and evaluations that it cannot have.
+
+Nothing is computed, no weights are read and no operators built: the model lives on the meta device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn.config import Loaded
+from maskrcnn.config.nodes import Problems, join
+from maskrcnn.engine.best import check_metric, metric_names
+from maskrcnn.errors import UserError
+from maskrcnn.evaluation.oks import choose_sigmas
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
+from maskrcnn.recipe import Recipe, load_traced_recipe
+from maskrcnn.run import setup
+
+#: Classes of the model that is tried; how many there are is known from the data alone.
+_CLASSES = 2
+
+
+def load_checked_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """:func:`maskrcnn.recipe.load_recipe`, for a training: also what does not fit is told by its place.
+
+    Raises:
+        ConfigError: as there, and as :func:`check_recipe`.
+    """
+    loaded = load_traced_recipe(path, overrides)
+    check_recipe(loaded, evaluation=False)  # which waits for all else that is told before the first step
+    return loaded.value
+
+
+def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str]:
+    """Whether the model can be built and, with ``evaluation``, its evaluation be had; nothing is read.
+
+    Returns:
+        Doubts, a sentence each: files of weights that are not there (now, on this machine), and a part of
+        one's own that cannot be built on the meta device.
+
+    Raises:
+        ConfigError: what does not fit, a line each, by file:line:column of the first key that it names.
+    """
+    recipe = loaded.value
+    problems = Problems()
+    doubts = [
+        f"{loaded.origin(key)}: {key}: there is no file {path}"
+        for key, path in _weights(recipe)
+        if not path.exists()
+    ]
+
+    model: MaskRCNN | None = None
+    try:
+        model = build_without_memory(recipe)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
+    except Exception as error:  # of a plugin's part, which may need real tensors
+        doubts.append(
+            "whether the parts of the model fit shows at the start of training: built without memory, it ends"
+            f" in {type(error).__name__}: {error}"
+        )
+    if evaluation and recipe.data.val is not None:
+        try:
+            _check_evaluation(recipe, model)
+        except UserError as error:
+            problems.add(loaded.blame(str(error)), "", str(error))
+    problems.raise_if_any()
+    return doubts
+
+
+def build_without_memory(recipe: Recipe) -> MaskRCNN:
+    """The recipe's model on the meta device; torch's random generator stays as it is.
+
+    Raises:
+        ConfigError: the parts do not fit.
+    """
+    with torch.device("meta"):
+        return without_weights(recipe.model).build(_CLASSES)
+
+
+def _check_evaluation(recipe: Recipe, model: MaskRCNN | None) -> None:
+    kinds = setup.iou_types(recipe)
+    check_metric(recipe.eval.best_metric, metric_names(kinds, recipe.model.roi.max_detections))
+    if model is not None and model.roi.keypoint_head is not None and "keypoints" in kinds:
+        choose_sigmas(recipe.eval.sigmas, model.roi.keypoint_head.num_keypoints)
+
+
+def _weights(part: Any, path: str = "") -> Iterator[tuple[str, Path]]:
+    """The files of weights that a config names, by key path."""
+    for item in fields(part):
+        key, value = join(path, item.name), getattr(part, item.name)
+        for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            at = join(key, name) if name else key
+            if is_dataclass(inner):
+                yield from _weights(inner, at)
+            elif item.name == "weights" and isinstance(inner, Path):
+                yield at, inner
