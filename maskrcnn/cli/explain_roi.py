@@ -182,7 +182,8 @@ def _stride(text: str) -> Stride:
 
 
 def _boxes(args: argparse.Namespace) -> Boxes:
-    from maskrcnn.data.transforms.basic import ResizeShortestEdge
+    from maskrcnn.data.interfaces import as_transform
+    from maskrcnn.data.transforms.resizing import ResizeShortestEdge
     from maskrcnn.studies.explain.scaled_boxes import Resize, load_boxes, resize_of
 
     fixed: Resize | None = None
@@ -209,7 +210,7 @@ def _boxes(args: argparse.Namespace) -> Boxes:
     if config is None:
         raise UserError(f"{args.data}: data.val is not set, so there is no --split val")
     dataset = config.build(training=args.split != "val")
-    transforms = [transform.build() for transform in recipe.data.eval_transforms]
+    transforms = [as_transform(transform) for transform in recipe.data.eval_transforms]
     resize = fixed or resize_of(transforms, f"{args.data}: data.eval_transforms")
     return load_boxes(dataset.annotation_file, resize, image_ids=list(dataset.image_ids))
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from maskrcnn.data import Categories, Dataset, Transform
+from maskrcnn.data.doctor import find_doubts
+from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
@@ -25,7 +26,7 @@ from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories
-from maskrcnn.run.all_doubts import tell_doubts
+from maskrcnn.structures.categories import Categories
 from maskrcnn.weights.restore import restore_model
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
 
     data = one_first(ranks, read)
     if ranks.is_main:
-        tell_doubts(data.train, data.val)
+        for doubt in find_doubts(data.train, data.val):
+            logger.warning("%s", doubt)
     return data
 
 
@@ -118,15 +120,15 @@ def main_alone(ranks: Ranks, work: Callable[[], object]) -> None:
 
 
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
-    """The recipe's transforms, built.
+    """The recipe's transforms.
 
     Raises:
         ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong.
     """
-    configs = recipe.data.train_transforms if training else recipe.data.eval_transforms
-    for index, what in [] if training else not_undoable(configs):
+    transforms = recipe.data.train_transforms if training else recipe.data.eval_transforms
+    for index, what in [] if training else not_undoable(transforms):
         raise ConfigError(f"data.eval_transforms.{index}: {what}")
-    return [config.build() for config in configs]
+    return [as_transform(transform) for transform in transforms]
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:

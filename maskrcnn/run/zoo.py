@@ -10,7 +10,7 @@ from typing import Any
 from maskrcnn.config.shipped import shipped_recipes
 from maskrcnn.data.synthetic.dataset import SyntheticConfig
 from maskrcnn.data.synthetic.shapes import SHAPES
-from maskrcnn.data.transforms.basic import ResizeShortestEdgeConfig
+from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.recipe import Recipe, load_recipe
@@ -161,7 +161,7 @@ def _size(recipe: Recipe) -> tuple[int, int]:
     if isinstance(recipe.data.val, SyntheticConfig):
         return recipe.data.val.size, recipe.data.val.size
     for transform in recipe.data.eval_transforms:
-        if isinstance(transform, ResizeShortestEdgeConfig):
+        if isinstance(transform, ResizeShortestEdge):
             return transform.min_sizes[0], transform.min_sizes[0] * SIZE[1] // SIZE[0]
     return SIZE
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -55,6 +56,15 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = ~cut | ((sides >= min_side) & (sides > 0)).all(1)
     return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
+
+
+def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, int]) -> RawSample:
+    """The sample on a canvas of ``height`` x ``width`` pixels (at least its own), at the upper left."""
+    h, w = sample.size
+    if (h, w) == (height, width):
+        return sample
+    image = cv2.copyMakeBorder(sample.image, 0, height - h, 0, width - w, cv2.BORDER_CONSTANT, value=value)
+    return move(sample, image, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
 
 
 def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskrcnn.data.transforms.basic import HorizontalFlip, Resize, ResizeShortestEdge
+from maskrcnn.data.transforms.basic import HorizontalFlip
+from maskrcnn.data.transforms.resizing import Resize, ResizeShortestEdge
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
