@@ -135,7 +135,7 @@ def check_told(err: str, run: Path) -> None:
 
 
 def check_whole(run: Path, straight: Path, *, kept: Collection[int] = (3, 6)) -> None:
-    """The run's end is that of one whose disk always had room, but for its best among those that were kept."""
+    """The run's end is that of one whose disk always had room, but for its best: that of those kept."""
     evaluations = [r for r in read_metrics(straight / "metrics.jsonl") if r["kind"] == "eval"]
     best = max((r for r in evaluations if r["step"] in kept), key=lambda r: float(r["segm/AP"]))
     assert last(run).best == {"segm/AP": best["segm/AP"], "step": best["step"]}
