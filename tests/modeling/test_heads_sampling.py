@@ -103,7 +103,7 @@ def test_training_with_dropout_resumes_to_the_bit(tmp_path: Path) -> None:
     def run(first: int, steps: int, folder: Path, checkpoint: Checkpoint | None = None) -> Checkpoint:
         torch.manual_seed(first + 123)  # a new process has another state
         model = Dropping()
-        model.load_state_dict(start if checkpoint is None else checkpoint.model)
+        model.load_state_dict(start)
         trainer(model, folder, total_steps=steps, resume=checkpoint).fit(batches(first))
         return load(folder / "last.pt")
 
