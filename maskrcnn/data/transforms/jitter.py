@@ -11,8 +11,7 @@ import numpy as np
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Side
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.moving import crop_to, pad_to, resize_to, round_side
-from maskrcnn.data.transforms.resample import RENAMED, Resample
+from maskrcnn.data.transforms.moving import RENAMED, Resample, crop_to, pad_to, resize_to, round_side
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample
 

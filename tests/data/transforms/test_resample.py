@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskrcnn.data import TRANSFORMS, RawSample
-from maskrcnn.data.transforms.resample import resample
+from maskrcnn.data.transforms.moving import resample
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets
 
 SIZES = [(20, 30), (41, 61), (13, 90), (80, 17), (160, 240), (1, 1)]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import RawSample, Transform
-from maskrcnn.data.interfaces import TRANSFORMS
+from maskrcnn.data.interfaces import TRANSFORMS, as_transform
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, Rotate90, VerticalFlip
 from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from maskrcnn.data.transforms.moving import crop_to, pad_to, resize_to
 from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
-from maskrcnn.data.transforms.undoing import resizes_only
+from maskrcnn.data.transforms.undoing import not_undoable, resizes_only
 
 BUILT_IN = [
     (Resize(90, 31), True),
@@ -100,3 +100,20 @@ def test_what_a_transform_says_of_itself_counts() -> None:
             raise AssertionError("it was tried")
 
     assert resizes_only(Own())
+
+
+def test_a_plugins_config_of_before_is_what_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transforms were once made by a config with ``build()``, and a plugin's may be so still."""
+
+    @dataclass(frozen=True)
+    class PadConfig:
+        def build(self) -> Transform:
+            return letterbox
+
+    monkeypatch.setitem(TRANSFORMS._entries, "pad_of_before", PadConfig)
+    config = TRANSFORMS.make("pad_of_before")
+    assert as_transform(config) is letterbox
+    ((place, sentence),) = not_undoable([Resize(20, 20), config])
+    assert place == 1 and sentence.startswith("pad_of_before moves or cuts the picture")
+    flip = HorizontalFlip(0.5)
+    assert as_transform(flip) is flip
