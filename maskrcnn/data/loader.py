@@ -122,9 +122,6 @@ class _Batches(Sequence[list[Draw]]):
     def __getitem__(self, i: Any) -> Any:
         return self.schedule.batch(range(self.first, self.last)[i], self.rank)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.schedule.batch(step, self.rank) for step in range(self.first, self.last))
-
 
 class BatchLoader:
     """Iterates over batches; ``len`` of it is their number (at most, where unreadable images are skipped).
@@ -147,7 +144,7 @@ class BatchLoader:
     ) -> None:
         self.dataset = dataset
         #: Whether the run was asked to stop: then a batch that does not come is not waited for any longer.
-        self.stopping: Callable[[], bool] = _never
+        self.stopping: Callable[[], bool] = lambda: False
         self._batches = batches
         options: dict[str, Any] = {}
         if workers and sys.platform.startswith("linux"):
@@ -259,7 +256,3 @@ def eval_loader(
 
 def _as_is(item: Any) -> Any:
     return item
-
-
-def _never() -> bool:
-    return False

@@ -56,7 +56,7 @@ def test_a_new_figure_takes_the_lines_that_are_shown(tmp_path: Path) -> None:
     (diff,) = blocks(ROOT / "CONTRIBUTING.md", "diff")
     copy = tmp_path / "maskrcnn"
     shutil.copytree(ROOT / "maskrcnn", copy, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    files = re.split(r"^--- a/(.+)\n", diff, flags=re.MULTILINE)[1:]
+    files = re.split(r"^--- (.+)\n", diff, flags=re.MULTILINE)[1:]
     assert len(files) == 2 * 2
     for name, lines in zip(files[::2], files[1::2], strict=True):
         old = "".join(line[1:] + "\n" for line in lines.splitlines() if line[0] in "- ")

@@ -305,3 +305,17 @@ def test_a_forked_process_listens_at_a_file_of_its_own() -> None:
     os.close(reading)
     os.close(writing)
     assert theirs != file()
+
+
+def test_a_plugin_adds_a_doubt_about_any_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for each data set, and told which one trains; one of no json is none of ours' business."""
+
+    def alone(dataset: Any, train: Any) -> list[Doubt]:
+        place = "train" if dataset is train else "val"
+        return [Doubt("alone", place, "images", len(dataset), len(dataset), "images", (), (), "add more")]
+
+    monkeypatch.setitem(DOUBTS._entries, "alone", alone)
+    found = list(find_doubts([0], [0, 1]))  # type: ignore[arg-type]
+    assert [(d.where, d.count) for d in found] == [("train", 1), ("val", 2)]
+    assert str(found[0]) == "train: images: 1 of 1 images; add more"
+    assert [d.where for d in find_doubts(None, [0])] == ["val"]  # type: ignore[arg-type]
