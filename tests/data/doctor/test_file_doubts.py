@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader
-from maskrcnn.data.doctor import find_doubts, split_doubts
+from maskrcnn.data.doctor import DOUBTS, Doubt, find_doubts, split_doubts
 from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
