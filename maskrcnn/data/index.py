@@ -221,7 +221,7 @@ class AnnotationIndex:
                 sizes.append(parts)
                 polygons += len(parts)
             instance_ends.append(polygons)
-        return InstanceMasks.from_packed(
+        return InstanceMasks(
             height,
             width,
             np.concatenate(points).reshape(-1, 2) if points else np.zeros((0, 2)),

@@ -15,6 +15,11 @@ from maskrcnn.structures import InstanceMasks, clip_boxes, rle
 HEIGHT, WIDTH = 60, 80
 
 
+def cropped(masks: InstanceMasks, x0: float, y0: float, w: int, h: int) -> InstanceMasks:
+    """In the frame of ``w`` x ``h`` pixels whose corner is (x0, y0)."""
+    return masks.transform([[1, 0, -x0], [0, 1, -y0]], h, w)
+
+
 def polygon(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> list[float]:
     angles = np.sort(rng.random(9)) * 2 * np.pi
     radii = radius * (0.4 + 0.6 * rng.random(9))
@@ -67,9 +72,9 @@ TURNS: dict[str, Turn] = {
     "rotate 1": (lambda m: m.rotate90(1), lambda b: b.rot90(1, (1, 2))),
     "rotate 2": (lambda m: m.rotate90(2), lambda b: b.rot90(2, (1, 2))),
     "rotate 3": (lambda m: m.rotate90(3), lambda b: b.rot90(3, (1, 2))),
-    "crop": (lambda m: m.translate_crop(10, 5, 50, 40), lambda b: b[:, 5:45, 10:60]),
+    "crop": (lambda m: cropped(m, 10, 5, 50, 40), lambda b: b[:, 5:45, 10:60]),
     "hflip, crop, rotate": (
-        lambda m: m.hflip(WIDTH).translate_crop(3, 2, 70, 50).rotate90(1),
+        lambda m: cropped(m.hflip(WIDTH), 3, 2, 70, 50).rotate90(1),
         lambda b: b.flip(2)[:, 2:52, 3:73].rot90(1, (1, 2)),
     ),
 }

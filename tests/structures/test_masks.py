@@ -18,6 +18,7 @@ from tests.structures.instances import (
     HEIGHT,
     TURNS,
     WIDTH,
+    cropped,
     draw_bitmaps,
     make_segmentations,
     polygon,
@@ -73,7 +74,7 @@ def test_turned_polygons_stay_near_the_turned_bitmaps(
 
 
 def test_vertices_move_exactly(masks: InstanceMasks, segmentations: list[Any]) -> None:
-    moved = masks.resize(2.0, 1.5).hflip(2 * WIDTH).translate_crop(4, 6, 100, 60)
+    moved = cropped(masks.resize(2.0, 1.5).hflip(2 * WIDTH), 4, 6, 100, 60)
     x, y = np.reshape(segmentations[1][1], (-1, 2)).T
     assert np.allclose(moved.polygons(1)[1], np.stack([2 * WIDTH - 2 * x - 4, 1.5 * y - 6], 1), atol=1e-12)
     assert (moved.height, moved.width) == (60, 100)
@@ -95,9 +96,9 @@ def test_boxes_and_areas(masks: InstanceMasks, segmentations: list[Any], bitmaps
 def test_boxes_after_a_crop_are_those_of_what_is_left() -> None:
     # A triangle with a corner at x = 0; its part right of x = 6 is narrower than its box is there.
     masks = InstanceMasks.from_coco([[[0, 5, 10, 0, 10, 10]], [[0, 0, 2, 0, 2, 2]]], 10, 10)
-    left = masks.translate_crop(0, 0, 6, 10).boxes()
+    left = cropped(masks, 0, 0, 6, 10).boxes()
     assert torch.allclose(left[0], torch.tensor([0.0, 2.0, 6.0, 8.0]))
-    assert masks.translate_crop(6, 0, 4, 10).boxes()[1].tolist() == [0, 0, 0, 0]  # nothing left
+    assert cropped(masks, 6, 0, 4, 10).boxes()[1].tolist() == [0, 0, 0, 0]  # nothing left
 
 
 def test_select_and_cat(masks: InstanceMasks, bitmaps: Tensor) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from maskrcnn.data.synthetic.canvas import FINE, Canvas, Ints, Pixels, Shape, coverage
 from maskrcnn.data.synthetic.shapes import POSED, SHAPES, Ring, keypoints_of, make_shape
 from maskrcnn.structures import rle
+from maskrcnn.structures.masks import polygon_area
 
 #: A crowd region is recorded as this class's pixels in one mask.
 _CROWD_SPREAD = 0.16
@@ -305,9 +306,6 @@ def category_id(index: int) -> int:
 
 
 def _area(rings: list[Ring]) -> float:
-    """Area inside the first ring and outside the others (shoelace formula)."""
-    areas = []
-    for ring in rings:
-        x, y = ring.T
-        areas.append(0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))))
-    return areas[0] - sum(areas[1:])
+    """Area inside the first ring and outside the others."""
+    first, *holes = map(polygon_area, rings)
+    return first - sum(holes)

@@ -14,7 +14,7 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
 from maskrcnn.modeling.interfaces import BOX_HEADS, BoxHead
-from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 
 
 class BoxPredictor(nn.Module):
@@ -163,12 +163,7 @@ class ConvFCBoxHead(BoxHead):
         self.convs = nn.Sequential(
             *(ConvNorm(width if i else channels, width, 3, norm=norm, relu=True) for i in range(convs))
         )
-        for module in self.convs.modules():
-            if isinstance(module, nn.Conv2d):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_convs(self.convs)
         features = (width if convs else channels) * pool_size**2
         layers = [nn.Linear(hidden if i else features, hidden) for i in range(fcs)]
         xavier(layers)
