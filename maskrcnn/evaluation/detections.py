@@ -159,9 +159,7 @@ def _one_by_one(
         where = f"result {number}"
         try:
             at, category, score = _head(result, truth)
-            if at is None:  # of an image that was left out for its own fault
-                continue
-            if places[at] < 0:
+            if at is None or places[at] < 0:  # None: of an image that was left out for its own fault
                 continue
             where += f" (image {truth.image_ids[at]})"
             height, width = truth.sizes[at].tolist()

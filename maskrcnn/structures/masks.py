@@ -90,7 +90,7 @@ class InstanceMasks:
                     polygon_ends.append(total)
             instance_ends.append(len(polygon_ends))
         points = np.concatenate(flat).reshape(-1, 2) if flat else np.zeros((0, 2))
-        ends = (np.asarray(e, dtype=np.int64) for e in (polygon_ends, instance_ends))
+        ends = np.asarray(polygon_ends, dtype=np.int64), np.asarray(instance_ends, dtype=np.int64)
         return InstanceMasks(height, width, points, *ends, rles)
 
     @staticmethod

@@ -41,20 +41,11 @@ class CocoDataset:
     """Images of a folder with the annotations of a COCO json; N images by rising id.
 
     Args:
-        images: folder that the json's file names are relative to.
-        annotations: the COCO json.
         training: leave out images without ground truth that trains, where ``filter_empty``.
         on_error: see :data:`maskrcnn.data.fault_report.OnError`.
-        exif: turn images as their EXIF orientation says.
-        sixteen_bit: what becomes of 16-bit images.
-        masks: read segmentations; False for a data set of boxes alone.
-        keypoints, keypoint_offset, min_keypoints: see :class:`CocoConfig`.
-        filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
-        max_images: keep only so many, those of the smallest ids.
-        allow_outside: file names may be absolute, or lead out of the folder by ``..``.
         categories: the classes that the file must share (those of the training data).
         proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposal_file`.
-        num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
+        images and the rest: see :class:`CocoConfig`.
 
     Raises:
         DataError: see :func:`maskrcnn.data.index.read_annotations` and
@@ -263,7 +254,7 @@ class CocoConfig(Config):
     #: With keypoints, in training: drop images with fewer labelled ones, where filter_empty (Detectron2: 1;
     #: torchvision: 10).
     min_keypoints: Annotated[int, Range(0)] = 1
-    #: In training, drop images without an instance that trains.  Never applied in evaluation.
+    #: In training, drop images without an instance that trains (crowd regions do not).  Never in evaluation.
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
     max_images: Count | None = None

@@ -21,8 +21,7 @@ class Reduce(Neck):
 
     Args:
         channels, strides: of every input level.
-        out_channels: channels of every output.
-        norm: normalisation after the convolution, or None.
+        out_channels, norm: see :class:`ReduceConfig`.
     """
 
     def __init__(

@@ -144,12 +144,7 @@ class ConvKeypointHead(KeypointHead):
 
     Args:
         channels: of the pooled features.  num_keypoints: J.
-        convs: how many 3x3 convolutions.  width: their channels.
-        pool_size: side of the pooled features; the heat maps are four times as large.
-        norm: normalisation after the 3x3 convolutions, or None.
-        loss_weight: factor of the loss.
-        normalizer: see :func:`keypoint_loss`.
-        scores: see :func:`decode_keypoints`.
+        convs and the rest: see :class:`ConvKeypointHeadConfig`.
     """
 
     def __init__(

@@ -54,10 +54,7 @@ class FCNMaskHead(PixelMaskHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        convs: how many 3x3 convolutions.  width: channels of all hidden layers.
-        pool_size: side of the pooled features; the masks are twice as large.
-        norm: normalisation after the 3x3 convolutions, or None.
-        loss, class_agnostic: see :class:`PixelMaskHead`.
+        convs and the rest: see :class:`FCNMaskHeadConfig`.
     """
 
     def __init__(
