@@ -159,27 +159,6 @@ class InstanceMasks:
             height, width, self._points, self._polygon_ends, self._instance_ends, self._rles, affines
         )
 
-    def hflip(self, width: int) -> InstanceMasks:
-        """Mirror left and right in a frame ``width`` pixels wide: x -> width - x."""
-        return self.transform([[-1, 0, width], [0, 1, 0]], self.height, width)
-
-    def vflip(self, height: int) -> InstanceMasks:
-        """Mirror top and bottom in a frame ``height`` pixels high: y -> height - y."""
-        return self.transform([[1, 0, 0], [0, -1, height]], height, self.width)
-
-    def rotate90(self, turns: int) -> InstanceMasks:
-        """Turn counter-clockwise by ``turns`` quarter turns, as ``np.rot90`` turns the image."""
-        masks = self
-        for _ in range(turns % 4):
-            masks = masks.transform([[0, 1, 0], [-1, 0, masks.width]], masks.width, masks.height)
-        return masks
-
-    def resize(self, sx: float, sy: float) -> InstanceMasks:
-        """Scale x by ``sx`` and y by ``sy``; the frame's sides become the nearest integers."""
-        return self.transform(
-            [[sx, 0, 0], [0, sy, 0]], int(self.height * sy + 0.5), int(self.width * sx + 0.5)
-        )
-
     # ---- reading ----------------------------------------------------------------------------------------
 
     def polygons(self, index: int) -> list[FloatArray]:

@@ -258,7 +258,6 @@ class RoIHeads(nn.Module):
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
         """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
-        c = self
         of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
             sample_rois(
@@ -266,11 +265,11 @@ class RoIHeads(nn.Module):
                 target,
                 self.sampler,
                 num_classes=self.num_classes,
-                low=c.negative_iou,
-                high=c.positive_iou,
-                count=c.samples,
-                positive_fraction=c.positive_fraction,
-                floor=c.background_iou,
+                low=self.negative_iou,
+                high=self.positive_iou,
+                count=self.samples,
+                positive_fraction=self.positive_fraction,
+                floor=self.background_iou,
                 seed=seed,
             )
             for boxes, target, seed in zip(proposals, targets, of_images, strict=True)
@@ -321,13 +320,9 @@ class RoIHeads(nn.Module):
         own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
         boxes = torch.cat([s.positive_boxes for s in samples])
         truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        c = self
-        return {
-            "loss_box_cls": class_loss(logits, labels),
-            "loss_box_reg": box_regression_loss(
-                own, boxes, truth, max(len(labels), 1), kind=c.box_loss, beta=c.beta, weights=weights
-            ),
-        }
+        form = {"kind": self.box_loss, "beta": self.beta, "weights": weights}
+        box_loss = box_regression_loss(own, boxes, truth, max(len(labels), 1), **form)
+        return {"loss_box_cls": class_loss(logits, labels), "loss_box_reg": box_loss}
 
     @torch.no_grad()
     def predict(
@@ -352,7 +347,7 @@ class RoIHeads(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Classes and boxes of every image."""
-        c, stages = self, self.box_stages
+        stages = self.box_stages
         rois, scores = proposals, []
         for i, (head, weights) in enumerate(stages):
             logits, deltas = head(features.pool(self.box_pooler, rois))
@@ -366,10 +361,10 @@ class RoIHeads(nn.Module):
             select_detections(
                 *parts,
                 weights=stages[-1][1],
-                score_threshold=c.score_threshold,
-                nms_threshold=c.nms_threshold,
-                max_detections=c.max_detections,
-                min_size=c.min_size,
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
+                min_size=self.min_size,
             )
             for parts in zip(mean, deltas.split(counts), rois, image_sizes, strict=True)
         ]
