@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,7 +110,9 @@ class CocoDataset:
                 f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
             )
         if not allow_outside:
-            refuse_outside(self._names(keep), self.annotation_file, self.images)
+            infos = map(self.index.info, keep.tolist())
+            names = ((info.image_id, info.file_name) for info in infos)
+            refuse_outside(names, self.annotation_file, self.images)
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
@@ -150,11 +152,6 @@ class CocoDataset:
             f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
             f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
         )
-
-    def _names(self, places: Iterable[int]) -> Iterator[tuple[int, str]]:
-        """The id and the file name of images, by their places in the index."""
-        infos = (self.index.info(int(i)) for i in places)
-        return ((info.image_id, info.file_name) for info in infos)
 
     def path(self, index: int) -> Path:
         """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""

@@ -299,30 +299,22 @@ class RoIHeads(nn.Module):
             # their mean (the authors' release, and Detectron2).
             read = scale_gradient(pooled, 1.0 / len(stages)) if len(stages) > 1 else pooled
             logits, deltas = head(read)
-            found = self._losses_of(logits, deltas, samples, targets, weights)
+            labels, positive = torch.cat([s.labels for s in samples]), positive_rows(samples)
+            box_loss = box_regression_loss(
+                own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive]),
+                torch.cat([s.positive_boxes for s in samples]),
+                torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)]),
+                max(len(labels), 1),
+                kind=self.box_loss,
+                beta=self.beta,
+                weights=weights,
+            )
             suffix = "" if ious is None else f"_stage{i + 1}"
-            losses |= {name + suffix: value for name, value in found.items()}
+            losses["loss_box_cls" + suffix] = class_loss(logits, labels)
+            losses["loss_box_reg" + suffix] = box_loss
             if i + 1 < len(stages):
                 boxes = _decode(deltas.detach(), rois, weights)
         return losses, pooled
-
-    def _losses_of(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        samples: Sequence[RoISample],
-        targets: Sequence[Targets],
-        weights: Weights,
-    ) -> dict[str, Tensor]:
-        """The losses of a box head's outputs; ``weights`` of the box coder."""
-        labels = torch.cat([s.labels for s in samples])
-        positive = positive_rows(samples)
-        own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
-        boxes = torch.cat([s.positive_boxes for s in samples])
-        truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        form = {"kind": self.box_loss, "beta": self.beta, "weights": weights}
-        box_loss = box_regression_loss(own, boxes, truth, max(len(labels), 1), **form)
-        return {"loss_box_cls": class_loss(logits, labels), "loss_box_reg": box_loss}
 
     @torch.no_grad()
     def predict(
