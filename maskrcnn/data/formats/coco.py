@@ -106,9 +106,8 @@ class CocoDataset:
             what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
                 what = f"no images with at least {min_keypoints} labelled keypoints"
-            raise DataError(
-                f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
-            )
+            sentence = f"{self.annotation_file}: there are {what} in it"
+            raise DataError(f"{sentence}\n{self.report.summary()}".strip())
         if not allow_outside:
             infos = map(self.index.info, keep.tolist())
             names = ((info.image_id, info.file_name) for info in infos)
