@@ -84,11 +84,6 @@ class EvenAxis(Axis):
     bins: int
 
     @property
-    def step(self) -> Tensor:
-        """[K], the size of a bin."""
-        return self.size / self.bins
-
-    @property
     def region(self) -> tuple[Tensor, Tensor]:
         """Edges [K]; see :class:`Axis`."""
         return self.start + 0.5, self.start + 0.5 + self.size
@@ -96,7 +91,8 @@ class EvenAxis(Axis):
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
         """Low and high [K, P]; see :class:`Axis`."""
-        edge = self.start[:, None] + _range(self.bins + 1, self.start) * self.step[:, None] + 0.5
+        step = (self.size / self.bins)[:, None]
+        edge = self.start[:, None] + _range(self.bins + 1, self.start) * step + 0.5
         return edge[:, :-1], edge[:, 1:]
 
 
@@ -116,13 +112,13 @@ class SampledAxis(EvenAxis):
 
     def points(self, k: int) -> Tensor:
         """[P, S]; see :class:`Axis`."""
-        start, step, count = self.start[k], self.step[k], self.count(k)
+        start, step, count = self.start[k], self.size[k] / self.bins, self.count(k)
         p, i = _range(self.bins, self.start)[:, None], _range(count, self.start)
         return start + p * step + (i + 0.5) * step / count
 
     def random_points(self, k: int, fractions: Tensor) -> Tensor:
         """Points [P, Q, S] at ``fractions`` [P, Q, S] of this axis' bins, indices."""
-        start, step = self.start[k], self.step[k]
+        start, step = self.start[k], self.size[k] / self.bins
         return start + _range(self.bins, self.start)[:, None, None] * step + fractions * step
 
     def count(self, k: int) -> int:
@@ -130,7 +126,7 @@ class SampledAxis(EvenAxis):
 
     def points_on_map(self, k: int, length: int) -> list[Tensor]:
         """Those of :meth:`points` on a map, P times [S or fewer]; never makes the billions that are not."""
-        start, step, count = self.start[k], self.step[k], self.count(k)
+        start, step, count = self.start[k], self.size[k] / self.bins, self.count(k)
         result = []
         for p in range(self.bins):
             base = start + p * step
@@ -202,7 +198,7 @@ class IntegralAxis(EvenAxis):
 
     def weights(self, k: int, length: int) -> Tensor:
         """[P, L]; see :class:`Axis`."""
-        start, size = self.start[k], self.step[k]
+        start, size = self.start[k], self.size[k] / self.bins
         a = (start + _range(self.bins, self.start) * size)[:, None]
         b = a + size
         cell = _range(length, self.start)[None]
