@@ -80,10 +80,6 @@ class Reader:
             elif item.value not in (p.value for p in self.plugins):
                 self.plugins.append(item)
 
-    def add_override(self, item: str) -> None:
-        """Append a ``key=value`` from ``--set`` as the last layer."""
-        self.add(_override(item, self._problems))
-
 
 def _bases(root: Map) -> list[Scalar]:
     if "base" not in root.entries:
@@ -118,8 +114,8 @@ def _expanded(base: Scalar) -> Path:
         raise ConfigError(f"{base.where}: base: {e}") from None
 
 
-def _override(item: str, problems: Problems) -> Map:
-    """``a.b.0.c=value`` as nested mappings."""
+def override(item: str, problems: Problems) -> Map:
+    """``a.b.0.c=value``, as ``--set`` takes it, as nested mappings: a layer."""
     where = Origin(f"--set {item}")
     key, equals, text = item.partition("=")
     key = key.strip()

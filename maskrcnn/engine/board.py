@@ -6,6 +6,7 @@ that cannot be written waits for room, as those of the other growing files do.
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import time
@@ -59,10 +60,10 @@ class Board:
         if self._begin:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         begin, self._begin = self._begin, []
-        framed = _Frames()
+        framed = io.BytesIO()  # the record writer puts length and sums round each record
         for item in (*begin, event):
             self._records(framed).write(item.SerializeToString())
-        self._file.append(bytes(framed.data))
+        self._file.append(framed.getvalue())
 
     def close(self) -> None:
         """Close the file.
@@ -71,19 +72,3 @@ class Board:
             OSError: something is still unwritten, and lost.
         """
         self._file.close()
-
-
-class _Frames:
-    """What tensorboard's record writer writes to: it puts length and sums round each record."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""

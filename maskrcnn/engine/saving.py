@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from maskrcnn.engine import faults
 from maskrcnn.engine.best import improved
 from maskrcnn.engine.checkpoint import Checkpoint, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
@@ -158,7 +157,13 @@ class Saving:
         """Weights that are finite and ruined are told once; the last sound checkpoint is then not dropped."""
         assert self._folder is not None
         if not self._ruined:
-            sound = None if self._sound is None else self._folder.path_of(self._sound)
-            self._folder.kept |= set() if self._sound is None else {self._sound}
-            self._console.warn(faults.ruined_message(step, what, sound))
+            kept, weights = "no checkpoint from before is there", ""
+            if self._sound is not None:
+                sound = self._folder.path_of(self._sound)
+                kept, weights = f"{sound} is from before and is kept", f" and --set weights={sound}"
+                self._folder.kept.add(self._sound)
+            self._console.warn(
+                f"step {step}: {what}: they are ruined in all likelihood, and so is this checkpoint; {kept}."
+                f" Stop, and begin a new run with a lower --set solver.optimizer.lr{weights}"
+            )
         self._ruined.add(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
+from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.optim import clip_gradients
 from maskrcnn.engine.parts import Part, Parts
-from maskrcnn.engine.precision import Precision
-from maskrcnn.engine.readback import Readback
 from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError
+from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 
 
@@ -31,7 +31,7 @@ class Wishes(NamedTuple):
     save: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StepResult:
     """A step that was made.
 
@@ -80,6 +80,38 @@ class NotFiniteError(NotMadeError):
         self.what = what
 
 
+def read_back(
+    ranks: Ranks, losses: Mapping[str, Tensor], wishes: Wishes
+) -> Callable[[], tuple[dict[str, float], Wishes]]:
+    """Queue losses for the host, summed over the ranks, with wishes riding along.
+
+    So a GPU need not wait: what is queued on it next (the backward pass) runs meanwhile.
+
+    Args:
+        losses: name -> scalar; as many of the same names on every rank.
+
+    Returns:
+        what waits for it and gives the mean losses over the ranks (not finite where one rank's is not), and
+        the wishes that any rank has, so that all do together what one wants.
+    """
+    flags = torch.tensor(wishes, dtype=torch.float32, device=ranks.device)
+    values = ranks.sum(torch.cat([torch.stack([*losses.values()]), flags]))
+    ready: torch.cuda.Event | None = None
+    if values.is_cuda:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        values, ready = host.copy_(values, non_blocking=True), torch.cuda.Event()
+        ready.record()
+
+    def finish() -> tuple[dict[str, float], Wishes]:
+        if ready is not None:
+            ready.synchronize()
+        found = values.tolist()
+        means = {name: value / ranks.size for name, value in zip(losses, found, strict=False)}
+        return means, Wishes(*(value > 0 for value in found[len(means) :]))
+
+    return finish
+
+
 class Step:
     """Makes one optimizer step after the other; each is a function of (seed, step, rank) and the state."""
 
@@ -101,7 +133,8 @@ class Step:
             optimizer: of the model's parameters.
             rate: step (from 0) -> learning rate.
             seed: with step and rank it decides every random number.
-            precision: autocast and scaler.
+            precision: of the forward pass.  bfloat16 has float32's range; float16's gradients underflow
+                without a scaler (Micikevicius et al. 2018, section 3.2).
             accumulate: forward passes an optimizer step; gradients are their mean.
             clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
         """
@@ -112,10 +145,9 @@ class Step:
         self._optimizer = optimizer
         self._seed = seed
         self._precision = precision
-        self._scaler = precision.scaler
+        self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=precision == "float16")
         self._accumulate = accumulate
         self._clip = clip_grad_norm
-        self._readback = Readback(self.ranks)
 
     def parts(self) -> Parts:
         """The state that steps change."""
@@ -159,27 +191,23 @@ class Step:
                 given = {} if batch.proposals is None else {"proposals": batch.proposals}
                 final = micro == self._accumulate - 1
                 with nullcontext() if final else self.strategy.no_sync():
-                    with self._precision.autocast():
+                    with autocast(self.ranks.device, self._precision):
                         args = (batch.images, batch.targets, batch.seeds)
                         losses: dict[str, Tensor] = self.strategy.module(*args, **given)
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
                     if final:
-                        self._readback.start(sums, wishes())
+                        finish = read_back(self.ranks, sums, wishes())
                     total = torch.stack([value.float() for value in losses.values()]).sum()
                     self._scaler.scale(total / self._accumulate).backward()
-            means, wished = self._readback.finish()
+            means, wished = finish()
             # The same on all ranks, since the losses were summed over them, as the gradients were.
-            bad = faults.non_finite_losses(means)
-            if bad:
+            if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
                 raise NotFiniteError(infos, bad)
             norm = self._clip_gradients(infos)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        images = len(infos) * self.ranks.size
-        return StepResult(
-            losses=means, wishes=Wishes(*wished), images=images, grad_norm=norm, waiting=waiting
-        )
+        return StepResult(means, wished, len(infos) * self.ranks.size, norm, waiting)
 
     @contextmanager
     def _undone_if_not_made(self, infos: list[ImageInfo], wishes: Callable[[], Wishes]) -> Iterator[None]:

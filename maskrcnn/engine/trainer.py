@@ -12,13 +12,12 @@ from typing import NoReturn
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, format_seconds
+from maskrcnn.engine.events import Events, Tally, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.soundness import LossWatch
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
-from maskrcnn.engine.tally import Tally
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch
 
@@ -138,9 +137,7 @@ class Trainer:
         if not tally.steps or self._saving.problem is not None:
             return
         step = self.state.step
-        lr, memory = self._step.rate(step - 1), memory_in_use(self._ranks.device)
-        progress = tally.progress(step, self._plan.total_steps, lr, memory)
-        grown = None if self._losses is None else self._losses.growth(sum(progress.losses.values()))
+        grown = None if self._losses is None else self._losses.growth(sum(tally.means().values()))
         if grown is not None:
             self._losses = None  # told once
             self._console.warn(
@@ -148,7 +145,8 @@ class Trainer:
                 " solver.optimizer.lr, raise solver.schedule.warmup_steps, or set solver.clip_grad_norm"
             )
         if self._events is not None:
-            self._events.progress(progress)
+            lr, memory = self._step.rate(step - 1), memory_in_use(self._ranks.device)
+            self._events.progress(tally, step=step, total=self._plan.total_steps, lr=lr, memory=memory)
 
     def _evaluation_due(self) -> bool:
         step = self.state.step
@@ -172,7 +170,7 @@ class Trainer:
             self._events.evaluation(step, metrics, seconds)
         self._console.line(f"evaluation at step {step} took {format_seconds(seconds)}")
         self.state = self._saving.save_evaluated(self.state, metrics)
-        self._tally.leave_out(time.perf_counter() - began)
+        self._tally.began += time.perf_counter() - began
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
@@ -192,11 +190,19 @@ class Trainer:
         if isinstance(error, NotFiniteError):
             images = [info for part in self._ranks.gather(error.infos) for info in part]
             names, safe = self._ranks.share((faults.name_images(images), saving.safe))
-            rate = self._step.rate(step)
-            raise faults.NonFiniteError(faults.non_finite_message(step + 1, error.what, names, rate, safe))
+            raise faults.NonFiniteError(
+                f"step {step + 1}: {'; '.join(error.what)}, on {names}; stopped before the optimizer step,"
+                f" {safe}. Look at these images and their annotations; if they are sound, the learning rate"
+                f" ({self._step.rate(step):.3g}) is too high or the warm-up too short: lower"
+                " solver.optimizer.lr, raise solver.schedule.warmup_steps, or set solver.clip_grad_norm"
+            )
         if not isinstance(error, AbandonedError):
-            names = faults.name_images(error.infos)
-            raise UserError(faults.out_of_memory_message(step + 1, names, saving.safe)) from error.__cause__
+            raise UserError(
+                f"step {step + 1}: out of memory on {faults.name_images(error.infos)}; {saving.safe}. Raise"
+                " solver.accumulate (the same images a step in up to solver.batch_size parts; the result is"
+                " close but not the same, since each part draws its own samples), set solver.precision to"
+                " bfloat16, or use smaller images (data.train_transforms)"
+            ) from error.__cause__
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main

@@ -46,7 +46,6 @@ def before_training(
         UserError: (ConfigError, DataError) what is wrong, on every rank; several problems are listed.
     """
     train, val = data.train, data.val
-    assert train is not None
 
     def checks() -> Iterator[Callable[[], object]]:
         yield lambda: setup.check_keypoints(recipe, model, train)

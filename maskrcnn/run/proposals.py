@@ -24,8 +24,15 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight
-from maskrcnn.run.evaluate import load_state, progress_lines
-from maskrcnn.run.setup import build_transforms, load_model, new_console, one_first, worker_count
+from maskrcnn.run.evaluate import progress_lines
+from maskrcnn.run.setup import (
+    build_transforms,
+    load_model,
+    load_state,
+    new_console,
+    one_first,
+    worker_count,
+)
 from maskrcnn.viz.tables import aligned
 
 Split = Literal["train", "val"]

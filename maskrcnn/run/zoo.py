@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -106,7 +106,8 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
     for row in rows:
         number = f"[{sources.index(row.source) + 1}]" if row.source else ""
         name = f"[{row.name}](../configs/{row.name}.yaml)"
-        cells.append([name, *_what(row), *_figures(row), number, *_costs(row)])
+        what, figures, costs = _cells(row)
+        cells.append([name, *what, *figures, number, *costs])
     lines = [
         "# Recipes",
         "",
@@ -126,27 +127,16 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
 def text(rows: Sequence[ZooEntry]) -> str:
     """The table for a terminal."""
     head = [*_HEAD, *METRICS.values(), *_COSTS]
-    cells = [[row.name, *_what(row), *_figures(row), *_costs(row)] for row in rows]
+    cells = [[row.name, *(cell for group in _cells(row) for cell in group)] for row in rows]
     return f"{Table(head, cells, left=range(len(_HEAD))).text()}\n\n{_note()}"
 
 
-def as_json(rows: Sequence[ZooEntry]) -> list[dict[str, Any]]:
-    """One object a recipe."""
-    return [asdict(row) for row in rows]
-
-
-def _what(row: ZooEntry) -> list[str]:
-    return [row.task, row.backbone, row.schedule]
-
-
-def _figures(row: ZooEntry) -> list[str]:
-    return [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
-
-
-def _costs(row: ZooEntry) -> list[str]:
+def _cells(row: ZooEntry) -> tuple[list[str], list[str], list[str]]:
+    """What it is, its figures, its costs."""
+    figures = [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
     number = f"{row.flops / 1e9:.{0 if row.flops > 1e10 else 1}f}"
     at = "" if row.size == SIZE else f" at {row.size[0]} x {row.size[1]}"
-    return [f"{row.parameters / 1e6:.1f}", number + at]
+    return [row.task, row.backbone, row.schedule], figures, [f"{row.parameters / 1e6:.1f}", number + at]
 
 
 def _note() -> str:

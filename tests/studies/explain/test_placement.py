@@ -8,8 +8,9 @@ import torch
 
 from maskrcnn.errors import UserError
 from maskrcnn.layers import ROI_OPS, RoIAlign, RoIAlignLegacy, RoIOperator, RoIPool
-from maskrcnn.studies.explain import BoxOnMap, Region, axis_bins, parse_op
-from maskrcnn.studies.explain.placement import Cells, to_cells, to_pixels
+from maskrcnn.studies.explain.placement import Cells, axis_bins, to_cells, to_pixels
+from maskrcnn.studies.explain.region import BoxOnMap, Region
+from maskrcnn.studies.explain.written_ops import parse_op
 
 OPS = [
     *(
