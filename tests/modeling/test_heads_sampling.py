@@ -19,8 +19,7 @@ from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.structures import box_iou
-from maskrcnn.weights.restore import restore_optimizer
-from tests.engine.test_trainer import batches, trainer
+from tests.engine.line import batches, trainer
 from tests.modeling import tiny
 
 #: 2 images give 128 RoIs, a quarter with IoU >= 0.5, the rest in [0.1, 0.5).
@@ -104,12 +103,8 @@ def test_training_with_dropout_resumes_to_the_bit(tmp_path: Path) -> None:
     def run(first: int, steps: int, folder: Path, checkpoint: Checkpoint | None = None) -> Checkpoint:
         torch.manual_seed(first + 123)  # a new process has another state
         model = Dropping()
-        model.load_state_dict(start if checkpoint is None else checkpoint.model)
-        loop = trainer(model, folder, total_steps=steps)
-        if checkpoint is not None:
-            restore_optimizer(loop.optimizer, checkpoint.optimizer, "last.pt")
-            loop.resume(checkpoint)
-        loop.fit(batches(first))
+        model.load_state_dict(start)
+        trainer(model, folder, total_steps=steps, resume=checkpoint).fit(batches(first))
         return load(folder / "last.pt")
 
     whole = run(0, 4, tmp_path / "whole")

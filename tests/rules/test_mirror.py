@@ -24,7 +24,6 @@ COVERS = {
     "config/test_construct.py": "config.plugins config.registry config.schema",
     "config/test_encode.py": "config.load",
     "config/test_merge.py": "config.reader",
-    "config/test_shipped.py": "config.ranges",
     "config/test_text.py": "config.nodes",
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",

@@ -10,11 +10,18 @@ import torch
 
 from maskrcnn import layers
 from maskrcnn.cli import doctor
+from maskrcnn.layers import ops
 from maskrcnn.native import library as _library
 from maskrcnn.run import doctor as diagnostics
 
 MISSING = _library.LoadState(False, None, "no compiler is found")
 PRESENT = _library.LoadState(True, Path("somewhere.so"), "built ahead of time")
+
+
+@pytest.fixture(autouse=True)
+def loaded() -> None:
+    """What is told to be loaded below is loaded."""
+    ops.compiled_devices()
 
 
 def say(monkeypatch: pytest.MonkeyPatch, cpu: _library.LoadState) -> diagnostics.Report:
