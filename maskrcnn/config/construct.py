@@ -112,14 +112,10 @@ def blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
     """The key that a ``__post_init__`` message speaks of: its first word that names a key someone set."""
     named = [w for w in re.findall(r"\w+", message) if w in node.entries]
     for word in named:
-        where = _set_at(node.entries[word].node)
-        if where is not None:
+        where = node.entries[word].node.where
+        if where != DEFAULT:
             return where, join(path, word)
     return node.where, join(path, named[0]) if named else path
-
-
-def _set_at(node: Node) -> Origin | None:
-    return node.where if node.where != DEFAULT else None
 
 
 def _key(path: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -17,17 +18,16 @@ from maskrcnn.files import Appender, unwritten
 _NAMED = 5
 
 
+@dataclass
 class Unwritten:
-    """Tries to write, tells the first failure of each of a few things and its end, and remembers all."""
+    """Tries to write, tells the first failure of each of a few things and its end, and remembers all.
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """
-        Args:
-            tell: takes a sentence.
-        """
-        self._tell = tell
-        #: What could not be written at its last try, in the order of the first failures.
-        self.missing: list[Path] = []
+    tell: takes a sentence.
+    missing: what could not be written at its last try, in the order of the first failures.
+    """
+
+    tell: Callable[[str], None]
+    missing: list[Path] = field(default_factory=list)
 
     def attempt(self, path: Path, write: Callable[[], object], *, grows: bool = False) -> bool:
         """Call ``write``, which writes ``path``; whether it did.
@@ -43,11 +43,11 @@ class Unwritten:
                     return False
                 sentence = unwritten(path, error) if isinstance(error, OSError) else error
                 later = "; what is missing is written as soon as it can be" if grows else ""
-                self._tell(f"{sentence} (going on without{later})")
+                self.tell(f"{sentence} (going on without{later})")
             return False
         if path in self.missing:
             self.missing.remove(path)
-            self._tell(f"{path}: is written again")
+            self.tell(f"{path}: is written again")
         return True
 
     def raise_if_any(self) -> None:

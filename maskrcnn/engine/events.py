@@ -6,7 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,48 +63,44 @@ class Tally:
         return {name: value / self.steps for name, value in self.losses.items()}
 
 
+@dataclass
 class Events:
     """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone.
 
     What cannot be written goes to ``console.unwritten``.
+
+    folder: the run folder; exists.
+    console: where lines go.
+    start_step: the step training goes on from; later records are dropped.
+    tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
+    epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+
+    Raises:
+        OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        console: Console,
-        *,
-        start_step: int = 0,
-        tensorboard: bool = True,
-        epoch_images: int | None = None,
-    ) -> None:
-        """
-        Args:
-            folder: the run folder; exists.
-            console: where lines go.
-            start_step: the step training goes on from; later records are dropped.
-            tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
-            epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+    folder: Path
+    console: Console
+    _: KW_ONLY
+    start_step: int = 0
+    tensorboard: bool = True
+    epoch_images: int | None = None
 
-        Raises:
-            OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
-        """
-        self._console = console
-        self._unwritten = console.unwritten
+    def __post_init__(self) -> None:
+        metrics = self.folder / "metrics.jsonl"
         try:
-            self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
+            self._metrics = MetricsFile(metrics, self.start_step)
         except OSError as error:
-            raise unwritten(folder / "metrics.jsonl", error) from None
+            raise unwritten(metrics, error) from None
         self._board: Board | None = None
         self._pace: float | None = None
         self._told_data_bound = False
-        self._epoch_images = epoch_images
         self._told_legend = False
-        if tensorboard:
+        if self.tensorboard:
             try:
-                self._board = Board(folder / "tensorboard", start_step + 1)
+                self._board = Board(self.folder / "tensorboard", self.start_step + 1)
             except ImportError:
-                console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
+                self.console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
 
     def progress(self, done: Tally, *, step: int, total: int, lr: float, memory: int) -> None:
         """Show and keep one log step; before the first, what the parts of a line mean.
@@ -118,17 +114,17 @@ class Events:
         losses, seconds = done.means(), max(time.perf_counter() - done.began, 1e-9)
         if not self._told_legend:
             self._told_legend = True
-            self._console.line(describe_legend(losses, clipped=done.grad_norm is not None))
+            self.console.line(describe_legend(losses, clipped=done.grad_norm is not None))
         total_loss, rate, waiting = sum(losses.values()), done.images / seconds, done.waiting / seconds
         # Exponential mean for the ETA: one slow step must not double it.
         pace = seconds / done.steps
         self._pace = pace if self._pace is None else 0.7 * self._pace + 0.3 * pace
         epoch = ""
-        if self._epoch_images:  # images seen by all ranks, in training sets
-            share = done.images / done.steps / self._epoch_images
+        if self.epoch_images:  # images seen by all ranks, in training sets
+            share = done.images / done.steps / self.epoch_images
             epoch = f"epoch {step * share:.2f}/{total * share:.2f}  "
         clip = "" if done.grad_norm is None else f"  grad {done.grad_norm:.2f}"
-        self._console.line(
+        self.console.line(
             f"step {step}/{total}  {epoch}loss {total_loss:.3f} ({describe_losses(losses)})"
             f"  lr {lr:.2e}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
             f"  mem {memory / 2**30:.2f} GiB  eta {format_seconds(self._pace * (total - step))}"
@@ -143,7 +139,7 @@ class Events:
             self._scalar(f"{group}/{name.removeprefix('loss_')}", value, step)
         if waiting > _DATA_BOUND and step > 20 and not self._told_data_bound:
             self._told_data_bound = True
-            self._console.warn(
+            self.console.warn(
                 f"{waiting:.0%} of the time is spent waiting for data;"
                 " raise data.workers, or use smaller images"
             )
@@ -156,24 +152,24 @@ class Events:
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         file = self._metrics
-        self._unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
+        self.console.unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         board = self._board
         if board is not None:
-            self._unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
+            self.console.unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
 
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Keep a picture, uint8 [H, W, 3] RGB."""
         board = self._board
         if board is not None:
-            self._unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
+            self.console.unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
 
     def close(self) -> None:
         """Write everything out."""
         for file in (self._metrics, self._board):
             if file is not None:
-                self._unwritten.attempt(file.path, file.close, grows=True)
+                self.console.unwritten.attempt(file.path, file.close, grows=True)
 
 
 def describe_legend(losses: Mapping[str, float], *, clipped: bool) -> str:

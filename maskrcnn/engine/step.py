@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -112,46 +112,38 @@ def read_back(
     return finish
 
 
+@dataclass
 class Step:
-    """Makes one optimizer step after the other; each is a function of (seed, step, rank) and the state."""
+    """Makes one optimizer step after the other; each is a function of (seed, step, rank) and the state.
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        *,
-        seed: int,
-        precision: Precision,
-        accumulate: int = 1,
-        clip_grad_norm: float | None = None,
-    ) -> None:
-        """
-        Args:
-            strategy: of the model, which is called as ``model(images, targets, seeds)``, and with
-                ``proposals=`` where the batch has them; returns name -> scalar loss.
-            optimizer: of the model's parameters.
-            rate: step (from 0) -> learning rate.
-            seed: with step and rank it decides every random number.
-            precision: of the forward pass.  bfloat16 has float32's range; float16's gradients underflow
-                without a scaler (Micikevicius et al. 2018, section 3.2).
-            accumulate: forward passes an optimizer step; gradients are their mean.
-            clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
-        """
-        self.strategy = strategy
-        self.ranks = strategy.ranks
-        self.rate = rate
-        self.parameters = [p for p in strategy.model.parameters() if p.requires_grad]
-        self._optimizer = optimizer
-        self._seed = seed
-        self._precision = precision
-        self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=precision == "float16")
-        self._accumulate = accumulate
-        self._clip = clip_grad_norm
+    strategy: of the model, which is called as ``model(images, targets, seeds)``, and with ``proposals=``
+        where the batch has them; returns name -> scalar loss.
+    optimizer: of the model's parameters.
+    rate: step (from 0) -> learning rate.
+    seed: with step and rank it decides every random number.
+    precision: of the forward pass.  bfloat16 has float32's range; float16's gradients underflow without a
+        scaler (Micikevicius et al. 2018, section 3.2).
+    accumulate: forward passes an optimizer step; gradients are their mean.
+    clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
+    """
+
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    _: KW_ONLY
+    seed: int
+    precision: Precision
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ranks = self.strategy.ranks
+        self.parameters = [p for p in self.strategy.model.parameters() if p.requires_grad]
+        self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=self.precision == "float16")
 
     def parts(self) -> Parts:
         """The state that steps change."""
-        strategy, optimizer, scaler = self.strategy, self._optimizer, self._scaler
+        strategy, optimizer, scaler = self.strategy, self.optimizer, self._scaler
         return {
             "model": Part(strategy.model_state, strategy.load_model),
             "optimizer": Part(
@@ -178,41 +170,41 @@ class Step:
         waiting = 0.0
         lr = self.rate(step)
         with self._undone_if_not_made(infos, wishes):
-            for group in self._optimizer.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self._optimizer.zero_grad(set_to_none=True)
-            for micro in range(self._accumulate):
+            self.optimizer.zero_grad(set_to_none=True)
+            for micro in range(self.accumulate):
                 began = time.perf_counter()
                 batch = next(source)
                 waiting += time.perf_counter() - began
                 infos += batch.infos
                 batch = batch.to(self.ranks.device)
-                seed_step(self._seed, step, self.ranks.rank, micro)
+                seed_step(self.seed, step, self.ranks.rank, micro)
                 given = {} if batch.proposals is None else {"proposals": batch.proposals}
-                final = micro == self._accumulate - 1
+                final = micro == self.accumulate - 1
                 with nullcontext() if final else self.strategy.no_sync():
-                    with autocast(self.ranks.device, self._precision):
+                    with autocast(self.ranks.device, self.precision):
                         args = (batch.images, batch.targets, batch.seeds)
                         losses: dict[str, Tensor] = self.strategy.module(*args, **given)
                     for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
+                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
                     if final:
                         finish = read_back(self.ranks, sums, wishes())
                     total = torch.stack([value.float() for value in losses.values()]).sum()
-                    self._scaler.scale(total / self._accumulate).backward()
+                    self._scaler.scale(total / self.accumulate).backward()
             means, wished = finish()
             # The same on all ranks, since the losses were summed over them, as the gradients were.
             if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
                 raise NotFiniteError(infos, bad)
             norm = self._clip_gradients(infos)
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
         return StepResult(means, wished, len(infos) * self.ranks.size, norm, waiting)
 
     @contextmanager
     def _undone_if_not_made(self, infos: list[ImageInfo], wishes: Callable[[], Wishes]) -> Iterator[None]:
         """Turn what ends a step early into a kind of :class:`NotMadeError`, and put back what it changed."""
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         statistics = self._statistics()
         try:
             yield
@@ -222,7 +214,7 @@ class Step:
                 raise
             for buffer, copy in statistics:
                 buffer.copy_(copy)
-            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             raise reason from (None if reason is error else error)
 
@@ -244,7 +236,7 @@ class Step:
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers that a forward pass changes, with copies, where a step may be given up after one."""
-        if self._accumulate == 1 and self.ranks.size == 1:
+        if self.accumulate == 1 and self.ranks.size == 1:
             return []
         return [
             (buffer, buffer.clone())
@@ -255,10 +247,12 @@ class Step:
 
     def _clip_gradients(self, infos: list[ImageInfo]) -> float | None:
         """Clip, and check; on a GPU without clipping neither, since the norm would have to be waited for."""
-        if self._clip is None and self.ranks.device.type == "cuda":
+        if self.clip_grad_norm is None and self.ranks.device.type == "cuda":
             return None
-        self._scaler.unscale_(self._optimizer)
-        norm = clip_gradients(self.parameters, math.inf if self._clip is None else self._clip)
+        self._scaler.unscale_(self.optimizer)
+        norm = clip_gradients(
+            self.parameters, math.inf if self.clip_grad_norm is None else self.clip_grad_norm
+        )
         if not self._scaler.is_enabled() and not math.isfinite(norm):  # else it skips the step itself
             raise NotFiniteError(infos, [f"the gradient's norm is {norm}"])
         return norm

@@ -23,7 +23,7 @@ from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
-from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
+from maskrcnn.structures import ImageInfo, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
 from maskrcnn.viz.instances import draw_records
 from maskrcnn.viz.labels import Image
@@ -136,7 +136,7 @@ class Predictor:
         height, width = pixels.shape[:2]
         info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
         given = None if proposals is None else _as_boxes(proposals, height, width)
-        sample = RawSample(pixels, info, _no_targets(height, width), given)
+        sample = RawSample(pixels, info, _no_targets(), given)
         sample = apply_transforms(self._transforms, sample, np.random.default_rng(0))
         tensor = sample.to_sample().image.to(self.device)
         network = None if sample.proposals is None else [sample.proposals.to(self.device)]
@@ -184,10 +184,6 @@ def _as_boxes(proposals: npt.NDArray[Any], height: int, width: int) -> Tensor:
     return boxes[large_enough(boxes, 0)]
 
 
-def _no_targets(height: int, width: int) -> Targets:
-    return Targets(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.int64),
-        InstanceMasks.from_coco([], height, width),
-        torch.zeros(0, dtype=torch.int64),
-    )
+def _no_targets() -> Targets:
+    none = torch.zeros(0, dtype=torch.int64)
+    return Targets(torch.zeros(0, 4), none, None, none)

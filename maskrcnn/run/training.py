@@ -164,7 +164,7 @@ class TrainingRun:
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
-            start=replace(
+            state=replace(
                 start.with_states({}),
                 config=dump(recipe),
                 category_ids=self.data.train.categories.ids,

@@ -100,4 +100,4 @@ def trainer(
         guard=guard,
     )
     begin = resume or Checkpoint(model={}, config="x: 1\n")
-    return Trainer(step, saving, LoopPlan(**plan), console=console, start=begin, **changes)
+    return Trainer(step, saving, LoopPlan(**plan), console=console, state=begin, **changes)

@@ -93,32 +93,25 @@ class _Active:
     told_to_stop: bool = False
 
 
+@dataclass
 class Scheduler:
-    """Trains runs, ``len(slots)`` at a time."""
+    """Trains runs, ``len(slots)`` at a time.
 
-    def __init__(
-        self,
-        slots: Sequence[Slot],
-        processes: int,
-        tell: Callable[[str], None],
-        *,
-        code: str | None = None,
-        lock: int | None = None,
-    ) -> None:
-        """
-        Args:
-            slots: see :func:`find_slots`.
-            processes: of each run.
-            tell: takes progress lines.
-            code: fingerprint of the code that must train them; None: whatever is there.
-            lock: a file descriptor that the processes inherit, see :func:`claim`.
-        """
-        self._free = list(slots)
-        self._places = len(slots)
-        self._processes = processes
-        self._tell = tell
-        self._code = code
-        self._lock = lock
+    slots: see :func:`find_slots`.
+    processes: of each run.
+    tell: takes progress lines.
+    code: fingerprint of the code that must train them; None: whatever is there.
+    lock: a file descriptor that the processes inherit, see :func:`claim`.
+    """
+
+    slots: Sequence[Slot]
+    processes: int
+    tell: Callable[[str], None]
+    code: str | None = None
+    lock: int | None = None
+
+    def __post_init__(self) -> None:
+        self._free = list(self.slots)
         self._active: list[_Active] = []
 
     def train(self, runs: Sequence[Run], resume_hint: str) -> dict[str, str]:
@@ -135,9 +128,9 @@ class Scheduler:
         with StopRequest() as stop:
             try:
                 while self._active or (waiting and not stop.signal_number):
-                    if waiting and self._free and self._code not in (None, code_fingerprint()):
+                    if waiting and self._free and self.code not in (None, code_fingerprint()):
                         failures |= {run.name: _CHANGED for run in waiting}
-                        self._tell(_CHANGED)
+                        self.tell(_CHANGED)
                         waiting.clear()
                     while waiting and self._free and not stop.signal_number:
                         run, number = waiting.pop(0), done + len(failures) + len(self._active) + 1
@@ -145,7 +138,7 @@ class Scheduler:
                             self._start(run, len(runs), number)
                         except UserError as error:
                             failures[run.name] = str(error)
-                            self._tell(f"failed {run.name}: {error}")
+                            self.tell(f"failed {run.name}: {error}")
                     if stop.signal_number:
                         self._ask_to_stop()
                     for active in [a for a in self._active if a.process.poll() is not None]:
@@ -154,10 +147,10 @@ class Scheduler:
                         problem = self._problem(active)
                         if problem is None:
                             done += 1
-                            self._tell(f"finished {active.run.name}")
+                            self.tell(f"finished {active.run.name}")
                         elif not stop.signal_number:
                             failures[active.run.name] = problem
-                            self._tell(f"failed {active.run.name}: {problem}")
+                            self.tell(f"failed {active.run.name}: {problem}")
                     self._report(runs)
                     time.sleep(_POLL)
             finally:
@@ -174,18 +167,18 @@ class Scheduler:
         run.prepare()
         slot = self._free.pop(0)
         at = "" if not slot else " on GPU " + slot["CUDA_VISIBLE_DEVICES"]
-        self._tell(f"[{number}/{total}] {run.name}{at}: {run.folder.path}")
+        self.tell(f"[{number}/{total}] {run.name}{at}: {run.folder.path}")
         # The children import what we import, plugins' folders included.
         environment = {**os.environ, **slot, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
         with run.log_file.open("ab") as output:
             process = subprocess.Popen(
-                command(run, self._processes),
+                command(run, self.processes),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
-                pass_fds=() if self._lock is None else (self._lock,),
+                pass_fds=() if self.lock is None else (self.lock,),
             )
         self._active.append(_Active(run, process, slot, time.monotonic()))
 
@@ -215,11 +208,11 @@ class Scheduler:
         if not due:
             return
         found = [read_progress(run) for run in runs]
-        left = time_left(runs, found, self._places)
+        left = time_left(runs, found, len(self.slots))
         for active in due:
             active.last_line = now
             mine = found[next(i for i, run in enumerate(runs) if run is active.run)]
-            self._tell(f"  {active.run.name}: {describe(active.run, mine, left)}")
+            self.tell(f"  {active.run.name}: {describe(active.run, mine, left)}")
 
     def _kill(self) -> None:
         """End what still runs: nothing, unless an exception or a second Ctrl-C came."""

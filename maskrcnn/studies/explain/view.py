@@ -8,7 +8,8 @@ from maskrcnn.layers.geometry import CellAxis
 from maskrcnn.studies.explain.facts import facts
 from maskrcnn.studies.explain.placement import AxisBins, Floats, to_pixels
 from maskrcnn.studies.explain.region import BoxOnMap, Region
-from maskrcnn.viz.roi_picture import MOST_POINTS, AxisView, OperatorView
+from maskrcnn.viz.roi_picture import MOST_POINTS
+from maskrcnn.viz.roi_view import AxisView, OperatorView
 
 
 def view_of(region: Region) -> OperatorView:
