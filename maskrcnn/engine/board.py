@@ -18,7 +18,7 @@ import numpy as np
 from maskrcnn.files import Appender
 
 
-class Board:
+class Board(Appender):
     """One event file in ``folder``."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -36,8 +36,7 @@ class Board:
 
         self._event, self._records, self._summary = Event, RecordWriter, summary
         maker = f"{platform.node()}.{os.getpid()}.{time.monotonic_ns()}"
-        self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.{maker}"
-        self._file = Appender(self.path)
+        super().__init__(folder / f"events.out.tfevents.{int(time.time()):010d}.{maker}")
         self._begin: list[Any] = [
             Event(wall_time=time.time(), step=purge_step, file_version="brain.Event:2"),
             Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START)),
@@ -63,12 +62,4 @@ class Board:
         framed = io.BytesIO()  # the record writer puts length and sums round each record
         for item in (*begin, event):
             self._records(framed).write(item.SerializeToString())
-        self._file.append(framed.getvalue())
-
-    def close(self) -> None:
-        """Close the file.
-
-        Raises:
-            OSError: something is still unwritten, and lost.
-        """
-        self._file.close()
+        self.append(framed.getvalue())

@@ -16,9 +16,9 @@ class NonFiniteError(UserError):
     """A loss or a gradient is NaN or infinite; the weights have not been touched by it."""
 
 
-def name_images(infos: Iterable[ImageInfo], limit: int = 16) -> str:
-    """``image 7 (a.png), image 9 (b.png)``."""
-    return few((f"image {info.image_id} ({shown(info.file_name)})" for info in infos), limit)
+def name_images(infos: Iterable[ImageInfo]) -> str:
+    """``image 7 (a.png), image 9 (b.png)``; the first 16."""
+    return few((f"image {info.image_id} ({shown(info.file_name)})" for info in infos), 16)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,11 +8,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 from torch import Tensor
 
 from maskrcnn.engine.best import improved
-from maskrcnn.engine.checkpoint import Checkpoint, WriteError
+from maskrcnn.engine.checkpoint import Checkpoint, Parts, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.parts import Parts
 from maskrcnn.engine.soundness import Soundness
 from maskrcnn.errors import UserError
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
+from maskrcnn.engine.checkpoint import Part, Parts
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.optim import clip_gradients
-from maskrcnn.engine.parts import Part, Parts
 from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError

@@ -241,7 +241,6 @@ def evaluate(
     overrides: Sequence[str] = (),
     results: Path | None = None,
     pictures: Path | None = None,
-    console: Console | None = None,
 ) -> Evaluation | None:
     """Evaluate a checkpoint and print the tables.
 
@@ -263,8 +262,7 @@ def evaluate(
     keep_freed_memory()
     path, state, recipe = load_state(checkpoint, recipe, overrides)
     ranks = connect(recipe.device)
-    console = console or new_console(ranks)
-    with closing(console):
+    with closing(new_console(ranks)) as console:
         console.take_logs()
         val = build_val(recipe, ranks)
         preflight.before_evaluation(recipe, val, ranks, console, results=results, pictures=pictures)

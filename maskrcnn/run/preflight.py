@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from maskrcnn.data import Dataset
-from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import DataError, UserError, few
@@ -152,9 +151,7 @@ def _evaluation_checks(recipe: Recipe, val: Dataset, ranks: Ranks) -> Iterator[C
 
 
 def _check_best(recipe: Recipe, val: Dataset, console: Console) -> None:
-    check_metric(
-        recipe.eval.best_metric, metric_names(setup.iou_types(recipe), recipe.model.roi.max_detections)
-    )
+    setup.check_best_metric(recipe)
     if doubt := data_checks.best_metric_doubt(recipe, val):
         console.warn(doubt)
 

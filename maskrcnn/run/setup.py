@@ -13,13 +13,13 @@ import torch
 
 from maskrcnn.data import Categories, Dataset, Transform
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.checkpoint import Checkpoint, load
+from maskrcnn.engine.best import check_metric, metric_names
+from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.launch import read_launch
-from maskrcnn.engine.parts import unknown
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.oks import choose_sigmas
@@ -211,6 +211,16 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
         why = " and ".join(missing[k] for k in recipe.eval.iou_types)
         raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
+
+
+def check_best_metric(recipe: Recipe) -> None:
+    """``eval.best_metric`` is one that the evaluations will give.
+
+    Raises:
+        UserError: it is not, or nothing is left to evaluate.
+    """
+    names = metric_names(iou_types(recipe), recipe.model.roi.max_detections)
+    check_metric(recipe.eval.best_metric, names)
 
 
 def load_state(

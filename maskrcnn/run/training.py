@@ -14,11 +14,10 @@ import torch
 from maskrcnn.config import dump
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
-from maskrcnn.engine.checkpoint import Checkpoint, load_weights
+from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
-from maskrcnn.engine.parts import incomplete, load_parts
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.seed import seed_everything

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.engine.checkpoint import Checkpoint
+from maskrcnn.engine.checkpoint import Checkpoint, load_parts
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.parts import load_parts
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy

@@ -63,9 +63,8 @@ COVERS = {
     "studies/ablation/test_report.py": "studies.ablation.pictures"
     " studies.ablation.results studies.ablation.tabulate",
     "studies/ablation/test_suites.py": "studies.ablation.suite",
-    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.facts"
-    " studies.explain.view viz.example viz.figure viz.roi_picture"
-    " viz.roi_view",
+    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
+    " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",

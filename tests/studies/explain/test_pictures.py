@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.studies.explain.facts import facts
 from maskrcnn.studies.explain.region import BoxOnMap, Region
-from maskrcnn.studies.explain.view import title_of, view_of
+from maskrcnn.studies.explain.view import facts, title_of, view_of
 from maskrcnn.studies.explain.written_ops import parse_op
 from maskrcnn.viz.example import BOX, IMAGE_SIZE, example_image, size_for
 from maskrcnn.viz.roi_picture import draw
