@@ -172,8 +172,8 @@ def expand(text: str) -> Path:
     """Expand ``${NAME}``, ``${NAME:-fallback}`` and a leading ``~``; ``$${`` stands for ``${``.
 
     Raises:
-        KeyError: the variable is not set and has no fallback; its name is the argument.
-        ValueError: a ``${`` that no name and ``}`` follow, or a ``~user`` that does not exist.
+        ValueError: a variable that is not set and has no fallback, a ``${`` that no name and ``}`` follow, or
+            a ``~user`` that does not exist.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -186,7 +186,8 @@ def expand(text: str) -> Path:
         if found:
             return found
         if fallback is None:
-            raise KeyError(name)
+            advice = f"export it, or write ${{{name}:-fallback}}"
+            raise ValueError(f"environment variable {name!r} is not set or empty; {advice}")
         return str(fallback)
 
     out = _VARIABLE.sub(value, text)
@@ -202,10 +203,6 @@ def _path(text: str, where: Origin, path: str, problems: Problems) -> Any:
         return FAILED
     try:
         return expand(text)
-    except KeyError as e:
-        name = e.args[0]
-        what = f"environment variable {name!r} is not set or empty; export it, or write ${{{name}:-fallback}}"
-        problems.add(where, path, what)
     except ValueError as e:
         problems.add(where, path, str(e))
     return FAILED

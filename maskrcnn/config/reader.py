@@ -105,11 +105,7 @@ def find_config(path: Path, folder: Path = Path()) -> Path:
 
 def _expanded(base: Scalar) -> Path:
     try:
-        return Path(expand(base.text))
-    except KeyError as e:
-        raise ConfigError(
-            f"{base.where}: base: environment variable {e.args[0]!r} is not set or empty"
-        ) from None
+        return expand(base.text)
     except ValueError as e:
         raise ConfigError(f"{base.where}: base: {e}") from None
 

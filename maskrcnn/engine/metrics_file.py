@@ -36,7 +36,7 @@ class MetricsFile(Appender):
         Raises:
             OSError: it could not be written; it goes out with the next one that can.
         """
-        plain = {k: _plain(v) for k, v in values.items()}
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self.append((json.dumps({"step": step, "kind": kind, **plain}) + "\n").encode("utf-8"))
 
 
@@ -53,7 +53,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

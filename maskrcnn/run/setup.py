@@ -13,7 +13,7 @@ import torch
 
 from maskrcnn.data import Categories, Dataset, Transform
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.best import check_metric, metric_names
+from maskrcnn.engine.best import check_metric
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
@@ -219,8 +219,7 @@ def check_best_metric(recipe: Recipe) -> None:
     Raises:
         UserError: it is not, or nothing is left to evaluate.
     """
-    names = metric_names(iou_types(recipe), recipe.model.roi.max_detections)
-    check_metric(recipe.eval.best_metric, names)
+    check_metric(recipe.eval.best_metric, iou_types(recipe), recipe.model.roi.max_detections)
 
 
 def load_state(

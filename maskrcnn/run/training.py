@@ -122,10 +122,8 @@ class TrainingRun:
     def _describe(self, start: Checkpoint | None, resume: bool) -> None:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
         line = self.console.line
-        images, val = (
-            len(self.data.train),
-            "none" if self.data.val is None else f"{len(self.data.val)} images",
-        )
+        images = len(self.data.train)
+        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
         parameters = [p for p in self.model.parameters() if p.requires_grad]

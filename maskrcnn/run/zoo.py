@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from maskrcnn.config.shipped import shipped_recipes
@@ -14,7 +13,7 @@ from maskrcnn.data.transforms.basic import ResizeShortestEdgeConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.recipe import Recipe, load_recipe
-from maskrcnn.run.flops import SIZE, Cost, count_cost
+from maskrcnn.run.flops import SIZE, count_cost
 from maskrcnn.viz.tables import Table
 
 #: What a recipe may expect, and the title of the column.
@@ -57,7 +56,7 @@ def entries(words: Iterable[str] = ()) -> list[ZooEntry]:
 def describe(name: str, recipe: Recipe) -> ZooEntry:
     """The row of one recipe."""
     size = _size(recipe)
-    cost = _cost(recipe.model, _classes(name, recipe), size)
+    cost = count_cost(recipe.model, _classes(name, recipe), size)
     sources = dict.fromkeys(item.source for item in recipe.expect)
     steps = recipe.solver.steps
     return ZooEntry(
@@ -163,9 +162,3 @@ def _classes(name: str, recipe: Recipe) -> int:
     if recipe.model.keypoint_head is not None or name.startswith("nuclei"):
         return 1
     return _COCO_CLASSES
-
-
-@cache
-def _cost(model: MaskRCNNConfig, num_classes: int, size: tuple[int, int]) -> Cost:
-    """Schedules share their model."""
-    return count_cost(model, num_classes, size)

@@ -91,10 +91,9 @@ class Suite(Config):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"variants: two of them have the {name} {twice[0]!r}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: one of them is named twice")
-        if len(set(self.metrics)) != len(self.metrics):
-            raise ValueError("metrics: one of them is named twice")
+        for key, values in (("seeds", self.seeds), ("metrics", self.metrics)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key}: one of them is named twice")
         _check_set(self.set)
         _check_metrics("metrics", self.metrics)
         if not self.metrics:
