@@ -49,35 +49,32 @@ class StepResult:
     waiting: float
 
 
+@dataclass(eq=False)
 class NotMadeError(Exception):
     """A step was given up before its update: weights, optimizer, rates and statistics are as before it.
 
     infos: the images that this rank had got.
     """
 
-    def __init__(self, infos: Sequence[ImageInfo]) -> None:
-        super().__init__()
-        self.infos = infos
+    infos: Sequence[ImageInfo]
 
 
 class NoMemoryError(NotMadeError):
     """Memory ran out, on this rank at least."""
 
 
+@dataclass(eq=False)
 class AbandonedError(NotMadeError):
     """A batch does not come, or a rank is gone; ``why`` is None where that is since all were told to stop."""
 
-    def __init__(self, infos: Sequence[ImageInfo], why: UserError | None) -> None:
-        super().__init__(infos)
-        self.why = why
+    why: UserError | None
 
 
+@dataclass(eq=False)
 class NotFiniteError(NotMadeError):
     """A loss, or the gradient, is not finite, on all ranks; ``what`` has a phrase for each."""
 
-    def __init__(self, infos: Sequence[ImageInfo], what: list[str]) -> None:
-        super().__init__(infos)
-        self.what = what
+    what: list[str]
 
 
 def read_back(

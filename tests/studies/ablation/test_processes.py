@@ -33,8 +33,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 def set_code(monkeypatch: pytest.MonkeyPatch, code: Callable[[], str]) -> None:
-    for module in ("session", "processes"):
-        monkeypatch.setattr(f"maskrcnn.studies.ablation.{module}.code_fingerprint", code)
+    monkeypatch.setattr("maskrcnn.studies.ablation.processes.code_fingerprint", code)
 
 
 def train(runs: list[Run], rerun_stale: bool = False) -> dict[str, str]:
