@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from maskrcnn.data.doctor import find_doubts
+from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint
@@ -71,8 +71,7 @@ def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
 
     data = one_first(ranks, read)
     if ranks.is_main:
-        for doubt in find_doubts(data.train, data.val):
-            logger.warning("%s", doubt)
+        tell_doubts(data.train, data.val)
     return data
 
 

@@ -5,12 +5,15 @@ A doubt stops nothing.  Who asks for one is in :data:`DOUBTS`; a plugin can add 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from maskrcnn.config.registry import Named
 from maskrcnn.data.interfaces import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,9 @@ def find_doubts(train: Dataset | None, val: Dataset | None) -> Iterator[Doubt]:
         if dataset is not None:
             for name in DOUBTS.names():
                 yield from DOUBTS.get(name)(dataset, train)
+
+
+def tell_doubts(train: Dataset | None, val: Dataset | None) -> None:
+    """Log each as a warning of one line."""
+    for doubt in find_doubts(train, val):
+        logger.warning("%s", doubt)
