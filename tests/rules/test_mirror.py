@@ -46,7 +46,7 @@ COVERS = {
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks modeling.backbones.weights",
     "modeling/test_cascade.py": "modeling.roi.roi_heads modeling.roi.stages",
-    "modeling/test_heads_contract.py": "modeling.interfaces modeling.roi.losses modeling.roi.mask_head",
+    "modeling/test_heads_contract.py": "modeling.interfaces modeling.roi.mask_head",
     "modeling/test_heads_losses.py": "modeling.losses modeling.rpn.rpn modeling.rpn.targets",
     "modeling/test_heads_peers.py": "modeling.rpn.head",
     "modeling/test_heads_sampling.py": "modeling.matching modeling.roi.targets",
