@@ -15,15 +15,7 @@ from torch import Tensor
 
 from maskrcnn.convert.detectron2 import BGR_MEAN, BGR_STD, backbone_rules
 from maskrcnn.convert.recognise import recognise_resnet
-from maskrcnn.convert.source import (
-    COUNTER,
-    RGB_MEAN,
-    RGB_STD,
-    Reading,
-    Rule,
-    residual_rules,
-    translate,
-)
+from maskrcnn.convert.source import COUNTER, RGB_MEAN, RGB_STD, Reading, Rule, residual_rules, translate
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config

@@ -15,6 +15,7 @@ from torch import Tensor
 from maskrcnn.convert.foreign_anchors import from_stored, stored_anchors
 from maskrcnn.convert.source import (
     MULTI_SCALE,
+    NORM,
     RGB_MEAN,
     RGB_STD,
     Family,
@@ -30,18 +31,16 @@ from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.modeling.rpn.rpn import RPNConfig
 
-_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-
 
 def backbone_rules(theirs: str, stages: str, ours: str) -> tuple[Rule, ...]:
     """Rules for a ResNet below ``theirs`` (a pattern): stages 2 .. 5 are our layers 1 .. 4."""
     return (
         (rf"{theirs}stem\.conv1\.weight", rf"{ours}conv1.weight"),
-        (rf"{theirs}stem\.conv1\.norm\.{_NORM}", rf"{ours}bn1.\1"),
+        (rf"{theirs}stem\.conv1\.norm\.{NORM}", rf"{ours}bn1.\1"),
         (rf"{theirs}res({stages})\.(\d+)\.conv(\d)\.weight", rf"{ours}layer<1-1>.\2.conv\3.weight"),
-        (rf"{theirs}res({stages})\.(\d+)\.conv(\d)\.norm\.{_NORM}", rf"{ours}layer<1-1>.\2.bn\3.\4"),
+        (rf"{theirs}res({stages})\.(\d+)\.conv(\d)\.norm\.{NORM}", rf"{ours}layer<1-1>.\2.bn\3.\4"),
         (rf"{theirs}res({stages})\.(\d+)\.shortcut\.weight", rf"{ours}layer<1-1>.\2.downsample.0.weight"),
-        (rf"{theirs}res({stages})\.(\d+)\.shortcut\.norm\.{_NORM}", rf"{ours}layer<1-1>.\2.downsample.1.\3"),
+        (rf"{theirs}res({stages})\.(\d+)\.shortcut\.norm\.{NORM}", rf"{ours}layer<1-1>.\2.downsample.1.\3"),
     )
 
 
@@ -49,25 +48,25 @@ RULES: tuple[Rule, ...] = (
     *backbone_rules(r"backbone\.(?:bottom_up\.)?", "[2-5]", "backbone."),
     *backbone_rules(r"roi_heads\.", "5", "roi.trunk."),
     (r"backbone\.fpn_lateral([2-5])\.(weight|bias)", r"neck.lateral.c\1.0.\2"),
-    (rf"backbone\.fpn_lateral([2-5])\.norm\.{_NORM}", r"neck.lateral.c\1.1.\2"),
+    (rf"backbone\.fpn_lateral([2-5])\.norm\.{NORM}", r"neck.lateral.c\1.1.\2"),
     (r"backbone\.fpn_output([2-5])\.(weight|bias)", r"neck.output.c\1.0.\2"),
-    (rf"backbone\.fpn_output([2-5])\.norm\.{_NORM}", r"neck.output.c\1.1.\2"),
+    (rf"backbone\.fpn_output([2-5])\.norm\.{NORM}", r"neck.output.c\1.1.\2"),
     (r"proposal_generator\.rpn_head\.conv\.(?:conv0\.)?(weight|bias)", r"rpn.head.conv.\1"),
     (r"proposal_generator\.rpn_head\.conv\.conv([1-9])\.(weight|bias)", r"rpn.head.more.<1-1>.\2"),
     (r"proposal_generator\.rpn_head\.objectness_logits\.(weight|bias)", r"rpn.head.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"rpn.head.deltas.\1"),
     (r"roi_heads\.box_head\.fc(\d)\.(weight|bias)", r"roi.box_head.fcs.<1-1>.\2"),
     (r"roi_heads\.box_head\.conv(\d)\.(weight|bias)", r"roi.box_head.convs.<1-1>.0.\2"),
-    (rf"roi_heads\.box_head\.conv(\d)\.norm\.{_NORM}", r"roi.box_head.convs.<1-1>.1.\2"),
+    (rf"roi_heads\.box_head\.conv(\d)\.norm\.{NORM}", r"roi.box_head.convs.<1-1>.1.\2"),
     (r"roi_heads\.box_head\.(\d)\.fc(\d)\.(weight|bias)", r"roi.box_heads.\1.fcs.<2-1>.\3"),
     (r"roi_heads\.box_head\.(\d)\.conv(\d)\.(weight|bias)", r"roi.box_heads.\1.convs.<2-1>.0.\3"),
-    (rf"roi_heads\.box_head\.(\d)\.conv(\d)\.norm\.{_NORM}", r"roi.box_heads.\1.convs.<2-1>.1.\3"),
+    (rf"roi_heads\.box_head\.(\d)\.conv(\d)\.norm\.{NORM}", r"roi.box_heads.\1.convs.<2-1>.1.\3"),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi.box_head.predictor.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi.box_head.predictor.deltas.\1"),
     (r"roi_heads\.box_predictor\.(\d)\.cls_score\.(weight|bias)", r"roi.box_heads.\1.predictor.logits.\2"),
     (r"roi_heads\.box_predictor\.(\d)\.bbox_pred\.(weight|bias)", r"roi.box_heads.\1.predictor.deltas.\2"),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", r"roi.mask_head.convs.<1-1>.0.\2"),
-    (rf"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.{_NORM}", r"roi.mask_head.convs.<1-1>.1.\2"),
+    (rf"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.{NORM}", r"roi.mask_head.convs.<1-1>.1.\2"),
     (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"roi.mask_head.deconv.\1"),
     (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"roi.mask_head.logits.\1"),
     (r"roi_heads\.keypoint_head\.conv_fcn(\d)\.(weight|bias)", r"roi.keypoint_head.convs.<1-1>.0.\2"),

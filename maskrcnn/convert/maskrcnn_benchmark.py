@@ -22,6 +22,7 @@ from maskrcnn.convert.source import (
     Source,
     Triple,
     residual_rules,
+    task_of,
 )
 from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
@@ -96,9 +97,8 @@ _SINGLE = replace(
 
 def family(model: MaskRCNNConfig) -> Family:
     """All its detectors train with the same losses and thresholds."""
-    kind = "mask" if model.mask_head is not None else "faster"
-    kind = "keypoint" if model.keypoint_head is not None else kind
-    return Family(model, f"configs/e2e_{kind}_rcnn_R_50_{'FPN' if model.neck is not None else 'C4'}_1x.yaml")
+    form = "C4" if model.neck is None else "FPN"
+    return Family(model, f"configs/e2e_{task_of(model)}_rcnn_R_50_{form}_1x.yaml")
 
 
 SOURCE = Source(

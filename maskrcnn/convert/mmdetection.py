@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrcnn.convert.detectron2 import caffe_style
 from maskrcnn.convert.source import (
+    NORM,
     RGB_MEAN,
     RGB_STD,
     Family,
@@ -24,13 +25,14 @@ from maskrcnn.convert.source import (
     Source,
     Triple,
     residual_rules,
+    task_of,
     with_rpn,
 )
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.modeling.rpn.rpn import RPNConfig
 
-_NORM = r"(?:bn|gn)\.(weight|bias|running_mean|running_var|num_batches_tracked)"
+_NORM = rf"(?:bn|gn)\.{NORM}"
 _BOX = r"roi_head\.bbox_head\."
 
 RULES: tuple[Rule, ...] = (
@@ -63,18 +65,14 @@ RULES: tuple[Rule, ...] = (
 
 def config_text(meta: Mapping[str, Any]) -> str:
     """The config that a file carries: ``meta["config"]`` of version 2, ``meta["cfg"]`` of version 3."""
-    inner = meta.get("meta")
-    if not isinstance(inner, Mapping):
-        return ""
+    inner = _inner(meta)
     found = inner.get("cfg") or inner.get("config")
     return found if isinstance(found, str) else ""
 
 
 def class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes that a file names, or nothing."""
-    inner = meta.get("meta")
-    if not isinstance(inner, Mapping):
-        return ()
+    inner = _inner(meta)
     data = inner.get("dataset_meta")
     found = inner.get("CLASSES")
     if found is None and isinstance(data, Mapping):
@@ -82,6 +80,11 @@ def class_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
         return tuple(found)
     return ()
+
+
+def _inner(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = meta.get("meta")
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _numbers(text: str, key: str) -> Triple | None:
@@ -119,9 +122,7 @@ _MODEL = MaskRCNNConfig(
 def family(model: MaskRCNNConfig) -> Family:
     """Its cascades train with smooth L1, on more proposals, and weigh later stages less."""
     if model.roi.cascade is None:
-        return Family(
-            model, f"configs/_base_/models/{'faster' if model.mask_head is None else 'mask'}-rcnn_r50_fpn.py"
-        )
+        return Family(model, f"configs/_base_/models/{task_of(model)}-rcnn_r50_fpn.py")
     stds = ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
     cascade = replace(model.roi.cascade, box_weights=tuple((1 / a, 1 / a, 1 / b, 1 / b) for a, b in stds))
     model = replace(model, roi=replace(model.roi, beta=1.0, cascade=cascade))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskrcnn.convert.source import COUNTER, Counted
+from maskrcnn.convert.source import COUNTER, Counted, with_rpn
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.backbones.blocks import BLOCKS
 from maskrcnn.modeling.backbones.fpn import FPNConfig
@@ -133,7 +133,6 @@ def recognise(
         parts = {"neck": None}
     parts |= {
         "backbone": backbone,
-        "rpn": replace(_rpn(base), convs=1 + count(state, r"rpn\.head\.more\.\d\.weight")),
         "roi_trunk": None if trunk is None else Res5TrunkConfig(c4="detectron2"),
         "mask_head": _mask_head(state, num_classes),
         "keypoint_head": _keypoint_head(state),
@@ -143,19 +142,12 @@ def recognise(
         box = "roi.box_heads.0."
         parts["roi"] = replace(base.roi, cascade=CascadeConfig())
     parts["box_head"] = _box_head(state, box, num_classes, channels)
-    return replace(base, **parts)
+    return replace(with_rpn(base, convs=1 + count(state, r"rpn\.head\.more\.\d\.weight")), **parts)
 
 
 def at_level(config: MaskRCNNConfig, level: str) -> MaskRCNNConfig:
     """A model without a pyramid, reading the one ``level``."""
-    return replace(
-        config, rpn=replace(_rpn(config), levels=(level,)), roi=replace(config.roi, levels=(level,))
-    )
-
-
-def _rpn(config: MaskRCNNConfig) -> Any:
-    assert config.rpn is not None
-    return config.rpn
+    return replace(with_rpn(config, levels=(level,)), roi=replace(config.roi, levels=(level,)))
 
 
 def _box_head(state: State, at: str, num_classes: int, channels: int) -> Any:

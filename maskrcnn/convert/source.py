@@ -126,8 +126,17 @@ def with_rpn(model: MaskRCNNConfig, **changes: Any) -> MaskRCNNConfig:
     return model if model.rpn is None else replace(model, rpn=replace(model.rpn, **changes))
 
 
+def task_of(model: MaskRCNNConfig) -> Literal["keypoint", "mask", "faster"]:
+    """Which of the R-CNNs it is, as frameworks call their configs."""
+    if model.keypoint_head is not None:
+        return "keypoint"
+    return "faster" if model.mask_head is None else "mask"
+
+
 #: The last part of the name of batch normalisation's counter.
 COUNTER = "num_batches_tracked"
+#: A pattern for the last part of the names of a normalisation layer.
+NORM = rf"(weight|bias|running_mean|running_var|{COUNTER})"
 
 
 def rename(name: str, rules: Sequence[Rule]) -> str | None:
@@ -200,8 +209,7 @@ def _two_fc(name: str, names: Iterable[str]) -> str:
 
 def residual_rules(theirs: str, ours: str = "backbone.") -> tuple[Rule, ...]:
     """Rules for a ResNet in torchvision's names, below ``theirs`` (a pattern), to below ``ours``."""
-    parts = r"(?:conv\d|bn\d|downsample\.[01])\.(?:weight|bias|running_mean|running_var|num_batches_tracked)"
     return (
         (rf"{theirs}((?:conv|bn)1\.\w+)", rf"{ours}\1"),
-        (rf"{theirs}(layer[1-4]\.\d+\.{parts})", rf"{ours}\1"),
+        (rf"{theirs}(layer[1-4]\.\d+\.(?:conv\d|bn\d|downsample\.[01])\.{NORM})", rf"{ours}\1"),
     )

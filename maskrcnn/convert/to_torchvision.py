@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn.convert.source import RGB_MEAN, RGB_STD
+from maskrcnn.convert.source import RGB_MEAN, RGB_STD, task_of
 from maskrcnn.convert.torchvision import SOURCE
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.backbones.fpn import FPNConfig
@@ -17,7 +17,6 @@ from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.rpn.rpn import RPNConfig
 
 # Our name's beginning -> theirs.
 _NAMES = (
@@ -84,11 +83,6 @@ def to_torchvision(state: Mapping[str, Tensor], model: MaskRCNNConfig) -> Export
     return Export(result, _call(model, labels, arguments), arguments, fixed)
 
 
-def _rpn(model: MaskRCNNConfig) -> RPNConfig:
-    assert model.rpn is not None
-    return model.rpn
-
-
 def _background_first(name: str, value: Tensor) -> Tensor:
     if ".predictor.logits." in name:
         return torch.cat((value[-1:], value[:-1]))
@@ -108,7 +102,7 @@ def _problems(model: MaskRCNNConfig) -> list[str]:
         found.append("model.neck (only fpn)")
     if model.rpn is None or model.rpn.width is not None:
         found.append("model.rpn: null, or its width")
-    elif model.rpn.anchors != _rpn(SOURCE.pyramid).anchors:
+    elif SOURCE.pyramid.rpn is not None and model.rpn.anchors != SOURCE.pyramid.rpn.anchors:
         found.append("model.rpn.anchors (it has FPN's, rounded: true, true_stride: false)")
     if model.roi.cascade is not None or model.roi_trunk is not None:
         found.append("model.roi.cascade or model.roi_trunk")
@@ -192,9 +186,7 @@ def _settings(model: MaskRCNNConfig) -> tuple[dict[str, Any], list[str]]:
 def _call(model: MaskRCNNConfig, labels: int, arguments: Mapping[str, Any]) -> str:
     """Python that makes the model."""
     assert isinstance(model.backbone, ResNetConfig)
-    kind = (
-        "keypoint" if model.keypoint_head is not None else "mask" if model.mask_head is not None else "faster"
-    )
+    kind = task_of(model)
     keys = {"num_classes": labels}
     if model.keypoint_head is not None:
         keys["num_keypoints"] = getattr(model.keypoint_head, "num_keypoints", 17)
@@ -209,6 +201,5 @@ def _call(model: MaskRCNNConfig, labels: int, arguments: Mapping[str, Any]) -> s
     if name == "resnet50":
         end = "_v2" if second else ""
         return f"{kind}rcnn_resnet50_fpn{end}(weights=None, weights_backbone=None{more})"
-    kind = {"keypoint": "KeypointRCNN", "mask": "MaskRCNN", "faster": "FasterRCNN"}[kind]
     heads = ", rpn_head=..., box_head=..., mask_head=... as in its _v2 builders" if second else ""
-    return f'{kind}(resnet_fpn_backbone(backbone_name="{name}", weights=None){more}{heads})'
+    return f'{kind.capitalize()}RCNN(resnet_fpn_backbone(backbone_name="{name}", weights=None){more}{heads})'

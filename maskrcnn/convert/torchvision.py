@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskrcnn.convert.source import (
+    NORM,
     RGB_MEAN,
     RGB_STD,
     Family,
@@ -18,6 +19,7 @@ from maskrcnn.convert.source import (
     Reading,
     Source,
     residual_rules,
+    task_of,
 )
 from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
@@ -29,13 +31,11 @@ from maskrcnn.modeling.rpn.rpn import RPNConfig
 #: occur in the data.
 COCO_CLASSES = tuple(i - 1 for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
-_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-
 #: Optional parts are names of older torchvision versions.
 RULES = (
     *residual_rules(r"backbone\.body\."),
-    (rf"backbone\.fpn\.inner_blocks\.([0-3])\.([01])\.{_NORM}", r"neck.lateral.c<1+2>.\2.\3"),
-    (rf"backbone\.fpn\.layer_blocks\.([0-3])\.([01])\.{_NORM}", r"neck.output.c<1+2>.\2.\3"),
+    (rf"backbone\.fpn\.inner_blocks\.([0-3])\.([01])\.{NORM}", r"neck.lateral.c<1+2>.\2.\3"),
+    (rf"backbone\.fpn\.layer_blocks\.([0-3])\.([01])\.{NORM}", r"neck.output.c<1+2>.\2.\3"),
     (r"backbone\.fpn\.inner_blocks\.([0-3])\.(weight|bias)", r"neck.lateral.c<1+2>.0.\2"),
     (r"backbone\.fpn\.layer_blocks\.([0-3])\.(weight|bias)", r"neck.output.c<1+2>.0.\2"),
     (r"rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)", r"rpn.head.conv.\1"),
@@ -43,11 +43,11 @@ RULES = (
     (r"rpn\.head\.cls_logits\.(weight|bias)", r"rpn.head.objectness.\1"),
     (r"rpn\.head\.bbox_pred\.(weight|bias)", r"rpn.head.deltas.\1"),
     (r"roi_heads\.box_head\.fc([67])\.(weight|bias)", r"roi.box_head.fcs.<1-6>.\2"),
-    (rf"roi_heads\.box_head\.([0-3])\.([01])\.{_NORM}", r"roi.box_head.convs.\1.\2.\3"),
+    (rf"roi_heads\.box_head\.([0-3])\.([01])\.{NORM}", r"roi.box_head.convs.\1.\2.\3"),
     (r"roi_heads\.box_head\.5\.(weight|bias)", r"roi.box_head.fcs.0.\1"),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi.box_head.predictor.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi.box_head.predictor.deltas.\1"),
-    (rf"roi_heads\.mask_head\.(\d)\.([01])\.{_NORM}", r"roi.mask_head.convs.\1.\2.\3"),
+    (rf"roi_heads\.mask_head\.(\d)\.([01])\.{NORM}", r"roi.mask_head.convs.\1.\2.\3"),
     (r"roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)", r"roi.mask_head.convs.<1-1>.0.\2"),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)", r"roi.mask_head.deconv.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)", r"roi.mask_head.logits.\1"),
@@ -80,8 +80,7 @@ _MODEL = MaskRCNNConfig(
 
 def family(model: MaskRCNNConfig) -> Family:
     """All its detectors train with the same losses and thresholds."""
-    kind = "mask" if model.mask_head is not None else "faster"
-    kind = "keypoint" if model.keypoint_head is not None else kind
+    kind = task_of(model)
     version = "_v2" if model.rpn is not None and model.rpn.convs > 1 else ""
     theirs = f"models.detection.{kind}rcnn_resnet50_fpn{version}"
     return Family(model, theirs, f"coco/{kind}_rcnn_r50_fpn_torchvision{version}")

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskrcnn.data.image_files import file_size
+
 #: Images whose sizes are read, evenly over the set: COCO's 118,000 would take a minute on a network's disk.
 _MOST_SIZES = 2000
 _CHUNK = 2**24
@@ -36,15 +38,7 @@ def coco_digest(
     digest.update(f"\0{len(file_names)}\0".encode())
     every = max(1, -(-len(file_names) // _MOST_SIZES))
     for name in file_names[::every]:
-        digest.update(f"{name}\0{_size(images / name)}\0".encode("utf-8", "surrogatepass"))
+        digest.update(f"{name}\0{file_size(images / name)}\0".encode("utf-8", "surrogatepass"))
     for path in others:
-        digest.update(f"{_size(path)}\0".encode())
+        digest.update(f"{file_size(path)}\0".encode())
     return digest.hexdigest()[:16]
-
-
-def _size(path: Path) -> int:
-    """Bytes; -1 where there is no such file."""
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return -1

@@ -127,9 +127,8 @@ class FaultReport:
             if counter:
                 kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common(NAMED))
                 more = f", and {len(counter) - NAMED} kinds more" if len(counter) > NAMED else ""
-                found.append(
-                    f"{counter.total()} faulty {of} left out ({kinds}{more}); first: {self._first[key]}"
-                )
+                left_out = f"{counter.total()} faulty {of} left out ({kinds}{more})"
+                found.append(f"{left_out}; first: {self._first[key]}")
         return (*found, *(f"{n} {what} read as meant: {how}" for how, n in self.mended.most_common(NAMED)))
 
     def summary(self) -> str:

@@ -7,6 +7,7 @@ neither a terminal nor a UTF-8 file takes.  A json can also hold text that no fi
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -43,15 +44,7 @@ def leaves_folder(name: str) -> bool:
     plain = name.replace("\\", "/") if os.name == "nt" else name
     if PurePath(name).is_absolute() or PurePath(name).drive or plain.startswith("/"):
         return True
-    depth = 0
-    for part in plain.split("/"):
-        if part == "..":
-            depth -= 1
-            if depth < 0:
-                return True
-        elif part not in ("", "."):
-            depth += 1
-    return False
+    return posixpath.normpath(plain).split("/")[0] == ".."
 
 
 def refuse_outside(names: Iterable[tuple[int, str]], source: Path, folder: Path) -> None:

@@ -56,13 +56,13 @@ def image_path(folder: Path, name: str) -> Path:
     the very name and the other one lies inside the folder.
     """
     path = folder / name
-    if "\\" not in name or os.sep == "\\" or _is_there(path):
+    if "\\" not in name or os.sep == "\\" or os.path.exists(path):  # noqa: PTH110 - it takes any name
         return path
     windows = PureWindowsPath(name)
     if windows.anchor or ".." in windows.parts:
         return path
     meant = folder.joinpath(*windows.parts)
-    return meant if _is_there(meant) else path
+    return meant if os.path.exists(meant) else path  # noqa: PTH110
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:
@@ -77,7 +77,8 @@ def missing_files(paths: Sequence[Path]) -> list[int]:
     missing: list[int] = []
     for folder, places in folders.items():
         listed = _files_in(folder) if len(places) >= _LISTING_PAYS else frozenset()
-        missing += [p for p in places if paths[p].name not in listed and not _is_file(paths[p])]
+        others = (p for p in places if paths[p].name not in listed)
+        missing += [p for p in others if not os.path.isfile(paths[p])]  # noqa: PTH113 - it takes any name
     return sorted(missing)
 
 
@@ -101,15 +102,9 @@ def _files_in(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def _is_there(path: Path) -> bool:
+def file_size(path: Path) -> int:
+    """Bytes; -1 where there is no such file."""
     try:
-        return path.exists()
-    except OSError:  # a name that the system does not take
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that the system does not take
-        return False
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1

@@ -121,29 +121,18 @@ class AnnotationIndex:
         """The ground truth of image ``i`` in the original frame: boxes clipped to it, crowds left out."""
         rows = self.rows[0 if i == 0 else self.ends[i - 1] : self.ends[i]]
         height, width = self.sizes[i].tolist()
-        points = None
-        if self.keypoint_schema is not None:
-            points = torch.from_numpy(self._points(rows))
+        boxes = self.boxes[rows]
+        boxes[:, 2:] += boxes[:, :2]
+        points = self.keypoints[rows].astype(np.float32)
+        points[..., :2] += self.keypoint_offset
+        points[points[..., 2] == 0] = 0  # not labelled
         return Targets(
-            torch.from_numpy(self._clipped(rows, height, width)),
+            torch.from_numpy(np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)),
             torch.from_numpy(self.labels[rows].astype(np.int64)),
             self._masks(rows, height, width) if self.masks else None,
             torch.from_numpy(self.annotation_ids[rows]),
-            points,
+            None if self.keypoint_schema is None else torch.from_numpy(points),
         )
-
-    def _clipped(self, rows: npt.NDArray[np.int64], height: int, width: int) -> npt.NDArray[np.float32]:
-        """float32 [n, 4] xyxy inside the image."""
-        boxes = self.boxes[rows]
-        boxes[:, 2:] += boxes[:, :2]
-        return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
-
-    def _points(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """float32 [n, J, 3], continuous; zeros where a keypoint is not labelled."""
-        points = self.keypoints[rows].astype(np.float32)
-        points[..., :2] += self.keypoint_offset
-        points[points[..., 2] == 0] = 0
-        return points
 
     def ground_truth(self, notes: Sequence[str] = ()) -> GroundTruth:
         """All images and annotations, crowds among them, for evaluation; shares memory with this index."""
@@ -181,11 +170,14 @@ class AnnotationIndex:
 
     def _encode(self, row: int) -> rle.RLE:
         """The mask of one annotation."""
-        height, width = self.sizes[self.images[row]].tolist()
-        data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
-        if self.kinds[row] == _RLE:
-            return {"size": [height, width], "counts": self.texts[data].tobytes()}
-        return rle.from_polygons(self._parts(row), height, width)
+        return self._code(row) or rle.from_polygons(self._parts(row), *self.sizes[self.images[row]].tolist())
+
+    def _code(self, row: int) -> rle.RLE | None:
+        """The mask of one annotation, None where it is polygons."""
+        if self.kinds[row] != _RLE:
+            return None
+        text = self.texts[self.data_starts[row] : self.data_ends[row]].tobytes()
+        return {"size": self.sizes[self.images[row]].tolist(), "counts": text}
 
     def _outline(self, row: int) -> list[list[float]] | None:
         """The polygons of one annotation, None where its mask is an RLE."""
@@ -204,30 +196,16 @@ class AnnotationIndex:
         return points, self.polygon_sizes[first : self.polygon_ends[row]]
 
     def _masks(self, rows: npt.NDArray[np.int64], height: int, width: int) -> InstanceMasks:
-        points: list[npt.NDArray[np.float64]] = []
-        sizes: list[npt.NDArray[np.int32]] = []
-        instance_ends: list[int] = []
-        rles: list[rle.RLE | None] = []
-        polygons = 0
-        for row in rows.tolist():
-            data = slice(int(self.data_starts[row]), int(self.data_ends[row]))
-            if self.kinds[row] == _RLE:
-                rles.append({"size": [height, width], "counts": self.texts[data].tobytes()})
-            else:
-                rles.append(None)
-                outline, parts = self._polygons(row)
-                points.append(outline)
-                sizes.append(parts)
-                polygons += len(parts)
-            instance_ends.append(polygons)
-        return InstanceMasks.from_packed(
-            height,
-            width,
-            np.concatenate(points).reshape(-1, 2) if points else np.zeros((0, 2)),
-            np.cumsum(np.concatenate(sizes), dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64),
-            np.asarray(instance_ends, dtype=np.int64),
-            rles,
-        )
+        codes = [self._code(row) for row in rows.tolist()]
+        nothing = np.zeros(0), np.zeros(0, dtype=np.int32)
+        drawn = [
+            self._polygons(row) if code is None else nothing
+            for row, code in zip(rows.tolist(), codes, strict=True)
+        ]
+        points, sizes = (np.concatenate(parts) for parts in zip(nothing, *drawn, strict=True))
+        ends = np.cumsum([len(parts) for _, parts in drawn], dtype=np.int64)
+        polygon_ends = np.cumsum(sizes, dtype=np.int64)
+        return InstanceMasks(height, width, points.reshape(-1, 2), polygon_ends, ends, codes)
 
 
 def read_annotations(
@@ -287,24 +265,24 @@ class _Packer:
     def __init__(
         self,
         name: str,
-        images: ImageRecords,
+        records: ImageRecords,
         categories: Categories,
         report: FaultReport,
         masks: bool,
         schema: KeypointSchema | None,
         keypoint_offset: float,
     ) -> None:
-        self.name, self.images, self.categories = name, images, categories
+        self.name, self.records, self.categories = name, records, categories
         self.report, self.masks, self.schema, self.keypoint_offset = report, masks, schema, keypoint_offset
-        self.keypoints, self.labelled = array("d"), array("i")
         self.seen: set[int] = set()
         self.to_number: list[tuple[int, str]] = []
-        self.image, self.ids, self.labels = array("i"), array("q"), array("i")
+        # Columns by the names that they have in the index.
+        self.annotation_ids, self.images, self.labels = array("q"), array("i"), array("i")
         self.boxes, self.areas, self.crowds = array("d"), array("d"), array("B")
-        self.kinds = array("B")
-        self.starts, self.ends = array("q"), array("q")
+        self.keypoints, self.labelled = array("d"), array("i")
+        self.kinds, self.data_starts, self.data_ends = array("B"), array("q"), array("q")
         self.polygon_ends, self.polygon_sizes = array("q"), array("i")
-        self.hundredths, self.floats, self.texts = array("i"), array("d"), bytearray()
+        self.hundredths, self.floats, self.texts = array("i"), array("d"), array("B")
 
     def add(self, record: Any, number: int) -> None:
         """Check annotation ``number`` of the list; keep it, or report its fault."""
@@ -319,14 +297,14 @@ class _Packer:
 
     def _add(self, record: Any, number: int, mended: list[str]) -> None:
         ids = check_ids(record, mended)
-        if ids.image not in self.images.index:
-            known = ids.image in self.images.dropped
+        if ids.image not in self.records.index:
+            known = ids.image in self.records.dropped
             reason = "that of its image is faulty" if known else f"there is no image with the id {ids.image}"
             raise FaultError("image left out" if known else "unknown image", reason)
         if ids.category not in self.categories:
             raise FaultError("unknown category", f"there is no category with the id {ids.category}")
-        image = self.images.index[ids.image]
-        height, width = self.images.sizes[image].tolist()
+        image = self.records.index[ids.image]
+        height, width = self.records.sizes[image].tolist()
         mask = None
         if self.masks:
             mask = check_mask(record, height, width, mended)
@@ -338,11 +316,11 @@ class _Packer:
         points = [] if self.schema is None else check_keypoints(record, len(self.schema))
         # From here on nothing fails.
         if ids.annotation is None or ids.annotation in self.seen:
-            self.to_number.append((len(self.ids), _where(record, number)))
+            self.to_number.append((len(self.annotation_ids), _where(record, number)))
         else:
             self.seen.add(ids.annotation)
-        self.ids.append(ids.annotation or 0)
-        self.image.append(image)
+        self.annotation_ids.append(ids.annotation or 0)
+        self.images.append(image)
         self.labels.append(self.categories.index_of(ids.category))
         self.boxes.extend(box)
         self.areas.append(area)
@@ -360,70 +338,49 @@ class _Packer:
             while not 0 < fresh < 2**63 or fresh in self.seen:
                 fresh = 1 if not 0 < fresh < 2**63 - 1 else fresh + 1
             self.seen.add(fresh)
-            self.ids[place] = fresh
+            self.annotation_ids[place] = fresh
             self.report.mend("annotation ids missing or repeated, numbered anew", where)
 
     def _pack(self, mask: Mask) -> None:
-        polygons, text = mask.polygons, mask.counts
-        if text is not None:
-            self.kinds.append(_RLE)
-            self.starts.append(len(self.texts))
-            self.texts += text
-            self.ends.append(len(self.texts))
-        elif polygons:
-            values = np.concatenate([np.frombuffer(p) for p in polygons])
+        store: array[Any] = self.texts
+        kind, data = _NO_MASK, b""
+        if mask.counts is not None:
+            kind, data = _RLE, mask.counts
+        elif mask.polygons:
+            values = np.concatenate([np.frombuffer(p) for p in mask.polygons])
             rounded = np.rint(values * 100)
+            kind, store, data = _FLOATS, self.floats, values.tobytes()
             if np.abs(rounded).max() < 2**31 and np.array_equal(rounded / 100, values):
-                self.kinds.append(_HUNDREDTHS)
-                self.starts.append(len(self.hundredths))
-                self.hundredths.frombytes(rounded.astype(np.int32).tobytes())
-                self.ends.append(len(self.hundredths))
-            else:
-                self.kinds.append(_FLOATS)
-                self.starts.append(len(self.floats))
-                self.floats.frombytes(values.tobytes())
-                self.ends.append(len(self.floats))
-            self.polygon_sizes.extend(len(p) // 2 for p in polygons)
-        else:
-            self.kinds.append(_NO_MASK)
-            self.starts.append(0)
-            self.ends.append(0)
+                kind, store, data = _HUNDREDTHS, self.hundredths, rounded.astype(np.int32).tobytes()
+        self.kinds.append(kind)
+        self.data_starts.append(len(store))
+        store.frombytes(data)
+        self.data_ends.append(len(store))
+        self.polygon_sizes.extend(len(p) // 2 for p in mask.polygons)
         self.polygon_ends.append(len(self.polygon_sizes))
 
     def finish(self) -> AnnotationIndex:
         self._number_anew()
-        image = np.array(self.image, dtype=np.int32)
-        crowds = np.array(self.crowds, dtype=np.bool_)
-        training = np.flatnonzero(~crowds)  # a crowd region never trains
+        columns: dict[str, Any] = {n: np.array(v) for n, v in vars(self).items() if isinstance(v, array)}
+        columns["boxes"] = columns["boxes"].reshape(-1, 4)
+        columns["crowds"] = columns["crowds"].astype(np.bool_)
         joints = 0 if self.schema is None else len(self.schema)
-        count = np.bincount(image[training], minlength=len(self.images.ids))
+        columns["keypoints"] = columns["keypoints"].reshape(len(self.images), joints, 3)
+        training = np.flatnonzero(~columns["crowds"])  # a crowd region never trains
+        image = columns["images"][training]
+        count = np.bincount(image, minlength=len(self.records.ids))
         return AnnotationIndex(
             source=self.name,
             categories=self.categories,
-            image_ids=self.images.ids,
-            sizes=self.images.sizes,
-            names=self.images.names,
-            name_ends=self.images.name_ends,
+            image_ids=self.records.ids,
+            sizes=self.records.sizes,
+            names=self.records.names,
+            name_ends=self.records.name_ends,
             ends=np.cumsum(count, dtype=np.int64),
-            rows=training[np.argsort(image[training], kind="stable")],
-            annotation_ids=np.array(self.ids, dtype=np.int64),
-            images=image,
-            labels=np.array(self.labels, dtype=np.int32),
-            boxes=np.array(self.boxes, dtype=np.float64).reshape(-1, 4),
-            areas=np.array(self.areas, dtype=np.float64),
-            crowds=crowds,
-            kinds=np.array(self.kinds, dtype=np.uint8),
-            data_starts=np.array(self.starts, dtype=np.int64),
-            data_ends=np.array(self.ends, dtype=np.int64),
-            polygon_ends=np.array(self.polygon_ends, dtype=np.int64),
-            polygon_sizes=np.array(self.polygon_sizes, dtype=np.int32),
-            hundredths=np.array(self.hundredths, dtype=np.int32),
-            floats=np.array(self.floats, dtype=np.float64),
-            texts=np.frombuffer(bytes(self.texts), dtype=np.uint8),
+            rows=training[np.argsort(image, kind="stable")],
             masks=self.masks,
-            keypoints=np.array(self.keypoints, dtype=np.float64).reshape(len(image), joints, 3),
-            labelled=np.array(self.labelled, dtype=np.int32),
             keypoint_schema=self.schema,
             keypoint_offset=self.keypoint_offset,
-            dropped_images=self.images.dropped,
+            dropped_images=self.records.dropped,
+            **columns,
         )

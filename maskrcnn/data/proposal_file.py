@@ -13,14 +13,13 @@ training set.  Anything else must be a COCO results file: a json list of {image_
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -273,10 +272,7 @@ def write_proposals(path: Path, parts: Iterable[tuple[Path, Sequence[int], Seque
                 member, {"descr": "<f4", "fortran_order": False, "shape": (total, 5)}
             )
             for image_id in order:
-                _copy(sources, member, *found[image_id])
+                number, offset, count = found[image_id]
+                sources[number].seek(offset)
+                member.write(sources[number].read(count * _ROW_BYTES))
     return total
-
-
-def _copy(sources: Sequence[IO[bytes]], member: IO[bytes], number: int, offset: int, count: int) -> None:
-    sources[number].seek(offset, os.SEEK_SET)
-    member.write(sources[number].read(count * _ROW_BYTES))

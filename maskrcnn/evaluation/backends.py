@@ -163,65 +163,46 @@ def _from_records(coco: Any, case: Case, images: list[Any], categories: list[Any
 def truth_records(case: Case) -> list[dict[str, Any]]:
     """The annotations that take part, as the evaluators read them."""
     truth, rows = case.truth, case.annotations
-    columns = zip(
-        rows.tolist(),
-        truth.images[rows].tolist(),
-        truth.labels[rows].tolist(),
-        truth.boxes[rows].tolist(),
-        map(truth.area, rows.tolist()),
-        truth.crowds[rows].tolist(),
-        strict=True,
-    )
-    found: list[dict[str, Any]] = []
-    for i, image, label, box, area, crowd in columns:
-        record = {
-            "id": i + 1,
-            "image_id": image + 1,
-            "category_id": label + 1,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        if case.iou_type == "segm":
-            record["segmentation"] = {"size": truth.sizes[image].tolist(), "counts": truth.mask(i)}
-        elif case.iou_type == "keypoints":
-            assert truth.keypoints is not None
-            record["keypoints"] = truth.keypoints[i].tolist()
-            record["num_keypoints"] = int(truth.labelled[i])
-        found.append(record)
-    return found
+    columns: dict[str, Iterable[Any]] = {
+        "id": (rows + 1).tolist(),
+        "image_id": (truth.images[rows] + 1).tolist(),
+        "category_id": (truth.labels[rows] + 1).tolist(),
+        "bbox": truth.boxes[rows].tolist(),
+        "area": map(truth.area, rows.tolist()),
+        "iscrowd": truth.crowds[rows].astype(np.int64).tolist(),
+    }
+    if case.iou_type == "segm":
+        columns["segmentation"] = _codes(truth, truth.images[rows], map(truth.mask, rows.tolist()))
+    elif case.iou_type == "keypoints":
+        assert truth.keypoints is not None
+        columns["keypoints"] = truth.keypoints[rows].tolist()
+        columns["num_keypoints"] = truth.labelled[rows].tolist()
+    return _rows(columns)
 
 
 def detection_records(case: Case) -> list[dict[str, Any]]:
     """The detections as the evaluators read them; an id is the place in the columns plus one."""
-    found: list[dict[str, Any]] = []
-    columns = zip(
-        (case.found.images + 1).tolist(),
-        category_places(case).tolist(),
-        case.found.scores.tolist(),
-        case.boxes.tolist(),
-        case.areas.tolist(),
-        strict=True,
-    )
-    for i, (image, category, score, box, area) in enumerate(columns):
-        record = {
-            "id": i + 1,
-            "image_id": image,
-            "category_id": category,
-            "score": score,
-            "bbox": box,
-            "area": area,
-            "iscrowd": 0,
-        }
-        if case.iou_type == "segm":
-            assert case.found.masks is not None
-            size = case.truth.sizes[image - 1].tolist()
-            record["segmentation"] = {"size": size, "counts": case.found.masks[i]}
-        elif case.iou_type == "keypoints":
-            assert case.found.keypoints is not None
-            record["keypoints"] = case.found.keypoints[i].tolist()
-        found.append(record)
-    return found
+    found = case.found
+    columns: dict[str, Iterable[Any]] = {
+        "id": range(1, len(found) + 1),
+        "image_id": (found.images + 1).tolist(),
+        "category_id": category_places(case).tolist(),
+        "score": found.scores.tolist(),
+        "bbox": case.boxes.tolist(),
+        "area": case.areas.tolist(),
+        "iscrowd": [0] * len(found),
+    }
+    if case.iou_type == "segm":
+        assert found.masks is not None
+        columns["segmentation"] = _codes(case.truth, found.images, found.masks)
+    elif case.iou_type == "keypoints":
+        assert found.keypoints is not None
+        columns["keypoints"] = found.keypoints.tolist()
+    return _rows(columns)
+
+
+def _rows(columns: dict[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any]) -> list[Any]:

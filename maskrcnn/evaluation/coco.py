@@ -180,8 +180,8 @@ def _class_figures(found: Mapping[str, Any], caps: Sequence[int], case: Case) ->
             named = oks.keypoint_figures(found, slice(k, k + 1))
         else:
             named = _precisions(one, 2)
-        if case.iou_type != "keypoints" and len(caps) > len(MAX_DETECTIONS):
-            named.update({f"{n}@{caps[3]}": v for n, v in _precisions(one, 3).items()})
+            if len(caps) > len(MAX_DETECTIONS):
+                named.update({f"{n}@{caps[3]}": v for n, v in _precisions(one, 3).items()})
         out.append(ClassFigures(category_id, name, named, truths[k], int((hits == category_id).sum())))
     return out
 

@@ -149,19 +149,14 @@ def _one_by_one(
     results: Sequence[Any], truth: GroundTruth, kinds: Collection[str], places: Integers, joints: int
 ) -> DetectionColumns:
     report = FaultReport("the results", None)
-    records, images, categories, scores = [], [], [], []
-    boxes: list[list[float]] = []
-    masks: list[bytes] = []
-    points: list[list[float]] = []
+    rows: list[tuple[Any, ...]] = []
     strangers = 0
     for number, result in enumerate(map(_as_json, results)):
         mended: list[str] = []
         where = f"result {number}"
         try:
             at, category, score = _head(result, truth)
-            if at is None:  # of an image that was left out for its own fault
-                continue
-            if places[at] < 0:
+            if at is None or places[at] < 0:  # None: of an image that was left out for its own fault
                 continue
             where += f" (image {truth.image_ids[at]})"
             height, width = truth.sizes[at].tolist()
@@ -174,18 +169,11 @@ def _one_by_one(
             strangers += fault.kind == "of an unknown image"
             report.annotation(fault.kind, f"{where}: {fault}")
             continue
-        records.append(number)
-        images.append(at)
-        categories.append(category)
-        scores.append(score)
-        boxes.append(box)
-        points.append(joint)
-        if "segm" in kinds and mask is not None:
-            masks.append(mask)
+        rows.append((number, at, category, score, box, mask, joint))
         for what in mended:
             report.mend(what, where)
     faulty = report.annotations.total()
-    if faulty and not records:
+    if faulty and not rows:
         if strangers == faulty:
             listed = ", ".join(map(str, truth.image_ids[:5].tolist()))
             raise DataError(
@@ -193,14 +181,15 @@ def _one_by_one(
                 " ...); are they the results of another split or data set?"
             )
         raise DataError(f"none of the {faulty} results can be used: {report.named[0]}")
-    pixels = [int(rle.runs(m)[1::2].sum()) for m in masks]
+    records, images, categories, scores, boxes, masks, points = zip(*rows, strict=True) if rows else [()] * 7
+    pixels = [int(rle.runs(m)[1::2].sum()) for m in masks if m is not None]
     return DetectionColumns(
         np.array(records, dtype=np.int64),
         np.array(images, dtype=np.int64),
         np.array(categories, dtype=np.int64),
         np.array(scores, dtype=np.float64),
         np.array(boxes, dtype=np.float64).reshape(-1, 4) if "bbox" in kinds else None,
-        masks if "segm" in kinds else None,
+        list(masks) if "segm" in kinds else None,
         np.array(pixels, dtype=np.int64) if "segm" in kinds else None,
         np.array(points, dtype=np.float64).reshape(-1, 3 * joints) if "keypoints" in kinds else None,
         report.notes("results"),

@@ -31,14 +31,11 @@ def legend(figures: Figures, images: int, objects: Sequence[int]) -> list[str]:
 def _undefined(figures: Figures, objects: int) -> list[str]:
     found = []
     for letter, (word, area) in _SIZES.items():
-        names = sorted(
-            {
-                name
-                for named in figures.values()
-                for name, value in named.items()
-                if value is None and name in (f"AP{letter}", f"AR{letter}")
-            }
-        )
+        names = [
+            name
+            for name in (f"AP{letter}", f"AR{letter}")
+            if any(named.get(name, 0) is None for named in figures.values())
+        ]
         if names and objects:
             verb = "are" if len(names) > 1 else "is"
             found.append(

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.inference.paste import Paste
-from maskrcnn.inference.records import CategoryIds, Result, coco_results
+from maskrcnn.inference.records import Result, coco_results
 from maskrcnn.structures import Batch, Detections, ImageInfo
+from maskrcnn.structures.categories import Categories
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -93,7 +94,7 @@ def predict_dataset(
     model: nn.Module,
     loader: Iterable[Batch],
     device: torch.device | str,
-    categories: CategoryIds,
+    categories: Categories,
     precision: Precision = "float32",
     paste: Paste = "aligned",
     progress: Callable[[PredictionProgress], None] | None = None,
@@ -149,11 +150,8 @@ def predict_dataset(
             done += len(batch)
             if progress is not None:
                 rate = done / max(time.perf_counter() - start, 1e-9)
-                progress(
-                    PredictionProgress(
-                        done, total, rate, None if total is None else max(total - done, 0) / rate
-                    )
-                )
+                eta = None if total is None else max(total - done, 0) / rate
+                progress(PredictionProgress(done, total, rate, eta))
         for future in pending:
             results += future.result()
     return results

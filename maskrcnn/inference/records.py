@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -23,15 +23,9 @@ from maskrcnn.errors import DataError
 from maskrcnn.files import write_text
 from maskrcnn.inference.paste import Paste, encode_masks
 from maskrcnn.structures import Detections, ImageInfo, clip_boxes, large_enough, xyxy_to_xywh
+from maskrcnn.structures.categories import Categories
 
 Result = dict[str, Any]
-
-
-class CategoryIds(Protocol):
-    """What is needed of ``data.Categories``: the data set's id of each contiguous class index."""
-
-    @property
-    def ids(self) -> tuple[int, ...]: ...
 
 
 def in_image(
@@ -54,7 +48,7 @@ def coco_results(
     info: ImageInfo,
     detections: Detections,
     network_size: tuple[int, int],
-    categories: CategoryIds,
+    categories: Categories,
     paste: Paste = "aligned",
     keypoint_offset: float = 0.5,
 ) -> list[Result]:

@@ -150,14 +150,9 @@ def _check_levels(name: str, levels: Tensor, rois: Tensor) -> None:
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        pair = (size, size)
-    elif len(size) == 1:
-        pair = (size[0], size[0])
-    elif len(size) == 2:
-        pair = (size[0], size[1])
-    else:
+    sides = (size,) if isinstance(size, int) else size
+    if len(sides) not in (1, 2):
         raise ValueError(f"{name}: output_size must be one or two integers, got {size!r}.")
-    if pair[0] < 1 or pair[1] < 1:
+    if min(sides) < 1:
         raise ValueError(f"{name}: output_size must be positive, got {size!r}.")
-    return pair
+    return sides[0], sides[-1]

@@ -3,17 +3,21 @@
 The backward of each operator is an operator of its own, so that torch.compile and torch.export see through
 both directions.  A backward operator gets the sizes and layouts of the levels, not the maps: they need not
 be kept alive (only the coordinate gradient of PrRoI pooling needs them).
+
+An operator takes (features, rois, levels, scales, height, width, *options, channels_last), its backward
+(grad, [argmax,] rois, levels, scales, sizes, layouts, *options, deterministic), with the same options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskrcnn.layers.geometry import PRECISE
+from maskrcnn.layers.reference import is_channels_last
 
 _registered = False
 
@@ -24,18 +28,17 @@ def register() -> None:
     if _registered:
         return
     _registered = True
-    library = torch.library
-    library.register_fake("maskrcnn::roi_average", _average_fake)
-    library.register_fake("maskrcnn::roi_sample", _sample_fake)
-    library.register_fake("maskrcnn::roi_pool", _pool_fake)
-    library.register_fake("maskrcnn::roi_average_backward", _average_backward_fake)
-    library.register_fake("maskrcnn::roi_sample_backward", _sample_backward_fake)
-    library.register_fake("maskrcnn::roi_pool_backward", _pool_backward_fake)
-    library.register_fake("maskrcnn::roi_precise_rois_backward", _precise_rois_backward_fake)
-    library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
+    library, ops = torch.library, torch.ops.maskrcnn
+    library.register_fake("maskrcnn::roi_average", _output)
+    library.register_fake("maskrcnn::roi_average_backward", _maps)
+    library.register_fake("maskrcnn::roi_precise_rois_backward", _like_rois)
     library.register_autograd("maskrcnn::roi_average", _average_backward, setup_context=_average_setup)
-    library.register_autograd("maskrcnn::roi_sample", _sample_backward, setup_context=_sample_setup)
-    library.register_autograd("maskrcnn::roi_pool", _pool_backward, setup_context=_pool_setup)
+    for name, backward in (("roi_sample", ops.roi_sample_backward), ("roi_pool", ops.roi_pool_backward)):
+        library.register_fake(f"maskrcnn::{name}", _output_and_argmax)
+        library.register_fake(f"maskrcnn::{name}_backward", _maps_from_argmax)
+        formula = _backward_from_argmax(backward.default)
+        library.register_autograd(f"maskrcnn::{name}", formula, setup_context=_argmax_setup)
+    library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
 
 
 def _new(
@@ -45,128 +48,44 @@ def _new(
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=layout)
 
 
-def _maps(grad: Tensor, sizes: Sequence[int], channels_last: Sequence[int]) -> list[Tensor]:
+def _output(
+    features: list[Tensor], rois: Tensor, levels: Any, scales: Any, height: int, width: int, *options: Any
+) -> Tensor:
+    first = features[0]
+    return _new(first, (rois.shape[0], first.shape[1], height, width), first.dtype, options[-1])
+
+
+def _output_and_argmax(*inputs: Any) -> tuple[Tensor, Tensor]:
+    output = _output(*inputs)
+    return output, _new(output, output.shape, torch.int32, inputs[-1])
+
+
+def _maps(
+    grad: Tensor, rois: Any, levels: Any, scales: Any, sizes: list[int], layouts: list[int], *options: Any
+) -> list[Tensor]:
     images, channels = sizes[0], sizes[1]
     return [
         _new(grad, (images, channels, sizes[2 + 2 * i], sizes[3 + 2 * i]), grad.dtype, bool(flag))
-        for i, flag in enumerate(channels_last)
+        for i, flag in enumerate(layouts)
     ]
 
 
-def _average_fake(
-    features: list[Tensor],
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    height: int,
-    width: int,
-    geometry: int,
-    sampling_ratio: int,
-    channels_last: bool,
-) -> Tensor:
-    first = features[0]
-    return _new(first, (rois.shape[0], first.shape[1], height, width), first.dtype, channels_last)
+def _maps_from_argmax(grad: Tensor, argmax: Tensor, *inputs: Any) -> list[Tensor]:
+    return _maps(grad, *inputs)
 
 
-def _sample_fake(
-    features: list[Tensor],
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    height: int,
-    width: int,
-    geometry: int,
-    sampling_ratio: int,
-    maximum: bool,
-    random: bool,
-    seed: int,
-    channels_last: bool,
-) -> tuple[Tensor, Tensor]:
-    first = features[0]
-    shape = (rois.shape[0], first.shape[1], height, width)
-    return _new(first, shape, first.dtype, channels_last), _new(first, shape, torch.int32, channels_last)
-
-
-def _pool_fake(
-    features: list[Tensor],
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    height: int,
-    width: int,
-    rounding: int,
-    bins: int,
-    channels_last: bool,
-) -> tuple[Tensor, Tensor]:
-    first = features[0]
-    shape = (rois.shape[0], first.shape[1], height, width)
-    return _new(first, shape, first.dtype, channels_last), _new(first, shape, torch.int32, channels_last)
-
-
-def _average_backward_fake(
-    grad: Tensor,
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    sizes: list[int],
-    channels_last: list[int],
-    geometry: int,
-    sampling_ratio: int,
-    deterministic: bool,
-) -> list[Tensor]:
-    return _maps(grad, sizes, channels_last)
-
-
-def _sample_backward_fake(
-    grad: Tensor,
-    argmax: Tensor,
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    sizes: list[int],
-    channels_last: list[int],
-    geometry: int,
-    sampling_ratio: int,
-    maximum: bool,
-    random: bool,
-    seed: int,
-    deterministic: bool,
-) -> list[Tensor]:
-    return _maps(grad, sizes, channels_last)
-
-
-def _pool_backward_fake(
-    grad: Tensor,
-    argmax: Tensor,
-    rois: Tensor,
-    levels: Tensor | None,
-    scales: list[float],
-    sizes: list[int],
-    channels_last: list[int],
-    rounding: int,
-    bins: int,
-    deterministic: bool,
-) -> list[Tensor]:
-    return _maps(grad, sizes, channels_last)
-
-
-def _precise_rois_backward_fake(
-    grad: Tensor, features: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float]
-) -> Tensor:
+def _like_rois(grad: Any, features: Any, rois: Tensor, levels: Any, scales: Any) -> Tensor:
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
 
 
-def _remember(ctx: Any, features: list[Tensor], channels_last: bool) -> None:
-    """Keep what a backward needs to know of the maps: their sizes and, for each, its layout."""
-    first = features[0]
-    sizes = [first.shape[0], first.shape[1]]
+def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    """Keep what a backward needs: of the maps their sizes and, for each, its layout."""
+    features, _, _, scales, _, _, *options, _ = inputs
+    sizes = [features[0].shape[0], features[0].shape[1]]
     for level in features:
         sizes += [level.shape[2], level.shape[3]]
-    ctx.sizes = sizes
-    ctx.layouts = [
-        int(not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)) for t in features
-    ]
-    ctx.device_type = first.device.type
+    layouts = [int(is_channels_last(level)) for level in features]
+    ctx.rest, ctx.inputs, ctx.levels = (scales, sizes, layouts, *options), len(inputs), len(features)
 
 
 def _deterministic() -> bool:
@@ -175,77 +94,32 @@ def _deterministic() -> bool:
 
 
 def _average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, rois, levels, scales, _, _, geometry, ratio, channels_last = inputs
-    _remember(ctx, features, channels_last)
-    ctx.scales, ctx.geometry, ctx.ratio = scales, geometry, ratio
+    _remember(ctx, inputs)
+    features, rois, levels, _, _, _, geometry, _, _ = inputs
     needs_maps = geometry == PRECISE and rois.requires_grad
     ctx.save_for_backward(rois, levels, *(features if needs_maps else ()))
 
 
 def _average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     rois, levels, *features = ctx.saved_tensors
-    maps: list[Tensor] | list[None]
+    ops = torch.ops.maskrcnn
+    maps, boxes = [None] * ctx.levels, None
     if any(ctx.needs_input_grad[0]):
-        maps = torch.ops.maskrcnn.roi_average_backward.default(
-            grad, rois, levels, ctx.scales, ctx.sizes, ctx.layouts, ctx.geometry, ctx.ratio, _deterministic()
-        )
-    else:
-        maps = [None] * len(ctx.layouts)
-    boxes = None
+        maps = ops.roi_average_backward.default(grad, rois, levels, *ctx.rest, _deterministic())
     if features and ctx.needs_input_grad[1]:
-        boxes = torch.ops.maskrcnn.roi_precise_rois_backward.default(grad, features, rois, levels, ctx.scales)
-    return maps, boxes, None, None, None, None, None, None, None
+        boxes = ops.roi_precise_rois_backward.default(grad, features, rois, levels, ctx.rest[0])
+    return maps, boxes, *[None] * (ctx.inputs - 2)
 
 
-def _sample_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, rois, levels, scales, _, _, geometry, ratio, maximum, random, seed, channels_last = inputs
-    _remember(ctx, features, channels_last)
-    ctx.scales, ctx.geometry, ctx.ratio = scales, geometry, ratio
-    ctx.maximum, ctx.random, ctx.seed = maximum, random, seed
+def _argmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _remember(ctx, inputs)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], rois, levels)
+    ctx.save_for_backward(output[1], inputs[1], inputs[2])
 
 
-def _sample_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    argmax, rois, levels = ctx.saved_tensors
-    maps = torch.ops.maskrcnn.roi_sample_backward.default(
-        grad,
-        argmax,
-        rois,
-        levels,
-        ctx.scales,
-        ctx.sizes,
-        ctx.layouts,
-        ctx.geometry,
-        ctx.ratio,
-        ctx.maximum,
-        ctx.random,
-        ctx.seed,
-        _deterministic(),
-    )
-    return maps, None, None, None, None, None, None, None, None, None, None, None
+def _backward_from_argmax(operator: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+        maps = operator(grad, *ctx.saved_tensors, *ctx.rest, _deterministic())
+        return maps, *[None] * (ctx.inputs - 1)
 
-
-def _pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, rois, levels, scales, _, _, rounding, bins, channels_last = inputs
-    _remember(ctx, features, channels_last)
-    ctx.scales, ctx.rounding, ctx.bins = scales, rounding, bins
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], rois, levels)
-
-
-def _pool_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    argmax, rois, levels = ctx.saved_tensors
-    maps = torch.ops.maskrcnn.roi_pool_backward.default(
-        grad,
-        argmax,
-        rois,
-        levels,
-        ctx.scales,
-        ctx.sizes,
-        ctx.layouts,
-        ctx.rounding,
-        ctx.bins,
-        _deterministic(),
-    )
-    return maps, None, None, None, None, None, None, None, None
+    return backward

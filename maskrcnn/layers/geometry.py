@@ -84,15 +84,6 @@ class EvenAxis(Axis):
     bins: int
 
     @property
-    def step(self) -> Tensor:
-        """[K], the size of a bin."""
-        return self.size / self.bins
-
-    def begin(self, k: int) -> tuple[Tensor, Tensor]:
-        """Start [] and size [] of the first bin of box k."""
-        return self.start[k], self.size[k] / self.bins
-
-    @property
     def region(self) -> tuple[Tensor, Tensor]:
         """Edges [K]; see :class:`Axis`."""
         return self.start + 0.5, self.start + 0.5 + self.size
@@ -100,7 +91,8 @@ class EvenAxis(Axis):
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
         """Low and high [K, P]; see :class:`Axis`."""
-        edge = self.start[:, None] + _range(self.bins + 1, self.start) * self.step[:, None] + 0.5
+        step = (self.size / self.bins)[:, None]
+        edge = self.start[:, None] + _range(self.bins + 1, self.start) * step + 0.5
         return edge[:, :-1], edge[:, 1:]
 
 
@@ -120,13 +112,13 @@ class SampledAxis(EvenAxis):
 
     def points(self, k: int) -> Tensor:
         """[P, S]; see :class:`Axis`."""
-        (start, step), count = self.begin(k), self.count(k)
+        start, step, count = self.start[k], self.size[k] / self.bins, self.count(k)
         p, i = _range(self.bins, self.start)[:, None], _range(count, self.start)
         return start + p * step + (i + 0.5) * step / count
 
     def random_points(self, k: int, fractions: Tensor) -> Tensor:
         """Points [P, Q, S] at ``fractions`` [P, Q, S] of this axis' bins, indices."""
-        start, step = self.begin(k)
+        start, step = self.start[k], self.size[k] / self.bins
         return start + _range(self.bins, self.start)[:, None, None] * step + fractions * step
 
     def count(self, k: int) -> int:
@@ -134,7 +126,7 @@ class SampledAxis(EvenAxis):
 
     def points_on_map(self, k: int, length: int) -> list[Tensor]:
         """Those of :meth:`points` on a map, P times [S or fewer]; never makes the billions that are not."""
-        (start, step), count = self.begin(k), self.count(k)
+        start, step, count = self.start[k], self.size[k] / self.bins, self.count(k)
         result = []
         for p in range(self.bins):
             base = start + p * step
@@ -171,9 +163,8 @@ class PointAxis(EvenAxis):
         """Low and high [K, P]; see :class:`Axis`."""
         if self.pooled:
             return super().edges
-        point = (
-            self.start[:, None] + _range(self.bins, self.start) * (self.size / (self.bins - 1))[:, None] + 0.5
-        )
+        step = (self.size / (self.bins - 1))[:, None]
+        point = self.start[:, None] + _range(self.bins, self.start) * step + 0.5
         return point, point
 
     def samples(self, k: int) -> Tensor:
@@ -207,7 +198,7 @@ class IntegralAxis(EvenAxis):
 
     def weights(self, k: int, length: int) -> Tensor:
         """[P, L]; see :class:`Axis`."""
-        start, size = self.begin(k)
+        start, size = self.start[k], self.size[k] / self.bins
         a = (start + _range(self.bins, self.start) * size)[:, None]
         b = a + size
         cell = _range(length, self.start)[None]
@@ -353,11 +344,8 @@ class Geometry:
             fy, fx = (f.to(y.start).view(shape) for f in drawn)
             return y.random_points(k, fy), x.random_points(k, fx.transpose(0, 1)).transpose(0, 1)
         ys, xs = self.y.points(k), self.x.points(k)
-        grid = (len(ys), len(xs), ys.shape[1], xs.shape[1])
-        return (
-            ys[:, None, :, None].expand(grid).flatten(2),
-            xs[None, :, None, :].expand(grid).flatten(2),
-        )
+        grid = torch.broadcast_tensors(ys[:, None, :, None], xs[None, :, None, :])
+        return grid[0].flatten(2), grid[1].flatten(2)
 
     def weights(self, k: int, height: int, width: int) -> Tensor:
         """What every cell counts in every bin of box k: [P, Q, H, W]; of a maximum, 1 or 0."""

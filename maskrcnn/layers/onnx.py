@@ -45,18 +45,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         mode = "half_pixel" if geometry == ALIGNED else "output_half_pixel"
 
         def pool(feature: Any, rows: Any, scale: float) -> Any:
-            batch = op.Squeeze(
-                op.Slice(
-                    rows,
-                    op.Constant(value_ints=[0]),
-                    op.Constant(value_ints=[1]),
-                    op.Constant(value_ints=[1]),
-                ),
-                op.Constant(value_ints=[1]),
-            )
-            boxes = op.Slice(
-                rows, op.Constant(value_ints=[1]), op.Constant(value_ints=[5]), op.Constant(value_ints=[1])
-            )
+            zero, one, five = (op.Constant(value_ints=[i]) for i in (0, 1, 5))
+            batch = op.Squeeze(op.Slice(rows, zero, one, one), one)
+            boxes = op.Slice(rows, one, five, one)
             return op.RoiAlign(
                 feature,
                 op.CastLike(boxes, feature),

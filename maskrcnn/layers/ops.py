@@ -8,20 +8,21 @@ line that picks compiled or reference.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from maskrcnn.layers import reference
 from maskrcnn.layers.geometry import LEGACY, PRECISE, Bins, Rounding
+from maskrcnn.layers.reference import is_channels_last
 from maskrcnn.native import library as _library
 
 if TYPE_CHECKING:
     from maskrcnn.layers.arguments import RoiArguments
 
-ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "sppnet")
-BINS: tuple[Bins, ...] = ("overlap", "partition", "truncate")
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+BINS: tuple[Bins, ...] = get_args(Bins)
 
 
 @cache
@@ -67,18 +68,12 @@ def areas_of_codes(text: Tensor, sizes: Tensor, totals: Tensor) -> Tensor | None
 MOST_CUDA_LEVELS = 16
 
 
-def is_channels_last(tensor: Tensor) -> bool:
-    """Whether results for ``tensor`` [N, C, H, W] take the channels_last layout (both = contiguous)."""
-    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
 def average(name: str, args: RoiArguments, geometry: int, ratio: int) -> Tensor:
     """Weighted sums of cells: RoIAlign, RoIWarp, the legacy RoIAlign, PrRoI pooling -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args
     if has_kernels(rois.device.type):
-        result: Tensor = torch.ops.maskrcnn.roi_average.default(
-            features, rois, levels, scales, height, width, geometry, ratio, is_channels_last(features[0])
-        )
+        last = is_channels_last(features[0])
+        result: Tensor = torch.ops.maskrcnn.roi_average.default(*args, geometry, ratio, last)
         return result
     reference.check_values(name, features, rois, levels)
     if geometry in (LEGACY, PRECISE):
@@ -100,56 +95,21 @@ def sampled(
         return average(name, args, geometry, ratio)
     features, rois, levels, scales, height, width = args
     if has_kernels(rois.device.type):
-        result: Tensor = torch.ops.maskrcnn.roi_sample.default(
-            features,
-            rois,
-            levels,
-            scales,
-            height,
-            width,
-            geometry,
-            ratio,
-            aggregation == "max",
-            samples == "random",
-            seed,
-            is_channels_last(features[0]),
-        )[0]
+        options = geometry, ratio, aggregation == "max", samples == "random", seed
+        last = is_channels_last(features[0])
+        result: Tensor = torch.ops.maskrcnn.roi_sample.default(*args, *options, last)[0]
         return result
     reference.check_values(name, features, rois, levels)
-    return reference.sampled(
-        features,
-        rois.detach(),
-        levels,
-        scales,
-        (height, width),
-        geometry,
-        ratio,
-        aggregation,
-        samples,
-        seed,
-    )
+    kind = geometry, ratio, aggregation, samples, seed
+    return reference.sampled(features, rois.detach(), levels, scales, (height, width), *kind)
 
 
-def pooled(
-    name: str,
-    args: RoiArguments,
-    rounding: Rounding,
-    bins: Bins,
-) -> Tensor:
+def pooled(name: str, args: RoiArguments, rounding: Rounding, bins: Bins) -> Tensor:
     """RoIPool -> [K, C, P, Q]."""
     features, rois, levels, scales, height, width = args
     if has_kernels(rois.device.type):
-        result: Tensor = torch.ops.maskrcnn.roi_pool.default(
-            features,
-            rois,
-            levels,
-            scales,
-            height,
-            width,
-            ROUNDINGS.index(rounding),
-            BINS.index(bins),
-            is_channels_last(features[0]),
-        )[0]
+        options = ROUNDINGS.index(rounding), BINS.index(bins), is_channels_last(features[0])
+        result: Tensor = torch.ops.maskrcnn.roi_pool.default(*args, *options)[0]
         return result
     reference.check_values(name, features, rois, levels)
     return reference.roi_pool(features, rois.detach(), levels, scales, (height, width), rounding, bins)

@@ -39,6 +39,11 @@ from maskrcnn.layers.geometry import (
 MAX_GRID_SIDE = 64
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether results for ``tensor`` [N, C, H, W] take the channels_last layout (both = contiguous)."""
+    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def check_values(name: str, features: Sequence[Tensor], rois: Tensor, levels: Tensor | None) -> None:
     """Raise the sentence that the compiled CPU kernels raise for one of ``rois`` [K, 5] that is bad."""
     rois = rois.detach()
@@ -142,9 +147,9 @@ def weighed(
     outputs = []
     for k in range(rois.shape[0]):
         feature = _feature_of(features, rois, levels, k)
-        outputs.append(
-            _apply_matrices(feature, y.weights(k, feature.shape[1]), x.weights(k, feature.shape[2]))
-        )
+        wide = torch.promote_types(feature.dtype, torch.float32)
+        rows, columns = (a.weights(k, n).to(wide) for a, n in zip((y, x), feature.shape[1:], strict=True))
+        outputs.append(torch.einsum("pi,cij,qj->cpq", rows, feature.to(wide), columns))
     return _stack(outputs, features, output_size)
 
 
@@ -213,12 +218,6 @@ def _feature_of(features: Sequence[Tensor], rois: Tensor, levels: Tensor | None,
     return features[level][int(rois[k, 0])]
 
 
-def _apply_matrices(feature: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """sum_ij rows[p, i] columns[q, j] feature[c, i, j] -> [C, P, Q]."""
-    wide = torch.promote_types(feature.dtype, torch.float32)
-    return torch.einsum("pi,cij,qj->cpq", rows.to(wide), feature.to(wide), columns.to(wide))
-
-
 def _stack(outputs: list[Tensor], features: Sequence[Tensor], output_size: tuple[int, int]) -> Tensor:
     first = features[0]
     if outputs:
@@ -227,5 +226,5 @@ def _stack(outputs: list[Tensor], features: Sequence[Tensor], output_size: tuple
         result = first.new_zeros((0, first.shape[1], *output_size))
     # No cell may have been read; the result depends on the features all the same.
     result = result + torch.stack([f.flatten()[:0].sum() for f in features]).sum()
-    channels_last = not first.is_contiguous() and first.is_contiguous(memory_format=torch.channels_last)
-    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    layout = torch.channels_last if is_channels_last(first) else torch.contiguous_format
+    return result.contiguous(memory_format=layout)

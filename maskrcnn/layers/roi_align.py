@@ -61,9 +61,12 @@ def roi_align(
             (on CUDA such a RoI gives 0 and no gradient unless MASKRCNN_CHECK=1).
     """
     args = prepare("roi_align", input, boxes, output_size, spatial_scale, levels)
-    _check(sampling_ratio, aggregation, samples, seed)
+    check_choice("roi_align", "aggregation", aggregation, ("avg", "max"))
+    check_choice("roi_align", "samples", samples, ("grid", "random"))
+    check_seed("roi_align", seed)
+    ratio = check_sampling_ratio("roi_align", sampling_ratio)
     which = ALIGNED if aligned else PLAIN
-    return ops.sampled("roi_align", args, which, max(sampling_ratio, 0), aggregation, samples, seed)
+    return ops.sampled("roi_align", args, which, ratio, aggregation, samples, seed)
 
 
 @ROI_OPS.register("roi_align")
@@ -148,10 +151,3 @@ class RoIAlign(RoIOperator):
         random = self.samples == "random"
         hidden = (*hidden, "sampling_ratio", "samples", *(() if random else ("seed",)))
         return sampling_words(self.sampling_ratio, random) + super().words(hidden)
-
-
-def _check(sampling_ratio: int, aggregation: str, samples: str, seed: int) -> None:
-    check_choice("roi_align", "aggregation", aggregation, ("avg", "max"))
-    check_choice("roi_align", "samples", samples, ("grid", "random"))
-    check_seed("roi_align", seed)
-    check_sampling_ratio("roi_align", sampling_ratio)

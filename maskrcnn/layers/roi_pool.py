@@ -29,17 +29,14 @@ def roi_pool(
     bit.
 
     Args:
-        input: features [N, C, H, W] or a list of pyramid levels, as in :func:`maskrcnn.layers.roi_align`.
-        boxes: [K, 5] (batch index, xyxy) or a list of [L, 4], image coordinates.
-        output_size: bins (P, Q), or one integer for both.
-        spatial_scale: feature cells per image pixel; a list of one a level for a list.
+        input, boxes, output_size, spatial_scale, levels: as of :func:`maskrcnn.layers.roi_align`: features
+            [N, C, H, W] or a list of pyramid levels, boxes [K, 5] or a list of [L, 4].
         rounding: of the box to cells.  ``round``: C's round, halves away from zero (Caffe, torchvision);
             ``floor``; ``sppnet``: left and top floor + 1, right and bottom ceil - 1 (He et al. 2014).
         bins: ``overlap``: the last cell included (side = end - start + 1, at least 1), edges by floor and
             ceil so that neighbours share cells (Caffe); ``partition``: side = end - start, edges
             floor(i side / P): no cell twice, none lost; ``truncate``: bins of floor(side / P) cells, the
             rest of the side dropped.
-        levels: int64 [K], the level of each RoI; needed with several levels.
 
     Returns:
         [K, C, P, Q] in the features' type and the layout of the (first) input.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from maskrcnn.modeling.roi.targets import (
     show_keypoints,
 )
 from maskrcnn.structures import Detections, Targets
+
+Head = TypeVar("Head", covariant=True)
 
 
 class Backbone(nn.Module):
@@ -291,18 +293,12 @@ class RoITrunkConfig(Protocol):
         ...
 
 
-class BoxHeadConfig(Protocol):
-    """What a ``box_head`` registration makes from a YAML mapping."""
+class HeadConfig(Protocol[Head]):
+    """What a ``box_head`` or ``mask_head`` registration makes from a YAML mapping, and ``roi_head``, under a
+    name in ``model.heads``.
+    """
 
-    def build(self, channels: int, num_classes: int) -> BoxHead:
-        """``channels``: of the pooled map.  ``num_classes``: K, without background."""
-        ...
-
-
-class MaskHeadConfig(Protocol):
-    """What a ``mask_head`` registration makes from a YAML mapping."""
-
-    def build(self, channels: int, num_classes: int) -> MaskHead:
+    def build(self, channels: int, num_classes: int) -> Head:
         """``channels``: of the pooled map.  ``num_classes``: K, without background."""
         ...
 
@@ -315,13 +311,9 @@ class KeypointHeadConfig(Protocol):
         ...
 
 
-class RoIHeadConfig(Protocol):
-    """What a ``roi_head`` registration makes from a YAML mapping, under a name in ``model.heads``."""
-
-    def build(self, channels: int, num_classes: int) -> RoIHead:
-        """``channels``: of the pooled map.  ``num_classes``: K, without background."""
-        ...
-
+BoxHeadConfig: TypeAlias = HeadConfig[BoxHead]
+MaskHeadConfig: TypeAlias = HeadConfig[MaskHead]
+RoIHeadConfig: TypeAlias = HeadConfig[RoIHead]
 
 _ROI = "maskrcnn.modeling.roi"
 BACKBONES: Registry[BackboneConfig] = Registry(

@@ -90,6 +90,18 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
+def start_convs(module: nn.Module) -> None:
+    """Random weights for every convolution inside ``module``, biases 0.
+
+    He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form), as torchvision and Detectron.
+    """
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))`` of ``x`` [N, C, H, W]; a frozen norm is folded into the convolution's weights.
 

@@ -13,6 +13,8 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
 from maskrcnn.errors import ConfigError
 
+Pixel = Annotated[float, any_number("pixels of one's own may lie anywhere")]
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -78,11 +80,7 @@ class PreprocessConfig(Config):
     """Pixel statistics and padding."""
 
     #: Mean of R, G, B in 0..255 (ImageNet, as torchvision's weights were trained: 0.485, 0.456, 0.406 x 255).
-    mean: tuple[Annotated[float, any_number("pixels of one's own may lie anywhere")], ...] = (
-        123.675,
-        116.28,
-        103.53,
-    )
+    mean: tuple[Pixel, ...] = (123.675, 116.28, 103.53)
     #: Standard deviation of R, G, B in 0..255 (ibid.: 0.229, 0.224, 0.225 x 255).
     std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
     #: Pad the sides to a multiple of this; a pyramid to stride 32 needs 32 (Detectron2, torchvision: 32).

@@ -51,6 +51,7 @@ NVCC_FLAGS = (
     "-cudart=static",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
 )
+_ARCH = re.compile(r"(\d+)\.(\d+)([af]?)(\+PTX)?")
 SANITIZE_FLAGS = ("-fno-omit-frame-pointer", "-O1", "-g")
 
 
@@ -139,14 +140,7 @@ def find_nvcc() -> str | None:
 def compiler_version(compiler: str) -> str:
     """Return the line of ``compiler --version`` that names the release."""
     try:
-        out = subprocess.run(
-            [*compiler.split(), "--version"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env=_compiler_environment(),
-        ).stdout
+        out = _output([*compiler.split(), "--version"])
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"`{compiler} --version` fails: {error}") from error
     lines = [line.strip() for line in out.splitlines() if line.strip()]
@@ -166,18 +160,10 @@ def gpu_capabilities() -> tuple[str, ...]:
     if not tool or not gpu_present():
         return ()
     try:
-        out = subprocess.run(
-            [tool, "--query-gpu=compute_cap", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout
+        out = _output([tool, "--query-gpu=compute_cap", "--format=csv,noheader"])
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(
-        sorted({line.strip() for line in out.splitlines() if re.fullmatch(r"\d+\.\d+", line.strip())})
-    )
+    return tuple(sorted(set(re.findall(r"^\s*(\d+\.\d+)\s*$", out, re.MULTILINE))))
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -218,7 +204,7 @@ def arch_flags(archs: str) -> list[str]:
     """Return nvcc's ``-gencode`` flags for a list such as ``"8.0;9.0+PTX"``."""
     flags = []
     for arch in filter(None, archs.split(";")):
-        match = re.fullmatch(r"(\d+)\.(\d+)([af]?)(\+PTX)?", arch)
+        match = _ARCH.fullmatch(arch)
         if match is None:
             raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST: '{arch}' is not an architecture; write numbers such as 8.0;9.0+PTX"
@@ -240,7 +226,7 @@ def covers(archs: str, capability: str) -> bool:
     """Whether an object built for ``archs`` runs on a GPU of compute capability ``capability``."""
     major, minor = map(int, capability.split("."))
     for arch in filter(None, archs.split(";")):
-        match = re.fullmatch(r"(\d+)\.(\d+)([af]?)(\+PTX)?", arch)
+        match = _ARCH.fullmatch(arch)
         if match is None:
             continue
         built = (int(match.group(1)), int(match.group(2)))
@@ -358,6 +344,13 @@ def build(plan: Plan, destination: Path) -> None:
 def _compiler_environment() -> dict[str, str]:
     """Return our environment less LD_PRELOAD: a sanitizer's runtime is meant for us, not for compilers."""
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
+def _output(command: list[str]) -> str:
+    """What a tool prints that tells of itself."""
+    environment = _compiler_environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    return done.stdout
 
 
 def _run(command: list[str]) -> None:

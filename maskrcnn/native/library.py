@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,39 +98,43 @@ def _load_cuda() -> LoadState:
 def _load_one(kind: _build.Kind) -> LoadState:
     """Try the object built ahead of time, then the cache, then the compiler."""
     notes: list[str] = []
+    for library, how in _candidates(kind, notes):
+        try:
+            torch.ops.load_library(library)
+        except OSError as error:
+            notes.append(f"{library} does not load: {error}")
+        else:
+            return LoadState(True, library, "; ".join([how, *notes]))
+    return LoadState(False, None, "; ".join(notes))
+
+
+def _candidates(kind: _build.Kind, notes: list[str]) -> Iterator[tuple[Path, str]]:
+    """Objects that may be loaded, and how each was made; ``notes`` takes why there are no others."""
     library = _build.ahead_of_time(kind)
     stale = _stale(kind, library)
     if stale is None:
-        state = _try(library, "built ahead of time", notes)
-        if state is not None:
-            return state
+        yield library, "built ahead of time"
     elif stale:
         notes.append(stale)
-
     torch_dir = Path(torch.__file__).resolve().parent
     refusal = _build.cuda_reason(torch_dir) if kind == "cuda" else None
-    plan = None
-    if refusal is None:
-        try:
-            plan = _build.plan(kind, torch_dir)
-        except _build.BuildError as error:
-            refusal = str(error)
+    try:
+        plan = None if refusal is not None else _build.plan(kind, torch_dir)
+    except _build.BuildError as error:
+        plan, refusal = None, str(error)
     if kind == "cpu" or refusal is None:
         cached = _cache.find_cached(kind, plan)
         if cached is not None:
-            state = _try(cached, "built at an earlier import", notes)
-            if state is not None:
-                return state
+            yield cached, "built at an earlier import"
     if plan is not None:
         try:
             built = _cache.build_cached(plan, _announce)
         except _build.BuildError as error:
             refusal = str(error)
         else:
-            state = _try(built, "built at this import", notes)
-            if state is not None:
-                return state
-    return LoadState(False, None, "; ".join([*([refusal] if refusal else []), *notes]))
+            yield built, "built at this import"
+    if refusal is not None:
+        notes.insert(0, refusal)
 
 
 def _stale(kind: _build.Kind, library: Path) -> str | None:
@@ -144,15 +149,6 @@ def _stale(kind: _build.Kind, library: Path) -> str | None:
         if missing:
             return f"{library} is built for {stamp.archs}, not for this machine's {', '.join(missing)}"
     return None
-
-
-def _try(library: Path, how: str, notes: list[str]) -> LoadState | None:
-    try:
-        torch.ops.load_library(library)
-    except OSError as error:
-        notes.append(f"{library} does not load: {error}")
-        return None
-    return LoadState(True, library, "; ".join([how, *notes]))
 
 
 def _is_main_process() -> bool:

@@ -44,13 +44,3 @@ class Categories:
         if category_id not in self._index:
             raise DataError(f"unknown category id {category_id}; known: {few(self.ids, 20)}")
         return self._index[category_id]
-
-    def id_of(self, index: int) -> int:
-        """The category id of class ``index`` in [0, K).
-
-        Raises:
-            DataError: the index is out of range.
-        """
-        if not 0 <= index < len(self.ids):
-            raise DataError(f"class index {index} is outside 0..{len(self.ids) - 1}")
-        return self.ids[index]

@@ -64,11 +64,6 @@ class GroundTruth:
         """Place by image id."""
         return {image_id: i for i, image_id in enumerate(self.image_ids.tolist())}
 
-    @cached_property
-    def category_places(self) -> dict[int, int]:
-        """Place by category id."""
-        return {category_id: k for k, category_id in enumerate(self.category_ids)}
-
     @property
     def has_masks(self) -> bool:
         """Whether masks were read."""

@@ -31,9 +31,14 @@ _IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 class InstanceMasks:
-    """G instance masks in one frame of ``height`` x ``width`` pixels; immutable.
+    """G instance masks in one frame of ``height`` x ``width`` pixels; immutable.  Arrays are not copied.
 
-    Build it with :meth:`from_coco` or :meth:`from_packed`.
+    Args:
+        points: float64 [P, 2], the vertices of all polygons in a row, pixels.
+        polygon_ends: int64 [Q], where in ``points`` each polygon ends.
+        instance_ends: int64 [G], where in ``polygon_ends`` each instance ends; an RLE instance has none.
+        rles: G entries, None for an instance of polygons.
+        affines: float64 [G, 2, 3], stored frame -> current frame, each axis-aligned; None: the same frame.
     """
 
     def __init__(
@@ -44,38 +49,16 @@ class InstanceMasks:
         polygon_ends: IntArray,
         instance_ends: IntArray,
         rles: Sequence[RLE | None],
-        affines: FloatArray,
+        affines: FloatArray | None = None,
     ) -> None:
-        """Take packed parts as they are (see :meth:`from_packed` for their meaning).
-
-        affines: float64 [G, 2, 3], stored frame -> current frame, each axis-aligned.
-        """
         self.height = height
         self.width = width
         self._points = points
         self._polygon_ends = polygon_ends
         self._instance_ends = instance_ends
         self._rles = tuple(rles)
-        self._affines = affines
-
-    @staticmethod
-    def from_packed(
-        height: int,
-        width: int,
-        points: FloatArray,
-        polygon_ends: IntArray,
-        instance_ends: IntArray,
-        rles: Sequence[RLE | None],
-    ) -> InstanceMasks:
-        """Masks from packed arrays, not copied.
-
-        points: float64 [P, 2], the vertices of all polygons in a row, pixels.
-        polygon_ends: int64 [Q], where in ``points`` each polygon ends.
-        instance_ends: int64 [G], where in ``polygon_ends`` each instance ends; an RLE instance has none.
-        rles: G entries, None for an instance of polygons.
-        """
-        affines = np.broadcast_to(_IDENTITY, (len(instance_ends), 2, 3))
-        return InstanceMasks(height, width, points, polygon_ends, instance_ends, rles, affines)
+        same = np.broadcast_to(_IDENTITY, (len(instance_ends), 2, 3))
+        self._affines = same if affines is None else affines
 
     @staticmethod
     def from_coco(segmentations: Sequence[Any], height: int, width: int) -> InstanceMasks:
@@ -107,14 +90,8 @@ class InstanceMasks:
                     polygon_ends.append(total)
             instance_ends.append(len(polygon_ends))
         points = np.concatenate(flat).reshape(-1, 2) if flat else np.zeros((0, 2))
-        return InstanceMasks.from_packed(
-            height,
-            width,
-            points,
-            np.asarray(polygon_ends, dtype=np.int64),
-            np.asarray(instance_ends, dtype=np.int64),
-            rles,
-        )
+        ends = np.asarray(polygon_ends, dtype=np.int64), np.asarray(instance_ends, dtype=np.int64)
+        return InstanceMasks(height, width, points, *ends, rles)
 
     @staticmethod
     def cat(parts: Sequence[InstanceMasks]) -> InstanceMasks:
@@ -182,31 +159,6 @@ class InstanceMasks:
             height, width, self._points, self._polygon_ends, self._instance_ends, self._rles, affines
         )
 
-    def hflip(self, width: int) -> InstanceMasks:
-        """Mirror left and right in a frame ``width`` pixels wide: x -> width - x."""
-        return self.transform([[-1, 0, width], [0, 1, 0]], self.height, width)
-
-    def vflip(self, height: int) -> InstanceMasks:
-        """Mirror top and bottom in a frame ``height`` pixels high: y -> height - y."""
-        return self.transform([[1, 0, 0], [0, -1, height]], height, self.width)
-
-    def rotate90(self, turns: int) -> InstanceMasks:
-        """Turn counter-clockwise by ``turns`` quarter turns, as ``np.rot90`` turns the image."""
-        masks = self
-        for _ in range(turns % 4):
-            masks = masks.transform([[0, 1, 0], [-1, 0, masks.width]], masks.width, masks.height)
-        return masks
-
-    def resize(self, sx: float, sy: float) -> InstanceMasks:
-        """Scale x by ``sx`` and y by ``sy``; the frame's sides become the nearest integers."""
-        return self.transform(
-            [[sx, 0, 0], [0, sy, 0]], int(self.height * sy + 0.5), int(self.width * sx + 0.5)
-        )
-
-    def translate_crop(self, x0: float, y0: float, w: int, h: int) -> InstanceMasks:
-        """The frame of ``w`` x ``h`` pixels whose corner is (x0, y0) of this one (may reach outside)."""
-        return self.transform([[1, 0, -x0], [0, 1, -y0]], h, w)
-
     # ---- reading ----------------------------------------------------------------------------------------
 
     def polygons(self, index: int) -> list[FloatArray]:
@@ -255,9 +207,8 @@ class InstanceMasks:
             if entry is not None:
                 out[i] = rle.area(entry) * scale[i]
                 continue
-            for x, y in (p.T for p in self.polygons(i)):
-                # The shoelace formula.
-                out[i] += 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+            for polygon in self.polygons(i):
+                out[i] += polygon_area(polygon)
         return torch.from_numpy(out.astype(np.float32))
 
     def tile(
@@ -289,10 +240,8 @@ class InstanceMasks:
     def replace(self, index: Sequence[int], rles: Sequence[RLE]) -> InstanceMasks:
         """The same masks, those at ``index`` taken from ``rles``, codes of the current frame."""
         n = len(rles)
-        none = np.zeros(0, dtype=np.int64)
-        new = InstanceMasks.from_packed(
-            self.height, self.width, np.zeros((0, 2)), none, np.zeros(n, dtype=np.int64), rles
-        )
+        none, ends = np.zeros(0, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        new = InstanceMasks(self.height, self.width, np.zeros((0, 2)), none, ends, rles)
         order = np.arange(len(self))
         order[np.asarray(index, dtype=np.int64)] = len(self) + np.arange(n)
         return InstanceMasks.cat([self, new]).select(order.tolist())
@@ -364,17 +313,17 @@ class InstanceMasks:
         return bitmap, (sx, sy, tx, ty)
 
 
+def polygon_area(points: FloatArray) -> float:
+    """Square pixels inside a polygon [n, 2], by the shoelace formula."""
+    x, y = points.T
+    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+
+
 def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:
     """``affine`` ([2, 3], or [P, 2, 3] one a point) on ``points`` [P, 2]."""
-    x, y = points[:, 0], points[:, 1]
-    a = affine
-    return np.stack(
-        (
-            a[..., 0, 0] * x + a[..., 0, 1] * y + a[..., 0, 2],
-            a[..., 1, 0] * x + a[..., 1, 1] * y + a[..., 1, 2],
-        ),
-        axis=1,
-    )
+    x, y = points.T
+    rows = (affine[..., i, :] for i in (0, 1))
+    return np.stack([row[..., 0] * x + row[..., 1] * y + row[..., 2] for row in rows], axis=1)
 
 
 def _gather_ranges(ends: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:

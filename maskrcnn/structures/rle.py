@@ -85,13 +85,7 @@ def normalise(entry: Mapping[str, Any], height: int, width: int) -> RLE:
 
 def _compressed(lengths: Runs, height: int, width: int) -> RLE:
     """The code of runs that fill the image, those of nothing joined with their neighbours."""
-    if (lengths[1:] == 0).any():
-        places, times = np.unique(np.cumsum(lengths)[:-1], return_counts=True)
-        places = places[(times % 2 == 1) & (places < height * width)]  # two changes at one place are none
-        lengths = np.diff(places, prepend=0, append=height * width)
-    plain = {"size": [height, width], "counts": lengths.tolist()}
-    code: RLE = _coco.frPyObjects([plain], height, width)[0]
-    return code
+    return _from_changes([odd_positions(np.cumsum(lengths)[:-1])], height, width)[0]
 
 
 def text_of_bytes(counts: str) -> str:
@@ -302,19 +296,7 @@ def encode_crop(bitmap: npt.NDArray[np.uint8], x0: int, y0: int, height: int, wi
 
     The inverse of :func:`decode_crop`; only the bitmap's own pixels are ever looked at.
     """
-    rows, columns = bitmap.shape
-    padded = np.zeros((columns, rows + 2), dtype=np.int8)
-    padded[:, 1:-1] = bitmap.T
-    column, row = np.nonzero(np.diff(padded, axis=1))  # starts and ends of runs, in turn
-    places = (x0 + column) * height + y0 + row
-    # A run down to the lower edge goes on at the top of the next column.
-    joined = np.flatnonzero(places[1:-1:2] == places[2::2])
-    places = np.delete(places, np.concatenate([2 * joined + 1, 2 * joined + 2]))
-    lengths = np.diff(places, prepend=0, append=height * width).tolist()
-    # A mask that holds the last pixel has no background behind it.
-    entry = {"size": [height, width], "counts": lengths if lengths[-1] else lengths[:-1]}
-    code: RLE = _coco.frPyObjects([entry], height, width)[0]
-    return code
+    return _from_changes([window_changes(bitmap, x0, y0, height)], height, width)[0]
 
 
 def draw_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> list[RLE]:
@@ -335,7 +317,7 @@ def union(entries: Sequence[RLE], height: int, width: int) -> RLE:
 
 def from_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> RLE:
     """The union of flat polygons, each [2 n], as one code."""
-    return union(draw_polygons(polygons, height, width) if polygons else [], height, width)
+    return union(draw_polygons(polygons, height, width), height, width)
 
 
 def odd_positions(positions: Runs) -> Runs:
@@ -355,20 +337,20 @@ def encode_changes(changes: Sequence[Runs], height: int, width: int) -> list[Tex
 
     A position of ``height * width`` (the end) may be listed or left out; runs of nothing are not written.
     """
+    return [as_text(rle) for rle in _from_changes(changes, height, width)]
+
+
+def _from_changes(changes: Sequence[Runs], height: int, width: int) -> list[RLE]:
     total = height * width
-    raw = []
-    for places in changes:
-        if len(places) and places[-1] == total:
-            places = places[:-1]
-        counts = np.diff(places, prepend=0, append=total)
-        raw.append({"size": [height, width], "counts": counts})
-    if not raw:
-        return []
-    return [as_text(rle) for rle in _coco.frPyObjects(raw, height, width)]
+    inside = [places[:-1] if len(places) and places[-1] == total else places for places in changes]
+    counts = [np.diff(places, prepend=0, append=total) for places in inside]
+    plain = [{"size": [height, width], "counts": c} for c in counts]
+    codes: list[RLE] = _coco.frPyObjects(plain, height, width) if plain else []
+    return codes
 
 
-def window_changes(window: npt.NDArray[np.bool_], x0: int, y0: int, height: int) -> Runs:
-    """Toggle positions of a mask that is ``window`` [h, w] placed at pixel (``x0``, ``y0``), zero elsewhere.
+def window_changes(window: npt.NDArray[Any], x0: int, y0: int, height: int) -> Runs:
+    """Toggle positions of a mask that is the 0/1 ``window`` [h, w] at pixel (``x0``, ``y0``), 0 elsewhere.
 
     The window must lie inside an image of ``height`` rows.
     """

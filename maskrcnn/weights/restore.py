@@ -89,18 +89,15 @@ def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path
     """
     own, layers = model.state_dict(), class_tensors(model)
     fresh = [name for name in own if name in layers and name not in state]
-    problems = differences(model, {**state, **{name: own[name] for name in fresh}})
-    if problems:
-        others = [n for n in layers if n in state and state[n].shape != own[n].shape]
-        if len(others) == len(problems):
-            raise CheckpointError(
-                f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
-                " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
-            )
+    whole = {**state, **{name: own[name] for name in fresh}}
+    problems = differences(model, whole)
+    others = [n for n in layers if n in state and state[n].shape != own[n].shape]
+    if problems and len(others) == len(problems):
         raise CheckpointError(
-            f"{source}: does not fit this model: {few(problems, 3, '; ')}. {_advice(problems, model)}"
+            f"{source}: its output layers are for another number of classes ({few(problems, 3, '; ')});"
+            " to fine-tune, start them afresh with --drop-head (drop_head: true in the recipe)"
         )
-    model.load_state_dict(dict(state), strict=False)
+    restore_model(model, whole, source)
     return fresh
 
 
@@ -108,7 +105,7 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """What keeps ``state`` from fitting ``model``, a phrase each: missing, unknown, other shape."""
     own = model.state_dict()
     found = [
-        f"{k} is {_shape(state[k])}, here {_shape(own[k])}"
+        f"{k} is {list(state[k].shape)}, here {list(own[k].shape)}"
         for k in own
         if k in state and own[k].shape != state[k].shape
     ]
@@ -131,7 +128,3 @@ def _advice(problems: list[str], model: nn.Module) -> str:
     return (
         "It was trained with another architecture; use the config stored beside it (config.yaml of its run)"
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))

@@ -12,14 +12,14 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.weights.safe_load import check_is_file
+from maskrcnn.weights.safe_load import check_is_file, first_line
 
 #: What a numpy type code may begin with: bool, integers, floats.  No objects, no structures, no text.
 _KINDS = ("b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -147,7 +147,7 @@ def load_pickle(path: Path) -> Any:
     check_is_file(path)
     try:
         with path.open("rb") as file:
-            return _plain(_read(file))
+            return _plain(_Unpickler(file, encoding="latin1").load())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint") from None
     except _Refused as error:
@@ -155,12 +155,7 @@ def load_pickle(path: Path) -> Any:
             f"{path}: holds {error}; nothing was run. Export plain arrays where the file was made"
         ) from None
     except Exception as error:  # a made-up pickle can fail in any way that Python knows
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path}: not a readable pickle of arrays ({reason})") from None
-
-
-def _read(file: BinaryIO) -> Any:
-    return _Unpickler(file, encoding="latin1").load()
+        raise CheckpointError(f"{path}: not a readable pickle of arrays ({first_line(error)})") from None
 
 
 def _plain(value: Any) -> Any:

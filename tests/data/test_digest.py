@@ -46,7 +46,7 @@ def test_sizes_are_read_of_a_bounded_number(
 ) -> None:
     images, annotations = dataset
     asked: list[Path] = []
-    monkeypatch.setattr(module, "_size", lambda path: asked.append(path) or 1)
+    monkeypatch.setattr(module, "file_size", lambda path: asked.append(path) or 1)
     monkeypatch.setattr(module, "_MOST_SIZES", 3)
     coco_digest(annotations, images, [f"{i}.png" for i in range(10)])
     assert [p.name for p in asked] == ["0.png", "4.png", "8.png"]

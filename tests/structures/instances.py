@@ -15,6 +15,29 @@ from maskrcnn.structures import InstanceMasks, clip_boxes, rle
 HEIGHT, WIDTH = 60, 80
 
 
+def flipped(masks: InstanceMasks) -> InstanceMasks:
+    """Left and right mirrored."""
+    return masks.transform([[-1, 0, masks.width], [0, 1, 0]], masks.height, masks.width)
+
+
+def turned(masks: InstanceMasks, turns: int) -> InstanceMasks:
+    """Counter-clockwise by quarter turns, as ``np.rot90`` turns the image."""
+    for _ in range(turns):
+        masks = masks.transform([[0, 1, 0], [-1, 0, masks.width]], masks.width, masks.height)
+    return masks
+
+
+def resized(masks: InstanceMasks, sx: float, sy: float) -> InstanceMasks:
+    """x times ``sx``, y times ``sy``."""
+    size = int(masks.height * sy + 0.5), int(masks.width * sx + 0.5)
+    return masks.transform([[sx, 0, 0], [0, sy, 0]], *size)
+
+
+def cropped(masks: InstanceMasks, x0: float, y0: float, w: int, h: int) -> InstanceMasks:
+    """In the frame of ``w`` x ``h`` pixels whose corner is (x0, y0)."""
+    return masks.transform([[1, 0, -x0], [0, 1, -y0]], h, w)
+
+
 def polygon(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> list[float]:
     angles = np.sort(rng.random(9)) * 2 * np.pi
     radii = radius * (0.4 + 0.6 * rng.random(9))
@@ -62,14 +85,14 @@ def jittered(masks: InstanceMasks, dtype: torch.dtype = torch.float64) -> tuple[
 
 Turn = tuple[Callable[[InstanceMasks], InstanceMasks], Callable[[Tensor], Tensor]]
 TURNS: dict[str, Turn] = {
-    "hflip": (lambda m: m.hflip(WIDTH), lambda b: b.flip(2)),
-    "vflip": (lambda m: m.vflip(HEIGHT), lambda b: b.flip(1)),
-    "rotate 1": (lambda m: m.rotate90(1), lambda b: b.rot90(1, (1, 2))),
-    "rotate 2": (lambda m: m.rotate90(2), lambda b: b.rot90(2, (1, 2))),
-    "rotate 3": (lambda m: m.rotate90(3), lambda b: b.rot90(3, (1, 2))),
-    "crop": (lambda m: m.translate_crop(10, 5, 50, 40), lambda b: b[:, 5:45, 10:60]),
+    "hflip": (flipped, lambda b: b.flip(2)),
+    "vflip": (lambda m: turned(flipped(m), 2), lambda b: b.flip(1)),
+    "rotate 1": (lambda m: turned(m, 1), lambda b: b.rot90(1, (1, 2))),
+    "rotate 2": (lambda m: turned(m, 2), lambda b: b.rot90(2, (1, 2))),
+    "rotate 3": (lambda m: turned(m, 3), lambda b: b.rot90(3, (1, 2))),
+    "crop": (lambda m: cropped(m, 10, 5, 50, 40), lambda b: b[:, 5:45, 10:60]),
     "hflip, crop, rotate": (
-        lambda m: m.hflip(WIDTH).translate_crop(3, 2, 70, 50).rotate90(1),
+        lambda m: turned(cropped(flipped(m), 3, 2, 70, 50), 1),
         lambda b: b.flip(2)[:, 2:52, 3:73].rot90(1, (1, 2)),
     ),
 }

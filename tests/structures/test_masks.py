@@ -18,9 +18,12 @@ from tests.structures.instances import (
     HEIGHT,
     TURNS,
     WIDTH,
+    cropped,
     draw_bitmaps,
+    flipped,
     make_segmentations,
     polygon,
+    resized,
 )
 
 
@@ -73,7 +76,7 @@ def test_turned_polygons_stay_near_the_turned_bitmaps(
 
 
 def test_vertices_move_exactly(masks: InstanceMasks, segmentations: list[Any]) -> None:
-    moved = masks.resize(2.0, 1.5).hflip(2 * WIDTH).translate_crop(4, 6, 100, 60)
+    moved = cropped(flipped(resized(masks, 2.0, 1.5)), 4, 6, 100, 60)
     x, y = np.reshape(segmentations[1][1], (-1, 2)).T
     assert np.allclose(moved.polygons(1)[1], np.stack([2 * WIDTH - 2 * x - 4, 1.5 * y - 6], 1), atol=1e-12)
     assert (moved.height, moved.width) == (60, 100)
@@ -87,7 +90,7 @@ def test_boxes_and_areas(masks: InstanceMasks, segmentations: list[Any], bitmaps
     # Cut at the edges: the top is where the line from (-4.5, 40) to (12, 45) enters.
     assert torch.allclose(boxes[3], torch.tensor([0, 40 + 5 * 4.5 / 16.5, 12, HEIGHT]))
     assert areas[2] == bitmaps[2].sum()
-    assert masks.resize(2, 3).areas()[2] == 6 * bitmaps[2].sum()
+    assert resized(masks, 2, 3).areas()[2] == 6 * bitmaps[2].sum()
     square = InstanceMasks.from_coco([[[0, 0, 4, 0, 4, 3, 0, 3]]], 10, 10)
     assert square.areas().tolist() == [12.0]
 
@@ -95,22 +98,22 @@ def test_boxes_and_areas(masks: InstanceMasks, segmentations: list[Any], bitmaps
 def test_boxes_after_a_crop_are_those_of_what_is_left() -> None:
     # A triangle with a corner at x = 0; its part right of x = 6 is narrower than its box is there.
     masks = InstanceMasks.from_coco([[[0, 5, 10, 0, 10, 10]], [[0, 0, 2, 0, 2, 2]]], 10, 10)
-    left = masks.translate_crop(0, 0, 6, 10).boxes()
+    left = cropped(masks, 0, 0, 6, 10).boxes()
     assert torch.allclose(left[0], torch.tensor([0.0, 2.0, 6.0, 8.0]))
-    assert masks.translate_crop(6, 0, 4, 10).boxes()[1].tolist() == [0, 0, 0, 0]  # nothing left
+    assert cropped(masks, 6, 0, 4, 10).boxes()[1].tolist() == [0, 0, 0, 0]  # nothing left
 
 
 def test_select_and_cat(masks: InstanceMasks, bitmaps: Tensor) -> None:
     order = [5, 1, 1, 0]
     assert torch.equal(masks.select(order).to_bitmaps(), bitmaps[order])
-    both = InstanceMasks.cat([masks.select([3, 2]), masks.hflip(WIDTH).hflip(WIDTH), masks.select([])])
+    both = InstanceMasks.cat([masks.select([3, 2]), flipped(flipped(masks)), masks.select([])])
     assert torch.equal(both.to_bitmaps(), torch.cat([bitmaps[[3, 2]], bitmaps]))
     with pytest.raises(ValueError, match="one frame size"):
-        InstanceMasks.cat([masks, masks.resize(2, 2)])
+        InstanceMasks.cat([masks, resized(masks, 2, 2)])
 
 
 def test_pickling_keeps_everything(masks: InstanceMasks) -> None:
-    moved = masks.hflip(WIDTH).resize(1.5, 1.5)
+    moved = resized(flipped(masks), 1.5, 1.5)
     again = pickle.loads(pickle.dumps(moved))
     assert torch.equal(again.to_bitmaps(), moved.to_bitmaps())
 
@@ -121,7 +124,7 @@ def test_nothing_gives_nothing() -> None:
     assert none.boxes().shape == (0, 4)
     assert none.areas().shape == (0,)
     assert none.to_bitmaps().shape == (0, HEIGHT, WIDTH)
-    assert none.hflip(WIDTH).resize(2, 2).select([]).to_rles() == []
+    assert resized(flipped(none), 2, 2).select([]).to_rles() == []
 
 
 def test_an_empty_rle_is_an_empty_mask() -> None:
@@ -152,7 +155,7 @@ def test_memory_grows_with_objects_and_not_with_pixels() -> None:
             counts = [x * 4000 + y] + [60, 3940] * 59 + [60]
             segmentations.append({"size": [4000, 4000], "counts": [*counts, 4000 * 4000 - sum(counts)]})
     tracemalloc.start()
-    masks = InstanceMasks.from_coco(segmentations, 4000, 4000).resize(0.2, 0.2)
+    masks = resized(InstanceMasks.from_coco(segmentations, 4000, 4000), 0.2, 0.2)
     masks_in_boxes(masks, masks.boxes(), torch.arange(1000), 28, "polygon")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,12 +38,8 @@ def _of_a_run(dataset: Dataset, _: Dataset | None) -> Iterable[Doubt]:
 def normal_names(index: AnnotationIndex) -> list[str]:
     """The file name of each image with slashes alone, ``.`` and ``..`` resolved."""
     text, ends = index.names.tobytes(), index.name_ends.tolist()
-    found = (
-        (text[a:b].decode("utf-8", "surrogateescape") for a, b in zip([0, *ends[:-1]], ends, strict=True))
-        if ends
-        else iter(())
-    )
-    return [posixpath.normpath(n.replace("\\", "/")) for n in found]
+    names = (text[a:b].decode("utf-8", "surrogateescape") for a, b in pairwise([0, *ends]))
+    return [posixpath.normpath(n.replace("\\", "/")) for n in names]
 
 
 def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:

@@ -19,6 +19,7 @@ from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.structures import rle
+from maskrcnn.structures.masks import polygon_area
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -232,19 +233,13 @@ def _stated_holes(index: AnnotationIndex, parts: Polygons, nested: Sequence[int]
     inner: dict[int, float] = {}
     for p in set(nested):
         row = int(parts.owners[p])
-        inner[row] = inner.get(row, 0.0) + _area(parts.points(p))
+        inner[row] = inner.get(row, 0.0) + polygon_area(parts.points(p))
     for row, nested_area in inner.items():
         first, last = np.searchsorted(parts.owners, [row, row + 1]).tolist()
-        union = sum(_area(parts.points(p)) for p in range(first, last)) - nested_area
+        union = sum(polygon_area(parts.points(p)) for p in range(first, last)) - nested_area
         if nested_area >= 0.05 * union:  # NaN, where no area is stated, compares as False
             votes.append(abs(index.areas[row] - (union - nested_area)) < abs(index.areas[row] - union))
     return bool(2 * sum(votes) > len(votes))
-
-
-def _area(points: Floats) -> float:
-    """Square pixels inside a polygon [n, 2]."""
-    x, y = points[:, 0], points[:, 1]
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def ious(a: Floats, b: Floats) -> Floats:

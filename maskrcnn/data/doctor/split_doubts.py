@@ -16,7 +16,7 @@ from maskrcnn.data.doctor.doubts import few
 from maskrcnn.data.doctor.file_doubts import normal_names, spread
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
-from maskrcnn.data.image_files import image_path, open_image
+from maskrcnn.data.image_files import file_size, image_path, open_image
 from maskrcnn.data.interfaces import Dataset
 
 #: So many validation images are sought among so many training images by their content.
@@ -70,12 +70,12 @@ def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -
     sizes: dict[int, list[tuple[int, Path]]] = {}
     for place in candidates:
         path = image_path(val.images, val.index.info(place).file_name)
-        if (size := _size(path)) > 0:
+        if (size := file_size(path)) > 0:
             sizes.setdefault(size, []).append((place, path))
     alike: dict[int, list[tuple[int, Path]]] = {}
     for place in spread(np.asarray(_places(train)), MOST_TRAIN).tolist():
         path = image_path(train.images, train.index.info(place).file_name)
-        if (size := _size(path)) in sizes:
+        if (size := file_size(path)) in sizes:
             alike.setdefault(size, []).append((place, path))
     same: dict[int, str] = {}
     pieces, compared = 0, 0
@@ -106,13 +106,6 @@ def _piece(path: Path, size: int) -> bytes:
             return hashlib.blake2b(file.read(_PIECE)).digest()
     except OSError:
         return os.fsencode(path)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return -1
 
 
 def _places(dataset: CocoDataset) -> list[int]:

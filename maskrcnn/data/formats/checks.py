@@ -44,10 +44,6 @@ class Mask:
             return {"size": [height, width], "counts": self.counts}
         return rle.from_polygons([np.frombuffer(p) for p in self.polygons], height, width)
 
-    def box(self, height: int, width: int) -> Box:
-        """x, y, width, height of its pixels; without area where it has none."""
-        return rle.box(self.encode(height, width))
-
 
 @dataclass
 class Ids:
@@ -250,7 +246,7 @@ def check_box(
     except FaultError as fault:
         if mask is None:
             raise
-        box = mask.box(height, width)
+        box = rle.box(mask.encode(height, width))
         if box[2] <= 0 or box[3] <= 0:
             if fault.kind == "no box":
                 raise FaultError(fault.kind, "it has no 'bbox', and its mask covers no pixel") from None
@@ -271,7 +267,7 @@ def _check_box(record: Mapping[str, Any], height: int, width: int, mended: list[
         raise FaultError("wrong type", f"its 'bbox' {shown} holds a number that is not finite, or far away")
     if w <= 0 or h <= 0:
         raise FaultError("zero-area box", f"its box {shown} [x, y, width, height] has no area")
-    x1, y1, x2, y2 = clip_box((x, y, w, h), height, width)
+    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if x2 <= x1 or y2 <= y1:
         raise FaultError(
             "box outside the image", f"nothing of its box {shown} lies in the {width}x{height} image"
@@ -286,12 +282,6 @@ def _check_box(record: Mapping[str, Any], height: int, width: int, mended: list[
         mended.append("box over the image's edge clipped")
         return x1, y1, x2 - x1, y2 - y1
     return x, y, w, h
-
-
-def clip_box(box: Box, height: int, width: int) -> Box:
-    """x, y, width, height -> xyxy inside the image, pixels."""
-    x, y, w, h = box
-    return max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
 
 
 def check_area(record: Mapping[str, Any], mended: list[str]) -> float:

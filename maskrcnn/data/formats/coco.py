@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,22 +43,13 @@ class CocoDataset:
     """Images of a folder with the annotations of a COCO json; N images by rising id.
 
     Args:
-        images: folder that the json's file names are relative to.
-        annotations: the COCO json.
-        records: what such a json would hold, of a format of one's own; ``annotations`` is then no json, but
-            what messages name, and the records go through the same checks.
+        annotations: the COCO json; with ``records`` what messages name.
+        records: what such a json would hold, of a format of one's own; they go through the same checks.
         training: leave out images without ground truth that trains, where ``filter_empty``.
         on_error: see :data:`maskrcnn.data.fault_report.OnError`.
-        exif: turn images as their EXIF orientation says.
-        sixteen_bit: what becomes of 16-bit images.
-        masks: read segmentations; False for a data set of boxes alone.
-        keypoints, keypoint_offset, min_keypoints: see :class:`CocoConfig`.
-        filter_empty: for training, drop images that have nothing but crowd regions, or nothing at all.
-        max_images: keep only so many, those of the smallest ids.
-        allow_outside: file names may be absolute, or lead out of the folder by ``..``.
         categories: the classes that the file must share (those of the training data).
         proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposal_file`.
-        num_proposals: at most so many an image, by score; None: 2000 in training, 1000 in evaluation.
+        images and the rest: see :class:`CocoConfig`.
 
     Raises:
         DataError: see :func:`maskrcnn.data.index.read_annotations` and
@@ -120,11 +111,12 @@ class CocoDataset:
             what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
                 what = f"no images with at least {min_keypoints} labelled keypoints"
-            raise DataError(
-                f"{self.annotation_file}: there are {what} in it\n{self.report.summary()}".strip()
-            )
+            sentence = f"{self.annotation_file}: there are {what} in it"
+            raise DataError(f"{sentence}\n{self.report.summary()}".strip())
         if not allow_outside:
-            refuse_outside(self._names(keep), self.annotation_file, self.images)
+            infos = map(self.index.info, keep.tolist())
+            names = ((info.image_id, info.file_name) for info in infos)
+            refuse_outside(names, self.annotation_file, self.images)
         self.kept = keep
         self.image_ids: npt.NDArray[np.int64] = self.index.image_ids[keep]
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
@@ -167,11 +159,6 @@ class CocoDataset:
             f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
             f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
         )
-
-    def _names(self, places: Iterable[int]) -> Iterator[tuple[int, str]]:
-        """The id and the file name of images, by their places in the index."""
-        infos = (self.index.info(int(i)) for i in places)
-        return ((info.image_id, info.file_name) for info in infos)
 
     def path(self, index: int) -> Path:
         """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""
@@ -271,7 +258,7 @@ class CocoConfig(Config):
     #: With keypoints, in training: drop images with fewer labelled ones, where filter_empty (Detectron2: 1;
     #: torchvision: 10).
     min_keypoints: Annotated[int, Range(0)] = 1
-    #: In training, drop images without an instance that trains.  Never applied in evaluation.
+    #: In training, drop images without an instance that trains (crowd regions do not).  Never in evaluation.
     filter_empty: bool = True
     #: Use only so many images, those of the smallest ids (to try things out).
     max_images: Count | None = None

@@ -232,7 +232,7 @@ def difference(own: Categories, wanted: Categories) -> str:
         for i in sorted(a.keys() | b.keys())
         if a.get(i) != b.get(i)
     ]
-    return "; ".join(unlike[:5]) + (f"; and {len(unlike) - 5} more" if len(unlike) > 5 else "")
+    return few(unlike, 5, "; ")
 
 
 class ImageRecords:

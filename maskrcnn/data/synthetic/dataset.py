@@ -154,14 +154,6 @@ class SyntheticConfig(Config):
     ) -> CocoDataset:
         """Generate the data if they are not there yet, and read them."""
         folder = synthetic_dataset(self.root or default_root(), self)
-        return CocoDataset(
-            folder / "images",
-            folder / "annotations.json",
-            training=training,
-            on_error=on_error,
-            keypoints=self.keypoints,
-            filter_empty=self.filter_empty,
-            categories=categories,
-            proposals=self.proposals,
-            num_proposals=self.num_proposals,
-        )
+        options = self.arguments("level", "split", "num_images", "size", "seed", "root")
+        options |= {"training": training, "on_error": on_error, "categories": categories}
+        return CocoDataset(folder / "images", folder / "annotations.json", **options)

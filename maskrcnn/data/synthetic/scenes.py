@@ -17,6 +17,7 @@ import numpy as np
 from maskrcnn.data.synthetic.canvas import FINE, Canvas, Ints, Pixels, Shape, coverage
 from maskrcnn.data.synthetic.shapes import POSED, SHAPES, Ring, keypoints_of, make_shape
 from maskrcnn.structures import rle
+from maskrcnn.structures.masks import polygon_area
 
 #: A crowd region is recorded as this class's pixels in one mask.
 _CROWD_SPREAD = 0.16
@@ -207,19 +208,15 @@ def _annotate(canvas: Canvas, shape: Shape, number: int) -> dict[str, Any] | Non
     x0, y0, x1, y1 = shape.window
     seen = (canvas.owner[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE] == number).astype(np.uint8)
     fields: dict[str, Any] = {"category_id": category_id(shape.category), "iscrowd": int(shape.crowd)}
-    visible = shape.seen
     if shape.crowd:
         kernel = np.ones((2 * FINE + 1, 2 * FINE + 1), dtype=np.uint8)
         closed = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, kernel).astype(np.uint8)
         near = (coverage(closed) > 0).astype(np.uint8)
         return _from_bitmap(fields, near, x0, y0, height, width)
-    if visible < _HIDDEN * shape.full or visible < _MIN_AREA * FINE * FINE:
+    if shape.seen < _HIDDEN * shape.full or shape.seen < _MIN_AREA * FINE * FINE:
         return None
-    polygons: list[list[float]] | None = None
-    if shape.inside and visible == shape.full and len(shape.rings) == 1:
-        polygons = [shape.rings[0].reshape(-1).tolist()]
-    else:
-        polygons = _outline(seen, x0, y0)
+    whole = shape.inside and shape.seen == shape.full and len(shape.rings) == 1
+    polygons = [shape.rings[0].reshape(-1).tolist()] if whole else _outline(seen, x0, y0)
     if polygons is None:
         half = (coverage(seen) * 2 >= FINE * FINE).astype(np.uint8)
         return _from_bitmap(fields, half, x0, y0, height, width)
@@ -259,23 +256,11 @@ def _from_bitmap(
     """
     if not part.any():
         return None
-    bitmap = np.zeros((height, width), dtype=np.uint8)
-    bitmap[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
-    code = rle.encode(bitmap)
-    size = [int(v) for v in bitmap.shape]
-    rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+    code = rle.encode_crop(part, x0, y0, height, width)
     counts = rle.runs(code["counts"]).tolist() if fields["iscrowd"] else code["counts"].decode()
-    return {
-        **fields,
-        "segmentation": {"size": size, "counts": counts},
-        "area": int(bitmap.sum()),
-        "bbox": [
-            int(columns[0]),
-            int(rows[0]),
-            int(columns[-1] - columns[0] + 1),
-            int(rows[-1] - rows[0] + 1),
-        ],
-    }
+    segmentation = {"size": [height, width], "counts": counts}
+    box = list(map(int, rle.box(code)))
+    return {**fields, "segmentation": segmentation, "area": rle.area(code), "bbox": box}
 
 
 def _outline(seen: Pixels, x0: int, y0: int) -> list[list[float]] | None:
@@ -305,9 +290,6 @@ def category_id(index: int) -> int:
 
 
 def _area(rings: list[Ring]) -> float:
-    """Area inside the first ring and outside the others (shoelace formula)."""
-    areas = []
-    for ring in rings:
-        x, y = ring.T
-        areas.append(0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))))
-    return areas[0] - sum(areas[1:])
+    """Area inside the first ring and outside the others."""
+    first, *holes = map(polygon_area, rings)
+    return first - sum(holes)

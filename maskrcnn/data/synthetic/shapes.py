@@ -70,14 +70,9 @@ def _crescent(rng: np.random.Generator) -> list[Ring]:
     x = (1 + shift * shift - radius * radius) / (2 * shift)
     outer = math.acos(x)
     inner = math.atan2(math.sin(outer), x - shift)
-    return [
-        np.concatenate(
-            [
-                _arc(outer, 2 * math.pi - outer, 30),
-                _arc(2 * math.pi - inner, inner, 24, radius)[1:-1] + np.array([shift, 0.0]),
-            ]
-        )
-    ]
+    outside = _arc(outer, 2 * math.pi - outer, 30)
+    inside = _arc(2 * math.pi - inner, inner, 24, radius)[1:-1] + np.array([shift, 0.0])
+    return [np.concatenate([outside, inside])]
 
 
 def keypoints_of(outline: Ring) -> Ring:
@@ -103,11 +98,6 @@ def _cross(rng: np.random.Generator) -> list[Ring]:
     return [np.array(quarter + [[-x, -y] for x, y in quarter])]
 
 
-_MAKERS: dict[str, Callable[[np.random.Generator], list[Ring]]] = {
-    "disc": _disc,
-    "box": _box,
-    "star": _star,
-    "crescent": _crescent,
-    "ring": _ring,
-    "cross": _cross,
-}
+_MAKERS: dict[str, Callable[[np.random.Generator], list[Ring]]] = dict(
+    zip(SHAPES, (_disc, _box, _star, _crescent, _ring, _cross), strict=True)
+)

@@ -5,26 +5,21 @@ Parameter names are torchvision's (``conv1``, ``bn1``, ``downsample.0`` ...).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.modeling.norms import NormName, conv_norm, make_norm
+from maskrcnn.modeling.norms import NormName, conv_norm, make_norm, start_convs
 
 
 def _conv(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     padding = kernel_size // 2 * dilation
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-    )
+    shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+    return nn.Conv2d(*shape, bias=False)
 
 
 class _Block(nn.Module):
@@ -114,11 +109,9 @@ class Bottleneck(_Block):
 
 def initialise(module: nn.Module, zero_init_residual: bool) -> None:
     """Random weights for convolutions and residual blocks inside ``module``."""
+    start_convs(module)
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form).
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        elif zero_init_residual and isinstance(part, (BasicBlock, Bottleneck)):
+        if zero_init_residual and isinstance(part, (BasicBlock, Bottleneck)):
             weight = part.last_norm.weight
             assert isinstance(weight, Tensor)
             nn.init.zeros_(weight)
@@ -155,29 +148,16 @@ def make_stage(
         stride: of the first block.
         dilation: of every 3x3 convolution in bottlenecks, the first block's too.
     """
-    block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
     planes = width * 2**index
-    in_channels = width if index == 0 else stage_channels(depth, index - 1, width)
-    blocks: list[nn.Module] = []
-    for j in range(BLOCKS[depth][index]):
-        first = stride if j == 0 else 1
-        if block is BasicBlock:
-            blocks.append(BasicBlock(in_channels, planes, first, norm))
-        else:
-            blocks.append(
-                Bottleneck(
-                    in_channels,
-                    planes,
-                    first,
-                    norm,
-                    inner=max(1, planes * width_per_group // 64) * groups,
-                    groups=groups,
-                    dilation=dilation,
-                    stride_in_1x1=stride_in_1x1,
-                )
-            )
-        in_channels = planes * block.expansion
-    return nn.Sequential(*blocks)
+    block: Callable[..., nn.Module] = BasicBlock
+    if depth >= 50:
+        inner = max(1, planes * width_per_group // 64) * groups
+        options = {"inner": inner, "groups": groups, "dilation": dilation, "stride_in_1x1": stride_in_1x1}
+        block = partial(Bottleneck, **options)
+    before = width if index == 0 else stage_channels(depth, index - 1, width)
+    after = stage_channels(depth, index, width)
+    blocks = range(BLOCKS[depth][index])
+    return nn.Sequential(*(block(after if j else before, planes, 1 if j else stride, norm) for j in blocks))
 
 
 def stage_channels(depth: int, index: int, width: int = 64) -> int:

@@ -22,9 +22,7 @@ class FPN(Neck):
     Args:
         channels: channel count of every input level, finest first.
         strides: stride of every input level, each twice the one before.
-        out_channels: channels of every output (256 in the paper).
-        norm: normalisation after every convolution, or None (the paper: none, and no non-linearity).
-        top: "max_pool" adds one level, p5 subsampled by 2 (Lin et al. 2017, footnote 2); None adds nothing.
+        out_channels and the rest: see :class:`FPNConfig`.
     """
 
     def __init__(
@@ -57,19 +55,17 @@ class FPN(Neck):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """name: [N, C, H, W] for c2..c5 -> name: [N, out_channels, H, W] for p2..p5 (and p6)."""
-        names = list(self.lateral)
-        outputs: dict[str, Tensor] = {}
+        outputs: list[Tensor] = []
         merged: Tensor | None = None
-        for name in reversed(names):
+        for name in reversed(list(self.lateral)):
             lateral: Tensor = self.lateral[name](features[name])
             if merged is not None:
                 lateral = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             merged = lateral
-            outputs[name.replace("c", "p")] = self.output[name](merged)
-        outputs = {name.replace("c", "p"): outputs[name.replace("c", "p")] for name in names}
+            outputs.insert(0, self.output[name](merged))
         if self.top is not None:
-            outputs[self.top] = F.max_pool2d(outputs[names[-1].replace("c", "p")], kernel_size=1, stride=2)
-        return outputs
+            outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
+        return dict(zip(self.strides, outputs, strict=True))
 
 
 @NECKS.register("fpn")
@@ -81,7 +77,7 @@ class FPNConfig(Config):
     out_channels: Width = 256
     #: Normalisation after each convolution; none in the paper, gn in the GN recipes (Wu & He 2018).
     norm: NormName | None = None
-    #: p6 for the RPN's largest anchors: p5 subsampled by 2, or none.
+    #: p6 for the RPN's largest anchors: p5 subsampled by 2 (Lin et al. 2017, footnote 2), or none.
     top: Literal["max_pool"] | None = "max_pool"
 
     def build(self, channels: dict[str, int], strides: dict[str, int]) -> FPN:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Width
 from maskrcnn.modeling.interfaces import NECKS, Neck
-from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 
 
 class Reduce(Neck):
@@ -21,8 +21,7 @@ class Reduce(Neck):
 
     Args:
         channels, strides: of every input level.
-        out_channels: channels of every output.
-        norm: normalisation after the convolution, or None.
+        out_channels, norm: see :class:`ReduceConfig`.
     """
 
     def __init__(
@@ -39,12 +38,7 @@ class Reduce(Neck):
         )
         self.strides = {n.replace("c", "p"): s for n, s in strides.items()}
         self.channels = dict.fromkeys(self.strides, out_channels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form), as the backbone.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_convs(self)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """name: [N, C, H, W] for c2..c5 -> name: [N, out_channels, H, W] for p2..p5."""

@@ -31,15 +31,7 @@ class ResNet(Backbone):
     """The convolutional part of a ResNet; outputs c2..c5 at strides 4, 8, 16, 32.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
-        norm: normalisation layers, see :func:`maskrcnn.modeling.norms.make_norm`.
-        width: channels of the stem; the stages have 1, 2, 4, 8 times as many (times 4 in bottlenecks).
-        groups, width_per_group: of the bottlenecks' 3x3 convolutions in c2; doubled from stage to stage.
-        outputs: which levels to return; stages above the last of them are not built.
-        freeze_at: 0 trains all; 1 freezes the stem; n + 1 the stem and the first n stages too.
-        stride_in_1x1: put a bottleneck's stride into its first 1x1 convolution.
-        dilated_c5: c5 keeps c4's stride of 16, and every 3x3 convolution of it has dilation 2 (DC5).
-        zero_init_residual: start every block as the identity (Goyal et al. 2017, section 5.1).
+        depth and the rest: see :class:`ResNetConfig`.
     """
 
     def __init__(
@@ -81,16 +73,13 @@ class ResNet(Backbone):
                 self.channels[level] = stage_channels(depth, i, width)
                 self.strides[level] = 16 if dilated else 4 * 2**i
         initialise(self, zero_init_residual)
-        self._freeze()
+        for module in self._frozen():
+            module.requires_grad_(False)
 
     def _frozen(self) -> list[nn.Module]:
         stem: list[nn.Module] = [self.conv1, self.bn1] if self.freeze_at >= 1 else []
         stages = range(1, min(self.freeze_at - 1, len(self.stages)) + 1)
         return stem + [self.get_submodule(f"layer{i}") for i in stages]
-
-    def _freeze(self) -> None:
-        for module in self._frozen():
-            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ResNet:
         """As ``nn.Module.train``, but frozen stages keep their statistics too."""
@@ -128,21 +117,23 @@ class ResNetConfig(Config):
     weights: Path | None = None
     #: 0 = train everything, 1 = freeze the stem, 2 = stem and c2 (Detectron2's default), ... 5 = all.
     freeze_at: Annotated[int, Range(0, 5)] = 2
-    #: Stem channels; 64 is the published network, smaller ones are for tests.
+    #: Stem channels; 64 is the published network, smaller ones are for tests.  The stages have 1, 2, 4, 8
+    #: times as many (times 4 in bottlenecks).
     width: Width = 64
     #: Groups of the bottlenecks' 3x3 convolutions ("cardinality", Xie et al. 2017, table 1).
     groups: Width = 1
     #: Channels of each such group in c2 (ibid.), doubled from stage to stage; scaled by ``width / 64``, at
     #: least 1.
     width_per_group: Width = 64
-    #: Levels to return.
+    #: Levels to return; stages above the last of them are not built.
     outputs: tuple[Level, ...] = LEVELS
     #: Stride in the first 1x1 convolution of a bottleneck (original release) and not in its 3x3; depth >= 50.
     stride_in_1x1: bool = False
     #: DC5: c5 at stride 16 with 3x3 convolutions of dilation 2 (Dai et al. 2017, "Deformable ConvNets",
     #: section 4.1, as Detectron2's RES5_DILATION: the first block's too).
     dilated_c5: bool = False
-    #: Start each residual block as the identity; for training from scratch with bn, sync_bn or gn.
+    #: Start each residual block as the identity (Goyal et al. 2017, section 5.1); for training from scratch
+    #: with bn, sync_bn or gn.
     zero_init_residual: bool = False
 
     def build(self) -> ResNet:
@@ -156,8 +147,7 @@ class ResNetConfig(Config):
         if self.depth < 50 and (self.groups, self.width_per_group, self.dilated_c5) != (1, 64, False):
             raise ConfigError(
                 "model.backbone.groups, model.backbone.width_per_group and model.backbone.dilated_c5 belong"
-                " to bottleneck blocks; set"
-                f" model.backbone.depth to 50, 101 or 152 (it is {self.depth})"
+                f" to bottleneck blocks; set model.backbone.depth to 50, 101 or 152 (it is {self.depth})"
             )
         if self.depth < 50 and self.stride_in_1x1:
             raise ConfigError(
@@ -178,6 +168,3 @@ class ResNetConfig(Config):
             absent = (f"layer{i}." for i in range(len(model.stages) + 1, 5))
             load_imagenet_weights(model, self.weights, ("fc.", *absent))
         return model
-
-
-__all__ = ["Depth", "ResNet", "ResNetConfig"]

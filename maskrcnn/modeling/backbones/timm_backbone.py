@@ -26,12 +26,7 @@ class TimmBackbone(Backbone):
     """timm's ``features_only`` form of a model; a level is named by its stride, c<log2 stride>.
 
     Args:
-        name: timm's name of the model; no weights are downloaded.
-        outputs: levels to return, e.g. c2 at stride 4; where several layers have a stride, the last of them.
-        freeze: names of the model's submodules that are not trained.
-        frozen_bn: batch normalisation keeps its statistics and its affine map, as in
-            :class:`maskrcnn.modeling.norms.FrozenBatchNorm2d`.
-        options: further arguments of timm's ``create_model``.
+        name and the rest: see :class:`TimmConfig`; no weights are downloaded.
 
     Raises:
         ConfigError: timm is not installed, does not know the model, or the model has no such level or part.
@@ -156,11 +151,11 @@ class TimmConfig(Config):
     name: str
     #: Weights: a checkpoint file of the same model as timm publishes it (``pytorch_model.bin``).
     weights: Path | None = None
-    #: Levels by stride: c2 = 4, c3 = 8, c4 = 16, c5 = 32.
+    #: Levels by stride: c2 = 4, c3 = 8, c4 = 16, c5 = 32; the last of several layers of a stride.
     outputs: tuple[str, ...] = ("c2", "c3", "c4", "c5")
     #: Submodules not to train, by timm's names, such as [conv1, bn1, layer1] in a ResNet.
     freeze: tuple[str, ...] = ()
-    #: Fix batch normalisation, as frozen_bn does in our own backbones.
+    #: Fix batch normalisation, statistics and affine map, as frozen_bn does in our own backbones.
     frozen_bn: bool = True
     #: Further arguments of timm's create_model, such as {strict_img_size: false} for Swin Transformers and
     #: {dynamic_img_size: true} for ViTs, which else read one image size only.

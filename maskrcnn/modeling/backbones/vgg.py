@@ -16,6 +16,7 @@ from maskrcnn.config.ranges import Width
 from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
+from maskrcnn.modeling.norms import start_convs
 from maskrcnn.weights.state_dict import mismatch, read_state_dict
 
 VGGLevel = Literal["c4", "c5"]
@@ -28,10 +29,7 @@ class VGG16(Backbone):
     """The thirteen convolutions; no normalisation.
 
     Args:
-        width: channels of the first stage.
-        outputs: "c4" = conv5_3 at stride 16, without the fifth pooling (Girshick 2015, section 2.2);
-            "c5" = the same after it, stride 32.
-        freeze_at: the first so many of the five stages are not trained.
+        width and the rest: see :class:`VGG16Config`.
     """
 
     def __init__(
@@ -43,9 +41,7 @@ class VGG16(Backbone):
         for stage, (convs, factor) in enumerate(STAGES, start=1):
             for _ in range(convs):
                 conv = nn.Conv2d(channels, factor * width, 3, padding=1)
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14 (backward form), as torchvision.
-                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+                start_convs(conv)
                 conv.requires_grad_(stage > freeze_at)
                 layers += [conv, nn.ReLU(inplace=True)]
                 channels = factor * width
@@ -74,7 +70,7 @@ class VGG16Config(Config):
     freeze_at: Annotated[int, Range(0, 5)] = 2
     #: Channels of the first stage; 64 is the published network, smaller ones are for tests.
     width: Width = 64
-    #: c4 = conv5_3 at stride 16; c5 = after the fifth pooling, stride 32.
+    #: c4 = conv5_3 at stride 16, without the fifth pooling (Girshick 2015, section 2.2); c5 = after it.
     outputs: tuple[VGGLevel, ...] = ("c4",)
 
     def build(self) -> VGG16:

@@ -14,7 +14,7 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
 from maskrcnn.modeling.interfaces import BOX_HEADS, BoxHead
-from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 
 
 class BoxPredictor(nn.Module):
@@ -52,10 +52,8 @@ class TwoFCBoxHead(BoxHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        hidden: width of both layers.  pool_size: side of the pooled features.
-        dropout: part of each layer's outputs that training sets to 0, drawn from torch's global generator,
-            which the trainer seeds anew for every step.
-        class_agnostic: one set of deltas for all classes.
+        dropout: drawn from torch's global generator, which the trainer seeds anew for every step.
+        hidden and the rest: see :class:`TwoFCBoxHeadConfig`.
     """
 
     def __init__(
@@ -138,11 +136,7 @@ class ConvFCBoxHead(BoxHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        convs, width: how many 3x3 convolutions, and their channels.
-        fcs, hidden: how many fully connected layers, and their width.
-        pool_size: side of the pooled features.
-        norm: normalisation between each convolution and its ReLU; the convolution then has no bias.
-        class_agnostic: one set of deltas for all classes.
+        convs and the rest: see :class:`ConvFCBoxHeadConfig`.
     """
 
     def __init__(
@@ -163,12 +157,7 @@ class ConvFCBoxHead(BoxHead):
         self.convs = nn.Sequential(
             *(ConvNorm(width if i else channels, width, 3, norm=norm, relu=True) for i in range(convs))
         )
-        for module in self.convs.modules():
-            if isinstance(module, nn.Conv2d):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_convs(self.convs)
         features = (width if convs else channels) * pool_size**2
         layers = [nn.Linear(hidden if i else features, hidden) for i in range(fcs)]
         xavier(layers)
@@ -202,7 +191,7 @@ class ConvFCBoxHeadConfig(Config):
     hidden: Width = 1024
     #: Side of the pooled features.
     pool_size: Cells = 7
-    #: Normalisation after the convolutions.
+    #: Normalisation between each convolution, which then has no bias, and its ReLU.
     norm: NormName | None = None
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False
@@ -217,8 +206,7 @@ class LinearBoxHead(BoxHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        pool_size: side of the pooled features; no weight depends on it.
-        class_agnostic: one set of deltas for all classes.
+        pool_size, class_agnostic: see :class:`LinearBoxHeadConfig`.
     """
 
     def __init__(
@@ -239,7 +227,7 @@ class LinearBoxHead(BoxHead):
 class LinearBoxHeadConfig(Config):
     """Global average pooling and the two output layers; the head of the C4 models, after ``roi_trunk``."""
 
-    #: Side of the features that it averages.
+    #: Side of the features that it averages; no weight depends on it.
     pool_size: Cells = 7
     #: One set of box deltas for all classes instead of one a class.
     class_agnostic: bool = False

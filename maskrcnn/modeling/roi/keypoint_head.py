@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
-from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 from maskrcnn.modeling.roi.losses import wide
 
 #: Numbers in the largest tensor of a pass of :func:`decode_keypoints`: what a core's cache holds, and what
@@ -144,12 +144,7 @@ class ConvKeypointHead(KeypointHead):
 
     Args:
         channels: of the pooled features.  num_keypoints: J.
-        convs: how many 3x3 convolutions.  width: their channels.
-        pool_size: side of the pooled features; the heat maps are four times as large.
-        norm: normalisation after the 3x3 convolutions, or None.
-        loss_weight: factor of the loss.
-        normalizer: see :func:`keypoint_loss`.
-        scores: see :func:`decode_keypoints`.
+        convs and the rest: see :class:`ConvKeypointHeadConfig`.
     """
 
     def __init__(
@@ -176,12 +171,7 @@ class ConvKeypointHead(KeypointHead):
             *(ConvNorm(channels if i == 0 else width, width, 3, norm=norm, relu=True) for i in range(convs))
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, num_keypoints, 4, stride=2, padding=1)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14, as Detectron.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_convs(self)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, J, M, M]."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS, MaskHead
-from maskrcnn.modeling.norms import ConvNorm, NormName
+from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 from maskrcnn.modeling.roi.decode import own_class
 from maskrcnn.modeling.roi.losses import mask_loss, softmax_mask_loss, wide
 
@@ -54,10 +54,7 @@ class FCNMaskHead(PixelMaskHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        convs: how many 3x3 convolutions.  width: channels of all hidden layers.
-        pool_size: side of the pooled features; the masks are twice as large.
-        norm: normalisation after the 3x3 convolutions, or None.
-        loss, class_agnostic: see :class:`PixelMaskHead`.
+        convs and the rest: see :class:`FCNMaskHeadConfig`.
     """
 
     def __init__(
@@ -80,12 +77,7 @@ class FCNMaskHead(PixelMaskHead):
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
         self.logits = nn.Conv2d(width, self.out_channels, 1)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                # He et al. 2015, "Delving Deep into Rectifiers", eq. 14.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_convs(self)
         nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
 
     def _features(self, pooled: Tensor) -> Tensor:

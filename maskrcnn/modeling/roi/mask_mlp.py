@@ -20,9 +20,7 @@ class MLPMaskHead(PixelMaskHead):
 
     Args:
         channels: of the pooled features.  num_classes: K.
-        fcs, hidden: how many hidden layers, and their width.
-        pool_size: side of the pooled features.  mask_size: side of the masks.
-        loss, class_agnostic: see :class:`PixelMaskHead`.
+        fcs and the rest: see :class:`MLPMaskHeadConfig`.
     """
 
     def __init__(

@@ -258,7 +258,6 @@ class RoIHeads(nn.Module):
         self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
     ) -> list[RoISample]:
         """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
-        c = self
         of_images = image_seeds(seeds, len(targets), proposals[0].device)
         return [
             sample_rois(
@@ -266,11 +265,11 @@ class RoIHeads(nn.Module):
                 target,
                 self.sampler,
                 num_classes=self.num_classes,
-                low=c.negative_iou,
-                high=c.positive_iou,
-                count=c.samples,
-                positive_fraction=c.positive_fraction,
-                floor=c.background_iou,
+                low=self.negative_iou,
+                high=self.positive_iou,
+                count=self.samples,
+                positive_fraction=self.positive_fraction,
+                floor=self.background_iou,
                 seed=seed,
             )
             for boxes, target, seed in zip(proposals, targets, of_images, strict=True)
@@ -300,34 +299,22 @@ class RoIHeads(nn.Module):
             # their mean (the authors' release, and Detectron2).
             read = scale_gradient(pooled, 1.0 / len(stages)) if len(stages) > 1 else pooled
             logits, deltas = head(read)
-            found = self._losses_of(logits, deltas, samples, targets, weights)
+            labels, positive = torch.cat([s.labels for s in samples]), positive_rows(samples)
+            box_loss = box_regression_loss(
+                own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive]),
+                torch.cat([s.positive_boxes for s in samples]),
+                torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)]),
+                max(len(labels), 1),
+                kind=self.box_loss,
+                beta=self.beta,
+                weights=weights,
+            )
             suffix = "" if ious is None else f"_stage{i + 1}"
-            losses |= {name + suffix: value for name, value in found.items()}
+            losses["loss_box_cls" + suffix] = class_loss(logits, labels)
+            losses["loss_box_reg" + suffix] = box_loss
             if i + 1 < len(stages):
                 boxes = _decode(deltas.detach(), rois, weights)
         return losses, pooled
-
-    def _losses_of(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        samples: Sequence[RoISample],
-        targets: Sequence[Targets],
-        weights: Weights,
-    ) -> dict[str, Tensor]:
-        """The losses of a box head's outputs; ``weights`` of the box coder."""
-        labels = torch.cat([s.labels for s in samples])
-        positive = positive_rows(samples)
-        own = own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive])
-        boxes = torch.cat([s.positive_boxes for s in samples])
-        truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        c = self
-        return {
-            "loss_box_cls": class_loss(logits, labels),
-            "loss_box_reg": box_regression_loss(
-                own, boxes, truth, max(len(labels), 1), kind=c.box_loss, beta=c.beta, weights=weights
-            ),
-        }
 
     @torch.no_grad()
     def predict(
@@ -352,7 +339,7 @@ class RoIHeads(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         """Classes and boxes of every image."""
-        c, stages = self, self.box_stages
+        stages = self.box_stages
         rois, scores = proposals, []
         for i, (head, weights) in enumerate(stages):
             logits, deltas = head(features.pool(self.box_pooler, rois))
@@ -366,10 +353,10 @@ class RoIHeads(nn.Module):
             select_detections(
                 *parts,
                 weights=stages[-1][1],
-                score_threshold=c.score_threshold,
-                nms_threshold=c.nms_threshold,
-                max_detections=c.max_detections,
-                min_size=c.min_size,
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
+                min_size=self.min_size,
             )
             for parts in zip(mean, deltas.split(counts), rois, image_sizes, strict=True)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
@@ -13,7 +13,6 @@ from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_cha
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import ROI_TRUNKS, BackboneConfig, RoITrunk
-from maskrcnn.modeling.norms import NormName
 
 C4 = Literal["paper", "detectron2"]
 
@@ -22,42 +21,16 @@ class Res5Trunk(RoITrunk):
     """``layer4`` of a ResNet, from RoI features to 7 x 7.
 
     Args:
-        c4: "paper" pools 7 x 7 and has stride 1 (He et al. 2017, figure 4); "detectron2" pools 14 x 14 and
-            has stride 2, as the backbone itself would.
+        layer4: the stage, of ``channels``, that makes 7 x 7 of 7 x 7 or 14 x 14 cells by its ``stride``.
         frozen: do not train it, and keep its statistics.
-        depth, norm, width, groups, width_per_group, stride_in_1x1, zero_init_residual: as the backbone's, see
-            :class:`maskrcnn.modeling.backbones.resnet.ResNet`.
     """
 
-    def __init__(
-        self,
-        c4: C4,
-        depth: int = 50,
-        *,
-        norm: NormName = "frozen_bn",
-        width: int = 64,
-        groups: int = 1,
-        width_per_group: int = 64,
-        stride_in_1x1: bool = False,
-        zero_init_residual: bool = False,
-        frozen: bool = False,
-    ) -> None:
+    def __init__(self, layer4: nn.Sequential, channels: int, stride: int, *, frozen: bool = False) -> None:
         super().__init__()
-        stride = 1 if c4 == "paper" else 2
         self.pool_size, self.output_size = 7 * stride, 7
-        self.channels = stage_channels(depth, 3, width)
+        self.channels = channels
         self.frozen = frozen
-        self.layer4 = make_stage(
-            depth,
-            3,
-            norm=norm,
-            width=width,
-            groups=groups,
-            width_per_group=width_per_group,
-            stride=stride,
-            stride_in_1x1=stride_in_1x1,
-        )
-        initialise(self, zero_init_residual)
+        self.layer4 = layer4
         self.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> Res5Trunk:
@@ -102,9 +75,13 @@ class Res5TrunkConfig(Config):
                 f"model.roi_trunk res5 reads the backbone's c4 with {wanted} channels, but RoIs are pooled"
                 f" from {channels}; set model.neck to null and model.roi.levels to [c4]"
             )
-        layers = backbone.arguments("weights", "outputs", "freeze_at", "dilated_c5")
-        trunk = Res5Trunk(self.c4, **layers, frozen=backbone.freeze_at >= 5)
+        others = ("weights", "outputs", "freeze_at", "dilated_c5", "zero_init_residual")
+        stride = 1 if self.c4 == "paper" else 2
+        stage = make_stage(index=3, stride=stride, **backbone.arguments(*others))
+        initialise(stage, backbone.zero_init_residual)
+        channels = stage_channels(backbone.depth, 3, backbone.width)
+        trunk = Res5Trunk(stage, channels, stride, frozen=backbone.freeze_at >= 5)
         if backbone.weights is not None:
-            others = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "fc.")
-            load_imagenet_weights(trunk, backbone.weights, others)
+            above = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "fc.")
+            load_imagenet_weights(trunk, backbone.weights, above)
         return trunk

@@ -62,13 +62,10 @@ class AnchorGenerator:
     """Anchors for a pyramid.
 
     Args:
-        sizes: the sizes of every level; the same number of them at each.
-        ratios: height / width, shared by the levels.
         strides: pixels a cell of every level.
-        offset, rounded: see :func:`grid_anchors`, :func:`base_anchors`.
         true_stride: False steps by padded image size // cells instead of ``strides``, as torchvision does;
             the two differ at p6 where 64 does not divide the padded size.
-        boxes: (width, height) of every anchor of each level, in place of ``sizes`` and ``ratios``.
+        sizes and the rest: see :class:`AnchorConfig`.
     """
 
     def __init__(

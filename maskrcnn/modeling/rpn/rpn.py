@@ -192,18 +192,17 @@ class RPN(nn.Module):
         *,
         training: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        c = self
         return select_proposals(
             anchors,
             [level.detach() for level in logits],
             [level.detach() for level in deltas],
             batch.sizes,
-            pre_nms=c.pre_nms_train if training else c.pre_nms_test,
-            post_nms=c.post_nms_train if training else c.post_nms_test,
-            nms_threshold=c.nms_threshold,
-            min_size=c.min_size,
-            min_score=c.min_score,
-            rank_by=c.rank_by,
+            pre_nms=self.pre_nms_train if training else self.pre_nms_test,
+            post_nms=self.post_nms_train if training else self.post_nms_test,
+            nms_threshold=self.nms_threshold,
+            min_size=self.min_size,
+            min_score=self.min_score,
+            rank_by=self.rank_by,
         )
 
     def losses(
@@ -220,15 +219,14 @@ class RPN(nn.Module):
             anchors, logits, deltas: a level, as the head gives them.
             keys: int64 [N, A_all], of the sampling.
         """
-        c = self
         wanted = anchor_targets(
             torch.cat(list(anchors)),
             [t.boxes for t in targets],
             self.sampler,
-            low=c.negative_iou,
-            high=c.positive_iou,
-            count=c.samples,
-            positive_fraction=c.positive_fraction,
+            low=self.negative_iou,
+            high=self.positive_iou,
+            count=self.samples,
+            positive_fraction=self.positive_fraction,
             keys=keys,
         )
         all_logits = torch.cat(list(logits), dim=1).flatten()
@@ -236,15 +234,11 @@ class RPN(nn.Module):
         sampled = torch.cat((wanted.positive, wanted.negative))
         labels = torch.zeros(sampled.shape[0], dtype=wanted.anchors.dtype, device=sampled.device)
         labels[: wanted.positive.shape[0]] = 1
-        normalizer = c.samples * len(targets) if c.normalize_by == "capacity" else max(sampled.shape[0], 1)
+        normalizer = max(len(sampled), 1)
+        if self.normalize_by == "capacity":
+            normalizer = self.samples * len(targets)
+        boxes = all_deltas[wanted.positive], wanted.anchors, wanted.truth
         return {
             "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer),
-            "loss_rpn_box": box_regression_loss(
-                all_deltas[wanted.positive],
-                wanted.anchors,
-                wanted.truth,
-                normalizer,
-                kind=c.box_loss,
-                beta=c.beta,
-            ),
+            "loss_rpn_box": box_regression_loss(*boxes, normalizer, kind=self.box_loss, beta=self.beta),
         }

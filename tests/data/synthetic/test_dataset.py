@@ -53,7 +53,7 @@ def test_ground_truth_as_predictions_scores_one(root: Path, level: str) -> None:
         results += [
             {
                 "image_id": sample.info.image_id,
-                "category_id": dataset.categories.id_of(int(targets.labels[k])),
+                "category_id": dataset.categories.ids[int(targets.labels[k])],
                 "bbox": xyxy_to_xywh(targets.boxes)[k].tolist(),
                 "segmentation": codes[k],
                 "score": 1.0,

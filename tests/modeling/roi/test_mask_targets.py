@@ -21,6 +21,7 @@ from tests.structures.instances import (
     draw_bitmaps,
     jittered,
     make_segmentations,
+    resized,
 )
 
 
@@ -114,13 +115,13 @@ def test_targets_do_not_depend_on_the_scale_of_the_frame(segmentations: list[Any
     if mode == "bitmask_hard":
         masks = masks.select([2, 3])
     boxes, index = jittered(masks)
-    large = masks_in_boxes(masks.resize(2.0, 4.0), boxes * torch.tensor([2.0, 4, 2, 4]), index, 28, mode)
+    large = masks_in_boxes(resized(masks, 2.0, 4.0), boxes * torch.tensor([2.0, 4, 2, 4]), index, 28, mode)
     assert torch.equal(large, masks_in_boxes(masks, boxes, index, 28, mode))
 
 
 def test_not_aligned_is_aligned_half_a_pixel_on_whatever_the_scale(masks: InstanceMasks) -> None:
     """Not aligned, the index x stands for the point x + 0.5 of the current frame, not of the stored one."""
-    large = masks.select([2, 4, 5]).resize(2.0, 4.0)
+    large = resized(masks.select([2, 4, 5]), 2.0, 4.0)
     boxes, index = jittered(large)
     soft = masks_in_boxes(large, boxes, index, 14, "bitmask")
     hard = masks_in_boxes(large, boxes + 0.5, index, 14, "bitmask_hard")
