@@ -17,9 +17,9 @@ from maskrcnn.data.interfaces import DATASETS, TRANSFORMS, DatasetConfig, Transf
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
-from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
 from maskrcnn.errors import ConfigError, DataError, few
+from maskrcnn.inference.loop import Precision
 from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.structures.categories import Categories
@@ -85,7 +85,7 @@ class SolverConfig(Config):
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
-    precision: PrecisionName = "float32"
+    precision: Precision = "float32"
     #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
@@ -153,7 +153,7 @@ class EvalConfig(Config):
     #: bit); faster: faster-coco-eval (equal but for a rounding).
     backend: Literal["auto", "hotcoco", "pycocotools", "faster"] = "auto"
     #: As solver.precision, for evaluation.  Default float32.
-    precision: PrecisionName = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,10 +36,9 @@ COVERS = {
     "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
     "data/transforms/test_undoing.py": "data.interfaces",
-    "engine/test_events.py": "engine.board engine.console",
+    "engine/test_events.py": "engine.board",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
-    "engine/test_step.py": "engine.readback",
-    "engine/test_trainer.py": "engine.faults engine.precision",
+    "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
@@ -57,20 +56,19 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
-    "run/test_preflight.py": "run.data_checks run.expect run.folder run.image_checks run.machine_checks",
+    "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
-    "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress"
-    " studies.ablation.session",
-    "studies/ablation/test_report.py": "studies.ablation.curves studies.ablation.pictures"
+    "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress",
+    "studies/ablation/test_report.py": "studies.ablation.pictures"
     " studies.ablation.results studies.ablation.tabulate",
     "studies/ablation/test_suites.py": "studies.ablation.suite",
-    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.chart studies.explain.facts"
-    " studies.explain.view viz.example viz.figure viz.roi_picture",
+    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
+    " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
-    "test_resume.py": "engine.best run.train",
+    "test_resume.py": "engine.best run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
 }
