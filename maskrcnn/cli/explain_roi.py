@@ -201,7 +201,7 @@ def _fixed_resize(args: argparse.Namespace) -> Resize | None:
     if args.min_size is None and args.max_size is None and not args.data.endswith(".json"):
         return None
     shortest = args.min_size or _MIN_SIZE
-    resizer = ResizeShortestEdge((shortest,), args.max_size or max(_MAX_SIZE, shortest))
+    resizer = ResizeShortestEdge(min_sizes=(shortest,), max_size=args.max_size or max(_MAX_SIZE, shortest))
     return lambda height, width: resizer.output_size(height, width, shortest)
 
 

@@ -43,8 +43,8 @@ class CocoDataset:
     """Images of a folder with the annotations of a COCO json; N images by rising id.
 
     Args:
-        records: what the json would hold, of a format of one's own; ``annotations`` is then no json, but
-            what messages name, and the records go through the same checks.
+        annotations: the COCO json; with ``records`` what messages name.
+        records: what such a json would hold, of a format of one's own; they go through the same checks.
         training: leave out images without ground truth that trains, where ``filter_empty``.
         on_error: see :data:`maskrcnn.data.fault_report.OnError`.
         categories: the classes that the file must share (those of the training data).
