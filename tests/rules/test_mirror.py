@@ -44,7 +44,7 @@ COVERS = {
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
     "layers/test_other_operators.py": "layers.legacy layers.prroi_pool layers.roi_warp",
     "layers/test_twins.py": "layers.ops layers.reference",
-    "modeling/backbones/test_resnet.py": "modeling.backbones.blocks modeling.backbones.weights",
+    "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",
     "modeling/test_cascade.py": "modeling.roi.roi_heads modeling.roi.stages",
     "modeling/test_heads_contract.py": "modeling.interfaces modeling.roi.mask_head",
     "modeling/test_heads_losses.py": "modeling.losses modeling.rpn.rpn modeling.rpn.targets",
