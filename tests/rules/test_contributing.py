@@ -35,7 +35,7 @@ def test_an_option_of_roi_align_touches_the_files_that_are_listed() -> None:
 #: What the recipe for a figure promises: it is in the table, it is logged, and it can be the best one's.
 SHOWS = """
 import json
-from maskrcnn.engine.best import check_metric, metric_names
+from maskrcnn.engine.best import check_metric
 from maskrcnn.evaluation import evaluate_coco, eval_result
 assert eval_result.__file__.startswith({folder!r}), eval_result.__file__
 box = {{"image_id": 1, "category_id": 1, "bbox": [10, 10, 100, 100]}}
@@ -46,7 +46,7 @@ truth = {{
 }}
 # 100 x 64 of 100 x 100: an IoU of 0.64.
 found = evaluate_coco(truth, [{{**box, "bbox": [10, 10, 100, 64], "score": 0.9}}], ["bbox"])
-check_metric("bbox/AP60", metric_names(["bbox"], 100))
+check_metric("bbox/AP60", ["bbox"], 100)
 figures = [found.get(f"bbox/{{name}}") for name in ("AP60", "AP75")]
 print(json.dumps([*figures, found.scalars()["bbox/AP60"], found.table()]))
 """
