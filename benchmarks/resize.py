@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 
 from maskrcnn.data.images import read_image
-from maskrcnn.data.transforms.resample import Resample, resample
+from maskrcnn.data.transforms.moving import Resample, resample
 
 
 def main() -> None:

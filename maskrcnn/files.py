@@ -75,6 +75,16 @@ def temporary_beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """The same, while the body runs; what has that name at the end goes."""
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` when the body ends well, and else goes.
 
@@ -90,8 +100,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
             yield file
         return
     path = path.resolve() if path.is_symlink() else path
-    temporary = temporary_beside(path)
-    try:
+    with _temporary(path) as temporary:
         with temporary.open("xb") as file:
             yield file
             file.flush()
@@ -100,8 +109,6 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
         temporary.replace(path)
         if sync:
             sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
@@ -190,21 +197,17 @@ def create(path: Path, text: str) -> bool:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = temporary_beside(path)
-    try:
+    with _temporary(path) as temporary, contextlib.suppress(FileExistsError):
         temporary.write_text(text, encoding="utf-8")
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return False
+            raise
         except OSError:  # a file system without links
-            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            with path.open("x", encoding="utf-8") as file:
                 file.write(text)
-                return True
-            return False
         return True
-    finally:
-        temporary.unlink(missing_ok=True)
+    return False
 
 
 def name_also(path: Path, name: str) -> None:
@@ -213,15 +216,12 @@ def name_also(path: Path, name: str) -> None:
     Raises:
         OSError: it cannot be written; the name then belongs to what had it.
     """
-    temporary = temporary_beside(path)
-    try:
+    with _temporary(path) as temporary:
         try:
             os.link(path, temporary)
         except OSError:
             shutil.copyfile(path, temporary)
         temporary.replace(path.with_name(name))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -231,12 +231,8 @@ def scratch(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be made.
     """
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            yield file
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary(path) as temporary, temporary.open("xb") as file:
+        yield file
 
 
 @contextlib.contextmanager

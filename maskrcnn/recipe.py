@@ -9,20 +9,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from maskrcnn.config import Config, Loaded, Range, load_traced, loads
 from maskrcnn.config.ranges import Count, Positive, Share, any_number
-from maskrcnn.data import DATASETS, TRANSFORMS, Categories, DatasetConfig, TransformConfig
-from maskrcnn.data.transforms.basic import HorizontalFlipConfig, ResizeShortestEdgeConfig
+from maskrcnn.data.interfaces import DATASETS, TRANSFORMS, DatasetConfig, Transform
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
-from maskrcnn.engine.precision import PrecisionName
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
 from maskrcnn.errors import ConfigError, DataError, few
-from maskrcnn.modeling.backbones.resnet import ResNetConfig
+from maskrcnn.inference.loop import Precision
+from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+from maskrcnn.structures.categories import Categories
 
 #: Processes that load images, a rank: far above any use, and below what takes a machine down.
 MOST_WORKERS = 512
@@ -38,13 +38,15 @@ class DataConfig(Config):
     val: Annotated[DatasetConfig, DATASETS] | None = None
     #: Augmentations of training images, in order.  Default: a short side drawn from 640..800 px (at most
     #: 1333 px long) and a horizontal flip at 0.5 (Detectron2's INPUT defaults).
-    train_transforms: tuple[Annotated[TransformConfig, TRANSFORMS], ...] = (
-        ResizeShortestEdgeConfig(min_sizes=(640, 672, 704, 736, 768, 800), max_size=1333),
-        HorizontalFlipConfig(p=0.5),
+    train_transforms: tuple[Annotated[Transform, TRANSFORMS], ...] = field(
+        default_factory=lambda: (
+            TRANSFORMS.make("resize_shortest_edge", min_sizes=(640, 672, 704, 736, 768, 800)),
+            TRANSFORMS.make("hflip"),
+        )
     )
     #: The same for evaluation and prediction.  Default: short side 800 px, at most 1333 px long.
-    eval_transforms: tuple[Annotated[TransformConfig, TRANSFORMS], ...] = (
-        ResizeShortestEdgeConfig(min_sizes=(800,), max_size=1333),
+    eval_transforms: tuple[Annotated[Transform, TRANSFORMS], ...] = field(
+        default_factory=lambda: (TRANSFORMS.make("resize_shortest_edge"),)
     )
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
@@ -83,7 +85,7 @@ class SolverConfig(Config):
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
-    precision: PrecisionName = "float32"
+    precision: Precision = "float32"
     #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
@@ -151,7 +153,7 @@ class EvalConfig(Config):
     #: bit); faster: faster-coco-eval (equal but for a rounding).
     backend: Literal["auto", "hotcoco", "pycocotools", "faster"] = "auto"
     #: As solver.precision, for evaluation.  Default float32.
-    precision: PrecisionName = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,9 +263,9 @@ def load_traced_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = 
 def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from the text that a checkpoint or a run folder keeps; see :func:`load_recipe`."""
     recipe = loads(Recipe, text, name, overrides)
-    backbone = recipe.model.backbone
+    backbone: Any = recipe.model.backbone
     if (
-        isinstance(backbone, ResNetConfig)
+        BACKBONES.name_of(type(backbone)) == "resnet"
         and backbone.depth < 50
         and backbone.stride_in_1x1
         and not any("stride_in_1x1" in item for item in overrides)

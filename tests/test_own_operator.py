@@ -60,10 +60,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", list(sys.path))
-        before = dict(ROI_OPS._entries)
         yield folder
-        ROI_OPS._entries.clear()
-        ROI_OPS._entries.update(before)
+        for name in ("middle", "silent", "learned"):
+            ROI_OPS._entries.pop(name, None)
         for name in ("my_operator", "silent_operator"):
             sys.modules.pop(name, None)
 

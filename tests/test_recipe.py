@@ -9,7 +9,7 @@ import pytest
 from maskrcnn.config import dump, fingerprint
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import NEUTRAL_KEYS, load_recipe, parse_recipe
-from maskrcnn.run.folder import changed_keys
+from maskrcnn.run.changes import changed_keys
 from tests.engine.tiny import write_recipe
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from maskrcnn import __version__
-from maskrcnn.cli.complain import complain
+from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.parser import Parser
 from maskrcnn.config.registry import did_you_mean
+from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.errors import UserError, cut
 from maskrcnn.files import FULL, reason
 
@@ -82,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The command's own status; 2 for a :class:`UserError` (told in a sentence on stderr) or a
-        misused command line, or where a file or folder cannot be had or written; 130 after Ctrl-C.
+        misused command line, or where a file or folder cannot be had or written; 128 + the signal's number
+        where one stopped it (130 for Ctrl-C).
         Anything else that a command raises is a bug and passes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -94,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         complain(f"error: {e}")
         return _flush(EXIT_USER_ERROR)
+    except Interrupted as stop:
+        complain(str(stop))
+        leave_if_held(stop.exit_status)
+        return _flush(stop.exit_status)
     except KeyboardInterrupt:
         complain("interrupted")
         return _flush(EXIT_INTERRUPTED)

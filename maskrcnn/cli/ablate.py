@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     data = check_runs(suite, runs, args.nproc_per_run)
     failures: dict[str, str] = {}
     if not args.report:
-        from maskrcnn.studies.ablation.session import train_missing
+        from maskrcnn.studies.ablation.processes import train_missing
 
         try:
             failures = train_missing(runs, folder, args.nproc_per_run, args.rerun_stale, _again(args))

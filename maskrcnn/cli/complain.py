@@ -11,30 +11,22 @@ from pathlib import Path
 
 
 def complain(text: str) -> None:
-    """Print ``maskrcnn: text`` on standard error, unless another process of this run on this machine did."""
-    if not _first_to_say(text):
-        return
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"maskrcnn: {text}", file=sys.stderr, flush=True)
+    """Print ``maskrcnn: text`` on standard error, unless another process of this run on this machine did.
 
-
-def _first_to_say(text: str) -> bool:
-    """Whether none of the processes that torchrun started beside this one has said it.
-
-    Each attempt of torchrun gives them a folder in common; a file in it stands for the sentence.
+    Each attempt of torchrun gives its processes a folder in common; a file in it stands for the sentence.
     """
     given = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
-    if not given or os.environ.get("WORLD_SIZE", "1") == "1":
-        return True
-    folder = Path(given).parent.parent  # .../attempt_0/<local rank>/error.json
-    mark = folder / f"said-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:
-        return True
-    return True
+    if given and os.environ.get("WORLD_SIZE", "1") != "1":
+        folder = Path(given).parent.parent  # .../attempt_0/<local rank>/error.json
+        mark = folder / f"said-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"maskrcnn: {text}", file=sys.stderr, flush=True)
 
 
 def leave_if_held(status: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain, count
 from pathlib import Path
 
-from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.options import add_set_argument
 
 HELP = "train and evaluate a small model on generated data, in minutes"
@@ -25,19 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, say what to look at; the last line is ``RESULT bbox_AP=... segm_AP=...``."""
     from maskrcnn.config.shipped import shipped_configs
-    from maskrcnn.engine.interrupt import Interrupted
     from maskrcnn.run import train
     from maskrcnn.run.recipe_checks import load_checked_recipe
 
     config = args.config or shipped_configs() / "demo.yaml"
     recipe = load_checked_recipe(config, args.overrides)
     output = args.output or free_folder(Path("runs") / config.stem)
-    try:
-        result = train(recipe, output, resume_hint=f"maskrcnn train --resume {output}")
-    except Interrupted as stop:
-        complain(str(stop))
-        leave_if_held(stop.exit_status)
-        return stop.exit_status
+    result = train(recipe, output, resume_hint=f"maskrcnn train --resume {output}")
     folder = result.folder
     print(
         f"\nrun folder   {folder.path}\n"
@@ -53,9 +47,5 @@ def run(args: argparse.Namespace) -> int:
 
 def free_folder(path: Path) -> Path:
     """``path``, or ``path-2``, ``path-3`` ... where it is taken: a demo never refuses to start."""
-    number = 2
-    candidate = path
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
-        candidate = path.with_name(f"{path.name}-{number}")
-        number += 1
-    return candidate
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(p for p in chain([path], numbered) if not p.exists() or (p.is_dir() and not any(p.iterdir())))

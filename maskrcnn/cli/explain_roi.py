@@ -10,7 +10,7 @@ from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
     from maskrcnn.layers.operator import RoIOperator
-    from maskrcnn.studies.explain.scaled_boxes import Boxes
+    from maskrcnn.studies.explain.scaled_boxes import Boxes, Resize
     from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
@@ -148,8 +148,13 @@ def _box(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
 
 
 def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
-    from maskrcnn.studies.explain.chart import draw_chart
-    from maskrcnn.studies.explain.measured import TABLE_SUFFIXES, sentence, summary, write_table
+    from maskrcnn.studies.explain.measured import (
+        TABLE_SUFFIXES,
+        draw_chart,
+        sentence,
+        summary,
+        write_table,
+    )
     from maskrcnn.studies.explain.statistics import measure
     from maskrcnn.viz.figure import check_out, new_figure, save
 
@@ -181,11 +186,10 @@ def _stride(text: str) -> Stride:
     return int(text)
 
 
-def _boxes(args: argparse.Namespace) -> Boxes:
-    from maskrcnn.data.transforms.basic import ResizeShortestEdge
-    from maskrcnn.studies.explain.scaled_boxes import Resize, load_boxes, resize_of
+def _fixed_resize(args: argparse.Namespace) -> Resize | None:
+    """What --min-size and --max-size say, or this command for a .json; None: it is the config's."""
+    from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 
-    fixed: Resize | None = None
     for name in ("min_size", "max_size"):
         value = getattr(args, name)
         if value is not None and value < (0 if name == "min_size" else 1):
@@ -193,15 +197,19 @@ def _boxes(args: argparse.Namespace) -> Boxes:
     if args.min_size == 0:
         if args.max_size is not None:
             raise UserError("--max-size does not go with --min-size 0, which leaves images as they are")
-        fixed = _unchanged
-    elif args.min_size is not None or args.max_size is not None or args.data.endswith(".json"):
-        shortest = args.min_size or _MIN_SIZE
-        resizer = ResizeShortestEdge((shortest,), args.max_size or max(_MAX_SIZE, shortest))
+        return lambda height, width: (height, width)
+    if args.min_size is None and args.max_size is None and not args.data.endswith(".json"):
+        return None
+    shortest = args.min_size or _MIN_SIZE
+    resizer = ResizeShortestEdge(min_sizes=(shortest,), max_size=args.max_size or max(_MAX_SIZE, shortest))
+    return lambda height, width: resizer.output_size(height, width, shortest)
 
-        def fixed(height: int, width: int) -> tuple[int, int]:
-            return resizer.output_size(height, width, shortest)
 
-    recipe = args.recipe
+def _boxes(args: argparse.Namespace) -> Boxes:
+    from maskrcnn.data.interfaces import as_transform
+    from maskrcnn.studies.explain.scaled_boxes import load_boxes, resize_of
+
+    fixed, recipe = _fixed_resize(args), args.recipe
     if recipe is None:
         assert fixed is not None
         return load_boxes(Path(args.data), fixed)
@@ -209,10 +217,6 @@ def _boxes(args: argparse.Namespace) -> Boxes:
     if config is None:
         raise UserError(f"{args.data}: data.val is not set, so there is no --split val")
     dataset = config.build(training=args.split != "val")
-    transforms = [transform.build() for transform in recipe.data.eval_transforms]
+    transforms = [as_transform(transform) for transform in recipe.data.eval_transforms]
     resize = fixed or resize_of(transforms, f"{args.data}: data.eval_transforms")
     return load_boxes(dataset.annotation_file, resize, image_ids=list(dataset.image_ids))
-
-
-def _unchanged(height: int, width: int) -> tuple[int, int]:
-    return height, width

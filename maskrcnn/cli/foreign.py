@@ -44,6 +44,7 @@ TRAINED_KEYS: dict[str, tuple[str, str]] = {
     "imgsz": ("data.eval_transforms.0.min_sizes=[640]", "the shorter side, where that transform resizes"),
     "amp": ("eval.precision=bfloat16", ""),
 }
+_TRAINED = {"checkpoint": "--checkpoint C", "weights": "--checkpoint C"}
 #: Options of our own, by command.
 OPTIONS: dict[str, dict[str, str]] = {
     "train": {
@@ -54,21 +55,18 @@ OPTIONS: dict[str, dict[str, str]] = {
         "evalonly": "the command maskrcnn eval --checkpoint RUN",
     },
     "eval": {
-        "checkpoint": "--checkpoint C",
-        "weights": "--checkpoint C",
+        **_TRAINED,
         "config": "an argument of its own, CONFIG",
         "output": "--results FILE",
     },
     "predict": {
-        "checkpoint": "--checkpoint C",
-        "weights": "--checkpoint C",
+        **_TRAINED,
         "conf": "--score 0.5",
         "source": "an argument of its own, IMAGE",
         "output": "--out DIR",
     },
     "proposals": {
-        "checkpoint": "--checkpoint C",
-        "weights": "--checkpoint C",
+        **_TRAINED,
         "config": "an argument of its own, CONFIG",
         "output": "--output FILE",
     },

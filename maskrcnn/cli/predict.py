@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict every readable image; exit status 2 where one was not, or was not written, named on stderr."""
     from maskrcnn.data.file_names import shown
+    from maskrcnn.engine.console import Unwritten
     from maskrcnn.engine.memory import keep_freed_memory
-    from maskrcnn.engine.unwritten import Unwritten
     from maskrcnn.evaluation import save_results
     from maskrcnn.files import write_image
     from maskrcnn.run import Predictor

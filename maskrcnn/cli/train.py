@@ -6,7 +6,6 @@ import argparse
 import shlex
 from pathlib import Path
 
-from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.options import add_set_argument
 from maskrcnn.errors import UserError
 
@@ -44,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; exit status 0, or 128 + the signal's number (130 for Ctrl-C) once the checkpoint is written."""
-    from maskrcnn.engine.interrupt import Interrupted
+    """Train.
+
+    Raises:
+        Interrupted: see :func:`maskrcnn.run.train.train`.
+    """
     from maskrcnn.run import train
     from maskrcnn.run.recipe_checks import load_checked_recipe
 
@@ -58,12 +60,7 @@ def run(args: argparse.Namespace) -> int:
     output = output or recipe.output or Path("runs") / Path(config).stem
     settings = [part for item in args.overrides for part in ("--set", item)]
     hint = shlex.join(["maskrcnn", "train", str(config), *settings, "--resume", str(output)])
-    try:
-        train(recipe, output, resume=args.resume is not None, resume_hint=hint, strict=args.strict)
-    except Interrupted as stop:
-        complain(str(stop))
-        leave_if_held(stop.exit_status)
-        return stop.exit_status
+    train(recipe, output, resume=args.resume is not None, resume_hint=hint, strict=args.strict)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 HELP = "list the recipes that come with the package: expected AP and its source, parameters, FLOPs"
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         raise UserError(f"no recipe's name holds {' and '.join(args.words)}; see maskrcnn zoo")
     if args.json:
-        print(json.dumps(zoo.as_json(rows), indent=1))
+        print(json.dumps([asdict(row) for row in rows], indent=1))
     elif args.markdown:
         print(zoo.markdown(rows))
     else:

@@ -112,14 +112,10 @@ def blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
     """The key that a ``__post_init__`` message speaks of: its first word that names a key someone set."""
     named = [w for w in re.findall(r"\w+", message) if w in node.entries]
     for word in named:
-        where = _set_at(node.entries[word].node)
-        if where is not None:
+        where = node.entries[word].node.where
+        if where != DEFAULT:
             return where, join(path, word)
     return node.where, join(path, named[0]) if named else path
-
-
-def _set_at(node: Node) -> Origin | None:
-    return node.where if node.where != DEFAULT else None
 
 
 def _key(path: str) -> str:
@@ -176,8 +172,8 @@ def expand(text: str) -> Path:
     """Expand ``${NAME}``, ``${NAME:-fallback}`` and a leading ``~``; ``$${`` stands for ``${``.
 
     Raises:
-        KeyError: the variable is not set and has no fallback; its name is the argument.
-        ValueError: a ``${`` that no name and ``}`` follow, or a ``~user`` that does not exist.
+        ValueError: a variable that is not set and has no fallback, a ``${`` that no name and ``}`` follow, or
+            a ``~user`` that does not exist.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -190,7 +186,8 @@ def expand(text: str) -> Path:
         if found:
             return found
         if fallback is None:
-            raise KeyError(name)
+            advice = f"export it, or write ${{{name}:-fallback}}"
+            raise ValueError(f"environment variable {name!r} is not set or empty; {advice}")
         return str(fallback)
 
     out = _VARIABLE.sub(value, text)
@@ -206,10 +203,6 @@ def _path(text: str, where: Origin, path: str, problems: Problems) -> Any:
         return FAILED
     try:
         return expand(text)
-    except KeyError as e:
-        name = e.args[0]
-        what = f"environment variable {name!r} is not set or empty; export it, or write ${{{name}:-fallback}}"
-        problems.add(where, path, what)
     except ValueError as e:
         problems.add(where, path, str(e))
     return FAILED

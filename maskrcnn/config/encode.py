@@ -94,25 +94,23 @@ def escape_path(text: str) -> str:
     return f"./{text}" if text.startswith("~") else text
 
 
-def dump(obj: Any) -> str:
+def dump(obj: Any, origin_of: Callable[[str], Origin] | None = None) -> str:
     """The whole config as YAML text, every value given; :func:`maskrcnn.config.loads` reads it back.
 
     The same object always gives the same text.
 
+    Args:
+        obj: the config.
+        origin_of: key path (``model.roi_op.type``) -> where its value was set, for a comment beside it.
+
     Raises:
         TypeError: ``obj`` holds what its annotations do not allow.
     """
-    return _document(encode(Struct(type(obj)), obj), None)
-
-
-def dump_traced(obj: Any, origin_of: Callable[[str], Origin]) -> str:
-    """Like :func:`dump`, with a comment at each value that says where it was set.
-
-    Args:
-        obj: the config.
-        origin_of: origin of the value at a key path (``model.roi_op.type``).
-    """
-    return _document(encode(Struct(type(obj)), obj), origin_of)
+    lines: list[str] = []
+    for text, path in _lines(encode(Struct(type(obj)), obj), "", ""):
+        comment = "" if origin_of is None or path is None else origin_of(path).short.replace("\n", " ")
+        lines.append(f"{text:<{_COMMENT_COLUMN}}  # {comment}" if comment else text)
+    return "\n".join(lines) + "\n" if lines else "{}\n"
 
 
 def flatten(obj: Any) -> dict[str, str]:
@@ -153,14 +151,6 @@ def _is_block(node: Node) -> bool:
     if not isinstance(node, Seq) or not node.items:
         return False
     return all(isinstance(item, Map) and item.entries for item in node.items)
-
-
-def _document(root: Node, origin_of: Callable[[str], Origin] | None) -> str:
-    lines: list[str] = []
-    for text, path in _lines(root, "", ""):
-        comment = "" if origin_of is None or path is None else origin_of(path).short.replace("\n", " ")
-        lines.append(f"{text:<{_COMMENT_COLUMN}}  # {comment}" if comment else text)
-    return "\n".join(lines) + "\n" if lines else "{}\n"
 
 
 def _lines(node: Node, indent: str, path: str) -> Iterator[tuple[str, str | None]]:

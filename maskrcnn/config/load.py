@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from maskrcnn.config.construct import FAILED, blame, build
-from maskrcnn.config.encode import defaults_of, dump_traced
+from maskrcnn.config.encode import defaults_of, dump
 from maskrcnn.config.merge import Merger
 from maskrcnn.config.nodes import DEFAULT, Entry, Map, Node, Origin, Problems, Seq
 from maskrcnn.config.plugins import import_plugins, refuse_untrusted
-from maskrcnn.config.reader import Reader
+from maskrcnn.config.reader import Reader, override
 from maskrcnn.config.schema import Struct, fields_of
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Loaded(Generic[T]):
 
     def render(self) -> str:
         """The config as YAML with a comment at each value that says where it was set."""
-        return dump_traced(self.value, self.origin)
+        return dump(self.value, self.origin)
 
 
 def load(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T:
@@ -118,7 +118,7 @@ def _finish(
     cls: type[T], reader: Reader, overrides: Sequence[str], problems: Problems, silent: Sequence[str] = ()
 ) -> Loaded[T]:
     for item in overrides:
-        reader.add_override(item)
+        reader.add(override(item, problems))
     import_plugins(reader.plugins, [file.parent for file in reversed(reader.files)])
     merger = Merger(cls, problems, silent)
     tree: Node = Map(defaults_of(cls).entries, Origin(reader.name))

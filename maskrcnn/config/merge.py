@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn.config.encode import defaults_of
@@ -42,19 +43,18 @@ from maskrcnn.errors import few
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Merger:
     """Merges layers for one schema and collects what is wrong with their keys.
 
-    Args:
-        root: the schema's class, searched to say where a misplaced key belongs.
-        problems: receives unknown keys, unknown types, bad list indices.
-        silent: names of texts whose old names of keys need no warning: nobody edits them.
+    root: the schema's class, searched to say where a misplaced key belongs.
+    problems: receives unknown keys, unknown types, bad list indices.
+    silent: names of texts whose old names of keys need no warning: nobody edits them.
     """
 
-    def __init__(self, root: type, problems: Problems, silent: Collection[str] = ()) -> None:
-        self._root = root
-        self._problems = problems
-        self._silent = silent
+    root: type
+    problems: Problems
+    silent: Collection[str] = ()
 
     def merge(self, spec: Spec, old: Node | None, new: Node, path: str = "") -> Node:
         """``new`` over ``old`` (None: nothing was there, or it does not matter any more)."""
@@ -83,7 +83,7 @@ class Merger:
             if key not in fields:
                 options = [*fields, "type"] if of is not None else list(fields)
                 hint = did_you_mean(key, options) + self._belongs(key, path, of)
-                self._problems.add(key_where, join(path, key), f"unknown key.{hint}")
+                self.problems.add(key_where, join(path, key), f"unknown key.{hint}")
                 continue
             before = entries[key].node if key in entries else None
             entries[key] = Entry(key_where, self.merge(fields[key].spec, before, node, join(path, key)))
@@ -96,8 +96,8 @@ class Merger:
             return key
         if today in new.entries:
             what = f"is the old name of {today!r}, which is given too; leave it out"
-            self._problems.add(where, join(path, key), what)
-        elif where.name not in self._silent:
+            self.problems.add(where, join(path, key), what)
+        elif where.name not in self.silent:
             logger.warning("%s: %s: this key is now called %r; rename it", where, join(path, key), today)
         return today
 
@@ -106,7 +106,7 @@ class Merger:
         if registry is not None:
             owners = [n for n in registry.names() if key in fields_of(registry.get(n))]
             return f". {key!r} is an option of {few(owners)}" if owners else ""
-        homes = [p for p in paths_named(self._root, key) if p != join(path, key)]
+        homes = [p for p in paths_named(self.root, key) if p != join(path, key)]
         return f". There is {few(map(repr, homes))}" if homes else ""
 
     def _slot(self, registry: Registry[Any], old: Map | None, new: Node, path: str) -> Node:
@@ -114,17 +114,18 @@ class Merger:
             return new
         if isinstance(new, Scalar) and not is_null(new):  # `roi_op: roi_pool` is `roi_op: {type: roi_pool}`
             new = Map({"type": Entry(new.where, new)}, new.where)
+        known = did_you_mean("", registry.names())
         if not isinstance(new, Map):
             what = f"a {registry.slot} is a name or a mapping with a 'type', got {show(new)}."
-            return self._bad(new.where, path, what + did_you_mean("", registry.names()))
+            return self._bad(new.where, path, what + known)
         options = Map({k: e for k, e in new.entries.items() if k != "type"}, new.where, new.dotted)
         kind = new.entries.get("type") or (old.entries.get("type") if old is not None else None)
         if kind is None:
             what = f"nothing says which {registry.slot} this is; give a 'type'."
-            return self._bad(new.where, path, what + did_you_mean("", registry.names()))
+            return self._bad(new.where, path, what + known)
         if not isinstance(kind.node, Scalar) or is_null(kind.node):
             what = f"expected the name of a {registry.slot}, got {show(kind.node)}."
-            return self._bad(kind.node.where, join(path, "type"), what + did_you_mean("", registry.names()))
+            return self._bad(kind.node.where, join(path, "type"), what + known)
         try:
             cls = registry.get(kind.node.text)
         except KeyError as e:
@@ -153,7 +154,7 @@ class Merger:
         for key, (where, node) in new.entries.items():
             if not (key.isascii() and key.isdigit() and int(key) < len(changed)):
                 span = f"0 to {len(changed) - 1}" if changed else "none, the list is empty"
-                self._problems.add(where, join(path, key), f"no such list item; there are {span}")
+                self.problems.add(where, join(path, key), f"no such list item; there are {span}")
                 continue
             changed[int(key)] = self.merge(_item(spec, int(key)), changed[int(key)], node, join(path, key))
         return Seq(tuple(changed), new.where)
@@ -168,7 +169,7 @@ class Merger:
         return Map(entries, _where(old, new))
 
     def _bad(self, where: Origin, path: str, what: str) -> Bad:
-        self._problems.add(where, path, what)
+        self.problems.add(where, path, what)
         return Bad(where)
 
 

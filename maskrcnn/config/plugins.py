@@ -67,7 +67,8 @@ def plugins_fingerprint(names: Sequence[str]) -> str:
 def _failure(name: str, error: BaseException, folders: Sequence[str]) -> str:
     missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if missing and (name == missing or name.startswith(missing + ".")):
-        searched = ", ".join(dict.fromkeys(map(_shown_folder, folders)))
+        here = str(Path.cwd())
+        searched = ", ".join(dict.fromkeys("the working folder" if f == here else f for f in folders))
         return f"no module named {missing!r}; looked in {searched} and among the installed packages"
     if name.startswith(".") or not all(part.isidentifier() for part in name.split(".")):
         return f"{name!r} is not a module name; write it as in 'import my_package.my_module'"
@@ -77,7 +78,3 @@ def _failure(name: str, error: BaseException, folders: Sequence[str]) -> str:
         place = f"{shown(Path(error.filename))}:{error.lineno}"
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"cannot import {name!r}: {type(error).__name__}: {reason}" + (f" (at {place})" if place else "")
-
-
-def _shown_folder(path: str) -> str:
-    return path if path != str(Path.cwd()) else "the working folder"

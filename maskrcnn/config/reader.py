@@ -80,10 +80,6 @@ class Reader:
             elif item.value not in (p.value for p in self.plugins):
                 self.plugins.append(item)
 
-    def add_override(self, item: str) -> None:
-        """Append a ``key=value`` from ``--set`` as the last layer."""
-        self.add(_override(item, self._problems))
-
 
 def _bases(root: Map) -> list[Scalar]:
     if "base" not in root.entries:
@@ -109,17 +105,13 @@ def find_config(path: Path, folder: Path = Path()) -> Path:
 
 def _expanded(base: Scalar) -> Path:
     try:
-        return Path(expand(base.text))
-    except KeyError as e:
-        raise ConfigError(
-            f"{base.where}: base: environment variable {e.args[0]!r} is not set or empty"
-        ) from None
+        return expand(base.text)
     except ValueError as e:
         raise ConfigError(f"{base.where}: base: {e}") from None
 
 
-def _override(item: str, problems: Problems) -> Map:
-    """``a.b.0.c=value`` as nested mappings."""
+def override(item: str, problems: Problems) -> Map:
+    """``a.b.0.c=value``, as ``--set`` takes it, as nested mappings: a layer."""
     where = Origin(f"--set {item}")
     key, equals, text = item.partition("=")
     key = key.strip()

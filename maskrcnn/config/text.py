@@ -171,7 +171,8 @@ class _Converter:
         if id(node) in self._open:
             raise ConfigError(f"{where}: {path}: an alias (*name) refers to the value that contains it")
         if node.tag not in (_PLAIN_TAG, _QUOTED_TAG, "collection"):
-            self._problems.add(where, path, f"tags are not supported here; remove {_show_tag(node.tag)!r}")
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self._problems.add(where, path, f"tags are not supported here; remove {tag!r}")
             return Bad(where)
         if isinstance(node, yaml.ScalarNode):
             value = node.value if node.tag != _PLAIN_TAG else parse_plain(node.value)
@@ -214,7 +215,3 @@ class _Converter:
             for name, entry in converted.entries.items():
                 out.setdefault(name, entry)
         return out
-
-
-def _show_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ _CHUNK = 2**24
 
 
 def coco_digest(
-    annotations: Path, images: Path, file_names: Sequence[str], others: Sequence[Path] = ()
+    annotations: Path | bytes, images: Path, file_names: Sequence[str], others: Sequence[Path] = ()
 ) -> str:
     """Sixteen hex digits over a COCO data set; equal for equal content, wherever it lies.
 
@@ -22,7 +23,7 @@ def coco_digest(
     (all of them, in smaller sets).  An image that was replaced by another of the same size is not noticed.
 
     Args:
-        annotations: the json.
+        annotations: the json; of records that lie in none, a digest.
         images: folder that ``file_names`` are relative to.
         file_names: of all images.
         others: further files that belong to the set (proposals); their sizes count.
@@ -31,7 +32,7 @@ def coco_digest(
         OSError: the annotation file cannot be read.
     """
     digest = hashlib.sha256()
-    with annotations.open("rb") as file:
+    with io.BytesIO(annotations) if isinstance(annotations, bytes) else annotations.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     digest.update(f"\0{len(file_names)}\0".encode())

@@ -32,7 +32,6 @@ from maskrcnn.data.formats.coco_json import (
     read_categories,
     read_keypoint_schema,
     root_class,
-    source_name,
     uncollected,
 )
 from maskrcnn.errors import DataError
@@ -222,7 +221,7 @@ def read_annotations(
     """Read and check a COCO json.
 
     source: the file, or what ``json.load`` makes of it, which is not modified.
-    report: takes the faulty records, which are then left out, and what was mended.
+    report: takes the faulty records, which are then left out, and what was mended; says what messages name.
     masks: read segmentations too; an annotation without one is then a fault.
     keypoints: read keypoints too; an annotation without any has none labelled, which is no fault.
     keypoint_offset: added to their x and y, see ``CocoConfig``.
@@ -235,8 +234,8 @@ def read_annotations(
             images, the classes differ from ``categories``, no class defines keypoints though they are
             wanted; or a record is faulty and the report is told to raise.
     """
-    name = source_name(source)
-    content = load_coco(source)
+    name = report.where
+    content = load_coco(source, name)
     own = read_categories(content["categories"], name)
     if categories is not None and categories != own:
         raise DataError(

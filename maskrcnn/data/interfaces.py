@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,8 @@ class Dataset(Protocol):
 class Transform(Protocol):
     """Changes an image and its ground truth alike; all randomness comes from ``rng``.
 
+    What is registered is the transform itself, a frozen dataclass of its options.
+
     An attribute ``resizes_only: bool`` may say whether boxes stay where the ratio of the two sizes puts them
     (colours and scales, no flip, crop or padding); in ``data.eval_transforms`` only such ones are possible,
     since detections are mapped back by the sizes.  Without it a transform is tried (``undoing``).
@@ -79,9 +81,25 @@ class DatasetConfig(Protocol):
         ...
 
 
-class TransformConfig(Protocol):
-    def build(self) -> Transform: ...
+def as_transform(registered: Any) -> Transform:
+    """``registered`` itself; of a config of before, that of a plugin, what its ``build()`` makes."""
+    transform: Transform = registered.build() if hasattr(registered, "build") else registered
+    return transform
 
 
-DATASETS: Registry[DatasetConfig] = Registry("data set")
-TRANSFORMS: Registry[TransformConfig] = Registry("transform")
+DATASETS: Registry[DatasetConfig] = Registry(
+    "data set", "maskrcnn.data", coco="formats.coco", synthetic="synthetic.dataset"
+)
+TRANSFORMS: Registry[Transform] = Registry(
+    "transform",
+    "maskrcnn.data.transforms",
+    hflip="basic",
+    vflip="basic",
+    rotate90="basic",
+    random_crop="basic",
+    color_jitter="basic",
+    large_scale_jitter="jitter",
+    resize="resizing",
+    resize_longest="resizing",
+    resize_shortest_edge="resizing",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,20 +41,19 @@ class _Loaded:
         return replace(self, batch=self.batch.pin_memory())
 
 
+@dataclass(eq=False)
 class _Images(TorchDataset[_Loaded]):
-    """Loads whole batches in a worker.  Fetched by a list of draws, so that one item is one batch."""
+    """Loads whole batches in a worker.  Fetched by a list of draws, so that one item is one batch.
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        transforms: Sequence[Transform],
-        seed: int,
-        replace: bool,
-        copy_paste: CopyPasteConfig | None = None,
-    ) -> None:
-        self.dataset, self.transforms, self.seed, self.replace = dataset, tuple(transforms), seed, replace
-        self.copy_paste = copy_paste
-        self._notes: list[tuple[str, int, str]] = []
+    replace: whether the next readable image takes an unreadable one's place.
+    """
+
+    dataset: Dataset
+    transforms: Sequence[Transform]
+    seed: int = 0
+    replace: bool = False
+    copy_paste: CopyPasteConfig | None = None
+    _notes: list[tuple[str, int, str]] = field(default_factory=list, init=False)
 
     def __getitem__(self, draws: Any) -> _Loaded:
         samples: list[Sample] = []
@@ -110,20 +109,20 @@ class _Images(TorchDataset[_Loaded]):
         )
 
 
+@dataclass(eq=False)
 class _Batches(Sequence[list[Draw]]):
     """The training batches of one rank from one micro-step to another, drawn when asked for."""
 
-    def __init__(self, schedule: TrainSchedule, rank: int, first: int, last: int) -> None:
-        self.schedule, self.rank, self.first, self.last = schedule, rank, first, last
+    schedule: TrainSchedule
+    rank: int
+    first: int
+    last: int
 
     def __len__(self) -> int:
         return max(self.last - self.first, 0)
 
     def __getitem__(self, i: Any) -> Any:
         return self.schedule.batch(range(self.first, self.last)[i], self.rank)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.schedule.batch(step, self.rank) for step in range(self.first, self.last))
 
 
 class BatchLoader:
@@ -134,27 +133,18 @@ class BatchLoader:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        transforms: Sequence[Transform],
-        batches: Sequence[list[Draw]],
-        *,
-        seed: int,
-        replace: bool,
-        workers: int,
-        pin_memory: bool,
-        copy_paste: CopyPasteConfig | None = None,
+        self, images: _Images, batches: Sequence[list[Draw]], *, workers: int, pin_memory: bool
     ) -> None:
-        self.dataset = dataset
+        self.dataset = images.dataset
         #: Whether the run was asked to stop: then a batch that does not come is not waited for any longer.
-        self.stopping: Callable[[], bool] = _never
+        self.stopping: Callable[[], bool] = lambda: False
         self._batches = batches
         options: dict[str, Any] = {}
         if workers and sys.platform.startswith("linux"):
             # A forked worker shares the data set's arrays; any other start copies them.
             options["multiprocessing_context"] = "fork"
         self._loader: DataLoader[Any] = DataLoader(
-            _Images(dataset, transforms, seed, replace, copy_paste),
+            images,
             sampler=batches,  # an item is a batch, its key a list of draws
             batch_size=None,
             collate_fn=_as_is,
@@ -219,16 +209,8 @@ def train_loader(
         group=group,
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
-    return BatchLoader(
-        dataset,
-        transforms,
-        batches,
-        seed=seed,
-        replace=True,
-        workers=workers,
-        pin_memory=pin_memory,
-        copy_paste=copy_paste,
-    )
+    images = _Images(dataset, transforms, seed, True, copy_paste)
+    return BatchLoader(images, batches, workers=workers, pin_memory=pin_memory)
 
 
 def eval_loader(
@@ -252,14 +234,9 @@ def eval_loader(
     """
     mine = [Draw(0, i, i) for i in range(rank, min(len(dataset), limit or len(dataset)), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return BatchLoader(
-        dataset, transforms, batches, seed=0, replace=False, workers=workers, pin_memory=pin_memory
-    )
+    images = _Images(dataset, transforms)
+    return BatchLoader(images, batches, workers=workers, pin_memory=pin_memory)
 
 
 def _as_is(item: Any) -> Any:
     return item
-
-
-def _never() -> bool:
-    return False

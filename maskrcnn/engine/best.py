@@ -18,30 +18,21 @@ DEFAULT = ("segm/AP", "keypoints/AP", "bbox/AP")
 _COCO_CAP = 100
 
 
-def metric_names(iou_types: Sequence[str], max_detections: int) -> tuple[str, ...]:
-    """The names of all figures that an evaluation can give.
+def check_metric(wanted: str | None, iou_types: Sequence[str], max_detections: int) -> None:
+    """The metric that is to mark the best checkpoint is one that the evaluations will give.
 
     Args:
         iou_types: of "bbox", "segm" and "keypoints", those that are evaluated.
         max_detections: the model's cap on detections an image.
-    """
-    names: list[str] = []
-    for kind in iou_types:
-        if kind == "keypoints":
-            names += [f"{kind}/{name}" for name in TEN]
-            continue
-        names += [f"{kind}/{name}" for name in TWELVE]
-        if max_detections > _COCO_CAP:
-            names += [f"{kind}/{name}@{max_detections}" for name in AT_CAP]
-    return tuple(names)
-
-
-def check_metric(wanted: str | None, names: Sequence[str]) -> None:
-    """The metric that is to mark the best checkpoint is one that the evaluations will give.
 
     Raises:
         UserError: it is not.
     """
+    names: list[str] = []
+    for kind in iou_types:
+        names += [f"{kind}/{name}" for name in (TEN if kind == "keypoints" else TWELVE)]
+        if kind != "keypoints" and max_detections > _COCO_CAP:
+            names += [f"{kind}/{name}@{max_detections}" for name in AT_CAP]
     if wanted is None or wanted in names:
         return
     bare = [name for name in names if name.partition("/")[2] == wanted]

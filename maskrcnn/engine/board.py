@@ -6,6 +6,7 @@ that cannot be written waits for room, as those of the other growing files do.
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from maskrcnn.files import Appender
 
 
-class Board:
+class Board(Appender):
     """One event file in ``folder``."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -35,8 +36,7 @@ class Board:
 
         self._event, self._records, self._summary = Event, RecordWriter, summary
         maker = f"{platform.node()}.{os.getpid()}.{time.monotonic_ns()}"
-        self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.{maker}"
-        self._file = Appender(self.path)
+        super().__init__(folder / f"events.out.tfevents.{int(time.time()):010d}.{maker}")
         self._begin: list[Any] = [
             Event(wall_time=time.time(), step=purge_step, file_version="brain.Event:2"),
             Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START)),
@@ -59,31 +59,7 @@ class Board:
         if self._begin:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         begin, self._begin = self._begin, []
-        framed = _Frames()
+        framed = io.BytesIO()  # the record writer puts length and sums round each record
         for item in (*begin, event):
             self._records(framed).write(item.SerializeToString())
-        self._file.append(bytes(framed.data))
-
-    def close(self) -> None:
-        """Close the file.
-
-        Raises:
-            OSError: something is still unwritten, and lost.
-        """
-        self._file.close()
-
-
-class _Frames:
-    """What tensorboard's record writer writes to: it puts length and sums round each record."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
+        self.append(framed.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,20 @@ from maskrcnn.errors import CheckpointError, few
 from maskrcnn.files import free_bytes, name_also, reason
 
 
+@dataclass
 class CheckpointFolder:
     """A run's checkpoints: ``step_00000300.pt`` ..., with ``last.pt`` and ``best.pt`` naming two of them.
 
     The names are hard links where the file system has them, so they cost no space; else copies.
+
+    folder: made on the first save.
+    keep: how many of the newest steps stay, >= 1; two, so that one can be lost.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        """
-        Args:
-            folder: made on the first save.
-            keep: how many of the newest steps stay, >= 1; two, so that one can be lost.
-        """
-        self.folder = folder
-        self._keep = keep
+    folder: Path
+    keep: int = 2
+
+    def __post_init__(self) -> None:
         self._made = False
         self._size = 0
         #: Steps that are not dropped, whatever their age.
@@ -73,7 +74,7 @@ class CheckpointFolder:
                 why = "the run folder was removed or renamed"
             raise WriteError(f"{path}: the checkpoint could not be written: {why}") from error
         self._size = path.stat().st_size
-        for step, old in self.steps()[self._keep :]:
+        for step, old in self.steps()[self.keep :]:
             if step not in self.kept:
                 old.unlink(missing_ok=True)
         return path

@@ -1,4 +1,4 @@
-"""The one place that prints: lines to the terminal and, in a run, to its ``log.txt``."""
+"""The one place that prints: to the terminal and, in a run, to its ``log.txt``; what cannot be written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,63 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from maskrcnn.engine.unwritten import Unwritten
-from maskrcnn.files import Appender
+from maskrcnn.errors import OutputError
+from maskrcnn.files import Appender, unwritten
+
+#: So many things are named in one sentence.
+_NAMED = 5
+
+
+@dataclass
+class Unwritten:
+    """Tries to write, tells the first failure of each of a few things and its end, and remembers all.
+
+    tell: takes a sentence.
+    missing: what could not be written at its last try, in the order of the first failures.
+    """
+
+    tell: Callable[[str], None]
+    missing: list[Path] = field(default_factory=list)
+
+    def attempt(self, path: Path, write: Callable[[], object], *, grows: bool = False) -> bool:
+        """Call ``write``, which writes ``path``; whether it did.
+
+        grows: the file is appended to, and what is missing goes out with the next record.
+        """
+        try:
+            write()
+        except (OSError, OutputError) as error:
+            if path not in self.missing:
+                self.missing.append(path)
+                if len(self.missing) > _NAMED:
+                    return False
+                sentence = unwritten(path, error) if isinstance(error, OSError) else error
+                later = "; what is missing is written as soon as it can be" if grows else ""
+                self.tell(f"{sentence} (going on without{later})")
+            return False
+        if path in self.missing:
+            self.missing.remove(path)
+            self.tell(f"{path}: is written again")
+        return True
+
+    def raise_if_any(self) -> None:
+        """
+        Raises:
+            OutputError: something is missing.
+        """
+        if self.missing:
+            raise OutputError(f"not written: {self.names()} (the reason stands above); all else is done")
+
+    def names(self) -> str:
+        """What is missing: the first few, how many more, and the last."""
+        *first, last = map(str, self.missing)
+        more = f", {len(first) - _NAMED} more" if len(first) > _NAMED else ""
+        return ", ".join(first[:_NAMED]) + more + (" and " if first else "") + last
 
 
 class Console:

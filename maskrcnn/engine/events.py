@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from maskrcnn.engine.board import Board
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
+from maskrcnn.engine.step import StepResult
 from maskrcnn.files import unwritten
 
 #: What each loss tells, by the name that progress lines give it.
@@ -28,123 +31,118 @@ _MEANING = {
 _DATA_BOUND = 0.3
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingProgress:
-    """The state of training at a log step.
+@dataclass
+class Tally:
+    """What was done since the last log.
 
-    step: finished optimizer steps; total: how many there will be.
-    losses: name -> mean since the last log, over steps and ranks.
-    lr: learning rate of the last step.
-    steps, images: how many since the last log; images over all ranks.
-    seconds: wall time since the last log; waiting: the part of it this rank waited for data.
+    losses: name -> sum over the steps of means over passes and ranks; :meth:`means` has the mean.
+    steps, images: how many; images over all ranks.
+    waiting: seconds that this rank waited for data.
     grad_norm: before clipping, of the last step; None where nothing is clipped.
-    memory: bytes, see ``engine.memory.memory_in_use``.
+    began: when, by ``time.perf_counter``; time that is spent on something else is added to it.
     """
 
-    step: int
-    total: int
-    losses: Mapping[str, float]
-    lr: float
-    steps: int
-    images: int
-    seconds: float
-    waiting: float
-    grad_norm: float | None
-    memory: int
+    losses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: int = 0
+    images: int = 0
+    waiting: float = 0.0
+    grad_norm: float | None = None
+    began: float = field(default_factory=lambda: time.perf_counter())
+
+    def add(self, done: StepResult) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.images += done.images
+        self.waiting += done.waiting
+        self.grad_norm = done.grad_norm
+        for name, value in done.losses.items():
+            self.losses[name] += value
+
+    def means(self) -> dict[str, float]:
+        """name -> mean loss, of at least one step."""
+        return {name: value / self.steps for name, value in self.losses.items()}
 
 
+@dataclass
 class Events:
     """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone.
 
     What cannot be written goes to ``console.unwritten``.
+
+    folder: the run folder; exists.
+    console: where lines go.
+    start_step: the step training goes on from; later records are dropped.
+    tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
+    epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+
+    Raises:
+        OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        console: Console,
-        *,
-        start_step: int = 0,
-        tensorboard: bool = True,
-        epoch_images: int | None = None,
-    ) -> None:
-        """
-        Args:
-            folder: the run folder; exists.
-            console: where lines go.
-            start_step: the step training goes on from; later records are dropped.
-            tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
-            epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+    folder: Path
+    console: Console
+    _: KW_ONLY
+    start_step: int = 0
+    tensorboard: bool = True
+    epoch_images: int | None = None
 
-        Raises:
-            OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
-        """
-        self._console = console
-        self._unwritten = console.unwritten
+    def __post_init__(self) -> None:
+        metrics = self.folder / "metrics.jsonl"
         try:
-            self._metrics = MetricsFile(folder / "metrics.jsonl", start_step)
+            self._metrics = MetricsFile(metrics, self.start_step)
         except OSError as error:
-            raise unwritten(folder / "metrics.jsonl", error) from None
+            raise unwritten(metrics, error) from None
         self._board: Board | None = None
-        self._rate: float | None = None
+        self._pace: float | None = None
         self._told_data_bound = False
-        self._epoch_images = epoch_images
         self._told_legend = False
-        if tensorboard:
+        if self.tensorboard:
             try:
-                self._board = Board(folder / "tensorboard", start_step + 1)
+                self._board = Board(self.folder / "tensorboard", self.start_step + 1)
             except ImportError:
-                console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
+                self.console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
 
-    def progress(self, now: TrainingProgress) -> None:
-        """Show and keep one log step; before the first, what the parts of a line mean."""
+    def progress(self, done: Tally, *, step: int, total: int, lr: float, memory: int) -> None:
+        """Show and keep one log step; before the first, what the parts of a line mean.
+
+        Args:
+            done: since the last log; at least one step.
+            step: finished optimizer steps; total: how many there will be.
+            lr: learning rate of the last step.
+            memory: bytes, see ``engine.memory.memory_in_use``.
+        """
+        losses, seconds = done.means(), max(time.perf_counter() - done.began, 1e-9)
         if not self._told_legend:
             self._told_legend = True
-            self._console.line(describe_legend(now.losses, clipped=now.grad_norm is not None))
-        total_loss = sum(now.losses.values())
-        rate = now.images / max(now.seconds, 1e-9)
-        waiting = now.waiting / max(now.seconds, 1e-9)
-        self._console.line(self._describe(now, total_loss, rate, waiting))
-        values: dict[str, Any] = {
-            "loss": total_loss,
-            **now.losses,
-            "lr": now.lr,
-            "images_per_second": rate,
-            "data_wait": waiting,
-            "memory_bytes": now.memory,
-        }
-        if now.grad_norm is not None:
-            values["grad_norm"] = now.grad_norm
-        self._write(now.step, "train", values)
+            self.console.line(describe_legend(losses, clipped=done.grad_norm is not None))
+        total_loss, rate, waiting = sum(losses.values()), done.images / seconds, done.waiting / seconds
+        # Exponential mean for the ETA: one slow step must not double it.
+        pace = seconds / done.steps
+        self._pace = pace if self._pace is None else 0.7 * self._pace + 0.3 * pace
+        epoch = ""
+        if self.epoch_images:  # images seen by all ranks, in training sets
+            share = done.images / done.steps / self.epoch_images
+            epoch = f"epoch {step * share:.2f}/{total * share:.2f}  "
+        clip = "" if done.grad_norm is None else f"  grad {done.grad_norm:.2f}"
+        self.console.line(
+            f"step {step}/{total}  {epoch}loss {total_loss:.3f} ({describe_losses(losses)})"
+            f"  lr {lr:.2e}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
+            f"  mem {memory / 2**30:.2f} GiB  eta {format_seconds(self._pace * (total - step))}"
+        )
+        values = {"loss": total_loss, **losses, "lr": lr, "images_per_second": rate, "data_wait": waiting}
+        values["memory_bytes"] = memory
+        if done.grad_norm is not None:
+            values["grad_norm"] = done.grad_norm
+        self._write(step, "train", values)
         for name, value in values.items():
             group = "loss" if name.startswith("loss") else "train"
-            self._scalar(f"{group}/{name.removeprefix('loss_')}", value, now.step)
-        if waiting > _DATA_BOUND and now.step > 20 and not self._told_data_bound:
+            self._scalar(f"{group}/{name.removeprefix('loss_')}", value, step)
+        if waiting > _DATA_BOUND and step > 20 and not self._told_data_bound:
             self._told_data_bound = True
-            self._console.warn(
+            self.console.warn(
                 f"{waiting:.0%} of the time is spent waiting for data;"
                 " raise data.workers, or use smaller images"
             )
-
-    def _describe(self, now: TrainingProgress, total_loss: float, rate: float, waiting: float) -> str:
-        step_seconds = now.seconds / max(1, now.steps)
-        # Exponential mean for the ETA: one slow step must not double it.
-        self._rate = step_seconds if self._rate is None else 0.7 * self._rate + 0.3 * step_seconds
-        eta = format_seconds(self._rate * (now.total - now.step))
-        parts = describe_losses(now.losses)
-        clip = "" if now.grad_norm is None else f"  grad {now.grad_norm:.2f}"
-        return (
-            f"step {now.step}/{now.total}  {self._describe_epoch(now)}loss {total_loss:.3f} ({parts})"
-            f"  lr {now.lr:.2e}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
-            f"  mem {now.memory / 2**30:.2f} GiB  eta {eta}"
-        )
-
-    def _describe_epoch(self, now: TrainingProgress) -> str:
-        """``epoch 0.30/6.75  ``: images seen by all ranks, in training sets."""
-        if not self._epoch_images or not now.steps:
-            return ""
-        per_step = now.images / now.steps / self._epoch_images
-        return f"epoch {now.step * per_step:.2f}/{now.total * per_step:.2f}  "
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Keep the figures of an evaluation."""
@@ -154,24 +152,24 @@ class Events:
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         file = self._metrics
-        self._unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
+        self.console.unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         board = self._board
         if board is not None:
-            self._unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
+            self.console.unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
 
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Keep a picture, uint8 [H, W, 3] RGB."""
         board = self._board
         if board is not None:
-            self._unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
+            self.console.unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
 
     def close(self) -> None:
         """Write everything out."""
         for file in (self._metrics, self._board):
             if file is not None:
-                self._unwritten.attempt(file.path, file.close, grows=True)
+                self.console.unwritten.attempt(file.path, file.close, grows=True)
 
 
 def describe_legend(losses: Mapping[str, float], *, clipped: bool) -> str:

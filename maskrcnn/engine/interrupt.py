@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -57,22 +57,15 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous = {}
+    def __exit__(self, *_: object) -> None:
+        _put_back(self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             return
         if self.signal_number != 0:
             if number == signal.SIGINT or time.monotonic() - self._asked > _ONE_WISH:
-                self._restore()
+                _put_back(self._previous)
                 signal.raise_signal(number)
             return
         self.signal_number = number
@@ -124,5 +117,9 @@ def stop_at_once(tell: Callable[[str], str]) -> Iterator[None]:
     except _AtOnce as stop:
         raise Interrupted(tell(signal.Signals(stop.signal_number).name), stop.signal_number) from None
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        _put_back(previous)
+
+
+def _put_back(handlers: dict[int, object]) -> None:
+    while handlers:
+        signal.signal(*handlers.popitem())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 from maskrcnn.files import Appender, replacing
 
 
-class MetricsFile:
+class MetricsFile(Appender):
     """Appends records ``{"step": 40, "kind": "train", ...}``; non-finite numbers become null."""
 
     def __init__(self, path: Path, start_step: int = 0) -> None:
@@ -24,12 +24,11 @@ class MetricsFile:
         Raises:
             OSError: it cannot be written; it is then as it was.
         """
-        self.path = path
+        super().__init__(path)
         if path.exists():
             kept = [record for record in read_metrics(path) if record["step"] <= start_step]
             with replacing(path) as file:
                 file.write("".join(json.dumps(r) + "\n" for r in kept).encode("utf-8"))
-        self._file = Appender(path)
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Append a record and hand it to the system at once.
@@ -37,16 +36,8 @@ class MetricsFile:
         Raises:
             OSError: it could not be written; it goes out with the next one that can.
         """
-        plain = {k: _plain(v) for k, v in values.items()}
-        self._file.append((json.dumps({"step": step, "kind": kind, **plain}) + "\n").encode("utf-8"))
-
-    def close(self) -> None:
-        """Close the file.
-
-        Raises:
-            OSError: something is still unwritten, and lost.
-        """
-        self._file.close()
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self.append((json.dumps({"step": step, "kind": kind, **plain}) + "\n").encode("utf-8"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +53,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

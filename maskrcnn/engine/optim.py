@@ -45,7 +45,7 @@ OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer")
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, weight_decay_norm: float, weight_decay_bias: float
+    model: nn.Module, weight_decay: float, weight_decay_norm: float, weight_decay_bias: float | None
 ) -> list[dict[str, object]]:
     """Trainable parameters by weight decay, each once, in the order of the model.
 
@@ -53,7 +53,7 @@ def parameter_groups(
         model: frozen parameters (``requires_grad`` false) are left out.
         weight_decay: for weights.
         weight_decay_norm: for scale and shift of normalisation layers.
-        weight_decay_bias: for biases of all other layers.
+        weight_decay_bias: for biases of all other layers; None: as ``weight_decay``.
 
     Returns:
         At most three groups ``{"name", "params", "weight_decay"}``; empty ones are left out.
@@ -62,7 +62,8 @@ def parameter_groups(
         ConfigError: nothing is trainable.
     """
     names = ("weights", "norms", "biases")
-    decays = (weight_decay, weight_decay_norm, weight_decay_bias)
+    bias = weight_decay if weight_decay_bias is None else weight_decay_bias
+    decays = (weight_decay, weight_decay_norm, bias)
     params: tuple[list[Tensor], ...] = ([], [], [])
     seen: set[int] = set()
     for module in model.modules():
@@ -79,14 +80,6 @@ def parameter_groups(
         )
     groups = zip(names, params, decays, strict=True)
     return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
-
-
-def _groups(model: nn.Module, config: SGDConfig | AdamWConfig) -> list[dict[str, object]]:
-    bias = config.weight_decay if config.weight_decay_bias is None else config.weight_decay_bias
-    norm = config.weight_decay_norm
-    return parameter_groups(
-        model, weight_decay=config.weight_decay, weight_decay_norm=norm, weight_decay_bias=bias
-    )
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
@@ -130,7 +123,7 @@ class SGDConfig(Config):
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
         return torch.optim.SGD(
-            _groups(model, self),
+            parameter_groups(model, self.weight_decay, self.weight_decay_norm, self.weight_decay_bias),
             lr=lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -159,7 +152,7 @@ class AdamWConfig(Config):
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See :class:`OptimizerConfig`."""
         return torch.optim.AdamW(
-            _groups(model, self),
+            parameter_groups(model, self.weight_decay, self.weight_decay_norm, self.weight_decay_bias),
             lr=lr,
             betas=self.betas,
             eps=self.eps,

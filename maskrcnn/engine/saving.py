@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
-from maskrcnn.engine import faults
 from maskrcnn.engine.best import improved
-from maskrcnn.engine.checkpoint import Checkpoint, WriteError
+from maskrcnn.engine.checkpoint import Checkpoint, Parts, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.parts import Parts
 from maskrcnn.engine.soundness import Soundness
 from maskrcnn.errors import UserError
 
 
+@dataclass
 class Saving:
     """Saves the parts of a run's state: all ranks give theirs, and rank 0 writes.
 
     A checkpoint that cannot be written is told once, and wished for again after each step.  Where the weights
     are ruined the last sound checkpoint stays.
+
+    ranks: the processes.
+    parts: what a checkpoint holds, the model among it.
+    folder: where they go, on rank 0; None: nowhere.
+    console: where warnings go.
+    weights: what is trained, and watched for ruin.
+    best_metric: the metric whose highest value marks ``best.pt``; None: see ``engine.best``.
+    guard: raises a UserError where the run must not write any more; asked at logs and checkpoints, on rank 0
+        alone.
     """
 
-    def __init__(
-        self,
-        ranks: Ranks,
-        parts: Parts,
-        folder: CheckpointFolder | None,
-        *,
-        console: Console,
-        weights: Sequence[Tensor] = (),
-        best_metric: str | None = None,
-        guard: Callable[[], None] | None = None,
-    ) -> None:
-        """
-        Args:
-            ranks: the processes.
-            parts: what a checkpoint holds, the model among it.
-            folder: where they go, on rank 0; None: nowhere.
-            console: where warnings go.
-            weights: what is trained, and watched for ruin.
-            best_metric: the metric whose highest value marks ``best.pt``; None: see ``engine.best``.
-            guard: raises a UserError where the run must not write any more; asked at logs and checkpoints,
-                on rank 0 alone.
-        """
-        self._parts = parts
-        self._folder = folder if ranks.is_main else None
-        self._console = console
-        self._best_metric = best_metric
-        self._guard = guard if ranks.is_main else None
-        self._weights = weights if ranks.is_main else ()
+    ranks: Ranks
+    parts: Parts
+    folder: CheckpointFolder | None
+    _: KW_ONLY
+    console: Console
+    weights: Sequence[Tensor] = ()
+    best_metric: str | None = None
+    guard: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ranks.is_main:
+            self.folder, self.guard, self.weights = None, None, ()
         self._soundness: Soundness | None = None
         self._ruined: set[int] = set()
         #: The step of the last checkpoint, and of the last whose weights are sound.
@@ -77,24 +69,24 @@ class Saving:
     @property
     def wished(self) -> bool:
         """Whether a checkpoint that failed may be tried again."""
-        return self.unsaved is not None and self._folder is not None and self._folder.has_room()
+        return self.unsaved is not None and self.folder is not None and self.folder.has_room()
 
     def begin(self, step: int) -> None:
         """Look at the weights that training begins with: new ones, or those of the checkpoint of ``step``."""
         self.saved = self._sound = step or None
-        self._soundness = Soundness(self._weights)
+        self._soundness = Soundness(self.weights)
         what = self._soundness.ruined_from_the_start()
-        if what is not None and self._folder is not None:
-            older = [other for other, _ in self._folder.steps() if other != step]
-            self._folder.kept |= set(older)
+        if what is not None and self.folder is not None:
+            older = [other for other, _ in self.folder.steps() if other != step]
+            self.folder.kept |= set(older)
             self._sound = older[0] if older else None
             self._tell_ruin(step, what)
 
     def ask_guard(self) -> None:
         """What it raises is kept as ``problem``; the loop then stops all ranks together."""
-        if self._guard is not None and self.problem is None:
+        if self.guard is not None and self.problem is None:
             try:
-                self._guard()
+                self.guard()
             except UserError as error:
                 self.problem = error
 
@@ -104,9 +96,9 @@ class Saving:
         Returns:
             whether it was written; True on ranks other than 0.
         """
-        full = state.with_states({name: part.save() for name, part in self._parts.items()})
+        full = state.with_states({name: part.save() for name, part in self.parts.items()})
         step = state.step
-        if self._folder is None:
+        if self.folder is None:
             self.saved = step
             return True
         self.ask_guard()
@@ -116,15 +108,15 @@ class Saving:
         if what is not None:
             self._tell_ruin(step, what)
         try:
-            self._folder.save(full, best=best)
+            self.folder.save(full, best=best)
         except WriteError as error:
             if self.unsaved is None:
                 at_stake = self._at_stake(step, "at stake")
-                self._console.warn(f"step {step}: {error}; {at_stake}; it is tried again after each step")
+                self.console.warn(f"step {step}: {error}; {at_stake}; it is tried again after each step")
             self.unsaved = error
             return False
         if self.unsaved is not None:
-            self._console.line(f"step {step}: the checkpoint is written again")
+            self.console.line(f"step {step}: the checkpoint is written again")
         self.unsaved = None
         self.saved = step
         if step not in self._ruined:
@@ -133,7 +125,7 @@ class Saving:
 
     def save_evaluated(self, state: Checkpoint, metrics: dict[str, float]) -> Checkpoint:
         """Save ``state`` with the evaluation of its step, as the best where it is; returns that state."""
-        record = improved(metrics, self._best_metric, state.best, state.step)
+        record = improved(metrics, self.best_metric, state.best, state.step)
         after = replace(state, evaluated=state.step, best=record or state.best)
         if self.save(after, best=record is not None):
             return after
@@ -156,9 +148,15 @@ class Saving:
 
     def _tell_ruin(self, step: int, what: str) -> None:
         """Weights that are finite and ruined are told once; the last sound checkpoint is then not dropped."""
-        assert self._folder is not None
+        assert self.folder is not None
         if not self._ruined:
-            sound = None if self._sound is None else self._folder.path_of(self._sound)
-            self._folder.kept |= set() if self._sound is None else {self._sound}
-            self._console.warn(faults.ruined_message(step, what, sound))
+            kept, weights = "no checkpoint from before is there", ""
+            if self._sound is not None:
+                sound = self.folder.path_of(self._sound)
+                kept, weights = f"{sound} is from before and is kept", f" and --set weights={sound}"
+                self.folder.kept.add(self._sound)
+            self.console.warn(
+                f"step {step}: {what}: they are ruined in all likelihood, and so is this checkpoint; {kept}."
+                f" Stop, and begin a new run with a lower --set solver.optimizer.lr{weights}"
+            )
         self._ruined.add(step)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
+from maskrcnn.engine.checkpoint import Part, Parts
+from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.optim import clip_gradients
-from maskrcnn.engine.parts import Part, Parts
-from maskrcnn.engine.precision import Precision
-from maskrcnn.engine.readback import Readback
 from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError
+from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 
 
@@ -31,7 +31,7 @@ class Wishes(NamedTuple):
     save: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StepResult:
     """A step that was made.
 
@@ -49,77 +49,98 @@ class StepResult:
     waiting: float
 
 
+@dataclass(eq=False)
 class NotMadeError(Exception):
     """A step was given up before its update: weights, optimizer, rates and statistics are as before it.
 
     infos: the images that this rank had got.
     """
 
-    def __init__(self, infos: Sequence[ImageInfo]) -> None:
-        super().__init__()
-        self.infos = infos
+    infos: Sequence[ImageInfo]
 
 
 class NoMemoryError(NotMadeError):
     """Memory ran out, on this rank at least."""
 
 
+@dataclass(eq=False)
 class AbandonedError(NotMadeError):
     """A batch does not come, or a rank is gone; ``why`` is None where that is since all were told to stop."""
 
-    def __init__(self, infos: Sequence[ImageInfo], why: UserError | None) -> None:
-        super().__init__(infos)
-        self.why = why
+    why: UserError | None
 
 
+@dataclass(eq=False)
 class NotFiniteError(NotMadeError):
     """A loss, or the gradient, is not finite, on all ranks; ``what`` has a phrase for each."""
 
-    def __init__(self, infos: Sequence[ImageInfo], what: list[str]) -> None:
-        super().__init__(infos)
-        self.what = what
+    what: list[str]
 
 
+def read_back(
+    ranks: Ranks, losses: Mapping[str, Tensor], wishes: Wishes
+) -> Callable[[], tuple[dict[str, float], Wishes]]:
+    """Queue losses for the host, summed over the ranks, with wishes riding along.
+
+    So a GPU need not wait: what is queued on it next (the backward pass) runs meanwhile.
+
+    Args:
+        losses: name -> scalar; as many of the same names on every rank.
+
+    Returns:
+        what waits for it and gives the mean losses over the ranks (not finite where one rank's is not), and
+        the wishes that any rank has, so that all do together what one wants.
+    """
+    flags = torch.tensor(wishes, dtype=torch.float32, device=ranks.device)
+    values = ranks.sum(torch.cat([torch.stack([*losses.values()]), flags]))
+    ready: torch.cuda.Event | None = None
+    if values.is_cuda:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        values, ready = host.copy_(values, non_blocking=True), torch.cuda.Event()
+        ready.record()
+
+    def finish() -> tuple[dict[str, float], Wishes]:
+        if ready is not None:
+            ready.synchronize()
+        found = values.tolist()
+        means = {name: value / ranks.size for name, value in zip(losses, found, strict=False)}
+        return means, Wishes(*(value > 0 for value in found[len(means) :]))
+
+    return finish
+
+
+@dataclass
 class Step:
-    """Makes one optimizer step after the other; each is a function of (seed, step, rank) and the state."""
+    """Makes one optimizer step after the other; each is a function of (seed, step, rank) and the state.
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        *,
-        seed: int,
-        precision: Precision,
-        accumulate: int = 1,
-        clip_grad_norm: float | None = None,
-    ) -> None:
-        """
-        Args:
-            strategy: of the model, which is called as ``model(images, targets, seeds)``, and with
-                ``proposals=`` where the batch has them; returns name -> scalar loss.
-            optimizer: of the model's parameters.
-            rate: step (from 0) -> learning rate.
-            seed: with step and rank it decides every random number.
-            precision: autocast and scaler.
-            accumulate: forward passes an optimizer step; gradients are their mean.
-            clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
-        """
-        self.strategy = strategy
-        self.ranks = strategy.ranks
-        self.rate = rate
-        self.parameters = [p for p in strategy.model.parameters() if p.requires_grad]
-        self._optimizer = optimizer
-        self._seed = seed
-        self._precision = precision
-        self._scaler = precision.scaler
-        self._accumulate = accumulate
-        self._clip = clip_grad_norm
-        self._readback = Readback(self.ranks)
+    strategy: of the model, which is called as ``model(images, targets, seeds)``, and with ``proposals=``
+        where the batch has them; returns name -> scalar loss.
+    optimizer: of the model's parameters.
+    rate: step (from 0) -> learning rate.
+    seed: with step and rank it decides every random number.
+    precision: of the forward pass.  bfloat16 has float32's range; float16's gradients underflow without a
+        scaler (Micikevicius et al. 2018, section 3.2).
+    accumulate: forward passes an optimizer step; gradients are their mean.
+    clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
+    """
+
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    _: KW_ONLY
+    seed: int
+    precision: Precision
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ranks = self.strategy.ranks
+        self.parameters = [p for p in self.strategy.model.parameters() if p.requires_grad]
+        self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=self.precision == "float16")
 
     def parts(self) -> Parts:
         """The state that steps change."""
-        strategy, optimizer, scaler = self.strategy, self._optimizer, self._scaler
+        strategy, optimizer, scaler = self.strategy, self.optimizer, self._scaler
         return {
             "model": Part(strategy.model_state, strategy.load_model),
             "optimizer": Part(
@@ -146,45 +167,41 @@ class Step:
         waiting = 0.0
         lr = self.rate(step)
         with self._undone_if_not_made(infos, wishes):
-            for group in self._optimizer.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self._optimizer.zero_grad(set_to_none=True)
-            for micro in range(self._accumulate):
+            self.optimizer.zero_grad(set_to_none=True)
+            for micro in range(self.accumulate):
                 began = time.perf_counter()
                 batch = next(source)
                 waiting += time.perf_counter() - began
                 infos += batch.infos
                 batch = batch.to(self.ranks.device)
-                seed_step(self._seed, step, self.ranks.rank, micro)
+                seed_step(self.seed, step, self.ranks.rank, micro)
                 given = {} if batch.proposals is None else {"proposals": batch.proposals}
-                final = micro == self._accumulate - 1
+                final = micro == self.accumulate - 1
                 with nullcontext() if final else self.strategy.no_sync():
-                    with self._precision.autocast():
+                    with autocast(self.ranks.device, self.precision):
                         args = (batch.images, batch.targets, batch.seeds)
                         losses: dict[str, Tensor] = self.strategy.module(*args, **given)
                     for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self._accumulate
+                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
                     if final:
-                        self._readback.start(sums, wishes())
+                        finish = read_back(self.ranks, sums, wishes())
                     total = torch.stack([value.float() for value in losses.values()]).sum()
-                    self._scaler.scale(total / self._accumulate).backward()
-            means, wished = self._readback.finish()
+                    self._scaler.scale(total / self.accumulate).backward()
+            means, wished = finish()
             # The same on all ranks, since the losses were summed over them, as the gradients were.
-            bad = faults.non_finite_losses(means)
-            if bad:
+            if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
                 raise NotFiniteError(infos, bad)
             norm = self._clip_gradients(infos)
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
-        images = len(infos) * self.ranks.size
-        return StepResult(
-            losses=means, wishes=Wishes(*wished), images=images, grad_norm=norm, waiting=waiting
-        )
+        return StepResult(means, wished, len(infos) * self.ranks.size, norm, waiting)
 
     @contextmanager
     def _undone_if_not_made(self, infos: list[ImageInfo], wishes: Callable[[], Wishes]) -> Iterator[None]:
         """Turn what ends a step early into a kind of :class:`NotMadeError`, and put back what it changed."""
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         statistics = self._statistics()
         try:
             yield
@@ -194,7 +211,7 @@ class Step:
                 raise
             for buffer, copy in statistics:
                 buffer.copy_(copy)
-            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             raise reason from (None if reason is error else error)
 
@@ -216,7 +233,7 @@ class Step:
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers that a forward pass changes, with copies, where a step may be given up after one."""
-        if self._accumulate == 1 and self.ranks.size == 1:
+        if self.accumulate == 1 and self.ranks.size == 1:
             return []
         return [
             (buffer, buffer.clone())
@@ -227,10 +244,12 @@ class Step:
 
     def _clip_gradients(self, infos: list[ImageInfo]) -> float | None:
         """Clip, and check; on a GPU without clipping neither, since the norm would have to be waited for."""
-        if self._clip is None and self.ranks.device.type == "cuda":
+        if self.clip_grad_norm is None and self.ranks.device.type == "cuda":
             return None
-        self._scaler.unscale_(self._optimizer)
-        norm = clip_gradients(self.parameters, math.inf if self._clip is None else self._clip)
+        self._scaler.unscale_(self.optimizer)
+        norm = clip_gradients(
+            self.parameters, math.inf if self.clip_grad_norm is None else self.clip_grad_norm
+        )
         if not self._scaler.is_enabled() and not math.isfinite(norm):  # else it skips the step itself
             raise NotFiniteError(infos, [f"the gradient's norm is {norm}"])
         return norm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,24 @@ from maskrcnn.engine.distributed import Ranks
 from maskrcnn.weights.restore import restore_model, restore_optimizer
 
 
+@dataclass
 class Strategy:
     """One process: the model as it is.
 
     The four methods for states are called on all ranks at once, since a strategy that shards a model gathers
     and deals out there; every rank gives and takes the whole.  Only where a rank is gone rank 0 saves alone.
+
+    ranks: the processes; all of them make the same strategy.
+    model: itself, on its device: its layers have their own names, and it predicts.  Its optimizer is built
+        after this, its weights may be loaded after this.
     """
 
-    def __init__(self, ranks: Ranks, model: nn.Module) -> None:
-        """
-        Args:
-            ranks: the processes; all of them make the same strategy.
-            model: on its device.  Its optimizer is built after this, its weights may be loaded after this.
-        """
-        self.ranks = ranks
-        #: The model itself: its layers have their own names, and it predicts.
-        self.model = model
+    ranks: Ranks
+    model: nn.Module
+
+    def __post_init__(self) -> None:
         #: What a step calls, as it would call the model.
-        self.module = model
+        self.module = self.model
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Context of a pass whose gradients stay this rank's own, since another pass of the step follows."""
@@ -58,9 +59,8 @@ class Strategy:
 class DataParallel(Strategy):
     """The whole model on every rank, and gradients averaged over the ranks (DistributedDataParallel)."""
 
-    def __init__(self, ranks: Ranks, model: nn.Module) -> None:
-        super().__init__(ranks, model)
-        self._wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    def __post_init__(self) -> None:
+        self._wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.module = self._wrapped
 
     def no_sync(self) -> AbstractContextManager[object]:

@@ -6,19 +6,18 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NoReturn
 
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, format_seconds
+from maskrcnn.engine.events import Events, Tally, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.soundness import LossWatch
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
-from maskrcnn.engine.tally import Tally
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch
 
@@ -47,45 +46,35 @@ class LoopPlan:
         return step == self.total_steps or (every is not None and step % every == 0)
 
 
+@dataclass
 class Trainer:
     """Trains from ``state.step`` to the plan's last step.
 
     Every quantity of step t (batch, learning rate, random numbers) is a function of (seed, t, rank), so a
     checkpoint between two steps is enough to go on with the identical result.
+
+    step: makes the steps; all ranks run the same trainer.
+    saving: writes checkpoints.
+    plan: when what is done.
+    console: where lines go.
+    state: what a checkpoint says besides the states of parts (config, classes, versions; step).
+    evaluate: computes the metrics; None: no evaluations.
+    events: progress lines, metrics and TensorBoard; None on ranks other than 0.
+    resume_hint: how to go on after an interruption, for the message.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        saving: Saving,
-        plan: LoopPlan,
-        *,
-        console: Console,
-        start: Checkpoint,
-        evaluate: Evaluate | None = None,
-        events: Events | None = None,
-        resume_hint: str = "train again with --resume",
-    ) -> None:
-        """
-        Args:
-            step: makes the steps; all ranks run the same trainer.
-            saving: writes checkpoints.
-            plan: when what is done.
-            console: where lines go.
-            start: what a checkpoint says besides the states of parts (config, classes, versions; step).
-            evaluate: computes the metrics; None: no evaluations.
-            events: progress lines, metrics and TensorBoard; None on ranks other than 0.
-            resume_hint: how to go on after an interruption, for the message.
-        """
-        self.state = start
-        self._step = step
-        self._ranks = step.ranks
-        self._saving = saving
-        self._plan = plan
-        self._console = console
-        self._evaluate = evaluate
-        self._events = events
-        self._resume_hint = resume_hint
+    step: Step
+    saving: Saving
+    plan: LoopPlan
+    _: KW_ONLY
+    console: Console
+    state: Checkpoint
+    evaluate: Evaluate | None = None
+    events: Events | None = None
+    resume_hint: str = "train again with --resume"
+
+    def __post_init__(self) -> None:
+        self._ranks = self.step.ranks
         self._tally = Tally()
         self._losses: LossWatch | None = LossWatch() if self._ranks.is_main else None
 
@@ -104,8 +93,8 @@ class Trainer:
             WriteError: the last checkpoint could not be written.
             UserError: out of memory, or what the guard of ``saving`` raises.
         """
-        saving, plan = self._saving, self._plan
-        self._step.strategy.module.train()
+        saving, plan = self.saving, self.plan
+        self.step.strategy.module.train()
         saving.begin(self.state.step)
         with StopRequest() as stop, _opened(batches, stop) as source:
 
@@ -116,7 +105,7 @@ class Trainer:
             self._tally = Tally()
             while self.state.step < plan.total_steps:
                 try:
-                    done = self._step.take(self.state.step, source, wishes)
+                    done = self.step.take(self.state.step, source, wishes)
                 except NotMadeError as error:
                     self._leave(error, stop)
                 self._tally.add(done)
@@ -135,50 +124,49 @@ class Trainer:
 
     def _log(self) -> None:
         tally, self._tally = self._tally, Tally()
-        if not tally.steps or self._saving.problem is not None:
+        if not tally.steps or self.saving.problem is not None:
             return
         step = self.state.step
-        lr, memory = self._step.rate(step - 1), memory_in_use(self._ranks.device)
-        progress = tally.progress(step, self._plan.total_steps, lr, memory)
-        grown = None if self._losses is None else self._losses.growth(sum(progress.losses.values()))
+        grown = None if self._losses is None else self._losses.growth(sum(tally.means().values()))
         if grown is not None:
             self._losses = None  # told once
-            self._console.warn(
+            self.console.warn(
                 f"step {step}: {grown}: the learning rate is too high in all likelihood; lower"
                 " solver.optimizer.lr, raise solver.schedule.warmup_steps, or set solver.clip_grad_norm"
             )
-        if self._events is not None:
-            self._events.progress(progress)
+        if self.events is not None:
+            lr, memory = self.step.rate(step - 1), memory_in_use(self._ranks.device)
+            self.events.progress(tally, step=step, total=self.plan.total_steps, lr=lr, memory=memory)
 
     def _evaluation_due(self) -> bool:
         step = self.state.step
-        if self._evaluate is None or step == 0 or self.state.evaluated == step:
+        if self.evaluate is None or step == 0 or self.state.evaluated == step:
             return False
-        return self._plan.due(step, self._plan.eval_every)
+        return self.plan.due(step, self.plan.eval_every)
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
         if not self._evaluation_due():
             return
-        assert self._evaluate is not None
+        assert self.evaluate is not None
         began, step = time.perf_counter(), self.state.step
-        metrics = self._evaluate(step, lambda: stop.signal_number != 0)
-        self._step.strategy.module.train()
+        metrics = self.evaluate(step, lambda: stop.signal_number != 0)
+        self.step.strategy.module.train()
         alone = self._ranks.size == 1
         if metrics is None or (alone and stop.signal_number != 0 and not metrics):
             self._interrupt(stop)
         metrics = self._ranks.share(dict(metrics))
         seconds = time.perf_counter() - began
-        if self._events is not None:
-            self._events.evaluation(step, metrics, seconds)
-        self._console.line(f"evaluation at step {step} took {format_seconds(seconds)}")
-        self.state = self._saving.save_evaluated(self.state, metrics)
-        self._tally.leave_out(time.perf_counter() - began)
+        if self.events is not None:
+            self.events.evaluation(step, metrics, seconds)
+        self.console.line(f"evaluation at step {step} took {format_seconds(seconds)}")
+        self.state = self.saving.save_evaluated(self.state, metrics)
+        self._tally.began += time.perf_counter() - began
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
-        if self._ranks.share(self._saving.unsaved is not None):
-            self._saving.save(self.state)
-        problem = self._ranks.share(self._saving.last_word(self.state.step))
+        if self._ranks.share(self.saving.unsaved is not None):
+            self.saving.save(self.state)
+        problem = self._ranks.share(self.saving.last_word(self.state.step))
         if problem is not None:
             raise problem
 
@@ -188,15 +176,23 @@ class Trainer:
 
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
-        step, saving = self.state.step, self._saving
+        step, saving = self.state.step, self.saving
         if isinstance(error, NotFiniteError):
             images = [info for part in self._ranks.gather(error.infos) for info in part]
             names, safe = self._ranks.share((faults.name_images(images), saving.safe))
-            rate = self._step.rate(step)
-            raise faults.NonFiniteError(faults.non_finite_message(step + 1, error.what, names, rate, safe))
+            raise faults.NonFiniteError(
+                f"step {step + 1}: {'; '.join(error.what)}, on {names}; stopped before the optimizer step,"
+                f" {safe}. Look at these images and their annotations; if they are sound, the learning rate"
+                f" ({self.step.rate(step):.3g}) is too high or the warm-up too short: lower"
+                " solver.optimizer.lr, raise solver.schedule.warmup_steps, or set solver.clip_grad_norm"
+            )
         if not isinstance(error, AbandonedError):
-            names = faults.name_images(error.infos)
-            raise UserError(faults.out_of_memory_message(step + 1, names, saving.safe)) from error.__cause__
+            raise UserError(
+                f"step {step + 1}: out of memory on {faults.name_images(error.infos)}; {saving.safe}. Raise"
+                " solver.accumulate (the same images a step in up to solver.batch_size parts; the result is"
+                " close but not the same, since each part draws its own samples), set solver.precision to"
+                " bfloat16, or use smaller images (data.train_transforms)"
+            ) from error.__cause__
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main
@@ -209,13 +205,13 @@ class Trainer:
         if error.why is None:
             raise self._interrupted(stop, "checkpoint written" if main else kept)
         stopped = f"{error.why}; stopped after step {step}, {kept}"
-        raise type(error.why)(f"{stopped}; to go on: {self._resume_hint}")
+        raise type(error.why)(f"{stopped}; to go on: {self.resume_hint}")
 
     def _interrupted(self, stop: StopRequest, kept: str = "checkpoint written") -> Interrupted:
         number = stop.signal_number or signal.SIGINT  # 0: another rank was asked
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {self.state.step} of"
-            f" {self._plan.total_steps}, {kept}; to go on: {self._resume_hint}",
+            f" {self.plan.total_steps}, {kept}; to go on: {self.resume_hint}",
             number,
         )
 

@@ -36,7 +36,15 @@ class RoIOpConfig(Protocol):
         ...
 
 
-ROI_OPS: Registry[RoIOpConfig] = Registry("RoI op")
+ROI_OPS: Registry[RoIOpConfig] = Registry(
+    "RoI op",
+    "maskrcnn.layers",
+    roi_align="roi_align",
+    roi_align_legacy="legacy",
+    roi_pool="roi_pool",
+    prroi_pool="prroi_pool",
+    roi_warp="roi_warp",
+)
 
 
 @dataclass(frozen=True)

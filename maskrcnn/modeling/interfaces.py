@@ -315,10 +315,15 @@ BoxHeadConfig: TypeAlias = HeadConfig[BoxHead]
 MaskHeadConfig: TypeAlias = HeadConfig[MaskHead]
 RoIHeadConfig: TypeAlias = HeadConfig[RoIHead]
 
-BACKBONES: Registry[BackboneConfig] = Registry("backbone")
-NECKS: Registry[NeckConfig] = Registry("neck")
-ROI_TRUNKS: Registry[RoITrunkConfig] = Registry("RoI trunk")
-BOX_HEADS: Registry[BoxHeadConfig] = Registry("box head")
-MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head")
-KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head")
+_ROI = "maskrcnn.modeling.roi"
+BACKBONES: Registry[BackboneConfig] = Registry(
+    "backbone", "maskrcnn.modeling.backbones", resnet="resnet", timm="timm_backbone", vgg16="vgg"
+)
+NECKS: Registry[NeckConfig] = Registry("neck", "maskrcnn.modeling.backbones", fpn="fpn", reduce="reduce")
+ROI_TRUNKS: Registry[RoITrunkConfig] = Registry("RoI trunk", _ROI, res5="trunk")
+BOX_HEADS: Registry[BoxHeadConfig] = Registry(
+    "box head", _ROI, two_fc="box_head", vgg_fc="box_head", conv_fc="box_head", linear="box_head"
+)
+MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head", _ROI, fcn="mask_head", mlp="mask_mlp")
+KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head", _ROI, conv="keypoint_head")
 ROI_HEADS: Registry[RoIHeadConfig] = Registry("RoI head")

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
-from maskrcnn.layers import RoIAlign
-from maskrcnn.modeling.backbones.fpn import FPNConfig
-from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.interfaces import (
     BACKBONES,
     BOX_HEADS,
@@ -40,8 +37,6 @@ from maskrcnn.modeling.interfaces import (
     RoITrunkConfig,
 )
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
-from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
-from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
@@ -167,21 +162,21 @@ class MaskRCNNConfig(Config):
     """The model; defaults are Detectron2's R50-FPN."""
 
     #: Feature extractor.
-    backbone: Annotated[BackboneConfig, BACKBONES] = field(default_factory=ResNetConfig)
+    backbone: Annotated[BackboneConfig, BACKBONES] = field(default_factory=BACKBONES.default("resnet"))
     #: Pyramid over the backbone, or none.
-    neck: Annotated[NeckConfig, NECKS] | None = field(default_factory=FPNConfig)
+    neck: Annotated[NeckConfig, NECKS] | None = field(default_factory=NECKS.default("fpn"))
     #: First stage; none = Fast R-CNN, whose proposals come with the data.
     rpn: RPNConfig | None = field(default_factory=RPNConfig)
     #: Second stage: sampling, thresholds, losses.
     roi: RoIHeadsConfig = field(default_factory=RoIHeadsConfig)
     #: How RoIs are pooled, in all heads.
-    roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=RoIAlign)
+    roi_op: Annotated[RoIOpConfig, ROI_OPS] = field(default_factory=ROI_OPS.default("roi_align"))
     #: Layers between pooling and the heads, which share them (C4: res5); none with a pyramid.
     roi_trunk: Annotated[RoITrunkConfig, ROI_TRUNKS] | None = None
     #: Classes and boxes of RoIs.
-    box_head: Annotated[BoxHeadConfig, BOX_HEADS] = field(default_factory=TwoFCBoxHeadConfig)
+    box_head: Annotated[BoxHeadConfig, BOX_HEADS] = field(default_factory=BOX_HEADS.default("two_fc"))
     #: Masks of RoIs; none = Faster R-CNN.
-    mask_head: Annotated[MaskHeadConfig, MASK_HEADS] | None = field(default_factory=FCNMaskHeadConfig)
+    mask_head: Annotated[MaskHeadConfig, MASK_HEADS] | None = field(default_factory=MASK_HEADS.default("fcn"))
     #: Keypoints of RoIs, or none.
     keypoint_head: Annotated[KeypointHeadConfig, KEYPOINT_HEADS] | None = None
     #: Further heads of RoIs by a name of one's own, ``{name: {type: ...}}``, from plugins (CONTRIBUTING.md);

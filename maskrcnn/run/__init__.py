@@ -1,9 +1,8 @@
 """What the commands do, as functions: train, evaluate, predict."""
 
+from maskrcnn.config.registry import on_demand
 from maskrcnn.run.evaluate import Evaluation, evaluate
 from maskrcnn.run.folder import RunFolder
-from maskrcnn.run.predictor import Prediction, Predictor
-from maskrcnn.run.proposals import propose
 from maskrcnn.run.train import TrainResult, train
 
 __all__ = [
@@ -16,3 +15,5 @@ __all__ = [
     "propose",
     "train",
 ]
+
+__getattr__ = on_demand(__name__, Prediction="predictor", Predictor="predictor", propose="proposals")

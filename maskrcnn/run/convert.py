@@ -108,8 +108,8 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
     if coco80 and total != 90:
         raise ConfigError(f"{path}: COCO's 80 are chosen out of torchvision's 90 classes, and it has {total}")
     eps = options.bn_eps
-    if eps is None and source.name == "torchvision" and _sum(path) in _EPSILON_ZERO:
-        eps = 0.0
+    if eps is None and source.name == "torchvision":
+        eps = 0.0 if hashlib.sha256(path.read_bytes()).hexdigest()[:8] in _EPSILON_ZERO else None
 
     def adjust(model: MaskRCNNConfig) -> MaskRCNNConfig:
         return parse_recipe(recipe_text(model, source), "the recipe", options.overrides).model
@@ -145,10 +145,6 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
     return ConversionReport(
         _lines(result, dropped, names, len(file.state), output, options, eps), result.matched
     )
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _categories(result: Conversion, stored: Sequence[str], options: Options) -> Categories:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,18 +13,15 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from maskrcnn.data import Categories, Dataset, RawSample, eval_loader
+from maskrcnn.data import Dataset, RawSample, eval_loader
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.workers import StalledError
-from maskrcnn.engine.checkpoint import Checkpoint, load
-from maskrcnn.engine.checkpoint_folder import find_checkpoint
-from maskrcnn.engine.console import Console
+from maskrcnn.engine.console import Console, Unwritten
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.engine.unwritten import Unwritten
-from maskrcnn.errors import CheckpointError, DataError, few
+from maskrcnn.errors import DataError, few
 from maskrcnn.evaluation import (
     EvalResult,
     PredictionProgress,
@@ -34,17 +31,17 @@ from maskrcnn.evaluation import (
     predict_dataset,
     save_results,
 )
-from maskrcnn.files import write_image, write_json
-from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.files import write_image
+from maskrcnn.recipe import Expectation, Recipe, check_same_categories
 from maskrcnn.run import preflight
-from maskrcnn.run.expect import compare
 from maskrcnn.run.setup import (
-    build_data,
     build_transforms,
+    build_val,
     checkpoint_categories,
     iou_types,
     keypoint_scores,
     load_model,
+    load_state,
     new_console,
     worker_count,
 )
@@ -68,11 +65,15 @@ class BrokenOff(Exception):  # noqa: N818 - it is no error
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures, the COCO records they come from, and whether they meet the recipe's ``expect``."""
+    """The figures, the COCO records they come from, and how they stand to the recipe's ``expect``.
+
+    met: whether every expected figure was met; compared: a line a figure.
+    """
 
     result: EvalResult
     records: list[Result]
-    met: bool = True
+    met: bool
+    compared: list[str]
 
 
 @out_of_memory_is_told(
@@ -145,7 +146,20 @@ def run_evaluation(
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,
     )
-    return Evaluation(result, merged, compare(recipe.expect, result.scalars())[0])
+    return Evaluation(result, merged, *_compare(recipe.expect, result.scalars()))
+
+
+def _compare(expected: Sequence[Expectation], metrics: Mapping[str, float]) -> tuple[bool, list[str]]:
+    """Whether every figure was met, from ``value - tolerance`` on, and a line a figure."""
+    met, lines = True, []
+    for item in expected:
+        own = metrics.get(item.metric)
+        reached = own is not None and own >= item.value - item.tolerance
+        met &= reached
+        word = "NOT COMPUTED" if own is None else f"{own:.3f}: {'met' if reached else 'NOT MET'}"
+        source = f" ({item.source})" if item.source else ""
+        lines.append(f"expected {item.metric} {item.value:.3f} - {item.tolerance:.3f}{source}, here {word}")
+    return met, lines
 
 
 def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
@@ -183,9 +197,7 @@ def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Ba
         yield batch
 
 
-def draw_pictures(
-    dataset: Dataset, records: Sequence[Result], recipe: Recipe, categories: Categories
-) -> Iterator[tuple[str, Image]]:
+def draw_pictures(dataset: Dataset, records: Sequence[Result], recipe: Recipe) -> Iterator[tuple[str, Image]]:
     """The first ``train.pictures`` images, prediction and truth side by side, each under a name of its own.
 
     Where the data set skips unreadable images, each is told, and the next image takes its place.
@@ -194,6 +206,7 @@ def draw_pictures(
         DataError: an image cannot be read, and the data set does not skip it.
     """
     skeleton = None if dataset.keypoints is None else dataset.keypoints.skeleton
+    categories = dataset.categories  # those of the model: that was checked
     names = PictureNames()
     for sample in islice(_readable(dataset), recipe.train.pictures):
         found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
@@ -221,32 +234,6 @@ def _readable(dataset: Dataset) -> Iterator[RawSample]:
             dataset.report.image(int(dataset.image_ids[index]), str(error))
 
 
-def write_figures(path: Path, result: EvalResult, step: int) -> None:
-    """Write an evaluation's figures as JSON, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_json(path, {"step": step, **result.as_json()}, indent=1)
-
-
-def load_state(
-    checkpoint: Path, recipe: Recipe | None, overrides: Sequence[str]
-) -> tuple[Path, Checkpoint, Recipe]:
-    """The checkpoint's file and content, and ``recipe`` or its own with ``overrides``.
-
-    Raises:
-        CheckpointError: it cannot be read, or holds no recipe where none is given.
-    """
-    path = find_checkpoint(checkpoint)
-    state = load(path)
-    if recipe is None:
-        if not state.config:
-            raise CheckpointError(f"{path}: holds no recipe; name the config file")
-        recipe = parse_recipe(state.config, f"the config in {path}", overrides)
-    return path, state, recipe
-
-
 def evaluate(
     checkpoint: Path,
     recipe: Recipe | None = None,
@@ -254,7 +241,6 @@ def evaluate(
     overrides: Sequence[str] = (),
     results: Path | None = None,
     pictures: Path | None = None,
-    console: Console | None = None,
 ) -> Evaluation | None:
     """Evaluate a checkpoint and print the tables.
 
@@ -276,28 +262,25 @@ def evaluate(
     keep_freed_memory()
     path, state, recipe = load_state(checkpoint, recipe, overrides)
     ranks = connect(recipe.device)
-    console = console or new_console(ranks)
-    with closing(console):
+    with closing(new_console(ranks)) as console:
         console.take_logs()
-        data = build_data(recipe, ranks, training=False)
-        assert data.val is not None
-        preflight.before_evaluation(recipe, data.val, ranks, console, results=results, pictures=pictures)
+        val = build_val(recipe, ranks)
+        preflight.before_evaluation(recipe, val, ranks, console, results=results, pictures=pictures)
         known = checkpoint_categories(state)
-        check_same_categories(known, data.val.categories, f"data.val ({data.val.annotation_file})")
+        check_same_categories(known, val.categories, f"data.val ({val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)
-        console.line(f"{path}: step {state.step}, {len(data.val)} images of {data.val.annotation_file}")
-        found = run_evaluation(model, data.val, recipe, ranks, console)
+        console.line(f"{path}: step {state.step}, {len(val)} images of {val.annotation_file}")
+        found = run_evaluation(model, val, recipe, ranks, console)
         if found is not None:
-            console.line(found.result.table())
-            for line in compare(recipe.expect, found.result.scalars())[1]:
-                console.line(line)
+            for text in (found.result.table(), *found.compared):
+                console.line(text)
             unwritten = Unwritten(console.warn)
             if results is not None and unwritten.attempt(
                 results, partial(save_results, results, found.records)
             ):
                 console.line(f"results written to {results}")
             if pictures is not None:
-                for name, image in draw_pictures(data.val, found.records, recipe, known):
+                for name, image in draw_pictures(val, found.records, recipe):
                     path = pictures / f"{name}.png"
                     unwritten.attempt(path, partial(write_image, path, image))
             unwritten.raise_if_any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Cost:
     flops: int
 
 
+@cache  # schedules share their model
 def count_cost(
     config: MaskRCNNConfig,
     num_classes: int,

@@ -53,9 +53,9 @@ def check_images(key: str, dataset: Dataset, *, replace: bool) -> Findings:
 def _tell_missing(
     found: Findings, key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool
 ) -> None:
-    kinds = {path: no_file(path) for path in paths[:_ASKED]}
+    instead = {path: f", but {kind}" for path in paths[:_ASKED] if (kind := no_file(path))}
     named = few(
-        f"{shown(path)} (image {int(dataset.image_ids[i])}{_but(kinds.get(path, ''))})"
+        f"{shown(path)} (image {int(dataset.image_ids[i])}{instead.get(path, '')})"
         for path, i in zip(paths, missing, strict=True)
     )
     what = f"{key}: {len(missing)} of {len(dataset)} image files are not there: {named}"
@@ -80,10 +80,6 @@ def _tell_missing(
         )
         return
     found.warnings.append(f"{what}; passed over (on_error: skip)")
-
-
-def _but(kind: str) -> str:
-    return f", but {kind}" if kind else ""
 
 
 def _tell_sizes(found: Findings, key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> None:

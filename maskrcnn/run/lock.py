@@ -22,7 +22,7 @@ from pathlib import Path
 
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import OutputError, UserError
-from maskrcnn.files import create, temporary_beside, unwritten, write_text
+from maskrcnn.files import create, scratch, unwritten, write_text
 
 #: Seconds between two signs of life, and how long a silence means that a process elsewhere is gone.
 BEAT, SILENCE = 10.0, 120.0
@@ -122,7 +122,6 @@ class RunLock:
         self._me: Holder | None = None
         self._made: list[Path] = []
         self._end = threading.Event()
-        self._beating: threading.Thread | None = None
 
     def take(self, tell: Callable[[str], None]) -> None:
         """Hold the folder, if need be after the time that shows whether another machine's process lives.
@@ -140,15 +139,13 @@ class RunLock:
             self.folder.mkdir(parents=True, exist_ok=True)
             while not create(self.path, json.dumps(asdict(me)) + "\n"):
                 self._pass(me, tell)
-        except OSError as error:
+        except BaseException as error:
             self._remove_folders()
-            raise unwritten(self.path, error) from None
-        except BaseException:
-            self._remove_folders()
+            if isinstance(error, OSError):
+                raise unwritten(self.path, error) from None
             raise
         self._me = me
-        self._beating = threading.Thread(target=self._beat, daemon=True)
-        self._beating.start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def _pass(self, me: Holder, tell: Callable[[str], None]) -> None:
         """Remove a dead process's lock.
@@ -156,25 +153,18 @@ class RunLock:
         Raises:
             UserError: its process lives.
         """
-        first = last = self._look()
+        first = self._look()
         if first is None:  # released this moment
             return
-        holder, beat = first
-        told = False
-        asked = holder is not None and holder.place == me.place
-        who = "another process" if holder is None else str(holder)
-        if holder is not None and asked:
+        holder = first[0]
+        who, gone = str(holder or "another process"), "gives no sign of life any more"
+        if holder is not None and holder.place == me.place:
+            gone = "runs no more"
             if _lives(holder):
-                raise self._refusal(holder, "")
+                raise self._refusal(who)
         else:
-            began = time.monotonic()  # a file's time may also lie in the future
-            while (
-                last is not None
-                and self._now() - last[1] <= SILENCE
-                and time.monotonic() - began <= SILENCE + _LOOK
-            ):
-                if last != (holder, beat):
-                    raise self._refusal(last[0], ", and its last sign of life is seconds old")
+            began, told = time.monotonic(), False  # a file's time may also lie in the future
+            while self._now() - first[1] <= SILENCE and time.monotonic() - began <= SILENCE + _LOOK:
                 if not told:
                     told = True
                     tell(
@@ -182,20 +172,21 @@ class RunLock:
                         " sign that it lives (if it surely does not, delete that file)"
                     )
                 time.sleep(_LOOK)
-                last = self._look()
-            if last is None:
-                return
+                found = self._look()
+                if found is None:
+                    return
+                if found != first:
+                    sign = ", and its last sign of life is seconds old"
+                    raise self._refusal(str(found[0] or "another process") + sign)
         with self._alone():
-            if self._look() == last:
+            if self._look() == first:
                 self.path.unlink(missing_ok=True)
-                gone = "runs no more" if asked else "gives no sign of life any more"
                 tell(f"taking over the run folder from {who}: that process {gone}")
 
-    def _refusal(self, holder: Holder | None, sign: str) -> UserError:
-        who = "another process" if holder is None else str(holder)
+    def _refusal(self, who: str) -> UserError:
         return UserError(
-            f"{self.folder}: this run is being trained already, by {who}{sign}; wait for it, stop it, or"
-            f" choose another folder by --output. If it surely runs no more, delete {self.path}"
+            f"{self.folder}: this run is being trained already, by {who}; wait for it, stop it, or choose"
+            f" another folder by --output. If it surely runs no more, delete {self.path}"
         )
 
     def _look(self) -> tuple[Holder | None, float] | None:
@@ -212,12 +203,8 @@ class RunLock:
 
     def _now(self) -> float:
         """The file system's time."""
-        temporary = temporary_beside(self.path)
-        try:
-            temporary.touch()
-            return temporary.stat().st_mtime
-        finally:
-            temporary.unlink(missing_ok=True)
+        with scratch(self.path) as file:
+            return os.fstat(file.fileno()).st_mtime
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -237,9 +224,12 @@ class RunLock:
     def _beat(self) -> None:
         while not self._end.wait(BEAT):
             with contextlib.suppress(OSError):
-                found = self._look()
-                if self._me is not None and found is not None and found[0] == self._me:
+                if self._is_mine():
                     os.utime(self.path)
+
+    def _is_mine(self) -> bool:
+        found = self._look()
+        return self._me is not None and found is not None and found[0] == self._me
 
     def check(self) -> None:
         """Whether the folder is still ours; a lock file that was removed alone is put back.
@@ -272,8 +262,7 @@ class RunLock:
         """Give the folder back; folders that :meth:`take` made go where nothing was written in them."""
         self._end.set()
         with contextlib.suppress(OSError):
-            found = self._look()
-            if self._me is not None and found is not None and found[0] == self._me:
+            if self._is_mine():
                 self.path.unlink()
         self._me = None
         self._remove_folders()

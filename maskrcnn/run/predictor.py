@@ -12,18 +12,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.data import Categories, RawSample
+from maskrcnn.data import Categories, RawSample, apply_transforms
 from maskrcnn.data.images import read_image
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.distributed import choose_device
-from maskrcnn.engine.precision import Precision, PrecisionName
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
+from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
-from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, clip_boxes, large_enough
+from maskrcnn.structures import ImageInfo, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
 from maskrcnn.viz.instances import draw_records
 from maskrcnn.viz.labels import Image
@@ -89,7 +89,7 @@ class Predictor:
         *,
         device: str = "auto",
         score: float = 0.5,
-        precision: PrecisionName = "float32",
+        precision: Precision = "float32",
         overrides: Sequence[str] = (),
     ) -> None:
         """
@@ -113,7 +113,7 @@ class Predictor:
         self.score = score
         self.model = load_model(self.recipe, state, path, self.device).eval()
         self._transforms = build_transforms(self.recipe, training=False)
-        self._precision = Precision(precision, self.device)
+        self._precision = precision
 
     def __call__(
         self, image: npt.NDArray[Any] | Path | str, proposals: npt.NDArray[Any] | None = None
@@ -136,13 +136,11 @@ class Predictor:
         height, width = pixels.shape[:2]
         info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
         given = None if proposals is None else _as_boxes(proposals, height, width)
-        sample = RawSample(pixels, info, _no_targets(height, width), given)
-        rng = np.random.default_rng(0)
-        for transform in self._transforms:
-            sample = transform(sample, rng)
+        sample = RawSample(pixels, info, _no_targets(), given)
+        sample = apply_transforms(self._transforms, sample, np.random.default_rng(0))
         tensor = sample.to_sample().image.to(self.device)
         network = None if sample.proposals is None else [sample.proposals.to(self.device)]
-        with torch.inference_mode(), self._precision.autocast():
+        with torch.inference_mode(), autocast(self.device, self._precision):
             found = self.model.predict([tensor], network)[0]
         found = found.to("cpu")
         found = in_image(
@@ -186,10 +184,6 @@ def _as_boxes(proposals: npt.NDArray[Any], height: int, width: int) -> Tensor:
     return boxes[large_enough(boxes, 0)]
 
 
-def _no_targets(height: int, width: int) -> Targets:
-    return Targets(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.int64),
-        InstanceMasks.from_coco([], height, width),
-        torch.zeros(0, dtype=torch.int64),
-    )
+def _no_targets() -> Targets:
+    none = torch.zeros(0, dtype=torch.int64)
+    return Targets(torch.zeros(0, 4), none, None, none)

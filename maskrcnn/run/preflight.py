@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from maskrcnn.data import Dataset
-from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import DataError, UserError, few
@@ -46,7 +45,6 @@ def before_training(
         UserError: (ConfigError, DataError) what is wrong, on every rank; several problems are listed.
     """
     train, val = data.train, data.val
-    assert train is not None
 
     def checks() -> Iterator[Callable[[], object]]:
         yield lambda: setup.check_keypoints(recipe, model, train)
@@ -153,9 +151,7 @@ def _evaluation_checks(recipe: Recipe, val: Dataset, ranks: Ranks) -> Iterator[C
 
 
 def _check_best(recipe: Recipe, val: Dataset, console: Console) -> None:
-    check_metric(
-        recipe.eval.best_metric, metric_names(setup.iou_types(recipe), recipe.model.roi.max_detections)
-    )
+    setup.check_best_metric(recipe)
     if doubt := data_checks.best_metric_doubt(recipe, val):
         console.warn(doubt)
 

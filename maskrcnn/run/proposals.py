@@ -24,8 +24,15 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight
-from maskrcnn.run.evaluate import load_state, progress_lines
-from maskrcnn.run.setup import build_transforms, load_model, new_console, one_first, worker_count
+from maskrcnn.run.evaluate import progress_lines
+from maskrcnn.run.setup import (
+    build_transforms,
+    load_model,
+    load_state,
+    new_console,
+    one_first,
+    worker_count,
+)
 from maskrcnn.viz.tables import aligned
 
 Split = Literal["train", "val"]
@@ -42,7 +49,6 @@ def propose(
     split: Split = "val",
     limit: int | None = None,
     overrides: Sequence[str] = (),
-    console: Console | None = None,
 ) -> dict[str, float] | None:
     """Run a checkpoint's RPN over a data set and write its proposals, in the original frame.
 
@@ -72,15 +78,14 @@ def propose(
     if config is None:
         raise UserError("data.val is not set; set it in the config, or take --split train")
     ranks = connect(recipe.device)
-    console = console or new_console(ranks)
-    with closing(console):
+    with closing(new_console(ranks)) as console:
         console.take_logs()
         dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
         preflight.before_proposals(recipe, f"data.{split}", dataset, output, ranks, console)
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))
         console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")
-        with _spool(output, ranks) as spool:
+        with _spool(output) as spool:
             overlaps = _run(model, dataset, recipe, ranks, console, spool, total)
             spool.close()
             parts = ranks.gather((spool.path, spool.image_ids, spool.counts))
@@ -101,7 +106,7 @@ def propose(
 
 
 @contextmanager
-def _spool(output: Path, ranks: Ranks) -> Iterator[ProposalSpool]:
+def _spool(output: Path) -> Iterator[ProposalSpool]:
     """This rank's raw file beside the output, removed at the end.
 
     Raises:

@@ -15,7 +15,6 @@ import torch
 
 from maskrcnn.config import Loaded
 from maskrcnn.config.nodes import Problems, join
-from maskrcnn.engine.best import check_metric, metric_names
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -67,7 +66,10 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
         )
     if evaluation and recipe.data.val is not None:
         try:
-            _check_evaluation(recipe, model)
+            setup.check_best_metric(recipe)
+            head = None if model is None else model.roi.keypoint_head
+            if head is not None and "keypoints" in setup.iou_types(recipe):
+                choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
         except UserError as error:
             problems.add(loaded.blame(str(error)), "", str(error))
     problems.raise_if_any()
@@ -82,13 +84,6 @@ def build_without_memory(recipe: Recipe) -> MaskRCNN:
     """
     with torch.device("meta"):
         return without_weights(recipe.model).build(_CLASSES)
-
-
-def _check_evaluation(recipe: Recipe, model: MaskRCNN | None) -> None:
-    kinds = setup.iou_types(recipe)
-    check_metric(recipe.eval.best_metric, metric_names(kinds, recipe.model.roi.max_detections))
-    if model is not None and model.roi.keypoint_head is not None and "keypoints" in kinds:
-        choose_sigmas(recipe.eval.sigmas, model.roi.keypoint_head.num_keypoints)
 
 
 def _weights(part: Any, path: str = "") -> Iterator[tuple[str, Path]]:

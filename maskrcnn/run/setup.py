@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from maskrcnn.data import Categories, Dataset, Transform
+from maskrcnn.data.doctor import tell_doubts
+from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.checkpoint import Checkpoint
+from maskrcnn.engine.best import check_metric
+from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
+from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.launch import read_launch
-from maskrcnn.engine.parts import unknown
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
 from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
-from maskrcnn.recipe import Recipe, check_same_categories
-from maskrcnn.run.all_doubts import tell_doubts
+from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.structures.categories import Categories
 from maskrcnn.weights.restore import restore_model
 
 logger = logging.getLogger(__name__)
@@ -38,40 +40,47 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a recipe, built; ``train`` is None where only evaluation was asked for."""
+    """The data sets of a training, built, of the same categories."""
 
-    train: Dataset | None
+    train: Dataset
     val: Dataset | None
-    categories: Categories
 
 
-def build_data(recipe: Recipe, ranks: Ranks, *, training: bool) -> Data:
+def build_data(recipe: Recipe, ranks: Ranks) -> Data:
     """Read the data sets; one process a machine goes first, since a synthetic one writes its files.
-
-    Args:
-        training: also build the training set.  For evaluation its classes come from ``val`` alone.
 
     Raises:
         DataError: a file is wrong, or ``val`` has other categories than ``train``.
-        UserError: evaluation without ``data.val``.
     """
-    if not training and recipe.data.val is None:
-        raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
+    config = recipe.data
 
     def read() -> Data:
-        on_error = recipe.data.on_error
-        train = recipe.data.train.build(True, on_error=on_error) if training else None
-        val = None if recipe.data.val is None else recipe.data.val.build(False, on_error=on_error)
-        if train is not None and val is not None:
+        train = config.train.build(True, on_error=config.on_error)
+        val = None if config.val is None else config.val.build(False, on_error=config.on_error)
+        if val is not None:
             check_same_categories(train.categories, val.categories, f"data.val ({val.annotation_file})")
-        known = train or val
-        assert known is not None
-        return Data(train, val, known.categories)
+        return Data(train, val)
 
     data = one_first(ranks, read)
     if ranks.is_main:
         tell_doubts(data.train, data.val)
     return data
+
+
+def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
+    """Read ``data.val`` alone, whose classes are then its own; as :func:`build_data`.
+
+    Raises:
+        DataError: a file is wrong.
+        UserError: it is not set.
+    """
+    config = recipe.data.val
+    if config is None:
+        raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
+    val = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+    if ranks.is_main:
+        tell_doubts(None, val)
+    return val
 
 
 def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
@@ -80,22 +89,8 @@ def one_first(ranks: Ranks, work: Callable[[], T]) -> T:
     Raises:
         UserError: what ``work`` raised, on every rank, so that none waits for ever.
     """
-    value: T | None = None
-    problem: str | None = None
-    if ranks.local_rank == 0:
-        try:
-            value = work()
-        except UserError as error:
-            if ranks.size == 1:
-                raise
-            problem = str(error)
-    problems = ranks.share([p for p in ranks.gather(problem) if p])
-    if problems:
-        raise DataError(problems[0])
-    if ranks.local_rank != 0:
-        value = work()
-    assert value is not None
-    return value
+    first = _told(ranks, work if ranks.local_rank == 0 else None)
+    return work() if first is None else first[0]
 
 
 def main_alone(ranks: Ranks, work: Callable[[], object]) -> None:
@@ -104,29 +99,35 @@ def main_alone(ranks: Ranks, work: Callable[[], object]) -> None:
     Raises:
         UserError: what ``work`` raised, on every rank.
     """
+    _told(ranks, work if ranks.is_main else None)
+
+
+def _told(ranks: Ranks, work: Callable[[], T] | None) -> tuple[T] | None:
+    """What ``work`` gives, None on ranks that have none; a UserError on any of them is raised on all."""
+    value: tuple[T] | None = None
     problem: UserError | None = None
-    if ranks.is_main:
-        try:
-            work()
-        except UserError as error:
-            if ranks.size == 1:
-                raise
-            problem = error
-    problem = ranks.share(problem)
+    try:
+        value = None if work is None else (work(),)
+    except UserError as error:
+        if ranks.size == 1:
+            raise
+        problem = error
+    problem = ranks.share(next(filter(None, ranks.gather(problem)), None))
     if problem is not None:
         raise problem
+    return value
 
 
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
-    """The recipe's transforms, built.
+    """The recipe's transforms.
 
     Raises:
         ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong.
     """
-    configs = recipe.data.train_transforms if training else recipe.data.eval_transforms
-    for index, what in [] if training else not_undoable(configs):
+    transforms = recipe.data.train_transforms if training else recipe.data.eval_transforms
+    for index, what in [] if training else not_undoable(transforms):
         raise ConfigError(f"data.eval_transforms.{index}: {what}")
-    return [config.build() for config in configs]
+    return [as_transform(transform) for transform in transforms]
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
@@ -211,6 +212,32 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
         why = " and ".join(missing[k] for k in recipe.eval.iou_types)
         raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
+
+
+def check_best_metric(recipe: Recipe) -> None:
+    """``eval.best_metric`` is one that the evaluations will give.
+
+    Raises:
+        UserError: it is not, or nothing is left to evaluate.
+    """
+    check_metric(recipe.eval.best_metric, iou_types(recipe), recipe.model.roi.max_detections)
+
+
+def load_state(
+    checkpoint: Path, recipe: Recipe | None, overrides: Sequence[str]
+) -> tuple[Path, Checkpoint, Recipe]:
+    """The checkpoint's file and content, and ``recipe`` or its own with ``overrides``.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no recipe where none is given.
+    """
+    path = find_checkpoint(checkpoint)
+    state = load(path)
+    if recipe is None:
+        if not state.config:
+            raise CheckpointError(f"{path}: holds no recipe; name the config file")
+        recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+    return path, state, recipe
 
 
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn.config.shipped import shipped_recipes
 from maskrcnn.data.synthetic.dataset import SyntheticConfig
 from maskrcnn.data.synthetic.shapes import SHAPES
-from maskrcnn.data.transforms.basic import ResizeShortestEdgeConfig
+from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.recipe import Recipe, load_recipe
-from maskrcnn.run.flops import SIZE, Cost, count_cost
+from maskrcnn.run.flops import SIZE, count_cost
 from maskrcnn.viz.tables import Table
 
 #: What a recipe may expect, and the title of the column.
@@ -57,7 +56,7 @@ def entries(words: Iterable[str] = ()) -> list[ZooEntry]:
 def describe(name: str, recipe: Recipe) -> ZooEntry:
     """The row of one recipe."""
     size = _size(recipe)
-    cost = _cost(recipe.model, _classes(name, recipe), size)
+    cost = count_cost(recipe.model, _classes(name, recipe), size)
     sources = dict.fromkeys(item.source for item in recipe.expect)
     steps = recipe.solver.steps
     return ZooEntry(
@@ -106,7 +105,8 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
     for row in rows:
         number = f"[{sources.index(row.source) + 1}]" if row.source else ""
         name = f"[{row.name}](../configs/{row.name}.yaml)"
-        cells.append([name, *_what(row), *_figures(row), number, *_costs(row)])
+        what, figures, costs = _cells(row)
+        cells.append([name, *what, *figures, number, *costs])
     lines = [
         "# Recipes",
         "",
@@ -126,27 +126,16 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
 def text(rows: Sequence[ZooEntry]) -> str:
     """The table for a terminal."""
     head = [*_HEAD, *METRICS.values(), *_COSTS]
-    cells = [[row.name, *_what(row), *_figures(row), *_costs(row)] for row in rows]
+    cells = [[row.name, *(cell for group in _cells(row) for cell in group)] for row in rows]
     return f"{Table(head, cells, left=range(len(_HEAD))).text()}\n\n{_note()}"
 
 
-def as_json(rows: Sequence[ZooEntry]) -> list[dict[str, Any]]:
-    """One object a recipe."""
-    return [asdict(row) for row in rows]
-
-
-def _what(row: ZooEntry) -> list[str]:
-    return [row.task, row.backbone, row.schedule]
-
-
-def _figures(row: ZooEntry) -> list[str]:
-    return [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
-
-
-def _costs(row: ZooEntry) -> list[str]:
+def _cells(row: ZooEntry) -> tuple[list[str], list[str], list[str]]:
+    """What it is, its figures, its costs."""
+    figures = [f"{100 * row.expected[m]:.1f}" if m in row.expected else "" for m in METRICS]
     number = f"{row.flops / 1e9:.{0 if row.flops > 1e10 else 1}f}"
     at = "" if row.size == SIZE else f" at {row.size[0]} x {row.size[1]}"
-    return [f"{row.parameters / 1e6:.1f}", number + at]
+    return [row.task, row.backbone, row.schedule], figures, [f"{row.parameters / 1e6:.1f}", number + at]
 
 
 def _note() -> str:
@@ -161,7 +150,7 @@ def _size(recipe: Recipe) -> tuple[int, int]:
     if isinstance(recipe.data.val, SyntheticConfig):
         return recipe.data.val.size, recipe.data.val.size
     for transform in recipe.data.eval_transforms:
-        if isinstance(transform, ResizeShortestEdgeConfig):
+        if isinstance(transform, ResizeShortestEdge):
             return transform.min_sizes[0], transform.min_sizes[0] * SIZE[1] // SIZE[0]
     return SIZE
 
@@ -173,9 +162,3 @@ def _classes(name: str, recipe: Recipe) -> int:
     if recipe.model.keypoint_head is not None or name.startswith("nuclei"):
         return 1
     return _COCO_CLASSES
-
-
-@cache
-def _cost(model: MaskRCNNConfig, num_classes: int, size: tuple[int, int]) -> Cost:
-    """Schedules share their model."""
-    return count_cost(model, num_classes, size)

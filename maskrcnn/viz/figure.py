@@ -56,6 +56,14 @@ def style() -> Any:
     return mpl.rc_context(_STYLE)
 
 
+def put_legend(
+    figure: Any, handles: Sequence[Any], at: tuple[float, float], columns: int, **how: Any
+) -> None:
+    """A legend without a frame, its lower left corner at a place in [0, 1] x [0, 1] of the figure."""
+    spacing = {"columnspacing": 1.2, "handlelength": 1.4, "borderpad": 0, "borderaxespad": 0, **how}
+    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=at, ncols=columns, **spacing)
+
+
 def check_out(option: str, path: Path, suffixes: Sequence[str]) -> None:
     """Find out that a file cannot be written before the work is done.
 

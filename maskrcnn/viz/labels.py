@@ -64,7 +64,6 @@ def place_labels(labels: Sequence[Label], height: int, width: int, scale: float)
     """
     areas = [w * h for w, h, _ in (text_box(label.text, scale) for label in labels)]
     crowded = len(labels) > MANY and sum(areas) > CROWDED * height * width
-    taken: list[Rect] = []
     out: list[Rect | None] = []
     for label, area in zip(labels, areas, strict=True):
         w, h, _ = text_box(label.text, scale)
@@ -72,17 +71,10 @@ def place_labels(labels: Sequence[Label], height: int, width: int, scale: float)
         if crowded and 2 * area > (x2 - x1) * (y2 - y1):
             out.append(None)
             continue
-        chosen: Rect | None = None
         spots = [(x1, y1 - h), (x1, y1), (x1, y2), (x1, y2 - h), (x2 - w, y1 - h), (x2, y1)]
-        for left, top in spots:
-            left = min(max(left, 0), max(width - w, 0))
-            top = min(max(top, 0), max(height - h, 0))
-            rect = (left, top, left + w, top + h)
-            if not any(_overlap(rect, other) for other in taken):
-                chosen = rect
-                taken.append(rect)
-                break
-        out.append(chosen)
+        inside = ((min(max(x, 0), max(width - w, 0)), min(max(y, 0), max(height - h, 0))) for x, y in spots)
+        rects = ((left, top, left + w, top + h) for left, top in inside)
+        out.append(next((r for r in rects if not any(_overlap(r, other) for other in out if other)), None))
     return out
 
 

@@ -8,89 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.viz.figure import new_figure, style
+from maskrcnn.viz.figure import new_figure, put_legend, style
 from maskrcnn.viz.palette import BLUE, FAINT, INK, QUIET, VERMILLION
+from maskrcnn.viz.roi_view import Box, OperatorView
 
-Floats = npt.NDArray[np.float64]
-Box = tuple[float, float, float, float]
 #: More sampling points than this are a blue mist, and are not drawn.
 MOST_POINTS = 4000
 #: A cell that one bin reads, that two read, that more read.
 _TINTS = ("#d9eaf6", "#b5d4ea", "#8fbcdc")
 _COLUMN, _PANEL = 3.5, 3.05  # inches
-
-
-@dataclass(frozen=True)
-class AxisView:
-    """One axis of what an operator reads for a box; all positions in pixels of the image.
-
-    low, high: [P], edges of the bins as read; equal where a bin is empty or a bare point.
-    ideal: [P + 1], where the bins should be cut.  cells: [n + 1], edges of the map's cells.
-    """
-
-    low: Floats
-    high: Floats
-    ideal: Floats
-    cells: Floats
-
-    @property
-    def centres(self) -> Floats:
-        """[P], of the bins as read."""
-        return (self.low + self.high) / 2
-
-    @property
-    def wanted(self) -> Floats:
-        """[P], where the centres should be."""
-        return (self.ideal[:-1] + self.ideal[1:]) / 2
-
-    @property
-    def offsets(self) -> Floats:
-        """[P], how far each centre is off."""
-        return self.centres - self.wanted
-
-
-@dataclass(frozen=True)
-class OperatorView:
-    """What one operator reads for a box: a column of the picture.
-
-    name: heading.  facts: lines below; the last sums up.
-    box: xyxy, pixels.  image_size: (height, width), pixels.
-    readers: [H, W], how many bins read each cell of the map; overlap is shaded up to 3.
-    samples: [S, 2] as (y, x), pixels; none where the operator does not sample or where there are too many.
-    rounded: the whole cells that the box was rounded to, xyxy, where the bins cover other ground; or None.
-    """
-
-    name: str
-    facts: Sequence[str]
-    box: Box
-    image_size: tuple[int, int]
-    y: AxisView
-    x: AxisView
-    readers: Floats
-    samples: Floats
-    rounded: Box | None
-
-    @property
-    def stride(self) -> float:
-        """Pixels a cell."""
-        return float(self.x.cells[1] - self.x.cells[0])
-
-    @property
-    def effective(self) -> Box:
-        """What the bins cover together, xyxy."""
-        x, y = self.x, self.y
-        return float(x.low.min()), float(y.low.min()), float(x.high.max()), float(y.high.max())
-
-    @property
-    def is_off(self) -> bool:
-        """Whether the bins' centres are off by more than rounding of numbers, on average."""
-        return float(np.hypot(self.y.offsets[:, None], self.x.offsets[None]).mean()) > 0.05
+_ARROW = {
+    "arrowstyle": "-|>,head_length=0.32,head_width=0.16",
+    "color": VERMILLION,
+    "lw": 1.3,
+    "shrinkA": 1.4,
+    "shrinkB": 0,
+}
 
 
 def draw(image: npt.NDArray[np.uint8], views: Sequence[OperatorView], title: str) -> Any:
@@ -129,7 +67,7 @@ def draw(image: npt.NDArray[np.uint8], views: Sequence[OperatorView], title: str
                     weight="bold" if last else "normal",
                     color=(VERMILLION if view.is_off else BLUE) if last else INK,
                 )
-        _legend(figure, 0.52 / width, 0.17 / height)
+        _legend(figure, 0.52 / width)
     return figure
 
 
@@ -275,19 +213,7 @@ def _arrows(axes: Any, view: OperatorView) -> None:
         if np.hypot(mx, my) < 0.004 * span:
             continue
         axes.plot(x2 - mx, y2 - my, "o", ms=2.6, mfc="white", mec=VERMILLION, mew=0.9, zorder=7)
-        axes.annotate(
-            "",
-            (x2, y2),
-            xytext=(x2 - mx, y2 - my),
-            arrowprops={
-                "arrowstyle": "-|>,head_length=0.32,head_width=0.16",
-                "color": VERMILLION,
-                "lw": 1.3,
-                "shrinkA": 1.4,
-                "shrinkB": 0,
-            },
-            zorder=7,
-        )
+        axes.annotate("", (x2, y2), xytext=(x2 - mx, y2 - my), arrowprops=_ARROW, zorder=7)
 
 
 def _margins(axes: Any, view: OperatorView, window: Box) -> None:
@@ -316,7 +242,7 @@ def _margins(axes: Any, view: OperatorView, window: Box) -> None:
             text.set_in_layout(False)
 
 
-def _legend(figure: Any, left: float, bottom: float) -> None:
+def _legend(figure: Any, left: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -330,15 +256,5 @@ def _legend(figure: Any, left: float, bottom: float) -> None:
         Patch(fc="#f9e6d9", ec=VERMILLION, hatch="////", lw=0, label="not covered"),
         Line2D([], [], color=VERMILLION, lw=1.2, marker=">", ms=3.5, label="offset (px)"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(left, 0.0),
-        ncols=8 if figure.get_figwidth() > 9 else 4,
-        fontsize=8,
-        handlelength=1.4,
-        columnspacing=1.2,
-        handletextpad=0.5,
-        borderaxespad=0.4,
-        borderpad=0,
-    )
+    columns = 8 if figure.get_figwidth() > 9 else 4
+    put_legend(figure, handles, (left, 0.0), columns, fontsize=8, handletextpad=0.5, borderaxespad=0.4)

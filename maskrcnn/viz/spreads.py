@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn.viz.figure import new_figure, style
+from maskrcnn.viz.figure import new_figure, put_legend, style
 from maskrcnn.viz.palette import FAINT, INK, QUIET, SERIES, series_colour
 
 #: The 10, 25, 50, 75 and 90 % quantiles of a distribution.
@@ -110,14 +110,4 @@ def _legend(figure: Any, colours: Sequence[str], labels: Sequence[str], left: fl
         Line2D([], [], color=colour, lw=4.6, label=label, solid_capstyle="butt")
         for colour, label in zip(colours, labels, strict=True)
     ]
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(left, 0.034),
-        ncols=6,
-        fontsize=8.5,
-        handlelength=1.0,
-        columnspacing=1.4,
-        borderaxespad=0,
-        borderpad=0,
-    )
+    put_legend(figure, handles, (left, 0.034), 6, fontsize=8.5, handlelength=1.0, columnspacing=1.4)

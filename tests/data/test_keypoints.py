@@ -177,7 +177,7 @@ def test_large_scale_jitter_keeps_keypoints_inside() -> None:
     big = scene()
     big = RawSample(cv2.blur(big.image, (3, 3)), big.info, big.targets, mirror=big.mirror)
     for seed in range(10):
-        jitter = [LargeScaleJitter(24, 24, 0.5, 2.0), HorizontalFlip(0.5)]
+        jitter = [LargeScaleJitter((24, 24), 0.5, 2.0), HorizontalFlip(0.5)]
         found = apply_transforms(jitter, big, np.random.default_rng(seed)).targets.keypoints
         assert found is not None
         labelled = found[found[..., 2] > 0]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, synthetic_dataset, train_loader
-from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, ResizeShortestEdge
+from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop
+from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.errors import DataError
 from maskrcnn.structures import Batch
 from tests.data.files import coco, write_coco

@@ -14,7 +14,8 @@ import torch
 
 from maskrcnn.data import CocoConfig, CocoDataset, SyntheticConfig, eval_loader, train_loader
 from maskrcnn.data.proposal_file import ProposalFile, ProposalSpool, write_proposals
-from maskrcnn.data.transforms.basic import HorizontalFlip, Resize
+from maskrcnn.data.transforms.basic import HorizontalFlip
+from maskrcnn.data.transforms.resizing import Resize
 from maskrcnn.errors import ConfigError, DataError
 from tests.data.files import SIZE, write_coco
 

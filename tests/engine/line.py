@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.engine.checkpoint import Checkpoint
+from maskrcnn.engine.checkpoint import Checkpoint, load_parts
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.parts import load_parts
-from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
@@ -66,7 +64,7 @@ class Lines(Console):
 def make_step(model: nn.Module, ranks: Ranks = ALONE, **changes: Any) -> Step:
     """A step of ``model`` by SGD with momentum at a rate of 0.1, seed 0, float32."""
     optimizer = torch.optim.SGD(model.parameters(), lr=77.0, momentum=0.9)
-    options: dict[str, Any] = {"rate": lambda step: 0.1, "seed": 0, "precision": Precision("float32", CPU)}
+    options: dict[str, Any] = {"rate": lambda step: 0.1, "seed": 0, "precision": "float32"}
     return Step(choose_strategy(ranks, model), optimizer, **options | changes)
 
 
@@ -101,4 +99,4 @@ def trainer(
         guard=guard,
     )
     begin = resume or Checkpoint(model={}, config="x: 1\n")
-    return Trainer(step, saving, LoopPlan(**plan), console=console, start=begin, **changes)
+    return Trainer(step, saving, LoopPlan(**plan), console=console, state=begin, **changes)

@@ -7,27 +7,47 @@ import numpy as np
 import pytest
 
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.events import Events, TrainingProgress, describe_legend, describe_losses, format_seconds
+from maskrcnn.engine.events import Events, Tally, describe_legend, describe_losses, format_seconds
+from maskrcnn.engine.step import StepResult, Wishes
 
 
-def progress(step: int = 40, waiting: float = 0.5) -> TrainingProgress:
-    return TrainingProgress(
-        step=step,
-        total=100,
-        losses={"loss_mask": 0.5, "loss_box_cls": 0.25},
-        lr=0.02,
-        steps=10,
-        images=20,
-        seconds=5.0,
-        waiting=waiting,
-        grad_norm=1.5,
-        memory=2**30,
-    )
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the time is, by ``time.perf_counter``."""
+    now = [105.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+def progress(events: Events, step: int = 40, waiting: float = 0.5) -> None:
+    losses = {"loss_mask": 5.0, "loss_box_cls": 2.5}
+    done = Tally(losses, steps=10, images=20, waiting=waiting, grad_norm=1.5, began=100.0)
+    events.progress(done, step=step, total=100, lr=0.02, memory=2**30)
+
+
+def test_losses_are_means_and_the_rest_sums(clock: list[float]) -> None:
+    tally = Tally()
+    first = StepResult(losses={"a": 1.0, "b": 4.0}, images=2, waiting=0.5, grad_norm=3.0, wishes=Wishes())
+    tally.add(first)
+    tally.add(StepResult(losses={"a": 3.0}, images=4, waiting=0.25, grad_norm=5.0, wishes=Wishes()))
+    assert tally.means() == {"a": 2.0, "b": 2.0}
+    assert (tally.steps, tally.images, tally.waiting, tally.grad_norm) == (2, 6, 0.75, 5.0)
+    assert tally.began == clock[0]
+
+
+def test_time_left_out_counts_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    tally = Tally({"loss": 1.0}, steps=1, images=6)
+    tally.began += 4.0
+    clock[0] += 10.0  # 10 s later, 4 of them spent on something else
+    Events(tmp_path, Console(), tensorboard=False).progress(tally, step=1, total=9, lr=0.1, memory=0)
+    assert "1.00 img/s" in capsys.readouterr().out
 
 
 def test_a_progress_line_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = Events(tmp_path, Console(), tensorboard=False)
-    events.progress(progress())
+    progress(events)
     line = capsys.readouterr().out
     for part in (
         "step 40/100",
@@ -44,14 +64,14 @@ def test_a_progress_line_says_all(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_epochs_stand_beside_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """20 images in 10 steps are 2 a step: 80 after 40 steps, of 160."""
-    Events(tmp_path, Console(), tensorboard=False, epoch_images=160).progress(progress())
+    progress(Events(tmp_path, Console(), tensorboard=False, epoch_images=160))
     assert "step 40/100  epoch 0.50/1.25  loss 0.750" in capsys.readouterr().out
 
 
 def test_a_line_is_explained_once_and_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = Events(tmp_path, Console(), tensorboard=False)
     for step in (40, 50):
-        events.progress(progress(step))
+        progress(events, step)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["loss", "step", "step"]
     assert "mask: masks in them, box_cls: classes of the boxes" in lines[0]
@@ -76,7 +96,7 @@ def test_losses_of_a_cascade_stand_together() -> None:
 def test_waiting_for_data_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = Events(tmp_path, Console(), tensorboard=False)
     for step in (40, 50, 60):
-        events.progress(progress(step, waiting=3.0))
+        progress(events, step, waiting=3.0)
     assert capsys.readouterr().err.count("60% of the time is spent waiting for data") == 1
 
 
@@ -86,7 +106,7 @@ def test_tensorboard_has_losses_figures_and_pictures_and_no_step_twice(tmp_path:
         events = Events(tmp_path, Console(quiet=True), start_step=start)
         for step in (40, 50):
             if step > start:
-                events.progress(progress(step))
+                progress(events, step)
         events.evaluation(50, {"segm/AP": 0.25}, 1.0)
         events.picture(50, "eval/a", np.zeros((4, 5, 3), dtype=np.uint8))
         events.close()

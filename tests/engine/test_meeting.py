@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore, PrefixStore, Store
 
-from maskrcnn.engine.meeting import fresh_part
+from maskrcnn.engine.distributed import fresh_part
 
 
 def meet(store: Store, size: int) -> list[Store]:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskrcnn.engine.checkpoint import Checkpoint, load, save
-from maskrcnn.engine.parts import Part, Parts, incomplete, load_parts, unknown
+from maskrcnn.engine.checkpoint import Checkpoint, Part, Parts, incomplete, load, load_parts, save, unknown
 from maskrcnn.errors import CheckpointError
 from tests.engine.line import Line, batches, make_step, trainer
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.step import (
     AbandonedError,
     NoMemoryError,
@@ -86,7 +85,7 @@ def test_gradients_are_clipped_and_their_norm_told() -> None:
 
 def test_bfloat16_runs_the_forward_pass_under_autocast() -> None:
     model = Line()
-    take(make_step(model, precision=Precision("bfloat16", CPU)), 2)
+    take(make_step(model, precision="bfloat16"), 2)
     assert model.dtypes == [torch.bfloat16] * 2
     assert model.w.dtype == torch.float32
 

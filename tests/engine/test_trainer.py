@@ -20,7 +20,6 @@ from maskrcnn.engine.events import Events
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import read_metrics
-from maskrcnn.engine.precision import Precision
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch
 from tests.engine.line import CPU, Line, batch, batches, trainer
@@ -69,7 +68,7 @@ def test_a_non_finite_gradient_stops_before_the_step() -> None:
 
 def test_float16_scales_the_loss_and_keeps_the_scale_in_the_checkpoint(tmp_path: Path) -> None:
     model = Line()
-    trainer(model, tmp_path, total_steps=1, precision=Precision("float16", CPU)).fit([batch(5)])
+    trainer(model, tmp_path, total_steps=1, precision="float16").fit([batch(5)])
     assert model.w.item() == pytest.approx(0.1 * 2 * 0.505, rel=1e-3)
     assert load(tmp_path / "last.pt").scaler["scale"] == 65536.0
 
@@ -166,15 +165,13 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_going_on_equals_never_having_stopped(tmp_path: Path, precision: Any) -> None:
     straight = Line(noise=0.5)
-    trainer(straight, tmp_path, total_steps=6, precision=Precision(precision, CPU)).fit(batches())
+    trainer(straight, tmp_path, total_steps=6, precision=precision).fit(batches())
     whole = load(tmp_path / "last.pt")
 
     first, second = Line(noise=0.5), Line(noise=0.5)
-    trainer(first, tmp_path / "b", total_steps=3, precision=Precision(precision, CPU)).fit(batches())
+    trainer(first, tmp_path / "b", total_steps=3, precision=precision).fit(batches())
     saved = load(tmp_path / "b" / "last.pt")
-    trainer(second, tmp_path / "b", total_steps=6, precision=Precision(precision, CPU), resume=saved).fit(
-        batches(3)
-    )
+    trainer(second, tmp_path / "b", total_steps=6, precision=precision, resume=saved).fit(batches(3))
     parted = load(tmp_path / "b" / "last.pt")
     assert straight.w.equal(second.w)
     momenta = [c.optimizer["state"][0]["momentum_buffer"] for c in (whole, parted)]

@@ -13,8 +13,8 @@ from maskrcnn.modeling.matching import balanced_sample, match_boxes
 from maskrcnn.modeling.roi import losses as roi_losses
 from maskrcnn.modeling.roi.pooler import fpn_levels, to_rois
 from maskrcnn.modeling.roi.targets import sample_rois
-from maskrcnn.modeling.rpn import losses as rpn_losses
 from maskrcnn.modeling.rpn.anchors import base_anchors, grid_anchors
+from maskrcnn.modeling.rpn.head import objectness_loss
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ROIS, random_keys
 
@@ -146,7 +146,7 @@ def test_losses_by_hand() -> None:
     masks = torch.zeros(2, 3, 3)
     assert float(roi_losses.mask_loss(masks, torch.ones(2, 3, 3))) == pytest.approx(math.log(2))
     objects = torch.tensor([0.0, 0.0])
-    found = rpn_losses.objectness_loss(objects, torch.tensor([1.0, 0.0]), 256.0)
+    found = objectness_loss(objects, torch.tensor([1.0, 0.0]), 256.0)
     assert float(found) == pytest.approx(2 * math.log(2) / 256)
     for empty in (
         roi_losses.class_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),

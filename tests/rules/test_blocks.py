@@ -19,6 +19,7 @@ import pytest
 
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
+from maskrcnn.data import DATASETS
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
@@ -173,14 +174,15 @@ def python_blocks() -> list[Any]:
 @pytest.fixture
 def _registries() -> Iterator[None]:
     """What a block registers is forgotten, so that no other test meets it."""
-    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS, ROI_HEADS)]
+    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS, ROI_HEADS, DATASETS)]
     modules = set(sys.modules)
     yield
     for registry, entries in before:
-        registry._entries.clear()
-        registry._entries.update(entries)
+        for name, part in list(registry._entries.items()):
+            if name not in entries and not part.__module__.startswith("maskrcnn."):  # built in: for good
+                del registry._entries[name]
     for name in set(sys.modules) - modules:  # a plugin that another test imports registers itself anew
-        if name in ("my_backbone", "fill_head"):
+        if name in ("my_backbone", "fill_head", "text_folder"):
             del sys.modules[name]
 
 
@@ -237,7 +239,12 @@ def test_yaml_blocks_are_valid(page: str, text: str, folder: Path, monkeypatch: 
         suite = load_suite(path)
         assert [recipe_of(suite, v, 0).seed for v in suite.variants]
         return
-    for name, sign in (("my_backbone", "# my_backbone.py"), ("fill_head", "class FillHead(")):
+    signs = {
+        "my_backbone": "# my_backbone.py",
+        "fill_head": "class FillHead(",
+        "text_folder": "# text_folder.py",
+    }
+    for name, sign in signs.items():
         if f"plugins: [{name}]" in text:
             (module,) = [b for p in PAGES for b in blocks(p, "python") if sign in b]
             (path.parent / f"{name}.py").write_text(module)

@@ -142,7 +142,7 @@ def test_rate_data_and_evaluation_fit_the_recipe(name: str) -> None:
     warm = getattr(solver.schedule, "warmup_steps", 1) > 0
     assert 0 < rates[0] < rates[1] or (not warm and rates[0] == rates[1]), "the rate warms up"
     assert rates[2] < rates[1], "and falls at the end"
-    assert all(t.build() for t in (*found.data.train_transforms, *found.data.eval_transforms))
+    assert all(callable(t) for t in (*found.data.train_transforms, *found.data.eval_transforms))
     for expected in found.expect:
         assert 0 < expected.value < 1 and expected.metric in METRICS and expected.source
         assert expected.tolerance == 0.003 and expected.source.endswith("; not re-run here")

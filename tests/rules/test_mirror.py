@@ -27,8 +27,7 @@ COVERS = {
     "config/test_text.py": "config.nodes",
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
-    "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts"
-    " run.all_doubts",
+    "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
     "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
     " structures.categories",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
@@ -36,10 +35,10 @@ COVERS = {
     "data/test_keypoints.py": "structures.keypoints",
     "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
-    "engine/test_events.py": "engine.board engine.console",
+    "data/transforms/test_undoing.py": "data.interfaces",
+    "engine/test_events.py": "engine.board",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
-    "engine/test_step.py": "engine.readback",
-    "engine/test_trainer.py": "engine.faults engine.precision",
+    "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
@@ -53,24 +52,23 @@ COVERS = {
     "modeling/test_heads_sampling.py": "modeling.matching modeling.roi.targets",
     "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
-    "modeling/test_parts.py": "modeling.box_coder modeling.rpn.losses",
+    "modeling/test_parts.py": "modeling.box_coder",
     "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
-    "run/test_preflight.py": "run.data_checks run.expect run.folder run.image_checks run.machine_checks",
+    "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
-    "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress"
-    " studies.ablation.session",
-    "studies/ablation/test_report.py": "studies.ablation.curves studies.ablation.pictures"
+    "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress",
+    "studies/ablation/test_report.py": "studies.ablation.pictures"
     " studies.ablation.results studies.ablation.tabulate",
     "studies/ablation/test_suites.py": "studies.ablation.suite",
-    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.chart studies.explain.facts"
-    " studies.explain.view viz.example viz.figure viz.roi_picture",
+    "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
+    " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
-    "test_resume.py": "engine.best run.train",
+    "test_resume.py": "engine.best run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
 }
@@ -96,15 +94,20 @@ def mirror(path: Path) -> Path:
 
 @cache
 def faces() -> dict[str, str]:
-    """Of what a package's ``__init__`` hands on, the module that it comes from."""
-    return {
-        f"{module_name(path)}.{alias.asname or alias.name}": str(node.module)
-        for path in MODULES
-        if path.name == "__init__.py"
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+    """Of what a package's ``__init__`` hands on, at once or ``on_demand``, the module that it comes from."""
+    found = {}
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree) if path.name == "__init__.py" else ():
+            if isinstance(node, ast.ImportFrom):
+                names = {alias.asname or alias.name: str(node.module) for alias in node.names}
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "on_demand":
+                below = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+                names = {name: f"{module_name(path)}.{module}" for name, module in below.items()}
+            else:
+                continue
+            found |= {f"{module_name(path)}.{name}": module for name, module in names.items()}
+    return found
 
 
 def reaches(test: Path, module: str) -> bool:
@@ -115,7 +118,9 @@ def reaches(test: Path, module: str) -> bool:
     if module.startswith("maskrcnn.cli.") and f'"{module.rpartition(".")[2].replace("_", "-")}"' in text:
         return True
     direct = imported(test)
-    direct |= {faces()[name] for name in direct if name in faces()}
+    direct |= {
+        module for name, module in faces().items() if name in direct or name.rpartition(".")[0] in direct
+    }
     return module in direct or any(module in imported(PATHS[name]) for name in direct if name in PATHS)
 
 

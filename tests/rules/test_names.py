@@ -29,6 +29,7 @@ NOT_OURS = {
     *(
         "my_backbone.py",
         "my_operator.py",
+        "text_folder.py",
         "roi.md",
         "report.md",
         "shim.h",

@@ -20,7 +20,7 @@ READERS = {
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json",
     "maskrcnn.run.lock": "run.lock",
-    "maskrcnn.engine.meeting": "what processes tell each other",
+    "maskrcnn.engine.distributed": "what processes tell each other",
     "maskrcnn.studies.ablation.plan": "figures.json",
     "maskrcnn.studies.ablation.results": "figures.json",
     "maskrcnn.engine.metrics_file": "metrics.jsonl",

@@ -1,6 +1,6 @@
 """What is known at the start is told at the start, all of it together, and following it works.
 
-Covers ``maskrcnn/run/data_checks.py``, ``maskrcnn/run/expect.py``, ``maskrcnn/run/folder.py`` and
+Covers ``maskrcnn/run/data_checks.py``, ``maskrcnn/run/folder.py`` and
 ``maskrcnn/run/machine_checks.py``.
 """
 

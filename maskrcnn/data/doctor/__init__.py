@@ -1,0 +1,73 @@
+"""What is not wrong in a data set but is hardly meant: told once, before hours are spent on it.
+
+A doubt stops nothing.  Who asks for one is in :data:`DOUBTS`; a plugin can add its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from maskrcnn.config.registry import Named
+from maskrcnn.data.interfaces import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that is hardly meant.
+
+    kind: a fixed name of what it is, for programs.
+    where: the file.
+    what: what it is about, in words.
+    count, total, of: how many of how many, and of what.
+    ids: of the first few, category, image or annotation ids by ``of``.
+    names: the same few, in words.
+    advice: what it costs, and what to do.
+    """
+
+    kind: str
+    where: str
+    what: str
+    count: int
+    total: int
+    of: str
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    advice: str
+
+    def __str__(self) -> str:
+        """One line."""
+        more = ", ..." if self.count > len(self.names) else ""
+        named = f" ({', '.join(self.names)}{more})" if self.names else ""
+        return f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}; {self.advice}"
+
+
+#: Looks at a data set, and at the training set that it stands beside (itself, where it is that one); of a
+#: format that it does not know it says nothing.
+Doubter: TypeAlias = Callable[[Dataset, Dataset | None], Iterable[Doubt]]
+DOUBTS: Named[Doubter] = Named(
+    "doubt",
+    "maskrcnn.data.doctor",
+    classes="doubts",
+    files="file_doubts",
+    masks="mask_doubts",
+    split="split_doubts",
+)
+
+
+def find_doubts(train: Dataset | None, val: Dataset | None) -> Iterator[Doubt]:
+    """What is hardly meant in the data that a run reads."""
+    for dataset in (train, val):
+        if dataset is not None:
+            for name in DOUBTS.names():
+                yield from DOUBTS.get(name)(dataset, train)
+
+
+def tell_doubts(train: Dataset | None, val: Dataset | None) -> None:
+    """Log each as a warning of one line."""
+    for doubt in find_doubts(train, val):
+        logger.warning("%s", doubt)

@@ -1,7 +1,4 @@
-"""What is not wrong in a data set but is hardly meant: told once, before hours are spent on it.
-
-A doubt stops nothing.  The functions here judge the classes; ``mask_doubts`` judges boxes and masks,
-``file_doubts`` image files; :mod:`maskrcnn.run.all_doubts` asks them all.
+"""Doubts about classes.
 
 Legend: K = classes, A = annotations.
 """
@@ -9,51 +6,35 @@ Legend: K = classes, A = annotations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.doctor import DOUBTS, Doubt
 from maskrcnn.data.fault_report import NAMED
+from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.data.interfaces import Dataset
 from maskrcnn.structures.categories import Categories
 
 Integers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """Something that is hardly meant.
-
-    kind: a fixed name of what it is, for programs.
-    where: the file.
-    what: what it is about, in words.
-    count, total, of: how many of how many, and of what.
-    ids: of the first few, category, image or annotation ids by ``of``.
-    names: the same few, in words.
-    advice: what it costs, and what to do.
-    """
-
-    kind: str
-    where: str
-    what: str
-    count: int
-    total: int
-    of: str
-    ids: tuple[int, ...]
-    names: tuple[str, ...]
-    advice: str
-
-    def __str__(self) -> str:
-        """One line."""
-        more = ", ..." if self.count > len(self.names) else ""
-        named = f" ({', '.join(self.names)}{more})" if self.names else ""
-        return f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}; {self.advice}"
-
-
 def few(names: Iterable[str]) -> tuple[str, ...]:
     """The first few, each cut to a length that a sentence bears."""
     return tuple(n if len(n) <= 60 else f"{n[:60]}..." for n in list(names)[:NAMED])
+
+
+@DOUBTS.register("classes")
+def _of_a_run(dataset: Dataset, train: Dataset | None) -> Iterable[Doubt]:
+    """Of a validation set, those that the training set did not tell already."""
+    if not isinstance(dataset, CocoDataset):
+        return []
+    known = None
+    if isinstance(train, CocoDataset) and train is not dataset:
+        known = trained_classes(train.index, train.considered)
+    return class_doubts(dataset.index, training=dataset is train, most_images=dataset.considered, known=known)
 
 
 def class_doubts(

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import numpy as np
 
-from maskrcnn.data.doctor.doubts import Doubt, few
+from maskrcnn.data.doctor import DOUBTS, Doubt
+from maskrcnn.data.doctor.doubts import few
 from maskrcnn.data.doctor.page_count import SUFFIXES, count_pages
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError
 
 #: So many JPEGs, of so many pixels together, are decoded at the start; the loader looks at all it loads.
@@ -24,6 +26,13 @@ MOST_DECODED, MOST_PIXELS = 64, 100_000_000
 #: So many files are asked for their pages at the start.
 MOST_OPENED = 1000
 _JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+
+
+@DOUBTS.register("files")
+def _of_a_run(dataset: Dataset, _: Dataset | None) -> Iterable[Doubt]:
+    if not isinstance(dataset, CocoDataset):
+        return []
+    return filter(None, (repeated_file_doubt(dataset.index), page_doubt(dataset), damage_doubt(dataset)))
 
 
 def normal_names(index: AnnotationIndex) -> list[str]:

@@ -7,15 +7,17 @@ Legend: A = annotations, P = polygons of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.doctor.doubts import Doubt
+from maskrcnn.data.doctor import DOUBTS, Doubt
 from maskrcnn.data.fault_report import NAMED
+from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.data.interfaces import Dataset
 from maskrcnn.structures import rle
 from maskrcnn.structures.masks import polygon_area
 
@@ -52,6 +54,19 @@ class Polygons:
     owners: Integers
     boxes: Floats
     points: Callable[[int], Floats]
+
+
+@DOUBTS.register("masks")
+def _of_a_run(dataset: Dataset, _: Dataset | None) -> Iterable[Doubt]:
+    if not isinstance(dataset, CocoDataset):
+        return []
+    index, found = dataset.index, list[Doubt | None]()
+    if index.masks:
+        parts = polygons(index)
+        found = [box_doubt(index, parts), empty_doubt(index, parts), hole_doubt(index, parts)]
+    if not found or found[0] is None:  # which gives the unit too
+        found.insert(0, unit_doubt(index))
+    return filter(None, found)
 
 
 def polygons(index: AnnotationIndex) -> Polygons:

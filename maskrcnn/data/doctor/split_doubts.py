@@ -6,15 +6,18 @@ import contextlib
 import filecmp
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from maskrcnn.data.doctor.doubts import Doubt, few
+from maskrcnn.data.doctor import DOUBTS, Doubt
+from maskrcnn.data.doctor.doubts import few
 from maskrcnn.data.doctor.file_doubts import normal_names, spread
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.image_files import file_size, image_path, open_image
+from maskrcnn.data.interfaces import Dataset
 
 #: So many validation images are sought among so many training images by their content.
 MOST_VAL, MOST_TRAIN = 500, 20_000
@@ -22,6 +25,13 @@ MOST_VAL, MOST_TRAIN = 500, 20_000
 _PIECE = 4096
 #: So many files are read so far, and so many pairs compared as a whole.
 MOST_PIECES, MOST_COMPARED = 4000, 100
+
+
+@DOUBTS.register("split")
+def _of_a_run(dataset: Dataset, train: Dataset | None) -> Iterable[Doubt]:
+    if not isinstance(dataset, CocoDataset) or not isinstance(train, CocoDataset) or dataset is train:
+        return []
+    return filter(None, [repeated_split_doubt(train, dataset)])
 
 
 def repeated_split_doubt(train: CocoDataset, val: CocoDataset) -> Doubt | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,8 @@ class CocoDataset:
     """Images of a folder with the annotations of a COCO json; N images by rising id.
 
     Args:
+        annotations: the COCO json; with ``records`` what messages name.
+        records: what such a json would hold, of a format of one's own; they go through the same checks.
         training: leave out images without ground truth that trains, where ``filter_empty``.
         on_error: see :data:`maskrcnn.data.fault_report.OnError`.
         categories: the classes that the file must share (those of the training data).
@@ -72,6 +76,7 @@ class CocoDataset:
         categories: Categories | None = None,
         proposals: Path | None = None,
         num_proposals: int | None = None,
+        records: Mapping[str, Any] | None = None,
     ) -> None:
         self.images = Path(images)
         self.annotation_file = Path(annotations)
@@ -84,7 +89,7 @@ class CocoDataset:
         if not self.images.is_dir():
             raise DataError(f"{self.images}: there is no such folder of images")
         self.index: AnnotationIndex = read_annotations(
-            self.annotation_file,
+            self.annotation_file if records is None else records,
             self.report,
             masks=masks,
             keypoints=keypoints,
@@ -117,6 +122,9 @@ class CocoDataset:
         self.sizes: npt.NDArray[np.int32] = self.index.sizes[keep]
         self.num_proposals = num_proposals or (TRAIN_PROPOSALS if training else EVAL_PROPOSALS)
         self.proposals = None if proposals is None else ProposalFile(Path(proposals))
+        # Records are not kept: of what they hold, the digest alone is asked for again.
+        text = b"" if records is None else json.dumps(records, sort_keys=True, default=str).encode()
+        self._content = self.annotation_file if records is None else hashlib.sha256(text).digest()
         self._other_files = () if proposals is None else (Path(proposals),)
         if self.proposals is not None:
             self.proposals.check_images(self.index.image_ids, self.image_ids, self.annotation_file)
@@ -204,7 +212,7 @@ class CocoDataset:
     def digest(self) -> str:
         """Its content as sixteen hex digits, see :func:`maskrcnn.data.digest.coco_digest`."""
         names = [self.index.info(int(i)).file_name for i in self.kept]
-        return coco_digest(self.annotation_file, self.images, names, self._other_files)
+        return coco_digest(self._content, self.images, names, self._other_files)
 
 
 def file_notes(path: Path, heard: Sequence[str]) -> tuple[Note, ...]:

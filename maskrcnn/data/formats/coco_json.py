@@ -19,15 +19,14 @@ from maskrcnn.structures import KeypointSchema
 from maskrcnn.structures.categories import Categories
 
 
-def load_coco(source: Path | Mapping[str, Any]) -> Mapping[str, Any]:
+def load_coco(source: Path | Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The content of a COCO json: its three lists are there, their entries are not checked yet.
 
-    source: the file, or what ``json.load`` makes of it.
+    source: the file, or what ``json.load`` makes of it.  name: what messages call it.
 
     Raises:
         DataError: the file is missing, unreadable, broken, or no COCO json.
     """
-    name = source_name(source)
     content = source if isinstance(source, Mapping) else read_json(source, _compact)
     if not isinstance(content, Mapping):
         raise DataError(f"{name}: a COCO file is a json object, this is a {kind_of(content)}")

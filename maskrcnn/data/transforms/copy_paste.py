@@ -11,8 +11,7 @@ import torch
 
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Count, Share
-from maskrcnn.data.transforms.jitter import pad_to
-from maskrcnn.data.transforms.moving import crop_to
+from maskrcnn.data.transforms.moving import crop_to, pad_to
 from maskrcnn.errors import DataError
 from maskrcnn.structures import InstanceMasks, RawSample, Targets, rle
 

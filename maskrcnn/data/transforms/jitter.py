@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import cv2
 import numpy as np
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Side
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.moving import crop_to, move, resize_to, round_side
-from maskrcnn.data.transforms.resample import RENAMED, Resample
+from maskrcnn.data.transforms.moving import RENAMED, Resample, crop_to, pad_to, resize_to, round_side
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample
 
@@ -25,51 +23,19 @@ Byte = Annotated[int, Range(0, 255)]
 Scale = Annotated[float, Range(above=0, most=64, why="images of that scale fill the memory")]
 
 
+@TRANSFORMS.register("large_scale_jitter")
 @dataclass(frozen=True)
-class LargeScaleJitter:
-    """Scale to fit ``height`` x ``width`` times a factor drawn evenly from [min_scale, max_scale], then take
-    a window of exactly ``height`` x ``width``: anywhere where the image is larger, padded on the right and
-    below where it is smaller.
+class LargeScaleJitter(Config):
+    """Scale to fit ``size`` times a factor drawn evenly from [min_scale, max_scale], then take a window of
+    exactly ``size``: anywhere where the image is larger, padded on the right and below where it is smaller.
 
     The semantics are those of the paper's release (``resize_and_crop_image``) and of Detectron2's
     ``ResizeScale`` and ``FixedSizeCrop``; the offsets of the two axes are drawn apart, as the release does.
-    Instances of which nothing is left are dropped.
+    Instances of which nothing is left are dropped; boxes that are cut shrink to what is left.
     """
 
-    resizes_only: ClassVar[bool] = False
-    height: int
-    width: int
-    min_scale: float
-    max_scale: float
-    pad_value: tuple[int, int, int] = MEAN_PIXEL
-    resample: Resample = "linear"
-
-    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
-        h, w = sample.size
-        factor = self.min_scale + (self.max_scale - self.min_scale) * rng.random()
-        scale = factor * min(self.height / h, self.width / w)
-        h, w = round_side(h * scale), round_side(w * scale)
-        sample = resize_to(sample, h, w, self.resample)
-        y0, x0 = (int(rng.integers(max(a - b, 0) + 1)) for a, b in ((h, self.height), (w, self.width)))
-        sample = crop_to(sample, x0, y0, min(w, self.width), min(h, self.height), min_side=0.0)
-        return pad_to(sample, self.height, self.width, self.pad_value)
-
-
-def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, int]) -> RawSample:
-    """The sample on a canvas of ``height`` x ``width`` pixels (at least its own), at the upper left."""
-    h, w = sample.size
-    if (h, w) == (height, width):
-        return sample
-    image = cv2.copyMakeBorder(sample.image, 0, height - h, 0, width - w, cv2.BORDER_CONSTANT, value=value)
-    return move(sample, image, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
-
-
-@TRANSFORMS.register("large_scale_jitter")
-@dataclass(frozen=True, kw_only=True)
-class LargeScaleJitterConfig(Config):
-    """Scale by a random factor, then crop and pad to one size; boxes that are cut shrink to what is left."""
-
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+    resizes_only: ClassVar[bool] = False
 
     #: (height, width) of the result, pixels (Ghiasi et al. 2021: 1024 x 1024).
     size: tuple[Side, Side] = (1024, 1024)
@@ -89,5 +55,12 @@ class LargeScaleJitterConfig(Config):
                 f"min_scale {self.min_scale} must not be greater than max_scale {self.max_scale}"
             )
 
-    def build(self) -> LargeScaleJitter:
-        return LargeScaleJitter(*self.size, self.min_scale, self.max_scale, self.pad_value, self.resample)
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
+        (height, width), (h, w) = self.size, sample.size
+        factor = self.min_scale + (self.max_scale - self.min_scale) * rng.random()
+        scale = factor * min(height / h, width / w)
+        h, w = round_side(h * scale), round_side(w * scale)
+        sample = resize_to(sample, h, w, self.resample)
+        y0, x0 = (int(rng.integers(max(a - b, 0) + 1)) for a, b in ((h, height), (w, width)))
+        sample = crop_to(sample, x0, y0, min(w, width), min(h, height), min_side=0.0)
+        return pad_to(sample, height, width, self.pad_value)

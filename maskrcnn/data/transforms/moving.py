@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 from torch import Tensor
 
 from maskrcnn.data.interfaces import Transform
-from maskrcnn.data.transforms.resample import Resample, resample
 from maskrcnn.structures import RawSample, clip_boxes, large_enough
 from maskrcnn.structures.samples import Image
+
+#: ``linear``: of the 4 nearest pixels, as OpenCV (so mmdetection, and torchvision's detectors in float):
+#: fast, but below half size pixels are skipped.  ``area``: the mean of the pixels under each when both sides
+#: shrink, else linear.  ``antialias``: weighed by a triangle as wide as the new pixels, so that along a side
+#: that shrinks every pixel counts: PIL's bilinear, which Detectron2 and maskrcnn-benchmark use.
+Resample: TypeAlias = Literal["linear", "area", "antialias"]
+
+#: The keys of transforms that had another name: old -> new.
+RENAMED = {"interpolation": "resample"}
 
 
 def apply_transforms(
@@ -55,6 +66,15 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = ~cut | ((sides >= min_side) & (sides > 0)).all(1)
     return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
+
+
+def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, int]) -> RawSample:
+    """The sample on a canvas of ``height`` x ``width`` pixels (at least its own), at the upper left."""
+    h, w = sample.size
+    if (h, w) == (height, width):
+        return sample
+    image = cv2.copyMakeBorder(sample.image, 0, height - h, 0, width - w, cv2.BORDER_CONSTANT, value=value)
+    return move(sample, image, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
 
 
 def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
@@ -99,3 +119,32 @@ def move_points(points: Tensor, matrix: npt.NDArray[np.float64], height: int, wi
 def round_side(value: float) -> int:
     """A side in pixels, rounded half up, at least 1."""
     return max(int(value + 0.5), 1)
+
+
+def resample(image: Image, height: int, width: int, how: Resample) -> Image:
+    """``image`` at ``height`` x ``width`` pixels.
+
+    Where no side shrinks, PIL's bilinear and OpenCV's linear are one function, rounded in other places: a
+    value differs by 1 in 255 at most.  There the faster one, OpenCV, serves ``antialias`` too; where a side
+    shrinks, ``antialias`` gives what PIL gives to the bit, on every machine.
+
+    Args:
+        image: [H, W, 3], uint8 or float32.
+
+    Returns:
+        [height, width, 3] of the same type, writable.
+    """
+    h, w = image.shape[:2]
+    if how == "antialias" and (height < h or width < w):
+        return _antialias(image, height, width)
+    shrinks = height < h and width < w
+    mode = cv2.INTER_AREA if how == "area" and shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=mode)
+
+
+def _antialias(image: Image, height: int, width: int) -> Image:
+    size = (width, height)
+    if image.dtype == np.uint8:
+        return np.array(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR))
+    channels = [PIL.Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+    return np.stack([np.asarray(c.resize(size, PIL.Image.Resampling.BILINEAR)) for c in channels], axis=-1)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from maskrcnn.data.interfaces import TRANSFORMS, Transform, TransformConfig
+from maskrcnn.data.interfaces import TRANSFORMS, Transform, as_transform
 from maskrcnn.structures import ImageInfo, InstanceMasks, RawSample, Targets
 
 # Small and large, wide and tall: what crops does so to one of them.
@@ -23,13 +23,13 @@ _BOXES = ((0.1, 0.2, 0.4, 0.3), (0.5, 0.1, 0.9, 0.8), (0.0, 0.6, 0.3, 0.95))
 _TOLERANCE = 1.0
 
 
-def not_undoable(configs: Sequence[TransformConfig]) -> list[tuple[int, str]]:
+def not_undoable(transforms: Sequence[Transform]) -> list[tuple[int, str]]:
     """Places in ``data.eval_transforms`` of transforms that cannot be undone, with a sentence each."""
     found = []
-    for index, config in enumerate(configs):
-        if not resizes_only(config.build()):
+    for index, registered in enumerate(transforms):
+        if not resizes_only(as_transform(registered)):
             what = (
-                f"{TRANSFORMS.name_of(type(config))} moves or cuts the picture, and detections are mapped"
+                f"{TRANSFORMS.name_of(type(registered))} moves or cuts the picture, and detections are mapped"
                 " back by its size alone, so they would come out in wrong places; remove it here"
                 " (data.train_transforms may have it)"
             )

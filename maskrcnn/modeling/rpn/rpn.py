@@ -17,8 +17,7 @@ from maskrcnn.modeling.matching import Sampler, balanced_sample
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
-from maskrcnn.modeling.rpn.head import RPNHead
-from maskrcnn.modeling.rpn.losses import objectness_loss
+from maskrcnn.modeling.rpn.head import RPNHead, objectness_loss
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys

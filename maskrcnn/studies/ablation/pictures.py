@@ -37,7 +37,7 @@ def compare(rows: Sequence[VariantRow], data: Dataset, count: int) -> Iterator[t
     seeds = set.intersection(*({o.run.seed for o in row.outcomes} for row in rows)) if rows else set()
     if not seeds:
         return
-    chosen = {row.variant.label: _of_seed(row, min(seeds)) for row in rows}
+    chosen = {r.variant.label: o for r in rows for o in r.outcomes if o.run.seed == min(seeds)}
     drawn = 0
     names = PictureNames()
     for index in range(len(data)):
@@ -50,10 +50,6 @@ def compare(rows: Sequence[VariantRow], data: Dataset, count: int) -> Iterator[t
         if len(sample.targets):
             drawn += 1
             yield names.take(sample.info.file_name), _row(rows, chosen, sample, data)
-
-
-def _of_seed(row: VariantRow, seed: int) -> Outcome:
-    return next(o for o in row.outcomes if o.run.seed == seed)
 
 
 def _row(rows: Sequence[VariantRow], chosen: dict[str, Outcome], sample: RawSample, data: Dataset) -> Image:

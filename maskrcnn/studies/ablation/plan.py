@@ -18,7 +18,8 @@ from maskrcnn.errors import CheckpointError, ConfigError, UserError, few
 from maskrcnn.evaluation.eval_result import AT_CAP, TEN, TWELVE
 from maskrcnn.files import write_text
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
-from maskrcnn.run.folder import RunFolder, changed_keys
+from maskrcnn.run.changes import changed_keys
+from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.setup import build_data, images_per_pass
 from maskrcnn.studies.ablation.suite import Suite, Variant, recipe_of
 
@@ -163,14 +164,13 @@ def check_runs(suite: Suite, runs: Sequence[Run], processes: int = 1) -> Dataset
                 raise ConfigError("data.val is not set, so there is nothing to compare on")
             if recipe.data.val != first:
                 raise ConfigError(f"data.val differs from that of variant {runs[0].variant.label!r}")
-            alone = Ranks(0, 1, 0, torch.device("cpu"))
             images_per_pass(recipe, Ranks(0, processes, 0, torch.device("cpu")))
             source = (recipe.data.train, recipe.data.val, recipe.data.on_error)
             found = [(val, classes) for other, val, classes in known if other == source]
             if not found:
-                data = build_data(recipe, alone, training=True)
+                data = build_data(recipe, Ranks(0, 1, 0, torch.device("cpu")))
                 assert data.val is not None
-                found = [(data.val, len(data.categories))]
+                found = [(data.val, len(data.train.categories))]
                 known.append((source, *found[0]))
             with torch.device("meta"):
                 recipe.model.build(found[0][1])

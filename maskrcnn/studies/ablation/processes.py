@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from maskrcnn.engine.console import Console
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.provenance import code_fingerprint
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.files import locked, unwritten
 from maskrcnn.studies.ablation.plan import Run
 from maskrcnn.studies.ablation.progress import describe, read_progress, time_left
@@ -91,32 +93,25 @@ class _Active:
     told_to_stop: bool = False
 
 
+@dataclass
 class Scheduler:
-    """Trains runs, ``len(slots)`` at a time."""
+    """Trains runs, ``len(slots)`` at a time.
 
-    def __init__(
-        self,
-        slots: Sequence[Slot],
-        processes: int,
-        tell: Callable[[str], None],
-        *,
-        code: str | None = None,
-        lock: int | None = None,
-    ) -> None:
-        """
-        Args:
-            slots: see :func:`find_slots`.
-            processes: of each run.
-            tell: takes progress lines.
-            code: fingerprint of the code that must train them; None: whatever is there.
-            lock: a file descriptor that the processes inherit, see :func:`claim`.
-        """
-        self._free = list(slots)
-        self._places = len(slots)
-        self._processes = processes
-        self._tell = tell
-        self._code = code
-        self._lock = lock
+    slots: see :func:`find_slots`.
+    processes: of each run.
+    tell: takes progress lines.
+    code: fingerprint of the code that must train them; None: whatever is there.
+    lock: a file descriptor that the processes inherit, see :func:`claim`.
+    """
+
+    slots: Sequence[Slot]
+    processes: int
+    tell: Callable[[str], None]
+    code: str | None = None
+    lock: int | None = None
+
+    def __post_init__(self) -> None:
+        self._free = list(self.slots)
         self._active: list[_Active] = []
 
     def train(self, runs: Sequence[Run], resume_hint: str) -> dict[str, str]:
@@ -133,9 +128,9 @@ class Scheduler:
         with StopRequest() as stop:
             try:
                 while self._active or (waiting and not stop.signal_number):
-                    if waiting and self._free and self._code not in (None, code_fingerprint()):
+                    if waiting and self._free and self.code not in (None, code_fingerprint()):
                         failures |= {run.name: _CHANGED for run in waiting}
-                        self._tell(_CHANGED)
+                        self.tell(_CHANGED)
                         waiting.clear()
                     while waiting and self._free and not stop.signal_number:
                         run, number = waiting.pop(0), done + len(failures) + len(self._active) + 1
@@ -143,7 +138,7 @@ class Scheduler:
                             self._start(run, len(runs), number)
                         except UserError as error:
                             failures[run.name] = str(error)
-                            self._tell(f"failed {run.name}: {error}")
+                            self.tell(f"failed {run.name}: {error}")
                     if stop.signal_number:
                         self._ask_to_stop()
                     for active in [a for a in self._active if a.process.poll() is not None]:
@@ -152,10 +147,10 @@ class Scheduler:
                         problem = self._problem(active)
                         if problem is None:
                             done += 1
-                            self._tell(f"finished {active.run.name}")
+                            self.tell(f"finished {active.run.name}")
                         elif not stop.signal_number:
                             failures[active.run.name] = problem
-                            self._tell(f"failed {active.run.name}: {problem}")
+                            self.tell(f"failed {active.run.name}: {problem}")
                     self._report(runs)
                     time.sleep(_POLL)
             finally:
@@ -172,18 +167,18 @@ class Scheduler:
         run.prepare()
         slot = self._free.pop(0)
         at = "" if not slot else " on GPU " + slot["CUDA_VISIBLE_DEVICES"]
-        self._tell(f"[{number}/{total}] {run.name}{at}: {run.folder.path}")
+        self.tell(f"[{number}/{total}] {run.name}{at}: {run.folder.path}")
         # The children import what we import, plugins' folders included.
         environment = {**os.environ, **slot, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
         with run.log_file.open("ab") as output:
             process = subprocess.Popen(
-                command(run, self._processes),
+                command(run, self.processes),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
-                pass_fds=() if self._lock is None else (self._lock,),
+                pass_fds=() if self.lock is None else (self.lock,),
             )
         self._active.append(_Active(run, process, slot, time.monotonic()))
 
@@ -213,11 +208,11 @@ class Scheduler:
         if not due:
             return
         found = [read_progress(run) for run in runs]
-        left = time_left(runs, found, self._places)
+        left = time_left(runs, found, len(self.slots))
         for active in due:
             active.last_line = now
             mine = found[next(i for i, run in enumerate(runs) if run is active.run)]
-            self._tell(f"  {active.run.name}: {describe(active.run, mine, left)}")
+            self.tell(f"  {active.run.name}: {describe(active.run, mine, left)}")
 
     def _kill(self) -> None:
         """End what still runs: nothing, unless an exception or a second Ctrl-C came."""
@@ -230,3 +225,45 @@ class Scheduler:
                 active.process.kill()
                 active.process.wait()
         self._active.clear()
+
+
+def train_missing(
+    runs: Sequence[Run], folder: Path, processes: int, rerun_stale: bool, resume_hint: str
+) -> dict[str, str]:
+    """Train every run that is not finished; begun ones go on from their checkpoint.
+
+    Args:
+        folder: the suite's.
+        processes: of each run.
+        rerun_stale: set stale runs aside and train them again, instead of refusing.
+        resume_hint: the command that goes on, for messages.
+
+    Returns:
+        what went wrong, by the name of the run.
+
+    Raises:
+        UserError: there are stale runs, the folder is in use, or there are too few GPUs.
+        Interrupted: see :meth:`Scheduler.train`.
+    """
+    code = code_fingerprint()
+    slots = find_slots(runs, processes)
+    console = Console()
+    with claim(folder) as lock:
+        stale = {run.name: why for run in runs if (why := run.why_stale(code))}
+        if stale and not rerun_stale:
+            raise UserError(
+                f"{len(stale)} of {len(runs)} runs in {folder} are not of this code and config, and are not"
+                " mixed with new ones; --rerun-stale sets them aside and trains them again, another --output"
+                " keeps both, --report reports the old ones of one code:\n  "
+                + few((f"{name}: {why}" for name, why in stale.items()), 10, "\n  ")
+            )
+        for run in runs:
+            if run.name in stale:
+                console.line(f"set aside: {run.set_aside()}")
+        states = Counter(run.state(code) for run in runs)
+        console.line(
+            f"{len(runs)} runs in {folder}: {states['done']} finished, {states['partial']} begun,"
+            f" {states['new']} to begin; {len(slots)} at a time, code {code}"
+        )
+        missing = [run for run in runs if run.state(code) != "done"]
+        return Scheduler(slots, processes, console.line, code=code, lock=lock).train(missing, resume_hint)

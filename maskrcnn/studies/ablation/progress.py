@@ -31,7 +31,7 @@ class RunCost:
 
 def read_progress(run: Run) -> RunCost:
     """The progress of a run; of one that has not begun, step 0 and no times."""
-    records = read_metrics(run.folder.path / "metrics.jsonl")
+    records = read_metrics(run.folder.metrics)
     steps = [r for r in records if r.get("kind") == "train" and r.get("images_per_second")]
     # The first interval holds the warming up of caches and allocator.
     seconds = [run.recipe.solver.batch_size / r["images_per_second"] for r in steps[1:] or steps]

@@ -9,7 +9,7 @@ from pathlib import Path
 from maskrcnn.data import Dataset
 from maskrcnn.errors import UserError, few
 from maskrcnn.files import write_image, write_text
-from maskrcnn.studies.ablation import curves, pictures, tabulate
+from maskrcnn.studies.ablation import pictures, tabulate
 from maskrcnn.studies.ablation.bootstrap import COVERAGE, RESAMPLES
 from maskrcnn.studies.ablation.plan import Run
 from maskrcnn.studies.ablation.results import VariantRow, collect, plain
@@ -130,8 +130,8 @@ def _page(
         tables=found,
         notes=notes,
         variants=[(row.variant.label, series_colour(i)) for i, row in enumerate(rows)],
-        dots=[curves.by_seed(rows, m) for m in chosen],
-        curves=curves.over_steps(rows, suite.metrics),
+        dots=[tabulate.by_seed(rows, m) for m in chosen],
+        curves=tabulate.over_steps(rows, suite.metrics),
         score=pictures.SCORE,
         key=[(text, f"rgb{colour}") for text, colour in pictures.KEY.items()],
         pictures=[(name, data_uri(image)) for name, image in shown],

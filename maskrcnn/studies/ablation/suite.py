@@ -91,10 +91,9 @@ class Suite(Config):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"variants: two of them have the {name} {twice[0]!r}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: one of them is named twice")
-        if len(set(self.metrics)) != len(self.metrics):
-            raise ValueError("metrics: one of them is named twice")
+        for key, values in (("seeds", self.seeds), ("metrics", self.metrics)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key}: one of them is named twice")
         _check_set(self.set)
         _check_metrics("metrics", self.metrics)
         if not self.metrics:
@@ -168,22 +167,17 @@ def load_suite(path: Path) -> Suite:
         ConfigError: anything is wrong, by file:line:column.
     """
     loaded = load_traced(Suite, path)
-    folders = {}
-    for key in ("config", *(f"variants.{i}.config" for i in range(len(loaded.value.variants)))):
-        folders[key] = (loaded.file_of(key) or path).parent
     suite = loaded.value
-    return replace(
-        suite,
-        config=_below(folders["config"], suite.config),
-        variants=tuple(
-            v if v.config is None else replace(v, config=_below(folders[f"variants.{i}.config"], v.config))
-            for i, v in enumerate(suite.variants)
-        ),
+
+    def below(key: str, config: Path) -> Path:
+        folder = (loaded.file_of(key) or path).parent
+        return Path(os.path.normpath(find_config(config, folder)))  # for the eye: no "suites/../demo.yaml"
+
+    variants = tuple(
+        v if v.config is None else replace(v, config=below(f"variants.{i}.config", v.config))
+        for i, v in enumerate(suite.variants)
     )
-
-
-def _below(folder: Path, path: Path) -> Path:
-    return Path(os.path.normpath(find_config(path, folder)))  # for the eye: no "suites/../demo.yaml"
+    return replace(suite, config=below("config", suite.config), variants=variants)
 
 
 def recipe_of(suite: Suite, variant: Variant, seed: int, overrides: Sequence[str] = ()) -> Recipe:

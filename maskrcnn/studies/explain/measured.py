@@ -1,12 +1,16 @@
-"""The table of a data set's misalignment: short for the terminal, whole for a file, and in a sentence."""
+"""A data set's misalignment as a table (short for the terminal, whole for a file), a sentence, a chart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from maskrcnn.files import write_text
+from maskrcnn.studies.explain.scaled_boxes import Boxes
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow, Stride
+from maskrcnn.viz.palette import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SKY, VERMILLION
+from maskrcnn.viz.spreads import Measure, draw_spreads
 from maskrcnn.viz.tables import Table
 
 TABLE_SUFFIXES = (".md", ".csv")
@@ -14,6 +18,20 @@ _SIZES = ("all", *SIZES)
 _HEADS = (
     *("op", "stride", "size", "boxes", "offset px", "p90 px", "% of side", "bias px", "noise px", "IoU"),
     "empty bins %",
+)
+
+
+#: The operators that round come first by default, in the warm colours.
+_COLOURS = (VERMILLION, ORANGE, BLUE, PURPLE, GREEN, SKY, QUIET, INK)
+_SIZE_LABELS = {
+    "small": "small objects (< 32² px)",
+    "medium": "medium (32² to 96² px)",
+    "large": "large (≥ 96² px)",
+}
+_MEASURES = (
+    Measure("bins off by (px)"),
+    Measure("of it, differing from\nbox to box (rms, px)", 0.62),
+    Measure("IoU with the box", limits=(-0.03, 1.04)),
 )
 
 
@@ -89,3 +107,32 @@ def sentence(rows: Sequence[OperatorRow]) -> str:
     if rest:
         text += "; " + ", ".join(f"{row.op.label} by {row.offset:.1f} px" for row in rest)
     return text + "."
+
+
+def draw_chart(rows: Sequence[OperatorRow], boxes: Boxes) -> Any:
+    """A column an object size, a cluster a stride, a colour an operator: offsets, noise, and the IoU."""
+    strides = list(dict.fromkeys(row.stride for row in rows))
+    ops = list(dict.fromkeys(row.op for row in rows))
+    table = {(row.stride, row.op, row.size): row for row in rows}
+    columns = []
+    for size in SIZES:
+        if not any(row.size == size for row in rows):
+            continue
+        cells = [[table[stride, op, size] for op in ops] for stride in strides]
+        spreads = (
+            [[row.quantiles[0] for row in cluster] for cluster in cells],
+            [[(row.noise,) * 5 for row in cluster] for cluster in cells],
+            [[row.quantiles[1] for row in cluster] for cluster in cells],
+        )
+        columns.append((f"{_SIZE_LABELS[size]}, n = {cells[0][0].boxes:,}", spreads))
+    return draw_spreads(
+        f"Misalignment on {boxes.name}: {len(boxes):,} boxes of {boxes.images:,} images (network scale)",
+        _MEASURES,
+        columns,
+        [stride_name(stride) for stride in strides],
+        [op.label for op in ops],
+        axis="stride (px)",
+        note="thin: 10 to 90 % of the boxes; thick: 25 to 75 %; ○ median; ● all alike.  "
+        "FPN: each box at its level's stride.",
+        colours=_COLOURS,
+    )

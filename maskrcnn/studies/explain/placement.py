@@ -22,10 +22,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from maskrcnn.layers.geometry import Axis
-from maskrcnn.layers.operator import RoIOperator
 
 Cells = Literal["centre", "corner"]
 Floats = npt.NDArray[np.float64]
@@ -75,25 +73,3 @@ def ideal_edges(low: Floats, high: Floats, bins: int) -> tuple[Floats, Floats]:
 def bins_of(axis: Axis) -> AxisBins:
     """In numpy."""
     return AxisBins(*(edge.numpy() for edge in (*axis.region, *axis.edges)))
-
-
-def axis_bins(
-    op: RoIOperator,
-    low: Floats,
-    high: Floats,
-    stride: Floats | float,
-    bins: int,
-    length: npt.NDArray[np.int64] | int | None = None,
-) -> AxisBins:
-    """Bins of ``op`` along one axis.
-
-    Args:
-        low, high: [K], the boxes' edges, pixels.
-        stride: pixels a cell; one, or [K].
-        bins: P.
-        length: cells of the map, one or [K]; RoIPool clips its bins to it, the others read outside it as
-            their padding rule says and keep their place.
-    """
-    scale = torch.as_tensor(1.0 / np.asarray(stride, dtype=np.float64))
-    cells = torch.from_numpy(length) if isinstance(length, np.ndarray) else length
-    return bins_of(op.axis(torch.from_numpy(low), torch.from_numpy(high), scale, bins, cells))

@@ -91,16 +91,8 @@ class Region:
     def x(self) -> AxisBins:
         return bins_of(self.reads.x)
 
-    @cached_property
-    def ideal_y(self) -> tuple[Floats, Floats]:
-        """[P] low and high edges of the bins where they should be, cells."""
-        return self._ideal(0)
-
-    @cached_property
-    def ideal_x(self) -> tuple[Floats, Floats]:
-        return self._ideal(1)
-
-    def _ideal(self, axis: int) -> tuple[Floats, Floats]:
+    def ideal(self, axis: int) -> tuple[Floats, Floats]:
+        """[P] low and high edges of the bins where they should be along y (0) or x (1), cells."""
         low, high = (np.array([self.where.box[i - axis]]) for i in (1, 3))
         edges = ideal_edges(low, high, self.where.output_size[axis])
         a, b = (to_cells(e[0], self.where.stride, self.where.cells) for e in edges)
@@ -108,7 +100,7 @@ class Region:
 
     def offsets(self, axis: int) -> Floats:
         """How far each bin's centre lies from where it should, [P] or [Q] pixels; right, down > 0."""
-        got, want = (self.y, self.ideal_y) if axis == 0 else (self.x, self.ideal_x)
+        got, want = self.x if axis else self.y, self.ideal(axis)
         moved: Floats = (got.centres[0] - (want[0] + want[1]) / 2) * self.where.stride
         return moved
 

@@ -13,7 +13,7 @@ import torch
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.index import read_annotations
 from maskrcnn.data.interfaces import Transform
-from maskrcnn.data.transforms.basic import apply_transforms
+from maskrcnn.data.transforms.moving import apply_transforms
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.structures import ImageInfo, RawSample, Targets
 from maskrcnn.studies.explain.placement import Floats

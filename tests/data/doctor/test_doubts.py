@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from maskrcnn.data import CocoDataset
-from maskrcnn.data.doctor.doubts import Doubt, class_doubts, trained_classes
+from maskrcnn.data.doctor import Doubt
+from maskrcnn.data.doctor.doubts import class_doubts, trained_classes
 from maskrcnn.errors import DataError
 from tests.data.files import coco, write_coco
 

@@ -18,12 +18,11 @@ import pytest
 from PIL import Image
 
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader
-from maskrcnn.data.doctor import split_doubts
+from maskrcnn.data.doctor import DOUBTS, Doubt, find_doubts, split_doubts
 from maskrcnn.data.doctor.file_doubts import damage_doubt, page_doubt, repeated_file_doubt
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.doctor.split_doubts import repeated_split_doubt
-from maskrcnn.run.all_doubts import find_doubts
 from tests.data.doctor.test_doubts import sound
 from tests.data.files import SIZE, write_coco
 
@@ -261,7 +260,7 @@ def test_no_doubt_about_generated_data(tmp_path: Path) -> None:
         SyntheticConfig(root=tmp_path, split=split, num_images=24, size=96).build(split == "train")
         for split in ("train", "val")
     ]
-    assert find_doubts(*sets) == []
+    assert list(find_doubts(*sets)) == []
 
 
 @pytest.mark.parametrize("name", ["coco", "nuclei"])
@@ -276,7 +275,7 @@ def test_no_doubt_about_real_data(shared_data: Callable[[str], Path], name: str)
     )
     # An excerpt does not have all of COCO's classes: a line a set says so.
     assert {d.kind for d in find_doubts(train, val)} <= ({"class without annotations"} if year else set())
-    assert len(find_doubts(train, val)) == (2 if year else 0)
+    assert len(list(find_doubts(train, val))) == (2 if year else 0)
 
 
 def test_doubts_are_told_of_both_sets(tmp_path: Path) -> None:
@@ -285,7 +284,7 @@ def test_doubts_are_told_of_both_sets(tmp_path: Path) -> None:
     content = sound()
     content["annotations"][0]["bbox"] = [50, 30, 5, 5]
     val = CocoDataset(*write_coco(tmp_path / "val", content))
-    found = find_doubts(train, val)
+    found = list(find_doubts(train, val))
     assert [(d.kind, d.where) for d in found] == [("box disagrees with mask", str(val.annotation_file))]
 
 
@@ -306,3 +305,17 @@ def test_a_forked_process_listens_at_a_file_of_its_own() -> None:
     os.close(reading)
     os.close(writing)
     assert theirs != file()
+
+
+def test_a_plugin_adds_a_doubt_about_any_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for each data set, and told which one trains; one of no json is none of ours' business."""
+
+    def alone(dataset: Any, train: Any) -> list[Doubt]:
+        place = "train" if dataset is train else "val"
+        return [Doubt("alone", place, "images", len(dataset), len(dataset), "images", (), (), "add more")]
+
+    monkeypatch.setitem(DOUBTS._entries, "alone", alone)
+    found = list(find_doubts([0], [0, 1]))  # type: ignore[arg-type]
+    assert [(d.where, d.count) for d in found] == [("train", 1), ("val", 2)]
+    assert str(found[0]) == "train: images: 1 of 1 images; add more"
+    assert [d.where for d in find_doubts(None, [0])] == ["val"]  # type: ignore[arg-type]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import CocoDataset
-from maskrcnn.data.doctor import mask_doubts
-from maskrcnn.data.doctor.doubts import Doubt
+from maskrcnn.data.doctor import Doubt, mask_doubts
 from maskrcnn.data.doctor.mask_doubts import (
     all_inside,
     box_doubt,

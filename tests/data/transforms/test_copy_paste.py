@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from maskrcnn.data import CocoDataset, RawSample, SyntheticConfig, synthetic_dataset, train_loader
-from maskrcnn.data.transforms.basic import HorizontalFlip, LargeScaleJitter
+from maskrcnn.data.transforms.basic import HorizontalFlip
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
+from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, rle
 from tests.data.files import coco, write_coco
@@ -132,7 +133,7 @@ def test_bad_values_and_data_without_masks_are_told() -> None:
 
 # ---- in the loader --------------------------------------------------------------------------------------
 
-AUGMENT = [LargeScaleJitter(48, 48, 0.5, 2.0), HorizontalFlip(0.5)]
+AUGMENT = [LargeScaleJitter((48, 48), 0.5, 2.0), HorizontalFlip(0.5)]
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,21 @@ import pytest
 import torch
 
 from maskrcnn.data import RawSample
-from maskrcnn.data.transforms.basic import LargeScaleJitter
+from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from tests.data.transforms.test_basic import HEIGHT, WIDTH, assert_consistent, rng, sample
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.0, 1.6, 2.0])
 def test_image_boxes_and_masks_move_together(scale: float) -> None:
     for seed in range(4):
-        found = LargeScaleJitter(64, 64, scale, scale, pad_value=(0, 0, 0))(sample(), rng(seed))
+        found = LargeScaleJitter((64, 64), scale, scale, pad_value=(0, 0, 0))(sample(), rng(seed))
         assert found.size == (64, 64)
         # A mask that was cut keeps its outside part; its box is that of the part in the image.
         assert_consistent(found, tolerance=1e-4)
 
 
 def test_a_small_image_lies_at_the_upper_left_of_the_padding() -> None:
-    found = LargeScaleJitter(80, 80, 0.5, 0.5, pad_value=(1, 2, 3))(sample(), rng())
+    found = LargeScaleJitter((80, 80), 0.5, 0.5, pad_value=(1, 2, 3))(sample(), rng())
     h, w = HEIGHT * 40 // WIDTH, 40  # the wide image's width becomes half of 80
     assert found.size == (80, 80)
     outside = np.ones((80, 80), dtype=bool)
@@ -44,7 +44,7 @@ def test_windows_lie_anywhere_and_instances_cut_away_are_gone() -> None:
     start = sample()
     corners, kept = set(), set()
     for seed in range(200):
-        found = LargeScaleJitter(64, 64, 2.0, 2.0)(RawSample(image, start.info, start.targets), rng(seed))
+        found = LargeScaleJitter((64, 64), 2.0, 2.0)(RawSample(image, start.info, start.targets), rng(seed))
         corners.add((int(found.image[0, 0, 0]), int(found.image[0, 0, 1])))
         kept.add(tuple((found.targets.annotation_ids - 100).tolist()))
         boxes = found.targets.boxes
@@ -61,7 +61,7 @@ def test_the_scale_is_drawn_from_the_whole_range() -> None:
     image = np.full_like(plain.image, 255)
     sizes = []
     for seed in range(300):
-        found = LargeScaleJitter(64, 64, 0.1, 2.0, pad_value=(0, 0, 0))(
+        found = LargeScaleJitter((64, 64), 0.1, 2.0, pad_value=(0, 0, 0))(
             RawSample(image, plain.info, plain.targets), rng(seed)
         )
         sizes.append(int((found.image[0, :, 0] == 255).sum()))
@@ -75,13 +75,13 @@ def test_keypoints_and_proposals_follow_and_end_at_the_window() -> None:
     corners = start.targets.boxes.view(4, 2, 2)
     keypoints = torch.cat((corners, torch.full((4, 2, 1), 2.0)), 2)
     start = replace(start, targets=replace(start.targets, keypoints=keypoints), proposals=start.targets.boxes)
-    small = LargeScaleJitter(80, 80, 0.5, 0.5)(start, rng())
+    small = LargeScaleJitter((80, 80), 0.5, 0.5)(start, rng())
     assert small.proposals is not None and small.targets.keypoints is not None
     assert torch.allclose(small.proposals, start.targets.boxes * (40 / WIDTH))
     assert torch.allclose(small.targets.keypoints[..., :2], corners * (40 / WIDTH))
     hidden = 0
     for seed in range(10):
-        large = LargeScaleJitter(64, 64, 2.0, 2.0)(start, rng(seed))
+        large = LargeScaleJitter((64, 64), 2.0, 2.0)(start, rng(seed))
         points, proposals = large.targets.keypoints, large.proposals
         assert points is not None and proposals is not None
         assert len(points) == len(large.targets) == len(proposals)

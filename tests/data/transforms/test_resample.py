@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskrcnn.data import TRANSFORMS, RawSample
-from maskrcnn.data.transforms.resample import resample
+from maskrcnn.data.transforms.moving import resample
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets
 
 SIZES = [(20, 30), (41, 61), (13, 90), (80, 17), (160, 240), (1, 1)]
@@ -74,10 +74,10 @@ def test_only_the_pixels_depend_on_it(kind: str, keys: dict[str, object]) -> Non
     raw = RawSample(noise(), ImageInfo(1, "a.png", 40, 60), targets)
     config = TRANSFORMS.get(kind)
     results = {
-        how: config(**keys, resample=how).build()(raw, np.random.default_rng(0))  # type: ignore[call-arg]
+        how: config(**keys, resample=how)(raw, np.random.default_rng(0))  # type: ignore[call-arg]
         for how in ("linear", "area", "antialias")
     }
-    default = config(**keys).build()(raw, np.random.default_rng(0))
+    default = config(**keys)(raw, np.random.default_rng(0))
     assert np.array_equal(default.image, results["linear"].image)
     assert not np.array_equal(results["antialias"].image, results["linear"].image)
     assert not np.array_equal(results["antialias"].image, results["area"].image)

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import RawSample, Transform
-from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.basic import (
-    ColorJitter,
-    HorizontalFlip,
-    RandomCrop,
-    Resize,
-    ResizeLongest,
-    ResizeShortestEdge,
-    Rotate90,
-    VerticalFlip,
-)
-from maskrcnn.data.transforms.jitter import LargeScaleJitter, pad_to
-from maskrcnn.data.transforms.moving import crop_to, resize_to
-from maskrcnn.data.transforms.undoing import resizes_only
+from maskrcnn.data.interfaces import TRANSFORMS, as_transform
+from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, Rotate90, VerticalFlip
+from maskrcnn.data.transforms.jitter import LargeScaleJitter
+from maskrcnn.data.transforms.moving import crop_to, pad_to, resize_to
+from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
+from maskrcnn.data.transforms.undoing import not_undoable, resizes_only
 
 BUILT_IN = [
     (Resize(90, 31), True),
@@ -37,7 +29,7 @@ BUILT_IN = [
     (Rotate90(0.0), True),
     (RandomCrop(32, 32), False),
     (RandomCrop(600, 600, p=0.5), False),
-    (LargeScaleJitter(64, 64, 0.5, 1.0), False),
+    (LargeScaleJitter((64, 64), 0.5, 1.0), False),
 ]
 
 
@@ -62,7 +54,7 @@ def test_every_registered_transform_is_covered() -> None:
     own = [
         TRANSFORMS.get(n) for n in TRANSFORMS.names() if TRANSFORMS.get(n).__module__.startswith("maskrcnn.")
     ]
-    assert {cls.__name__.removesuffix("Config") for cls in own} == built
+    assert {cls.__name__ for cls in own} == built
 
 
 def letterbox(sample: RawSample, rng: np.random.Generator) -> RawSample:
@@ -108,3 +100,20 @@ def test_what_a_transform_says_of_itself_counts() -> None:
             raise AssertionError("it was tried")
 
     assert resizes_only(Own())
+
+
+def test_a_plugins_config_of_before_is_what_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transforms were once made by a config with ``build()``, and a plugin's may be so still."""
+
+    @dataclass(frozen=True)
+    class PadConfig:
+        def build(self) -> Transform:
+            return letterbox
+
+    monkeypatch.setitem(TRANSFORMS._entries, "pad_of_before", PadConfig)
+    config = TRANSFORMS.make("pad_of_before")
+    assert as_transform(config) is letterbox
+    ((place, sentence),) = not_undoable([Resize(20, 20), config])
+    assert place == 1 and sentence.startswith("pad_of_before moves or cuts the picture")
+    flip = HorizontalFlip(0.5)
+    assert as_transform(flip) is flip

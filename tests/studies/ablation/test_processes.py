@@ -16,9 +16,8 @@ from maskrcnn.engine.provenance import code_fingerprint
 from maskrcnn.errors import ConfigError, UserError
 from maskrcnn.studies.ablation import processes
 from maskrcnn.studies.ablation.plan import Run, check_runs, plan_runs
-from maskrcnn.studies.ablation.processes import Scheduler, claim, command, find_slots
+from maskrcnn.studies.ablation.processes import Scheduler, claim, command, find_slots, train_missing
 from maskrcnn.studies.ablation.progress import RunCost, describe, time_left
-from maskrcnn.studies.ablation.session import train_missing
 from maskrcnn.studies.ablation.suite import load_suite
 from tests.studies.ablation.tiny import CODE, SUITE, stand_in, write_suite
 
@@ -34,8 +33,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 def set_code(monkeypatch: pytest.MonkeyPatch, code: Callable[[], str]) -> None:
-    for module in ("session", "processes"):
-        monkeypatch.setattr(f"maskrcnn.studies.ablation.{module}.code_fingerprint", code)
+    monkeypatch.setattr("maskrcnn.studies.ablation.processes.code_fingerprint", code)
 
 
 def train(runs: list[Run], rerun_stale: bool = False) -> dict[str, str]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.config import fingerprint
+from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.data import CocoDataset, Dataset
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation import evaluate_coco, ground_truth_results
@@ -203,7 +204,7 @@ def test_changed_plugins_are_noticed(
     run = replace(runs[0], recipe=replace(runs[0].recipe, plugins=("a_plugin",)))
     (tmp_path / "a_plugin.py").write_text("x = 1")
     run.folder.facts.unlink()
-    run.folder.begin(run.recipe, {"code": CODE})
+    run.folder.begin(run.recipe, {"code": CODE, "plugins": plugins_fingerprint(run.recipe.plugins)})
     assert run.why_stale(CODE) is None
     (tmp_path / "a_plugin.py").write_text("x = 2")
     assert run.why_stale(CODE) == "the sources of its plugins changed"

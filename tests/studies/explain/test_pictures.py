@@ -1,6 +1,6 @@
 """The pictures hold the figures, the drawn object fills its box, and the command tells mistakes.
 
-Covers ``maskrcnn/studies/explain/chart.py``.
+Covers ``maskrcnn/studies/explain/measured.py``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
-from maskrcnn.studies.explain.facts import facts
-from maskrcnn.studies.explain.view import title_of, view_of
+from maskrcnn.studies.explain.region import BoxOnMap, Region
+from maskrcnn.studies.explain.view import facts, title_of, view_of
+from maskrcnn.studies.explain.written_ops import parse_op
 from maskrcnn.viz.example import BOX, IMAGE_SIZE, example_image, size_for
 from maskrcnn.viz.roi_picture import draw
 

@@ -8,8 +8,9 @@ import torch
 
 from maskrcnn.errors import UserError
 from maskrcnn.layers import ROI_OPS, RoIAlign, RoIAlignLegacy, RoIOperator, RoIPool
-from maskrcnn.studies.explain import BoxOnMap, Region, axis_bins, parse_op
-from maskrcnn.studies.explain.placement import Cells, to_cells, to_pixels
+from maskrcnn.studies.explain.placement import Cells, bins_of, to_cells, to_pixels
+from maskrcnn.studies.explain.region import BoxOnMap, Region
+from maskrcnn.studies.explain.written_ops import parse_op
 
 OPS = [
     *(
@@ -161,9 +162,10 @@ def test_many_boxes_at_once_are_the_boxes_one_by_one() -> None:
     stride = rng.choice([4.0, 8.0, 16.0], 40)
     for text in OPS:
         op = parse_op(text)
-        together = axis_bins(op, low, high, stride, 5, np.full(40, 12))
+        edges = [torch.from_numpy(v) for v in (low, high, 1 / stride)]
+        together = bins_of(op.axis(*edges, 5, torch.full((40,), 12)))
         for k in range(40):
-            alone = axis_bins(op, low[k : k + 1], high[k : k + 1], stride[k], 5, 12)
+            alone = bins_of(op.axis(*(v[k : k + 1] for v in edges[:2]), edges[2][k], 5, 12))
             np.testing.assert_array_equal(together.low[k], alone.low[0])
             np.testing.assert_array_equal(together.high[k], alone.high[0])
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskrcnn.data.transforms.basic import HorizontalFlip, Resize, ResizeShortestEdge
+from maskrcnn.data.transforms.basic import HorizontalFlip
+from maskrcnn.data.transforms.resizing import Resize, ResizeShortestEdge
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.layers import ROI_OPS
-from maskrcnn.studies.explain import BoxOnMap, Region, parse_op
 from maskrcnn.studies.explain.measured import full, sentence, summary
+from maskrcnn.studies.explain.region import BoxOnMap, Region
 from maskrcnn.studies.explain.scaled_boxes import Boxes, load_boxes, resize_of
 from maskrcnn.studies.explain.statistics import measure, misalignment, strides_of
+from maskrcnn.studies.explain.written_ops import parse_op
 
 
 def random_boxes(count: int, seed: int = 0) -> Boxes:

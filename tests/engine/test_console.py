@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.engine.unwritten import Unwritten
+from maskrcnn.engine.console import Unwritten
 from maskrcnn.errors import DataError, OutputError
 
 

@@ -1,0 +1,220 @@
+"""One training run on one rank: its objects, how it begins or goes on, and its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn.config import dump
+from maskrcnn.data import Dataset
+from maskrcnn.data.loader import BatchLoader, train_loader
+from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
+from maskrcnn.engine.console import Console
+from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.events import Events
+from maskrcnn.engine.provenance import versions
+from maskrcnn.engine.saving import Saving
+from maskrcnn.engine.seed import seed_everything
+from maskrcnn.engine.step import Step
+from maskrcnn.engine.strategy import choose_strategy
+from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.errors import UserError, few
+from maskrcnn.evaluation import save_results
+from maskrcnn.files import clear_temporaries, write_image, write_json
+from maskrcnn.recipe import Recipe
+from maskrcnn.run import preflight, setup
+from maskrcnn.run.changes import changes, check_resumed, run_facts
+from maskrcnn.run.evaluate import BrokenOff, Evaluation, draw_pictures, run_evaluation
+from maskrcnn.run.folder import RunFolder
+from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
+from maskrcnn.run.lock import RunLock
+from maskrcnn.weights.restore import drop_head, initialize_model
+
+
+class TrainingRun:
+    """The objects of one training run on one rank."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, lock: RunLock
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.ranks = ranks
+        self.console = console
+        #: Of the last evaluation of this call, on rank 0.
+        self.metrics: dict[str, float] = {}
+        #: On rank 0, once the run has begun.
+        self.events: Events | None = None
+        self._lock = lock
+        self._per_pass = setup.images_per_pass(recipe, ranks)
+        seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
+        self.data = setup.build_data(recipe, ranks)
+        self.model = setup.place_model(recipe, len(self.data.train.categories), ranks.device)
+        strategy, solver = choose_strategy(ranks, self.model), recipe.solver
+        optimizer = solver.optimizer.build(self.model, solver.learning_rate)
+        self.step = Step(
+            strategy,
+            optimizer,
+            solver.rate_at,
+            seed=recipe.seed,
+            precision=solver.precision,
+            accumulate=solver.accumulate,
+            clip_grad_norm=solver.clip_grad_norm,
+        )
+        preflight.before_training(recipe, folder.path, self.data, self.model, optimizer, ranks, console)
+
+    def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
+        """Take up the newest checkpoint or start afresh, and open the run's files."""
+        recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
+        found = folder.checkpoints(recipe.train.keep).latest() if resume else None
+        start = None if found is None else found[0]
+        facts: dict[str, Any] = {}
+        setup.main_alone(ranks, lambda: facts.update(run_facts(recipe, self.data, ranks)))
+        if found is not None:
+            self._load(*found, facts, strict)
+        elif recipe.weights is not None:
+            weights = load_weights(recipe.weights)
+            if recipe.drop_head:
+                weights, _ = drop_head(weights, self.model)
+            fresh = initialize_model(self.model, weights, recipe.weights)
+            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
+        elif not recipe.train.allow_frozen_random:
+            check_frozen(self.model, recipe.model)
+        ranks.barrier()
+        setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
+        self._describe(start, resume)
+        return self._trainer(start or Checkpoint(model={}), resume_hint)
+
+    def _open(self, step: int, facts: dict[str, Any]) -> None:
+        folder, console = self.folder, self.console
+        left = clear_temporaries(folder.path)
+        folder.begin(self.recipe, {**facts, "step": step})
+        console.open(folder.log)
+        if left:
+            console.line(f"removed {len(left)} temporary files of writes that were cut short")
+        self.events = Events(
+            folder.path,
+            console,
+            start_step=step,
+            tensorboard=self.recipe.train.tensorboard,
+            epoch_images=len(self.data.train),
+        )
+
+    def _load(
+        self, checkpoint: Checkpoint, path: Path, complaints: list[str], facts: dict[str, Any], strict: bool
+    ) -> None:
+        parts = self.step.parts()
+        other = self.ranks.share(changes(self.folder.history(), facts)) + incomplete(parts, checkpoint, path)
+        self._warn(f"{complaint}; going on from {path} instead" for complaint in complaints)
+        self._warn(check_resumed(self.recipe, checkpoint, path, self.data, other, strict=strict))
+        load_parts(parts, checkpoint, path)
+
+    def _warn(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences if self.ranks.is_main else ():
+            self.console.warn(sentence)
+
+    def _describe(self, start: Checkpoint | None, resume: bool) -> None:
+        recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
+        line = self.console.line
+        images = len(self.data.train)
+        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
+        line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
+        line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        line(
+            f"{sum(p.numel() for p in parameters) / 1e6:.2f} M trainable parameters, {solver.precision},"
+            f" {torch.get_num_threads()} threads"
+        )
+        reference = solver.reference_batch_size or solver.batch_size
+        line(
+            f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
+            f" / {reference} images (batch_size / reference_batch_size)"
+        )
+        epochs = solver.steps * solver.batch_size / max(images, 1)
+        line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+        if start is not None:
+            line(f"going on after step {start.step} of {solver.steps}")
+        elif resume:
+            line("no checkpoint in the run folder yet: starting at step 0")
+        if start is None:
+            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
+            self._warn([*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)])
+
+    def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
+        recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
+        return Trainer(
+            self.step,
+            Saving(
+                self.ranks,
+                self.step.parts(),
+                self.folder.checkpoints(train.keep),
+                console=self.console,
+                weights=self.step.parameters,
+                best_metric=recipe.eval.best_metric,
+                guard=self._lock.check,
+            ),
+            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
+            console=self.console,
+            state=replace(
+                start.with_states({}),
+                config=dump(recipe),
+                category_ids=self.data.train.categories.ids,
+                category_names=self.data.train.categories.names,
+                versions=versions(),
+            ),
+            evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
+            events=self.events,
+            resume_hint=resume_hint,
+        )
+
+    def batches(self, start_step: int) -> BatchLoader:
+        """Those of the steps that are left."""
+        recipe, ranks = self.recipe, self.ranks
+        return train_loader(
+            self.data.train,
+            setup.build_transforms(recipe, training=True),
+            images_per_rank=self._per_pass,
+            accumulate=recipe.solver.accumulate,
+            start_step=start_step,
+            total_steps=recipe.solver.steps,
+            seed=recipe.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            workers=setup.worker_count(recipe, ranks),
+            pin_memory=ranks.device.type == "cuda",
+            copy_paste=recipe.data.copy_paste,
+        )
+
+    def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
+        self.console.line(f"evaluating after step {step} on {len(val)} images")
+        try:
+            found = run_evaluation(self.model, val, self.recipe, self.ranks, self.console, stopping)
+        except BrokenOff:
+            return None
+        if found is None:
+            return {}
+        self.console.line(found.result.table())
+        self.metrics = found.result.scalars()
+        with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
+            self._lock.check()
+            self._write(val, step, found)
+        for line in found.compared:
+            self.console.line(line)
+        return self.metrics
+
+    def _write(self, val: Dataset, step: int, found: Evaluation) -> None:
+        """Results, figures and pictures; what cannot be written is told, and the run goes on."""
+        folder, attempt = self.folder, self.console.unwritten.attempt
+        figures = {"step": step, **found.result.as_json()}
+        attempt(folder.results, lambda: save_results(folder.results, found.records))
+        attempt(folder.figures, lambda: write_json(folder.figures, figures, indent=1))
+        for name, image in draw_pictures(val, found.records, self.recipe):
+            attempt(folder.pictures, partial(write_image, folder.pictures / f"{name}.png", image))
+            if self.events is not None:
+                self.events.picture(step, f"eval/{name}", image)
