@@ -29,7 +29,6 @@ from maskrcnn.convert.source import (
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
-from maskrcnn.modeling.rpn.rpn import RPNConfig
 
 
 def backbone_rules(theirs: str, stages: str, ours: str) -> tuple[Rule, ...]:
@@ -139,13 +138,7 @@ def _stored(file: File, name: str) -> Triple | None:
 _ONE_LEVEL = AnchorConfig(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 _PYRAMID = MaskRCNNConfig()  # our defaults are Detectron2's
 _SINGLE = replace(
-    _PYRAMID,
-    rpn=RPNConfig(
-        anchors=_ONE_LEVEL,
-        pre_nms_train=12000,
-        pre_nms_test=6000,
-        post_nms_train=2000,
-    ),
+    with_rpn(_PYRAMID, anchors=_ONE_LEVEL, pre_nms_train=12000, pre_nms_test=6000, post_nms_train=2000),
     preprocess=PreprocessConfig(size_divisor=1),
 )
 

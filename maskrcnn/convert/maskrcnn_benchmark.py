@@ -23,6 +23,7 @@ from maskrcnn.convert.source import (
     Triple,
     residual_rules,
     task_of,
+    with_rpn,
 )
 from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
@@ -86,10 +87,7 @@ _PYRAMID = MaskRCNNConfig(
     roi_op=RoIAlign(sampling_ratio=2, aligned=False, inclusive=True),
 )
 _SINGLE = replace(
-    _PYRAMID,
-    rpn=RPNConfig(
-        beta=1 / 9, normalize_by="sampled", pre_nms_train=12000, pre_nms_test=6000, post_nms_train=2000
-    ),
+    with_rpn(_PYRAMID, pre_nms_train=12000, pre_nms_test=6000),
     roi_op=RoIAlign(sampling_ratio=0, aligned=False, inclusive=True),
     preprocess=PreprocessConfig(size_divisor=1),
 )

@@ -202,9 +202,9 @@ def _two_fc(name: str, names: Iterable[str]) -> str:
         return name
     head = match[1]
     several = any(n.startswith((f"{head}convs.", f"{head}fcs.2.")) for n in names)
-    return (
-        name if several or f"{head}fcs.1.weight" not in names else f"{head}fc{int(match[2]) + 1}.{match[3]}"
-    )
+    if several or f"{head}fcs.1.weight" not in names:
+        return name
+    return f"{head}fc{int(match[2]) + 1}.{match[3]}"
 
 
 def residual_rules(theirs: str, ours: str = "backbone.") -> tuple[Rule, ...]:

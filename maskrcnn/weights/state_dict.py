@@ -36,7 +36,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             meta |= {str(k): v for k, v in content.items() if k != key}
             content = content[key]
     if pickled and isinstance(content, Mapping):  # Caffe2 leaves the optimizer's state and numbers there
-        content = {n: v for n, v in content.items() if isinstance(v, Tensor) and not _momentum(n)}
+        content = {
+            n: v for n, v in content.items() if isinstance(v, Tensor) and not str(n).endswith("_momentum")
+        }
     if (
         not isinstance(content, Mapping)
         or not content
@@ -44,10 +46,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ):
         raise CheckpointError(f"{path}: holds no mapping of names to tensors (a state dict)")
     return {name.removeprefix("module."): value for name, value in content.items()}, meta
-
-
-def _momentum(name: object) -> bool:
-    return str(name).endswith("_momentum")
 
 
 def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:
