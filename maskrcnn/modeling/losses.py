@@ -1,6 +1,9 @@
-"""Loss terms shared by the RPN and the RoI heads.  Pure functions.
+"""The loss terms of the RPN and of the RoI heads but keypoints: pure functions.
 
-Legend: M = boxes.
+Those of the heads are 0, with a gradient of 0, on empty input.
+
+Legend: S = sampled anchors, R = sampled RoIs of the batch, P = positive ones, K = classes; M = boxes, or the
+side of masks.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.modeling.box_coder import Weights, decode_boxes, encode_boxes
@@ -73,3 +77,60 @@ def box_regression_loss(
     else:
         loss = smooth_l1(deltas, encode_boxes(truth, reference, weights), beta)
     return loss.sum() / normalizer
+
+
+def objectness_loss(logits: Tensor, labels: Tensor, normalizer: float) -> Tensor:
+    """The RPN's first loss (Ren et al. 2015, eq. 1): binary cross-entropy, summed and
+    divided by ``normalizer``, a scalar.
+
+    Args:
+        logits: [S], of the sampled anchors.  labels: [S], 1 object, 0 background.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.to(labels.dtype), labels, reduction="sum")
+    return loss / normalizer
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean softmax cross-entropy over the RoIs, a scalar (Girshick 2015, eq. 1).
+
+    Args:
+        logits: [R, K + 1], background last.  labels: int64 [R], K = background.
+    """
+    if labels.numel() == 0:
+        return logits.sum() * 0
+    return F.cross_entropy(wide(logits), labels)
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all pixels of the positive RoIs, a scalar.
+
+    The logits are those of the ground-truth class alone: classes do not compete (He et al. 2017, section 3).
+
+    Args:
+        logits: [P, M, M].  targets: [P, M, M] in [0, 1].
+    """
+    if targets.numel() == 0:
+        return logits.sum() * 0
+    logits = wide(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+
+
+def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tensor:
+    """Mean multinomial cross-entropy over all pixels of positive RoIs, a scalar: the classes compete.
+
+    The rival of :func:`mask_loss` in He et al. 2017, table 2b.  A pixel inside the object has the RoI's
+    class, one outside is background; a soft target in between shares the pixel among the two.
+
+    Args:
+        own, background: [P, M, M], logarithms of the softmax of the RoI's own class and of the background.
+        targets: [P, M, M] in [0, 1].
+    """
+    if targets.numel() == 0:
+        return (own + background).sum() * 0
+    targets = targets.to(own.dtype)
+    return -(targets * own + (1 - targets) * background).mean()
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` [...] -> [...], float32 where it is of half precision; losses are summed in at least that."""
+    return x if x.dtype.itemsize >= 4 else x.float()

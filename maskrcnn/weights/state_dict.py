@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError, few
 from maskrcnn.weights.safe_load import safe_load
@@ -62,3 +62,23 @@ def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:
     ]
     kinds = (("missing", missing), ("without a place", extra), ("of another shape", shapes))
     return "; ".join(f"{len(names)} {what} ({few(names, 3)})" for what, names in kinds if names)
+
+
+def load_imagenet_weights(module: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
+    """Copy a torchvision classifier's weights into ``module``, a part of that classifier.
+
+    Args:
+        skip: beginnings of the names in the file that belong to other parts, such as ``fc.``
+
+    Raises:
+        CheckpointError: the file cannot be read, or anything else in it is missing, left over, or of
+            another shape; the module is then unchanged.
+    """
+    source = {name: value for name, value in read_state_dict(path).items() if not name.startswith(skip)}
+    problem = mismatch(module.state_dict(), source)
+    if problem:
+        raise CheckpointError(
+            f"{path}: these weights do not fit the backbone: {problem}."
+            " Check backbone.type, depth, norm, width and groups against the file"
+        )
+    module.load_state_dict(source, strict=False)

@@ -14,8 +14,7 @@ from maskrcnn.config.registry import Registry
 from maskrcnn.errors import ConfigError
 from maskrcnn.layers import RoIAlign
 from maskrcnn.modeling.interfaces import BOX_HEADS, MASK_HEADS, BoxHead, MaskHead
-from maskrcnn.modeling.losses import box_regression_loss
-from maskrcnn.modeling.roi.losses import class_loss
+from maskrcnn.modeling.losses import box_regression_loss, class_loss
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeads, RoIHeadsConfig
 from maskrcnn.structures import Targets

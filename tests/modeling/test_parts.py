@@ -7,14 +7,13 @@ import math
 import pytest
 import torch
 
+from maskrcnn.modeling import losses
 from maskrcnn.modeling.box_coder import decode_boxes, encode_boxes
-from maskrcnn.modeling.losses import box_regression_loss, smooth_l1
+from maskrcnn.modeling.losses import box_regression_loss, objectness_loss, smooth_l1
 from maskrcnn.modeling.matching import balanced_sample, match_boxes
-from maskrcnn.modeling.roi import losses as roi_losses
 from maskrcnn.modeling.roi.pooler import fpn_levels, to_rois
 from maskrcnn.modeling.roi.targets import sample_rois
 from maskrcnn.modeling.rpn.anchors import base_anchors, grid_anchors
-from maskrcnn.modeling.rpn.head import objectness_loss
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ROIS, random_keys
 
@@ -139,18 +138,18 @@ def test_losses_by_hand() -> None:
     assert smooth_l1(d, zero, 2.0).tolist() == [0.0, 0.0625, 0.25, 2.0]
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     expected = -(2 - math.log(math.e**2 + 2) + 1 - math.log(math.e + 2)) / 2
-    assert float(roi_losses.class_loss(logits, torch.tensor([0, 2]))) == pytest.approx(expected)
+    assert float(losses.class_loss(logits, torch.tensor([0, 2]))) == pytest.approx(expected)
     # one positive of four RoIs: the sum is divided by four
     box = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
     assert float(box_regression_loss(torch.ones(1, 4), box, box, 4)) == pytest.approx(1.0)
     masks = torch.zeros(2, 3, 3)
-    assert float(roi_losses.mask_loss(masks, torch.ones(2, 3, 3))) == pytest.approx(math.log(2))
+    assert float(losses.mask_loss(masks, torch.ones(2, 3, 3))) == pytest.approx(math.log(2))
     objects = torch.tensor([0.0, 0.0])
     found = objectness_loss(objects, torch.tensor([1.0, 0.0]), 256.0)
     assert float(found) == pytest.approx(2 * math.log(2) / 256)
     for empty in (
-        roi_losses.class_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
+        losses.class_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
         box_regression_loss(torch.zeros(0, 4), box[:0], box[:0], 1),
-        roi_losses.mask_loss(torch.zeros(0, 3, 3), torch.zeros(0, 3, 3)),
+        losses.mask_loss(torch.zeros(0, 3, 3), torch.zeros(0, 3, 3)),
     ):
         assert float(empty) == 0.0

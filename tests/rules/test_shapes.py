@@ -18,13 +18,12 @@ from maskrcnn.layers import geometry
 from maskrcnn.modeling import box_coder, losses, matching, norms
 from maskrcnn.modeling.backbones.blocks import BasicBlock, Bottleneck
 from maskrcnn.modeling.roi import box_head, decode, keypoint_head, mask_targets, pooler, targets
-from maskrcnn.modeling.roi import losses as roi_losses
 from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
 from maskrcnn.modeling.rpn.anchors import grid_anchors
 from maskrcnn.modeling.rpn.decode import select_proposals
-from maskrcnn.modeling.rpn.head import RPNHead, objectness_loss
+from maskrcnn.modeling.rpn.head import RPNHead
 from maskrcnn.structures import InstanceMasks, boxes, rle
 from tests.rules.shapes import RESULTS, SHAPE, Function, ShapeError, compare, of_tensors, read, states_a_shape
 from tests.rules.test_imports import MODULES, module_name
@@ -148,9 +147,9 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     ),
     (keypoint_head.decode_keypoints, (torch.rand(5, 3, 8, 8), xyxy(5)), {}),
     (keypoint_head.ConvKeypointHead(6, 3, convs=1, width=8, pool_size=7), (POOLED,), {"J": 3, "M": 28}),
-    (roi_losses.class_loss, (torch.rand(5, 4), LABELS), {"K": 3}),
-    (roi_losses.mask_loss, (torch.rand(5, 8, 8), torch.rand(5, 8, 8)), {}),
-    (roi_losses.wide, (POINTS.half(),), {}),
+    (losses.class_loss, (torch.rand(5, 4), LABELS), {"K": 3}),
+    (losses.mask_loss, (torch.rand(5, 8, 8), torch.rand(5, 8, 8)), {}),
+    (losses.wide, (POINTS.half(),), {}),
     (scale_gradient, (POINTS, 0.5), {}),
     (FCNMaskHead(6, 3, convs=1, width=8, pool_size=7), (POOLED,), {"K": 3, "M": 14}),
     (MLPMaskHead(6, 3, hidden=8, pool_size=7, mask_size=12), (POOLED,), {"K": 3, "M": 12}),
@@ -164,7 +163,7 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
         ([xyxy(50)], [torch.arange(100.0).view(2, 50)], [torch.zeros(2, 50, 4)], [(30, 30), (30, 30)]),
         {"pre_nms": 40, "post_nms": 20, "nms_threshold": 0.7},
     ),
-    (objectness_loss, (torch.rand(5), torch.ones(5), 5.0), {}),
+    (losses.objectness_loss, (torch.rand(5), torch.ones(5), 5.0), {}),
     (paste_masks, (torch.rand(2, 14, 14), PAIR, 12, 16), {"H": 12, "W": 16}),
 ]
 

@@ -17,9 +17,9 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
-from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.modeling.norms import NormName, conv_norm, make_norm
+from maskrcnn.weights.state_dict import load_imagenet_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
 Level = Literal["c2", "c3", "c4", "c5"]

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Width
 from maskrcnn.errors import CheckpointError, ConfigError
-from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
 from maskrcnn.modeling.norms import start_convs
-from maskrcnn.weights.state_dict import mismatch, read_state_dict
+from maskrcnn.weights.state_dict import load_imagenet_weights, mismatch, read_state_dict
 
 VGGLevel = Literal["c4", "c5"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
+from maskrcnn.modeling.losses import wide
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
-from maskrcnn.modeling.roi.losses import wide
 
 #: Numbers in the largest tensor of a pass of :func:`decode_keypoints`: what a core's cache holds, and what
 #: keeps a GPU busy.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS, MaskHead
+from maskrcnn.modeling.losses import mask_loss, softmax_mask_loss, wide
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 from maskrcnn.modeling.roi.decode import own_class
-from maskrcnn.modeling.roi.losses import mask_loss, softmax_mask_loss, wide
 
 MaskLoss = Literal["sigmoid", "softmax"]
 

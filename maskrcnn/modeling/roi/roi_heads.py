@@ -22,10 +22,9 @@ from maskrcnn.modeling.interfaces import (
     RoIOpConfig,
     RoITrunk,
 )
-from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
+from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, class_loss, wide
 from maskrcnn.modeling.matching import Sampler, balanced_sample
 from maskrcnn.modeling.roi.decode import own_class, select_detections
-from maskrcnn.modeling.roi.losses import class_loss, wide
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois

@@ -11,8 +11,8 @@ from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
-from maskrcnn.modeling.backbones.weights import load_imagenet_weights
 from maskrcnn.modeling.interfaces import ROI_TRUNKS, BackboneConfig, RoITrunk
+from maskrcnn.weights.state_dict import load_imagenet_weights
 
 C4 = Literal["paper", "detectron2"]
 

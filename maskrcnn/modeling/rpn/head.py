@@ -1,7 +1,4 @@
-"""The RPN's sliding network (Ren et al. 2015, section 3.1), shared by the levels, and its first loss.
-
-That of the boxes is in :mod:`maskrcnn.modeling.losses`.
-"""
+"""The RPN's sliding network (Ren et al. 2015, section 3.1), shared by the levels."""
 
 from __future__ import annotations
 
@@ -50,14 +47,3 @@ class RPNHead(nn.Module):
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(feature.shape[0], -1, 4))
         return logits, deltas
-
-
-def objectness_loss(logits: Tensor, labels: Tensor, normalizer: float) -> Tensor:
-    """The RPN's first loss (Ren et al. 2015, eq. 1): binary cross-entropy, summed and
-    divided by ``normalizer``, a scalar.
-
-    Args:
-        logits: [S], of the sampled anchors.  labels: [S], 1 object, 0 background.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits.to(labels.dtype), labels, reduction="sum")
-    return loss / normalizer

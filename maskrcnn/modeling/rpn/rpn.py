@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.losses import BoxLoss, box_regression_loss
+from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, objectness_loss
 from maskrcnn.modeling.matching import Sampler, balanced_sample
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
-from maskrcnn.modeling.rpn.head import RPNHead, objectness_loss
+from maskrcnn.modeling.rpn.head import RPNHead
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
