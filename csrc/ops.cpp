@@ -1,5 +1,5 @@
 // Every operator schema, in one place.  The kernels live in cpu/*.cpp and cuda/*.cu, the fake (meta) versions
-// and autograd in maskrcnn/layers/ops.py.
+// and autograd in maskrcnn/layers/autograd.py.
 //
 // features: levels [N, C, Hl, Wl];  rois: [K, 5] float32 or float64;  levels: int64 [K];  scales: one a level;
 // sizes: N, C, H0, W0, H1, W1, ...;  channels_last: the layout of the result (of each level's gradient).

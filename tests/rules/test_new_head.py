@@ -28,7 +28,7 @@ def write_with_head(folder: Path) -> Path:
     source, *_ = (text for text in blocks(ROOT / "CONTRIBUTING.md", "python") if "ROI_HEADS" in text)
     (folder / "fill_head.py").write_text(source)
     tiny = path.rename(folder / "without.yaml")
-    (section,) = blocks(ROOT / "CONTRIBUTING.md", "yaml")
+    section = next(text for text in blocks(ROOT / "CONTRIBUTING.md", "yaml") if "heads:" in text)
     path.write_text(f"base: {tiny.name}\n{section}")
     return path
 
