@@ -13,9 +13,10 @@ from maskrcnn.config.ranges import Count, NotNegative, Share
 from maskrcnn.data.interfaces import TRANSFORMS
 from maskrcnn.data.transforms.moving import crop_to, move
 from maskrcnn.structures import RawSample
+from maskrcnn.structures.samples import Image
 
 
-class _Sometimes(Config):
+class Sometimes(Config):
     """Done with probability ``p``, else the sample stays as it is."""
 
     p: float
@@ -34,7 +35,7 @@ class _Sometimes(Config):
 
 @TRANSFORMS.register("hflip")
 @dataclass(frozen=True)
-class HorizontalFlip(_Sometimes):
+class HorizontalFlip(Sometimes):
     """Mirror left and right."""
 
     #: Probability, 0 to 1.
@@ -47,7 +48,7 @@ class HorizontalFlip(_Sometimes):
 
 @TRANSFORMS.register("vflip")
 @dataclass(frozen=True)
-class VerticalFlip(_Sometimes):
+class VerticalFlip(Sometimes):
     """Mirror top and bottom."""
 
     #: Probability, 0 to 1.
@@ -60,7 +61,7 @@ class VerticalFlip(_Sometimes):
 
 @TRANSFORMS.register("rotate90")
 @dataclass(frozen=True)
-class Rotate90(_Sometimes):
+class Rotate90(Sometimes):
     """Turn by 90, 180 or 270 degrees, each as likely."""
 
     #: Probability of a turn, 0 to 1; 0.75 makes all four directions as likely.
@@ -76,7 +77,7 @@ class Rotate90(_Sometimes):
 
 @TRANSFORMS.register("random_crop")
 @dataclass(frozen=True)
-class RandomCrop(_Sometimes):
+class RandomCrop(Sometimes):
     """A window anywhere; boxes that it cuts shrink to what is left of their masks."""
 
     #: Pixels; a smaller image is taken whole.
@@ -100,7 +101,7 @@ class RandomCrop(_Sometimes):
 class ColorJitter(Config):
     """Brightness, contrast and saturation times factors drawn evenly from [1 - a, 1 + a], in this order.
 
-    Contrast scales about the image's mean gray, saturation about each pixel's gray (ITU-R 601 weights).
+    Contrast scales about the image's mean gray, saturation about each pixel's gray (see ``gray_of``).
     """
 
     resizes_only: ClassVar[bool] = True
@@ -116,7 +117,7 @@ class ColorJitter(Config):
         draws = (2 * rng.random(3) - 1) * (self.brightness, self.contrast, self.saturation) + 1
         brightness, contrast, saturation = draws.astype(np.float32)
         image = sample.image.astype(np.float32) * brightness
-        gray = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        gray = gray_of(image)
         mean = gray.mean()
         image = (image - mean) * contrast + mean
         gray = ((gray - mean) * contrast + mean)[:, :, None]
@@ -124,3 +125,11 @@ class ColorJitter(Config):
         if sample.image.dtype == np.uint8:
             image = (image + 0.5).astype(np.uint8)
         return replace(sample, image=image)
+
+
+def gray_of(image: Image) -> Image:
+    """float32 [H, W, C] -> [H, W]: ITU-R 601's weights of R, G and B; of other channels the mean."""
+    if image.shape[2] == 3:
+        gray: Image = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        return gray
+    return np.asarray(image.mean(axis=2, dtype=np.float32))
