@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from maskrcnn.config import Config, Loaded, Range, load_traced, loads
 from maskrcnn.config.ranges import Count, Positive, Share, any_number
-from maskrcnn.data.interfaces import DATASETS, TRANSFORMS, DatasetConfig, Transform
+from maskrcnn.data.interfaces import AUGMENTATIONS, DATASETS, TRANSFORMS, DatasetConfig, Transform
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
@@ -44,7 +44,14 @@ class DataConfig(Config):
             TRANSFORMS.make("hflip"),
         )
     )
-    #: The same for evaluation and prediction.  Default: short side 800 px, at most 1333 px long.
+    #: Augmentations by the kind of pictures, behind ``train_transforms``: microscopy, aerial, photos, or a
+    #: name that a plugin registers (`config show` prints what it stands for).  Default none.
+    augment: str = "none"
+    #: Boxes of training images become the tight boxes of their masks, behind all transforms: where they were
+    #: drawn wider than the objects.  Default false.
+    tighten_boxes: bool = False
+    #: As ``train_transforms``, for evaluation and prediction.  Default: short side 800 px, at most 1333 px
+    #: long.
     eval_transforms: tuple[Annotated[Transform, TRANSFORMS], ...] = field(
         default_factory=lambda: (TRANSFORMS.make("resize_shortest_edge"),)
     )
@@ -58,6 +65,19 @@ class DataConfig(Config):
     #: process.  null: as many as cores are left over by this machine's ranks, at most 8, and 0 where training
     #: itself uses the cores (CPU).
     workers: Annotated[int, Range(0, MOST_WORKERS, "each is a process, and all start at once")] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment != "none":
+            try:
+                AUGMENTATIONS.get(self.augment)
+            except KeyError as error:
+                raise ValueError(f"augment: {error.args[0]}") from None
+
+    def augmentation(self) -> tuple[Transform, ...]:
+        """What ``augment`` and ``tighten_boxes`` put behind ``train_transforms``."""
+        named = () if self.augment == "none" else AUGMENTATIONS.get(self.augment)()
+        return (*named, TRANSFORMS.make("tighten_boxes")) if self.tighten_boxes else named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,10 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
         if not path.exists()
     ]
 
+    try:
+        setup.build_transforms(recipe, training=True)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)

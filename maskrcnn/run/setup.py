@@ -119,15 +119,22 @@ def _told(ranks: Ranks, work: Callable[[], T] | None) -> tuple[T] | None:
 
 
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
-    """The recipe's transforms.
+    """The recipe's transforms, and behind those of training what ``data.augment`` and the like stand for.
 
     Raises:
-        ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong.
+        ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong; or one
+            needs a library that is missing or does not take its options.
     """
+    key = "data.train_transforms" if training else "data.eval_transforms"
     transforms = recipe.data.train_transforms if training else recipe.data.eval_transforms
     for index, what in [] if training else not_undoable(transforms):
-        raise ConfigError(f"data.eval_transforms.{index}: {what}")
-    return [as_transform(transform) for transform in transforms]
+        raise ConfigError(f"{key}.{index}: {what}")
+    for index, transform in enumerate(transforms):
+        try:
+            getattr(transform, "prepare", lambda: None)()
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{index}.{error}") from None
+    return [*map(as_transform, transforms), *(recipe.data.augmentation() if training else ())]
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:

@@ -280,8 +280,8 @@ class InstanceMasks:
         (sx x + tx, sy y + ty) of the current frame, for the (sx, sy, tx, ty) that come with it.
 
         An RLE is read at its stored scale, unless it was turned or sheared: then it is resampled once, as
-        polygons are drawn, in the current frame.  A pixel of background is kept on each side inside the image,
-        so that reading the crop equals reading the whole.
+        polygons are drawn, in the current frame.  A pixel of background is kept on each side inside the
+        image, so that reading the crop equals reading the whole.
         """
         if self._rles[index] is not None:
             return self._oriented(index)
@@ -313,8 +313,8 @@ class InstanceMasks:
     def _turned(
         self, source: Bitmap, x0: int, y0: int, m: FloatArray
     ) -> tuple[Bitmap, tuple[float, float, float, float]]:
-        """A bitmap [h, w] with its corner at (x0, y0) of the stored frame, through any ``m`` [2, 3], in pixels of
-        the current frame, of which one more is kept around it.
+        """A bitmap [h, w] with its corner at (x0, y0) of the stored frame, through any ``m`` [2, 3], in
+        pixels of the current frame, of which one more is kept around it.
         """
         height, width = source.shape
         corners = np.array([[x, y] for x in (x0, x0 + width) for y in (y0, y0 + height)], dtype=np.float64)
@@ -338,7 +338,7 @@ class InstanceMasks:
 
 
 def axis_aligned(matrix: FloatArray) -> bool:
-    """Whether a map [2, 3] keeps horizontal and vertical lines so: scales, flips, quarter turns and shifts."""
+    """Whether a map [2, 3] is of scales, flips, quarter turns and shifts."""
     m = matrix
     return bool((m[0, 1] == 0 and m[1, 0] == 0) or (m[0, 0] == 0 and m[1, 1] == 0))
 

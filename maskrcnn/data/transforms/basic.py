@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ import numpy as np
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Count, NotNegative, Share
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.moving import crop_to, move
+from maskrcnn.data.transforms.moving import by_fours, crop_to, move
 from maskrcnn.structures import RawSample
 from maskrcnn.structures.samples import Image
 
@@ -43,7 +44,7 @@ class HorizontalFlip(Sometimes):
 
     def always(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         width = float(sample.size[1])
-        return move(sample, cv2.flip(sample.image, 1), np.array([[-1, 0, width], [0, 1, 0]]))
+        return move(sample, _flipped(sample.image, 1), np.array([[-1, 0, width], [0, 1, 0]]))
 
 
 @TRANSFORMS.register("vflip")
@@ -56,7 +57,7 @@ class VerticalFlip(Sometimes):
 
     def always(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         height = float(sample.size[0])
-        return move(sample, cv2.flip(sample.image, 0), np.array([[1, 0, 0], [0, -1, height]]))
+        return move(sample, _flipped(sample.image, 0), np.array([[1, 0, 0], [0, -1, height]]))
 
 
 @TRANSFORMS.register("rotate90")
@@ -71,7 +72,7 @@ class Rotate90(Sometimes):
         for _ in range(int(rng.integers(1, 4))):
             # Counter-clockwise: (x, y) -> (y, W - x).
             matrix = np.array([[0, 1, 0], [-1, 0, float(sample.size[1])]])
-            sample = move(sample, cv2.rotate(sample.image, cv2.ROTATE_90_COUNTERCLOCKWISE), matrix)
+            sample = move(sample, by_fours(sample.image, _turned), matrix)
         return sample
 
 
@@ -125,6 +126,14 @@ class ColorJitter(Config):
         if sample.image.dtype == np.uint8:
             image = (image + 0.5).astype(np.uint8)
         return replace(sample, image=image)
+
+
+def _turned(image: Image, _: Sequence[float]) -> Image:
+    return cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)
+
+
+def _flipped(image: Image, axis: int) -> Image:
+    return by_fours(image, lambda part, _: cv2.flip(part, axis))
 
 
 def gray_of(image: Image) -> Image:
