@@ -55,6 +55,7 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
     ]
 
     try:
+        setup.check_channels(recipe)
         setup.build_transforms(recipe, training=True)
     except UserError as error:
         problems.add(loaded.blame(str(error)), "", str(error))
