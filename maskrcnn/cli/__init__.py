@@ -42,7 +42,7 @@ COMMANDS = (
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
     Command("config", "show, check or compare config files"),
-    Command("data", "generate the synthetic data set"),
+    Command("data", "generate the synthetic data set; mean and deviation of one's own"),
     Command("convert", "take over weights from other frameworks"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
