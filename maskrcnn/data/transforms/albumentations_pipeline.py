@@ -43,7 +43,7 @@ class AlbumentationsPipeline(ForeignPipeline):
             if not moving:
                 given.image = pipeline(image=given.image)["image"]
                 return given
-            more = {} if given.points is None else {"keypoints": given.points}
+            more: dict[str, Any] = {} if given.points is None else {"keypoints": given.points}
             if given.bitmaps is not None and len(given.bitmaps):
                 more["masks"] = given.bitmaps
             out = pipeline(image=given.image, bboxes=given.boxes, rows=given.rows, **more)
