@@ -27,7 +27,7 @@ from maskrcnn.engine.trainer import LoopPlan, Trainer
 from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.files import clear_temporaries, write_image, write_json
-from maskrcnn.modeling.channels import fit_state
+from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
@@ -82,7 +82,8 @@ class TrainingRun:
         elif recipe.weights is not None:
             weights = load_weights(recipe.weights)
             if recipe.model.num_channels != 3:
-                weights = fit_state(weights, self.model, recipe.model.channels_from)
+                fitting = CHANNEL_FITTINGS.get(recipe.model.channels_from)()
+                weights = fitting.fit_state(weights, self.model)
             if recipe.drop_head:
                 weights, _ = drop_head(weights, self.model)
             fresh = initialize_model(self.model, weights, recipe.weights)
