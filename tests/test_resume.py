@@ -1,7 +1,4 @@
-"""A run that was stopped and went on is the run that never stopped, to the bit.
-
-Covers ``maskrcnn/engine/best.py``.
-"""
+"""A run that was stopped and went on is the run that never stopped, to the bit."""
 
 from __future__ import annotations
 

@@ -81,12 +81,17 @@ def _doubts(loaded: Loaded[Any]) -> list[str]:
     Raises:
         ConfigError: parts do not fit.
     """
+    from maskrcnn.run.evaluation_checks import check_figures
     from maskrcnn.run.learnable import solver_doubts
     from maskrcnn.run.recipe_checks import check_recipe
     from maskrcnn.run.setup import cuda_levels_doubt
 
     levels = cuda_levels_doubt(loaded.value)
-    return [*check_recipe(loaded), *solver_doubts(loaded.value.solver), *([levels] if levels else [])]
+    return [
+        *check_recipe(loaded, [check_figures]),
+        *solver_doubts(loaded.value.solver),
+        *([levels] if levels else []),
+    ]
 
 
 def _diff(first: str, second: str | None, overrides: list[str]) -> int:

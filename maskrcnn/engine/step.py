@@ -20,7 +20,7 @@ from maskrcnn.engine.optim import clip_gradients
 from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError
-from maskrcnn.inference.loop import Precision, autocast
+from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 
 

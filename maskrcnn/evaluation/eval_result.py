@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.config.registry import did_you_mean
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation.legend import legend
 from maskrcnn.viz.tables import Table
 
@@ -22,6 +24,8 @@ TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR
 TEN = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 #: Figures repeated at the model's own cap on detections where that is above 100.
 AT_CAP = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+#: COCO's largest number of detections an image; the figures ``@cap`` exist for larger caps.
+_COCO_CAP = 100
 #: Recall levels of COCO's precision-recall curve.
 RECALLS = np.linspace(0.0, 1.00, 101)
 
@@ -200,3 +204,25 @@ class EvalResult:
 
 def _number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def check_metric(wanted: str | None, iou_types: Sequence[str], max_detections: int) -> None:
+    """The metric that is to mark the best checkpoint is one that the evaluations will give.
+
+    Args:
+        iou_types: of "bbox", "segm" and "keypoints", those that are evaluated.
+        max_detections: the model's cap on detections an image.
+
+    Raises:
+        UserError: it is not.
+    """
+    names: list[str] = []
+    for kind in iou_types:
+        names += [f"{kind}/{name}" for name in (TEN if kind == "keypoints" else TWELVE)]
+        if kind != "keypoints" and max_detections > _COCO_CAP:
+            names += [f"{kind}/{name}@{max_detections}" for name in AT_CAP]
+    if wanted is None or wanted in names:
+        return
+    bare = [name for name in names if name.partition("/")[2] == wanted]
+    hint = f" Did you mean {' or '.join(map(repr, bare))}?" if bare else did_you_mean(wanted, names)
+    raise UserError(f"eval.best_metric: this run's evaluations give no metric {wanted[:60]!r}.{hint}")

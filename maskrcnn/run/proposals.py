@@ -16,15 +16,15 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import UserError
-from maskrcnn.evaluation import PredictionProgress
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
 from maskrcnn.files import scratch, unwritten
-from maskrcnn.inference.loop import autocast, evaluating
+from maskrcnn.inference.loop import PredictionProgress, evaluating
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.modeling.precision import autocast
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight
-from maskrcnn.run.evaluate import progress_lines
+from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.setup import (
     build_transforms,
     load_model,

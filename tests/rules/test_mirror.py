@@ -18,7 +18,7 @@ COVERS = {
     "cli/test_parser.py": "cli.foreign cli.options",
     "cli/test_train.py": "cli.demo",
     "cli/test_convert.py": "run.convert run.converted_recipe",
-    "cli/test_eval.py": "run.evaluate",
+    "cli/test_eval.py": "run.evaluation",
     "cli/test_predict.py": "run.predictor",
     "cli/test_proposals.py": "run.proposals",
     "config/test_construct.py": "config.plugins config.registry config.schema",
@@ -56,7 +56,8 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
-    "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
+    "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
+    " run.machine_checks",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
     "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress",
@@ -68,7 +69,7 @@ COVERS = {
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
-    "test_resume.py": "engine.best run.train run.training",
+    "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
 }

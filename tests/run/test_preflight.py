@@ -1,7 +1,7 @@
 """What is known at the start is told at the start, all of it together, and following it works.
 
-Covers ``maskrcnn/run/data_checks.py``, ``maskrcnn/run/folder.py`` and
-``maskrcnn/run/machine_checks.py``.
+Covers ``maskrcnn/run/data_checks.py``, ``maskrcnn/run/evaluation_checks.py``,
+``maskrcnn/run/folder.py`` and ``maskrcnn/run/machine_checks.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -282,8 +281,7 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_computed(
 ) -> None:
     train(status=0)
     checkpoint = ["--checkpoint", str(path.parent / "run0")]
-    module = sys.modules["maskrcnn.run.evaluate"]  # the package's attribute of that name is the function
-    monkeypatch.setattr(module, "run_evaluation", lambda *_: pytest.fail("it was evaluated"))
+    monkeypatch.setattr("maskrcnn.run.evaluation.run_evaluation", lambda *_: pytest.fail("it was evaluated"))
     (path.parent / "file").touch()
     at = str(path.parent / "file" / "x")
     assert main(["train", str(path), "--output", at]) == 2
