@@ -33,7 +33,7 @@ def check_backend(start: Start) -> None:
 
 
 def check_figures(recipe: Recipe, model: MaskRCNN | None) -> None:
-    """The evaluations, where ``data.val`` is set, give ``eval.best_metric``, and ``eval.sigmas`` fit the model.
+    """The evaluations, where there are any, give ``eval.best_metric``, and ``eval.sigmas`` fit the model.
 
     Raises:
         UserError: they do not, or nothing is left to evaluate.

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from maskrcnn.data import Dataset, Transform, apply_transforms
-from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.launch import read_launch
+from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.errors import UserError
 from maskrcnn.run import setup
 from maskrcnn.run.preflight import CHECKS, Start

@@ -17,7 +17,7 @@ from maskrcnn.engine.seed import seed_step
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, TwoFCBoxHeadConfig, VGGBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.rpn.head import RPNHead
+from maskrcnn.modeling.rpn.rpn import RPNHead
 
 
 def lively(module: nn.Module) -> nn.Module:
