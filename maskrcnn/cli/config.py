@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from maskrcnn.cli.options import add_config_arguments, add_set_argument
+from maskrcnn.cli.parser import add_config_arguments, add_set_argument
 from maskrcnn.config import Loaded, dump, flatten
 from maskrcnn.errors import ConfigError
 

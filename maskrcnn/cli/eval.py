@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument, add_trained_arguments
+from maskrcnn.cli.parser import add_set_argument, add_trained_arguments
 
 #: A figure under ``expect:`` was not met.  (2 is a user's error, as everywhere.)
 EXIT_NOT_MET = 1

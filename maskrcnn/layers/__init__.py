@@ -7,8 +7,8 @@ bfloat16, float32 or float64, and is differentiable.
 """
 
 from maskrcnn.config.registry import on_demand
-from maskrcnn.layers.nms import batched_nms
 from maskrcnn.layers.operator import ROI_OPS, RoIOperator
+from maskrcnn.layers.ops import batched_nms
 from maskrcnn.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [

@@ -20,7 +20,6 @@ from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
@@ -31,6 +30,7 @@ from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.lock import RunLock
+from maskrcnn.structures.seeds import seed_everything
 from maskrcnn.weights.restore import drop_head, initialize_model
 
 #: How a run whose config names evaluation data judges its model, by a name: COCO's figures.

@@ -15,7 +15,7 @@ from tests.rules.test_imports import MODULES, PACKAGE, imported, module_name
 
 #: Tests that cover modules which have no test file of their name.
 COVERS = {
-    "cli/test_parser.py": "cli.foreign cli.options",
+    "cli/test_parser.py": "cli.foreign",
     "cli/test_train.py": "cli.demo",
     "cli/test_convert.py": "run.convert run.converted_recipe",
     "cli/test_eval.py": "run.evaluation",
@@ -41,6 +41,7 @@ COVERS = {
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
+    "inference/test_loop.py": "modeling.precision",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",
@@ -51,7 +52,7 @@ COVERS = {
     "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
-    "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
+    "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
