@@ -1,4 +1,7 @@
-"""A run that was stopped and went on is the run that never stopped, to the bit."""
+"""A run that was stopped and went on is the run that never stopped, to the bit.
+
+Covers ``maskrcnn/run/evaluations.py``.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from maskrcnn.data import Dataset, eval_loader
+from maskrcnn.data import Dataset
 from maskrcnn.data.proposal_file import ProposalSpool, write_proposals
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
@@ -26,12 +26,11 @@ from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight
 from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.setup import (
-    build_transforms,
+    eval_batches,
     load_model,
     load_state,
     new_console,
     one_first,
-    worker_count,
 )
 from maskrcnn.viz.tables import aligned
 
@@ -130,15 +129,7 @@ def _run(
     total: int,
 ) -> list[torch.Tensor]:
     """This rank's images into ``spool``; for each of ``RECALL_AT`` the IoUs of all ground truths."""
-    loader = eval_loader(
-        dataset,
-        build_transforms(recipe, training=False),
-        batch_size=recipe.eval.batch_size,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=worker_count(recipe, ranks),
-        limit=total,
-    )
+    loader = eval_batches(dataset, recipe, ranks, limit=total)
     overlaps: list[list[torch.Tensor]] = [[torch.zeros(0)] for _ in RECALL_AT]
     tell = progress_lines(console, "proposing")
     begin, done, share = time.perf_counter(), 0, -(-total // ranks.size)

@@ -13,6 +13,7 @@ import torch
 
 from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
+from maskrcnn.data.loader import BatchLoader, eval_loader
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
@@ -125,6 +126,19 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
     for index, what in [] if training else not_undoable(transforms):
         raise ConfigError(f"data.eval_transforms.{index}: {what}")
     return [as_transform(transform) for transform in transforms]
+
+
+def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
+    """This rank's images of ``dataset``, of the first ``limit``, as ``recipe`` evaluates them."""
+    return eval_loader(
+        dataset,
+        build_transforms(recipe, training=False),
+        batch_size=recipe.eval.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        limit=limit,
+    )
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
