@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: a config is wrong (``check`` prints it instead).
     """
     if args.action == "show":
-        return _show(args.config, args.overrides, args.plain)
+        loaded = _resolve(args.config, args.overrides)
+        print(dump(loaded.value) if args.plain else loaded.render(), end="")
+        return 0
     if args.action == "check":
         return _check(args.configs, args.overrides)
     return _diff(args.a, args.b, args.overrides)
@@ -51,12 +53,6 @@ def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
     from maskrcnn.recipe import load_traced_recipe  # brings torch, which --help need not wait for
 
     return load_traced_recipe(path, overrides)
-
-
-def _show(path: str, overrides: list[str], plain: bool) -> int:
-    loaded = _resolve(path, overrides)
-    print(dump(loaded.value) if plain else loaded.render(), end="")
-    return 0
 
 
 def _check(paths: list[str], overrides: list[str]) -> int:

@@ -13,7 +13,7 @@ from maskrcnn.engine.checkpoint import Checkpoint, Parts, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.soundness import Soundness
+from maskrcnn.engine.faults import Soundness
 from maskrcnn.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from maskrcnn.data.image_files import open_image
 MOST_PAGES = 10_000
 #: Kinds of files that can hold several, by the ends of their names; the others are never opened.
 SUFFIXES = frozenset({".png", ".apng", ".gif", ".webp", ".tif", ".tiff"})
-#: TIFF's NewSubfileType, and its bits for a smaller copy of another page and for a mask (TIFF 6.0, section 8).
+#: TIFF's NewSubfileType, and its bits for a smaller copy of a page and for a mask (TIFF 6.0, section 8).
 _SUBFILE_TYPE, _COPY_OR_MASK = 254, 0b101
 
 
