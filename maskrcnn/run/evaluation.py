@@ -33,7 +33,7 @@ from maskrcnn.evaluation import (
 )
 from maskrcnn.files import write_image
 from maskrcnn.recipe import Expectation, Recipe, check_same_categories
-from maskrcnn.run import preflight
+from maskrcnn.run.preflight import EVALUATION, Start, run_checks
 from maskrcnn.run.setup import (
     build_val,
     checkpoint_categories,
@@ -257,7 +257,11 @@ def evaluate(
     with closing(new_console(ranks)) as console:
         console.take_logs()
         val = build_val(recipe, ranks)
-        preflight.before_evaluation(recipe, val, ranks, console, results=results, pictures=pictures)
+        files = {} if results is None else {"--results": results}
+        folders = {} if pictures is None else {"--pictures": pictures}
+        start = Start(recipe, ranks, console, "data.val", val, files=files, folders=folders)
+        names = (*EVALUATION, "workers", "places", "images")
+        run_checks([(name, start) for name in names], "before the evaluation")
         known = checkpoint_categories(state)
         check_same_categories(known, val.categories, f"data.val ({val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)

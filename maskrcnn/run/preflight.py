@@ -1,13 +1,12 @@
 """What can be known before the first step is told before the first step, all of it together.
 
 A check is a function that is registered in :data:`CHECKS` and looks at a :class:`Start`; a plugin can add its
-own.  :func:`before_training` and its like run the checks of their lists, collect what these find over the
-ranks, and raise one error that lists it.
+own.  :func:`run_checks` collects what they find over the ranks, and raises one error that lists it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +20,6 @@ from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import UserError, few
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
-from maskrcnn.run.setup import Data
 
 #: Problems that are written out; the others are counted.
 _LISTED = 20
@@ -76,85 +74,29 @@ CHECKS: Named[Check] = Named(
     judged_keypoints="evaluation_checks",
     best="evaluation_checks",
 )
-#: What is looked at before each of them, in the order in which it is told.
+#: What is looked at before each of them, in the order in which it is told; a training asks a plugin's, too.
 TRAINING = ("keypoints", "usable", "masks", "workers", "batch", "places", "disk")
 EVALUATION = ("transforms", "backend", "batch", "usable", "judged_masks", "judged_keypoints")
 PROPOSALS = ("transforms", "workers", "places", "images")
+_OURS = frozenset(CHECKS.names())
 
 
-def before_training(
-    recipe: Recipe,
-    output: Path,
-    data: Data,
-    model: MaskRCNN,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-    console: Console,
-) -> Start:
+def before_training(start: Start, val: Dataset | None) -> None:
     """Everything that a training will need: images, masks, metrics, folders, room, processes.
 
     Args:
-        output: the run folder; nothing is written into it.
-
-    Returns:
-        what was looked at, for checks that come when more is known, see :func:`tell`.
+        start: with the training data.  val: what the model is judged on.
 
     Raises:
-        UserError: (ConfigError, DataError) what is wrong, on every rank; several problems are listed.
+        UserError: as :func:`run_checks`.
     """
-    start = Start(
-        recipe,
-        ranks,
-        console,
-        "data.train",
-        data.train,
-        folders={"--output": output},
-        model=model,
-        optimizer=optimizer,
-    )
     checks = [(name, start) for name in TRAINING]
-    last = [("images", start)]
-    if data.val is not None:
-        val = replace(start, key="data.val", dataset=data.val)
-        checks += [(name, val) for name in (*EVALUATION, "best")]
-        last.append(("images", val))
-    _run([*checks, *last], "before the first step")
-    return start
-
-
-def before_evaluation(
-    recipe: Recipe,
-    val: Dataset,
-    ranks: Ranks,
-    console: Console,
-    *,
-    results: Path | None = None,
-    pictures: Path | None = None,
-) -> None:
-    """Everything that an evaluation will need, and that its files can be written.
-
-    Args:
-        results: of ``--results``, a file.  pictures: of ``--pictures``, a folder.
-
-    Raises:
-        UserError: as :func:`before_training`.
-    """
-    files = {} if results is None else {"--results": results}
-    folders = {} if pictures is None else {"--pictures": pictures}
-    start = Start(recipe, ranks, console, "data.val", val, files=files, folders=folders)
-    _run([(name, start) for name in (*EVALUATION, "workers", "places", "images")], "before the evaluation")
-
-
-def before_proposals(
-    recipe: Recipe, key: str, dataset: Dataset, output: Path, ranks: Ranks, console: Console
-) -> None:
-    """Everything that proposals of ``dataset``, the config's ``key``, need.
-
-    Raises:
-        UserError: as :func:`before_training`.
-    """
-    start = Start(recipe, ranks, console, key, dataset, files={"--output": output})
-    _run([(name, start) for name in PROPOSALS], "before the proposals")
+    last = [("images", start), *((name, start) for name in CHECKS.names() if name not in _OURS)]
+    if val is not None:
+        judged = replace(start, key="data.val", dataset=val)
+        checks += [(name, judged) for name in (*EVALUATION, "best")]
+        last.append(("images", judged))
+    run_checks([*checks, *last], "before the first step")
 
 
 def tell(name: str, start: Start) -> None:
@@ -177,9 +119,12 @@ def _look(name: str, start: Start) -> Iterator[Finding]:
         yield error
 
 
-def _run(checks: Iterable[tuple[str, Start]], when: str) -> None:
-    """Run the checks on the first process of each machine, and raise on all what was found."""
-    checks = list(checks)
+def run_checks(checks: Sequence[tuple[str, Start]], when: str) -> None:
+    """Run checks, by their names, on the first process of each machine, and raise on all what was found.
+
+    Raises:
+        UserError: (ConfigError, DataError) what is wrong, on every rank; several problems are listed.
+    """
     ranks, console = checks[0][1].ranks, checks[0][1].console
     found = [finding for check in checks for finding in _look(*check)] if ranks.local_rank == 0 else []
     gathered = [finding for part in ranks.gather(found) for finding in part]

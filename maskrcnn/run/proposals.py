@@ -23,8 +23,8 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.precision import autocast
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
-from maskrcnn.run import preflight
 from maskrcnn.run.evaluation import progress_lines
+from maskrcnn.run.preflight import PROPOSALS, Start, run_checks
 from maskrcnn.run.setup import (
     eval_batches,
     load_model,
@@ -80,7 +80,8 @@ def propose(
     with closing(new_console(ranks)) as console:
         console.take_logs()
         dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
-        preflight.before_proposals(recipe, f"data.{split}", dataset, output, ranks, console)
+        start = Start(recipe, ranks, console, f"data.{split}", dataset, files={"--output": output})
+        run_checks([(name, start) for name in PROPOSALS], "before the proposals")
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))
         console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")

@@ -37,9 +37,8 @@ def tell_room(start: Start) -> None:
     size = checkpoint_bytes(start.model, start.optimizer)
     for folder in start.folders.values():
         free = in_words(check_room(folder, size, best=start.recipe.data.val is not None))
-        start.console.line(
-            f"a checkpoint takes about {in_words(size)}, and {free} are free for the run folder"
-        )
+        told = f"a checkpoint takes about {in_words(size)}, and {free} are free for the run folder"
+        start.console.line(told)
 
 
 def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -84,8 +83,7 @@ def check_folder(folder: Path, option: str = "--output") -> None:
     Raises:
         UserError: it cannot.
     """
-    why = _why_not(folder)
-    if why:
+    if why := _why_not(folder):
         raise UserError(f"{folder}: cannot be written: {why}; choose another place with {option}")
 
 
@@ -95,8 +93,7 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    why = "it is a folder" if path.is_dir() else _why_not(path.parent)
-    if why:
+    if why := "it is a folder" if path.is_dir() else _why_not(path.parent):
         raise UserError(f"{path}: cannot be written: {why}; choose another place with {option}")
 
 

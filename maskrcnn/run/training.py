@@ -69,9 +69,17 @@ class TrainingRun:
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
         )
-        self._planned = preflight.before_training(
-            recipe, folder.path, self.data, self.model, optimizer, ranks, console
+        self._start = preflight.Start(
+            recipe,
+            ranks,
+            console,
+            "data.train",
+            self.data.train,
+            folders={"--output": folder.path},
+            model=self.model,
+            optimizer=optimizer,
         )
+        preflight.before_training(self._start, self.data.val)
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
@@ -89,7 +97,7 @@ class TrainingRun:
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
         elif not recipe.train.allow_frozen_random:
-            preflight.tell("frozen", self._planned)
+            preflight.tell("frozen", self._start)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -147,7 +155,7 @@ class TrainingRun:
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
         if start is None:
-            preflight.tell("learning", self._planned)
+            preflight.tell("learning", self._start)
 
     def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train

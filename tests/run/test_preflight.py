@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.errors import UserError
+from maskrcnn.run.preflight import CHECKS, Finding, Start
 from tests.engine.tiny import write_recipe
 
 Train = Callable[..., str]
@@ -351,3 +353,16 @@ def test_workers_are_bounded_by_the_machine(train: Train, monkeypatch: pytest.Mo
     said = train("data.workers=41")
     assert "this machine has 10 cores; set it to at most 40, or null" in said
     train("data.workers=null", status=0)
+
+
+def test_a_check_of_a_plugin_is_told_with_the_others(
+    path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own(start: Start) -> Iterator[Finding]:
+        yield f"{start.key}: {len(start.dataset)} images are few"
+        raise UserError("a check of one's own")
+
+    monkeypatch.setitem(CHECKS._entries, "own", own)
+    said = train("data.workers=500")
+    assert "a check of one's own" in said and "data.workers is 500" in said
+    assert said.count("data.train: 5 images are few") == 1
