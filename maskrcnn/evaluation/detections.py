@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,9 @@ def _plain(
     if "segm" in kinds:
         masks = [r["segmentation"] for r in chosen]
         require_types(masks, dict)
-        require((rows([m["size"] for m in masks], 2, int) == truth.sizes[at]).all())
+        sizes, given = truth.sizes.tolist(), [m["size"] for m in masks]
+        require(given == [sizes[i] for i in at.tolist()])
+        require_types(chain.from_iterable(given), int)
         codes = [m["counts"] for m in masks]
         require(set(map(type, codes)) in ({str}, {bytes}, set()))
         pixels = rle.areas(codes, truth.sizes[at].prod(axis=1))
