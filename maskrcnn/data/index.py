@@ -35,7 +35,7 @@ from maskrcnn.data.formats.coco_json import (
     root_class,
     uncollected,
 )
-from maskrcnn.data.formats.plain import ODD, Polygons, annotation_columns, annotation_polygons, require
+from maskrcnn.data.formats.plain import ODD, PlainPolygons, annotation_columns, annotation_polygons, require
 from maskrcnn.errors import DataError
 from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
 from maskrcnn.structures.categories import Categories
@@ -410,7 +410,7 @@ class _Packer:
         self.polygon_sizes.extend(len(p) // 2 for p in mask.polygons)
         self.polygon_ends.append(len(self.polygon_sizes))
 
-    def _pack_polygons(self, polygons: Polygons) -> None:
+    def _pack_polygons(self, polygons: PlainPolygons) -> None:
         """:meth:`_pack` for many."""
         values, sizes = polygons.points.reshape(-1), 2 * polygons.sums()
         rounded = np.rint(values * 100)

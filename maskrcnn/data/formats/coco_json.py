@@ -26,7 +26,7 @@ try:
     #: of which the standard library says what is wrong.  All else both read alike, to the bit.
     _REFUSALS: tuple[type[Exception], ...] = (msgspec.MsgspecError, ValueError, RecursionError)
 except ImportError:  # it has no wheel for this machine: the standard library takes twice the time
-    msgspec, _REFUSALS = None, (AttributeError,)
+    msgspec, _REFUSALS = None, (AttributeError,)  # type: ignore[assignment]
 
 
 def load_coco(source: Path | Mapping[str, Any], name: str) -> Mapping[str, Any]:

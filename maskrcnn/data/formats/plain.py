@@ -65,7 +65,7 @@ def places(values: Integers, known: Integers) -> Integers:
 
 
 @dataclass
-class Polygons:
+class PlainPolygons:
     """Masks of n annotations, one or more polygons each.
 
     points: float64 [V, 2], x and y of all in a row.  sizes: int64 [P], points of each polygon.
@@ -132,7 +132,7 @@ def annotation_columns(
     }
 
 
-def annotation_polygons(records: list[Any], sizes: npt.NDArray[np.int32]) -> Polygons:
+def annotation_polygons(records: list[Any], sizes: npt.NDArray[np.int32]) -> PlainPolygons:
     """The masks of n annotations.
 
     sizes: [n, 2] (height, width) of the image of each.
@@ -148,7 +148,7 @@ def annotation_polygons(records: list[Any], sizes: npt.NDArray[np.int32]) -> Pol
     require((counts > 0).all() and (lengths >= 6).all() and not (lengths & 1).any())
     # An array takes numbers alone, by the rules of checks.
     points = np.frombuffer(array("d", list(chain.from_iterable(parts)))).reshape(-1, 2)
-    found = Polygons(points, lengths // 2, counts)
+    found = PlainPolygons(points, lengths // 2, counts)
     sides = sizes.astype(np.int64)
     limits = np.repeat(sides[:, ::-1], found.sums(), axis=0)
     require(((points >= -limits - 1) & (points <= 2 * limits + 1)).all())
