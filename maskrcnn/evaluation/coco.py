@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,8 @@ from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
 from maskrcnn.evaluation.detections import DetectionColumns, read_detections
 from maskrcnn.evaluation.diagnose import why_zero
 from maskrcnn.evaluation.eval_result import AT_CAP, ClassFigures, EvalResult, Matches
-from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.structures.ground_truth import GroundTruth, IouType
 
-IouType = Literal["bbox", "segm", "keypoints"]
 #: COCO's numbers of detections an image and class.
 MAX_DETECTIONS = (1, 10, 100)
 #: Places of COCO's area ranges: all, small (< 32^2 px), medium, large (> 96^2 px).
@@ -44,7 +43,8 @@ def evaluate_coco(
     Args:
         annotations: what a data set's ``ground_truth()`` gives; or a COCO annotation file or its content,
             which are read by the rules of the data set (and not modified).
-        results: COCO result records (see ``results.coco_results``).  Faulty ones are left out and told.
+        results: COCO result records (see :func:`maskrcnn.inference.records.coco_results`).  Faulty ones are
+            left out and told.
         iou_types: what to compare: boxes, masks, keypoints.
         max_detections: the model's cap on detections an image.  The twelve figures are always those at
             1, 10 and 100 (the ten of keypoints at 20); a larger cap adds ``AP@cap`` and its like.
