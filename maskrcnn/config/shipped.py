@@ -46,8 +46,8 @@ def shipped_recipes() -> dict[str, Path]:
 def zoo_names() -> dict[str, str]:
     """What one types for each recipe, by its place as :func:`shipped_recipes` has it, in that order.
 
-    ``zoo/`` and its folder, where that holds no other recipe (``zoo/nuclei``); else the name of its file, where
-    no other recipe has that (``zoo/mask_rcnn_r50_fpn_1x``); else its place.
+    ``zoo/`` and its folder, where that holds no other recipe (``zoo/nuclei``); else the name of its file,
+    where no other recipe has that (``zoo/mask_rcnn_r50_fpn_1x``); else its place.
     """
     recipes = shipped_recipes()
     taken = _short_names(recipes)
@@ -120,11 +120,10 @@ def similar_shipped(name: str) -> str | None:
     if root is None or first not in (_PREFIX, ZOO):
         return None
     known = [p.relative_to(root).with_suffix("").as_posix() for p in sorted(root.rglob("*.yaml"))]
+    short: dict[str, str] = {}
     if first == ZOO:  # of a part or variant its own name counts too: zoo/gn is meant for zoo/base/gn
         short = {place.rpartition("/")[2]: place for place in reversed(known)}
-        short |= {typed.removeprefix(f"{ZOO}/"): typed.removeprefix(f"{ZOO}/") for typed in zoo_names().values()}
-    else:
-        short = {}
+        short |= {name: name for name in (typed.partition("/")[2] for typed in zoo_names().values())}
     near = difflib.get_close_matches(wanted, [*short, *known], n=1, cutoff=0.6)
     if not near:
         return None

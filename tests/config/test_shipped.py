@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import maskrcnn
-
 from maskrcnn.cli import main
 from maskrcnn.config import load_traced
 from maskrcnn.config.shipped import (
