@@ -67,7 +67,7 @@ class RoIHeadsConfig(Config):
     #: How much RoIs of a class weigh in the classification loss, by its name (``background`` too), > 0;
     #: others 1.  Default none.
     class_weights: dict[str, Positive] = field(default_factory=dict, hash=False)
-    #: Weigh the other classes (background keeps 1) by the inverse square root of how many instances they have,
+    #: Weigh the other classes (background keeps 1) by the inverse square root of their number of instances,
     #: 1 on the mean over all instances: half-way to a loss in which they all weigh the same.  Default false.
     balance_classes: bool = False
     #: Several box heads in a row, or one.
