@@ -67,7 +67,8 @@ def check_patterns(model: nn.Module, key: str, patterns: Iterable[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=3)
-            known = map(repr, near or (name for name, _ in model.named_children()))
+            tops = (name for name, part in model.named_children() if any(True for _ in part.parameters()))
+            known = map(repr, near or tops)
             meant = f"did you mean {' or '.join(known)}?" if near else f"its parts are {few(known)}"
             raise ConfigError(f"{key} names {pattern!r}, and no part of the model is called so; {meant}")
 
