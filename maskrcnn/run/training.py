@@ -171,11 +171,8 @@ class TrainingRun:
 
     def _balance(self) -> Iterator[str]:
         """What is done for rare classes, a line each."""
-        names, repeats, weights = (
-            self.data.train.categories.names,
-            self._repeats,
-            self.model.roi.class_weights,
-        )
+        names, repeats = self.data.train.categories.names, self._repeats
+        weights = self.model.roi.class_weights
         if repeats is not None:
             rare = sorted((float(r), name) for r, name in zip(repeats.classes, names, strict=True) if r > 1)
             told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
