@@ -126,7 +126,7 @@ def test_groups_are_split_by_rate_and_keep_what_they_have(config: SGDConfig | Ad
     """The longest pattern counts, of equally long ones the last; each parameter is in one group."""
     net = model()
     plain, optimizer = config.build(net, 0.5), config.build(net, 0.5)
-    set_rates(optimizer, net, {"0": 0.1, "1.bias": 0.3, "?.bias": 0.5, "0.bias": 0.25})
+    set_rates(optimizer, net, {"1.bias": 0.3, "?.bias": 0.5, "0.bias": 0.25, "0": 0.1})
     factor = {id(p): g.get("rate", 1.0) for g in optimizer.param_groups for p in g["params"]}
     expected = {"0.weight": 0.1, "0.bias": 0.25, "1.bias": 0.5, "1.weight": 1.0, "2.bias": 0.5, "3.bias": 0.5}
     names = {id(p): name for name, p in net.named_parameters()}
