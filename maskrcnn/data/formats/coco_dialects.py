@@ -164,7 +164,7 @@ def _image(record: Mapping[str, Any], path: Path, split: str, source: Source, in
     sides = [as_id(record.get(key)) for key in ("height", "width")]
     says = (sides[0], sides[1]) if sides[0] and sides[1] and min(sides[0], sides[1]) > 0 else None
     rest = {k: v for k, v in record.items() if k not in ("id", "file_name", "height", "width")}
-    file = source.find_image(name, path.parent)
+    file = source.find_image(name, path.parent, split)
     image = into.image(split, file, says, id=as_id(record["id"]), **rest)
     if says is None:
         into.report.mend("image size taken from the file", f"image {brief(record['id'])}")

@@ -124,14 +124,15 @@ def _parse(path: Path, take: Callable[[_Image], None], names: dict[str, None]) -
 
 def _read_image(path: Path, found: _Image, source: Source, into: Gathered) -> None:
     attributes = found.attributes
-    file = source.find_image(attributes.get("name", ""), path.parent)
     sides = [attributes.get(key, "") for key in ("height", "width")]
     says = None
     if all(side.isascii() and side.isdigit() and 0 < int(side[:12]) < 2**31 for side in sides):
         says = (int(sides[0]), int(sides[1]))
     subset = attributes.get("subset")
     place = path.relative_to(source.folder) if subset is None else Path(subset) / "x"
-    image = into.image(split_of(place), file, says)
+    split = split_of(place)
+    file = source.find_image(attributes.get("name", ""), path.parent, split)
+    image = into.image(split, file, says)
     groups: dict[tuple[Any, ...], list[tuple[int, str, _Attributes]]] = {}
     for number, (kind, values) in enumerate(found.shapes):
         group = values.get("group_id", "0")

@@ -136,7 +136,8 @@ def read_masks(mask: MaskFile, image: ImageEntry, table: LabelTable, into: Gathe
             into.report.mend("JPEG of a mask read as light on dark", where)
         if mask.single:
             plane = pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
-            window, x0, y0 = next(_windows(plane.astype(np.int64)), (np.zeros((1, 1), np.uint8), 0, 0))
+            dense: npt.NDArray[np.int64] = np.asarray(plane, dtype=np.int64)
+            window, x0, y0 = next(_windows(dense), (np.zeros((1, 1), np.uint8), 0, 0))
             found = [_Object(window, x0, y0, mask.class_name)]
         else:
             found = list(_objects(_flat(pixels), mask, table, where, into))
@@ -199,7 +200,7 @@ def _separate(dense: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> npt.NDA
     for k in range(1, len(values) + 1):
         count, parts = cv2.connectedComponents((dense == k).astype(np.uint8), connectivity=8)
         if count > 1:
-            out[parts > 0] = parts[parts > 0] + out.max()
+            out[parts > 0] = parts[parts > 0] + int(out.max())
     return out
 
 

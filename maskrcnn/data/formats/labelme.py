@@ -63,10 +63,11 @@ def _read_file(path: Path, content: Any, source: Source, into: Gathered) -> None
     name = content.get("imagePath")
     if not isinstance(name, str):
         raise FaultError("image without a file name", "it needs an 'imagePath' that is a text")
-    file = source.find_image(name, path.parent)
+    split = split_of(path.relative_to(source.folder))
+    file = source.find_image(name, path.parent, split)
     sides = [as_id(content.get(key)) for key in ("imageHeight", "imageWidth")]
     says = (sides[0], sides[1]) if sides[0] and sides[1] and min(sides[0], sides[1]) > 0 else None
-    image = into.image(split_of(path.relative_to(source.folder)), file, says)
+    image = into.image(split, file, says)
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for number, shape in enumerate(content["shapes"]):
         group = shape.get("group_id") if isinstance(shape, Mapping) else None

@@ -192,19 +192,18 @@ def export_labels(splits: Mapping[str, Dataset], out: Path) -> Counter[str]:
                 f"{truth.source}: has boxes alone, which label images cannot hold; export it as coco"
             )
         for image in exported_images(dataset):
-            rows = sorted(image.rows, key=truth.area, reverse=True)[:_MOST_OBJECTS]
-            lost["objects beyond the 65535 of an image"] += len(image.rows) - len(rows)
-            numbers = {row: k for k, row in enumerate(image.rows, start=1)}
+            codes = {row: truth.encode(row) for row in image.rows[:_MOST_OBJECTS]}
+            areas = {row: rle.area(code) for row, code in codes.items()}
+            lost["objects beyond the 65535 of an image"] += len(image.rows) - len(codes)
+            numbers = {row: k for k, row in enumerate(codes, start=1)}
             labels = np.zeros((image.height, image.width), dtype=np.uint16)
-            areas = {}
-            for row in rows:
-                bitmap, x0, y0 = rle.decode_crop(truth.encode(row))
+            for row in sorted(codes, key=lambda row: -areas[row]):
+                bitmap, x0, y0 = rle.decode_crop(codes[row])
                 h, w = bitmap.shape
                 labels[y0 : y0 + h, x0 : x0 + w][bitmap > 0] = numbers[row]
-                areas[row] = int(bitmap.sum())
-            left = np.bincount(labels.reshape(-1), minlength=len(image.rows) + 1)
+            left = np.bincount(labels.reshape(-1), minlength=len(codes) + 1)
             name = f"{split}/{image.stem}.png"
-            for row in sorted(rows):
+            for row in codes:
                 lost["ids, stated areas and outlines (masks are kept as pixels)"] += 1
                 lost["keypoints"] += len(truth.labelled) > 0 and int(truth.labelled[row]) > 0
                 lost["objects that lie partly under others"] += 0 < left[numbers[row]] < areas[row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -80,11 +81,16 @@ class Source:
                     found[path.name].append(path)
         return found
 
-    def find_image(self, name: str, beside: Path) -> Path:
+    @cached_property
+    def _guessed(self) -> dict[Path, str]:
+        """Files that were found by a part of their name alone, and by which name."""
+        return {}
+
+    def find_image(self, name: str, beside: Path, split: str = "") -> Path:
         """The file that a label file in the folder ``beside`` means by ``name``.
 
         First as it is written, below the folder of images, that of the label file and that of the labels;
-        then, where it is the only one, a file of the same last name.
+        then the file there whose path ends as the name does, as far as can be, in no folder of another split.
 
         Raises:
             FaultError: there is none, there are several, or it lies outside and that is not allowed.
@@ -100,11 +106,17 @@ class Source:
                 return path
         last = PurePosixPath(unquote(plain.rpartition("?d=")[2] or plain)).name
         candidates = self._by_name.get(last) or self._by_name.get(_UPLOADED.sub("", last)) or []
-        if len(candidates) == 1:
+        candidates = [p for p in candidates if split in ("", split_of(self._below(p), default=split))]
+        agreeing = [_common_end(p.parts, PurePosixPath(plain).parts) for p in candidates]
+        candidates = [p for p, n in zip(candidates, agreeing, strict=True) if n == max(agreeing)]
+        if len(candidates) == 1 and self._guessed.setdefault(candidates[0], name) == name:
             return candidates[0]
         if candidates:
-            several = f"{len(candidates)} files have the name of its image, {shown(last)[:200]}"
-            raise FaultError("image of an ambiguous name", f"{several}; name their folder with --images")
+            raise FaultError(
+                "image of an ambiguous name",
+                f"there are several images that end in {shown(last)[:200]}, and none is called"
+                f" {shown(name)[:200]}; name the folder that this name starts from with --images",
+            )
         if leaves_folder(plain) and (beside / plain).is_file():
             raise FaultError(
                 "image outside the folder",
@@ -115,6 +127,13 @@ class Source:
         raise FaultError(
             "missing image", f"its image {shown(name)[:200]} is not in {where}; name its folder with --images"
         )
+
+    def _below(self, path: Path) -> PurePath:
+        """A path as it stands below the folder of images, or of labels."""
+        bases = [
+            base for base in (self.images, self.folder) if base is not None and path.is_relative_to(base)
+        ]
+        return path.relative_to(bases[0]) if bases else path
 
     @cached_property
     def _allowed(self) -> list[Path]:
@@ -128,8 +147,14 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(where) / name for name in sorted(names) if not name.startswith("."))
 
 
+def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many last parts two paths share."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def split_of(path: PurePath, *, file_too: bool = False, default: str = "train") -> str:
-    """The split that a relative path names by a folder; with ``file_too``, or by a word of the file's name."""
+    """The split that a relative path names by a folder; with ``file_too``, or by a word of its name."""
     words = [part.lower() for part in path.parts[:-1]]
     words += re.split(r"[_\-. ]", path.stem.lower()) if file_too else []
     return next((_SPLITS[word] for word in words if word in _SPLITS), default)

@@ -132,7 +132,7 @@ def _images_of(place: str, content: Mapping[str, Any], path: Path, source: Sourc
             return _listed(path.parent / name, path, source)
     if any((path.parent / name).exists() for name in tried):
         raise DataError(
-            f"{shown(path)}: its {key!r} leads to {shown(place)[:200]}, out of the folder {shown(path.parent)};"
+            f"{shown(path)}: its {key!r} is {shown(place)[:200]}, out of the folder {shown(path.parent)};"
             " if you trust the file, follow it with --allow-outside"
         )
     if key == "test":  # often named and left out
@@ -158,7 +158,7 @@ def _listed(place: Path, path: Path, source: Source) -> list[Path]:
 
 
 def _label_file(image: Path, source: Source) -> Path | None:
-    """The text file of an image: ``labels`` in place of the last ``images``, or beside it; None: there is none."""
+    """The text file of an image: ``labels`` in place of the last ``images``, or beside it."""
     parts = list(image.parts)
     name = f"{image.stem}.txt"
     places = [i for i, part in enumerate(parts) if part == "images"]
