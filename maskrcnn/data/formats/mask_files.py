@@ -47,7 +47,7 @@ _MASK_FOLDERS = frozenset(
 _IMAGE_FOLDERS = frozenset(("images", "image", "img", "imgs", "jpegimages", "raw"))
 _MASK_END = re.compile(r"[_\-. ](cp_masks|masks?|labels?|seg|segmentation|instances?|gt)$", re.IGNORECASE)
 #: What tells the masks of one image apart.
-_COUNTED = re.compile(r"[_\-. ]*[A-Za-z]*[_\-. ]?\d+$")
+_COUNTED = (re.compile(r"[_\-. ]+\d+$"), re.compile(r"[_\-. ]+[A-Za-z]+[_\-. ]?\d+$"))
 #: Objects of an image that a label image of 16 bits can number.
 _MOST_OBJECTS = 65_535
 
@@ -165,10 +165,10 @@ def _image_of(key: _Key, images: Mapping[_Key, Path], class_name: str) -> tuple[
     The file is called as the image, with a number behind it, or lies in a folder that is called so; and one
     folder more may name the class.
     """
-    without_number = (*key[:-1], _COUNTED.sub("", key[-1]))
+    counted = [((*key[:-1], end.sub("", key[-1])), True) for end in _COUNTED]
     for at in range(len(key) - 1):  # no folder is the class's, or the one at this place
         name = class_name if at == 0 else key[at]
-        for candidate, single in ((key, False), (key[:-1], True), (without_number, True)):
+        for candidate, single in ((key, False), (key[:-1], True), *counted):
             found = candidate if at == 0 else candidate[:at] + candidate[at + 1 :]
             if found in images and len(found) > 1:
                 return found, name, single

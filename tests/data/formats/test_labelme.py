@@ -25,7 +25,7 @@ def png(mask: np.ndarray) -> str:
     return base64.b64encode(cv2.imencode(".png", mask * 255)[1].tobytes()).decode()
 
 
-def write(folder: Path, shapes: list[Any], name: str = "a", **more: Any) -> Path:
+def write(folder: Path, shapes: Any, name: str = "a", **more: Any) -> Path:
     picture(folder / f"{name}.png")
     content = {"version": "5.5.0", "shapes": shapes, "imagePath": f"{name}.png", "imageData": None}
     content |= {"imageHeight": SIZE[0], "imageWidth": SIZE[1], **more}
@@ -116,7 +116,7 @@ def test_bad_shapes_are_named_and_left_out(tmp_path: Path, bad: Any, words: str)
 def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
     write(tmp_path / "in", [shape(SQUARE)])
     (tmp_path / "in" / "b.json").write_text('{"shapes": [], "imagePath": "b.png"')
-    write(tmp_path / "in", [shape(SQUARE)], "c", shapes="x")
+    write(tmp_path / "in", "x", "c")
     write(tmp_path / "in", [shape(SQUARE)], "d", imagePath="../d.png")
     picture(tmp_path / "d.png")
     (tmp_path / "in" / "d.png").unlink()
