@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write ``OUT/data.yaml`` and a json a split, and say what was found and what was left out."""
     from maskrcnn.data.formats.data_folder import DATA_FILE
-    from maskrcnn.data.formats.sources import Source
+    from maskrcnn.data.formats.sources import LabelSource
     from maskrcnn.run.import_data import import_data
     from maskrcnn.viz.shares import shares
 
-    source = Source(
+    source = LabelSource(
         args.labels,
         args.images,
         args.allow_outside,

@@ -12,7 +12,7 @@ from typing import Any
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.formats.exchange import IMPORTERS, Gathered
-from maskrcnn.data.formats.sources import Source
+from maskrcnn.data.formats.sources import LabelSource
 from maskrcnn.errors import UserError, few
 from maskrcnn.files import copy_file
 
@@ -34,7 +34,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def find_format(source: Source, wanted: str | None = None) -> tuple[str, str]:
+def find_format(source: LabelSource, wanted: str | None = None) -> tuple[str, str]:
     """The name of the format, and what of it is there.
 
     wanted: the only format that is looked for.
@@ -61,7 +61,7 @@ def find_format(source: Source, wanted: str | None = None) -> tuple[str, str]:
 
 
 def import_data(
-    source: Source,
+    source: LabelSource,
     out: Path,
     *,
     format: str | None = None,

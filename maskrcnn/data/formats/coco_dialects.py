@@ -22,7 +22,7 @@ from maskrcnn.data.formats.coco_json import (
 from maskrcnn.data.formats.data_folder import write_data_folder
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS, Gathered, ImageEntry
 from maskrcnn.data.formats.exported import exported_images
-from maskrcnn.data.formats.sources import Source, split_of
+from maskrcnn.data.formats.sources import LabelSource, split_of
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError, few
 from maskrcnn.files import copy_file
@@ -38,7 +38,7 @@ _LISTS = ("images", "annotations", "categories")
 class CocoImporter:
     title = "COCO jsons (of CVAT, Label Studio, Roboflow, labelme2coco ...)"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         found = _files(source)
         return (
             f"{len(found)} COCO json{'s' if len(found) > 1 else ''} ({few(p.name for p in found)})"
@@ -46,7 +46,7 @@ class CocoImporter:
             else ""
         )
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         files: dict[str, list[Path]] = {}
         for path in _files(source):
             files.setdefault(split_of(path.relative_to(source.folder), file_too=True), []).append(path)
@@ -71,7 +71,7 @@ class CocoImporter:
             _read_one(named[0], content, split, source, into)
 
 
-def _files(source: Source) -> list[Path]:
+def _files(source: LabelSource) -> list[Path]:
     return [path for path in source.with_suffix(".json") if looks_like_coco(path)]
 
 
@@ -103,7 +103,9 @@ def _take_classes(content: Mapping[str, Any], into: Gathered) -> None:
         }
 
 
-def _read_one(path: Path, content: Mapping[str, Any], split: str, source: Source, into: Gathered) -> None:
+def _read_one(
+    path: Path, content: Mapping[str, Any], split: str, source: LabelSource, into: Gathered
+) -> None:
     images: dict[str, ImageEntry] = {}
     left_out: set[str] = set()
     for number, record in enumerate(content["images"]):
@@ -157,7 +159,9 @@ def _key(record: Any) -> str:
     return str(record["id"])
 
 
-def _image(record: Mapping[str, Any], path: Path, split: str, source: Source, into: Gathered) -> ImageEntry:
+def _image(
+    record: Mapping[str, Any], path: Path, split: str, source: LabelSource, into: Gathered
+) -> ImageEntry:
     name = record.get("file_name") or record.get("path")
     if not isinstance(name, str):
         raise FaultError("image without a file name", "it needs a 'file_name' that is a text")

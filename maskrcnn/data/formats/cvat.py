@@ -19,7 +19,7 @@ import numpy as np
 from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.exchange import IMPORTERS, Gathered, ImageEntry
-from maskrcnn.data.formats.sources import Source, split_of
+from maskrcnn.data.formats.sources import LabelSource, split_of
 from maskrcnn.errors import DataError, few
 from maskrcnn.structures import rle
 
@@ -45,11 +45,11 @@ class _Image:
 class CvatImporter:
     title = "CVAT's XML (CVAT for images 1.1)"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         found = _files(source)
         return f"{len(found)} XML file{'s' if len(found) > 1 else ''} of CVAT's" if found else ""
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         files = _files(source)
         images: list[tuple[Path, _Image]] = []
         names: dict[str, None] = {}
@@ -61,7 +61,7 @@ class CvatImporter:
                 _read_image(path, image, source, into)
 
 
-def _files(source: Source) -> list[Path]:
+def _files(source: LabelSource) -> list[Path]:
     return [path for path in source.with_suffix(".xml") if _looks_like_cvat(path)]
 
 
@@ -122,7 +122,7 @@ def _parse(path: Path, take: Callable[[_Image], None], names: dict[str, None]) -
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror}") from None
 
 
-def _read_image(path: Path, found: _Image, source: Source, into: Gathered) -> None:
+def _read_image(path: Path, found: _Image, source: LabelSource, into: Gathered) -> None:
     attributes = found.attributes
     sides = [attributes.get(key, "") for key in ("height", "width")]
     says = None

@@ -19,7 +19,7 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.checks import check_box, check_mask, is_no_mask
-from maskrcnn.data.formats.sources import Source, common_folder, image_size
+from maskrcnn.data.formats.sources import LabelSource, common_folder, image_size
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError
 from maskrcnn.structures import rle
@@ -31,11 +31,11 @@ class Importer(Protocol):
     #: The files that it reads, for messages: ``json files of labelme's``.
     title: str
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         """What of it is there, for messages (``12 json files of labelme's``); empty where nothing is."""
         ...
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         """Hand over all images and objects.
 
         Raises:
@@ -102,7 +102,7 @@ class Gathered:
     category_records: further keys of a class, by id.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LabelSource) -> None:
         self.source = source
         self.report = FaultReport(shown(source.labels), None)
         self.lost: Counter[str] = Counter()

@@ -18,7 +18,7 @@ from PIL import Image
 from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.exchange import Gathered, ImageEntry
-from maskrcnn.data.formats.sources import Source
+from maskrcnn.data.formats.sources import LabelSource
 from maskrcnn.errors import DataError
 from maskrcnn.structures import rle
 
@@ -219,7 +219,7 @@ def _windows(dense: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.uint
         yield window, x0, y0
 
 
-def read_tables(source: Source, parts: bool) -> LabelTable:
+def read_tables(source: LabelSource, parts: bool) -> LabelTable:
     """What the files beside the masks say of their values.
 
     Raises:

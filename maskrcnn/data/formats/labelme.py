@@ -19,7 +19,7 @@ from maskrcnn.data.formats.checks import as_float, is_number
 from maskrcnn.data.formats.coco_json import as_id, brief, kind_of, read_json
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS, Gathered, ImageEntry
 from maskrcnn.data.formats.exported import exported_images
-from maskrcnn.data.formats.sources import Source, split_of
+from maskrcnn.data.formats.sources import LabelSource, split_of
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError
 from maskrcnn.files import copy_file, write_json
@@ -35,11 +35,11 @@ _CIRCLE_ERROR = 0.05
 class LabelmeImporter:
     title = "labelme's jsons (a file an image, with 'shapes')"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         count = sum(map(_looks_like_one, source.with_suffix(".json")))
         return f"{count} json{'s' if count > 1 else ''} of labelme's" if count else ""
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         for path in filter(_looks_like_one, source.with_suffix(".json")):
             with into.faults(shown(path)):
                 try:
@@ -57,7 +57,7 @@ def _looks_like_one(path: Path) -> bool:
     return '"shapes"' in text and '"imagePath"' in text
 
 
-def _read_file(path: Path, content: Any, source: Source, into: Gathered) -> None:
+def _read_file(path: Path, content: Any, source: LabelSource, into: Gathered) -> None:
     if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
         raise FaultError("no shapes", "it needs a list 'shapes'")
     name = content.get("imagePath")

@@ -27,7 +27,7 @@ from maskrcnn.data.formats.label_images import (
 )
 from maskrcnn.data.formats.sources import (
     IMAGE_SUFFIXES,
-    Source,
+    LabelSource,
     files_below,
     split_of,
     without_split,
@@ -58,13 +58,13 @@ _Key: TypeAlias = tuple[str, ...]
 class MaskFilesImporter:
     title = "image files of masks (a folder masks/ beside images/, or names like a_mask.png)"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         if source.labels.is_file() or Bowl2018Importer().find(source):
             return ""
         _, masks = _sorted_out(source)
         return f"{len(masks)} image file{'s' if len(masks) > 1 else ''} of masks" if masks else ""
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         images, masks = _sorted_out(source)
         of_image: dict[_Key, list[MaskFile]] = defaultdict(list)
         for key, path in masks:
@@ -88,12 +88,12 @@ class MaskFilesImporter:
 class Bowl2018Importer:
     title = "the layout of the 2018 Data Science Bowl (ID/images/*.png, ID/masks/*.png)"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         count = len(_bowl_folders(source))
         return f"{count} folder{'s' if count > 1 else ''} with images/ and masks/" if count else ""
 
-    def read(self, source: Source, into: Gathered) -> None:
-        name = "nucleus" if source.class_name == Source.class_name else source.class_name
+    def read(self, source: LabelSource, into: Gathered) -> None:
+        name = "nucleus" if source.class_name == LabelSource.class_name else source.class_name
         for folder in _bowl_folders(source):
             with into.faults(shown(folder)):
                 pictures = _image_files(folder / "images")
@@ -104,7 +104,7 @@ class Bowl2018Importer:
                     read_masks(MaskFile(path, name, True), image, NO_TABLE, into)
 
 
-def _bowl_folders(source: Source) -> list[Path]:
+def _bowl_folders(source: LabelSource) -> list[Path]:
     """Folders below that of the labels that hold ``images`` and ``masks``, each with a single image."""
     if source.labels.is_file():
         return []
@@ -123,7 +123,7 @@ def _image_files(folder: Path) -> list[Path]:
     return [p for p in files_below(folder) if p.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _sorted_out(source: Source) -> tuple[dict[_Key, Path], list[tuple[_Key, Path]]]:
+def _sorted_out(source: LabelSource) -> tuple[dict[_Key, Path], list[tuple[_Key, Path]]]:
     """Images and files of masks by split, folders and name, without the words that say which they are."""
     images: dict[_Key, Path] = {}
     masks: list[tuple[_Key, Path]] = []

@@ -36,7 +36,7 @@ Parts: TypeAlias = Literal["parts", "whole"]
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelSource:
     """What is to be imported, and how.
 
     labels: a file or a folder.  images: where the images lie, if not there.

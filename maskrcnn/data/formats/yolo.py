@@ -15,7 +15,7 @@ from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.file_names import leaves_folder, shown
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS, Gathered, ImageEntry
 from maskrcnn.data.formats.exported import exported_images
-from maskrcnn.data.formats.sources import IMAGE_SUFFIXES, Source, files_below, split_of
+from maskrcnn.data.formats.sources import IMAGE_SUFFIXES, LabelSource, files_below, split_of
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError
 from maskrcnn.files import copy_file, write_text
@@ -32,11 +32,11 @@ _KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 class YoloImporter:
     title = "YOLO's label files (data.yaml with 'names', or classes.txt; labels/*.txt)"
 
-    def find(self, source: Source) -> str:
+    def find(self, source: LabelSource) -> str:
         found = _description(source)
         return "" if found is None else f"YOLO's {found.name}"
 
-    def read(self, source: Source, into: Gathered) -> None:
+    def read(self, source: LabelSource, into: Gathered) -> None:
         description = _description(source)
         if description is None:
             raise DataError(
@@ -59,7 +59,7 @@ class YoloImporter:
                         _read_labels(label, image, bool(content.get("kpt_shape")), into)
 
 
-def _description(source: Source) -> Path | None:
+def _description(source: LabelSource) -> Path | None:
     """The file that names the classes: a YAML with ``names``, or a list; None where there is none."""
     for path in source.with_suffix(".yaml", ".yml"):
         content = _yaml(path)
@@ -95,7 +95,7 @@ def _names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     return {k: str(v) for k, v in names.items()}
 
 
-def _splits(content: Mapping[str, Any], path: Path, source: Source) -> Iterator[tuple[str, list[Path]]]:
+def _splits(content: Mapping[str, Any], path: Path, source: LabelSource) -> Iterator[tuple[str, list[Path]]]:
     """The image files of each split that the description names; of one that names none, all there are.
 
     Raises:
@@ -120,7 +120,9 @@ def _splits(content: Mapping[str, Any], path: Path, source: Source) -> Iterator[
         yield from images.items()
 
 
-def _images_of(place: str, content: Mapping[str, Any], path: Path, source: Source, key: str) -> list[Path]:
+def _images_of(
+    place: str, content: Mapping[str, Any], path: Path, source: LabelSource, key: str
+) -> list[Path]:
     root = content.get("path")
     below = f"{root}/{place}" if isinstance(root, str) and root not in ("", ".") else place
     # What is written; what is below the file whatever 'path' says; and Roboflow's, a '../' too many.
@@ -142,7 +144,7 @@ def _images_of(place: str, content: Mapping[str, Any], path: Path, source: Sourc
     )
 
 
-def _listed(place: Path, path: Path, source: Source) -> list[Path]:
+def _listed(place: Path, path: Path, source: LabelSource) -> list[Path]:
     """The images of a folder, or those that a text file lists."""
     if place.is_dir():
         return [p for p in files_below(place) if p.suffix.lower() in IMAGE_SUFFIXES]
@@ -157,7 +159,7 @@ def _listed(place: Path, path: Path, source: Source) -> list[Path]:
     return [p if p.exists() else path.parent / name for p, name in zip(beside, names, strict=True)]
 
 
-def _label_file(image: Path, source: Source) -> Path | None:
+def _label_file(image: Path, source: LabelSource) -> Path | None:
     """The text file of an image: ``labels`` in place of the last ``images``, or beside it."""
     parts = list(image.parts)
     name = f"{image.stem}.txt"

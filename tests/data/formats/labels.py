@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from maskrcnn.data import CocoDataset
-from maskrcnn.data.formats.sources import Source
+from maskrcnn.data.formats.sources import LabelSource
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.import_data import Imported, import_data
@@ -47,7 +47,7 @@ def imported(labels: Path, out: Path, images: Path | None = None, **options: Any
     """What the command makes of ``labels``."""
     keys = ("format", "copy", "overwrite")
     given = {key: options.pop(key) for key in keys if key in options}
-    return import_data(Source(labels, images, **options), out, **given)
+    return import_data(LabelSource(labels, images, **options), out, **given)
 
 
 def datasets(config: DataConfig | Path) -> dict[str, CocoDataset]:
