@@ -137,11 +137,16 @@ def copy_file(source: Path, path: Path) -> None:
         OutputError: it cannot be read or written; ``path`` is then as it was.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as taken, replacing(path) as file:
-            shutil.copyfileobj(taken, file)
+        taken = source.open("rb")
     except OSError as error:
-        raise unwritten(path, error) from None
+        raise OutputError(f"{source}: cannot be copied: {reason(error, source.parent)}") from None
+    with taken:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                shutil.copyfileobj(taken, file)
+        except OSError as error:
+            raise unwritten(path, error) from None
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None, sync: bool = False) -> None:

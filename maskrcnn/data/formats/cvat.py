@@ -159,10 +159,11 @@ def _record(shapes: list[tuple[str, _Attributes]], image: ImageEntry) -> dict[st
     kind, values = shapes[0]
     if kind == "box":
         x1, y1, x2, y2 = (_number(values, key) for key in ("xtl", "ytl", "xbr", "ybr"))
-        if float(values.get("rotation", 0) or 0) == 0:
+        turned = _number(values, "rotation", "0")
+        if turned == 0:
             return {"bbox": [x1, y1, x2 - x1, y2 - y1]}
         corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-        return {"segmentation": [_turned(corners, _number(values, "rotation"))]}
+        return {"segmentation": [_turned(corners, turned)]}
     polygons = [_polygon(k, v) for k, v in shapes if k != "mask"]
     codes = [_mask(v, image) for k, v in shapes if k == "mask"]
     if not codes:
@@ -178,7 +179,7 @@ def _polygon(kind: str, values: _Attributes) -> list[float]:
         x, y, a, b = (_number(values, key) for key in ("cx", "cy", "rx", "ry"))
         turns = (2 * math.pi * k / _SIDES for k in range(_SIDES))
         points = [(x + a * math.cos(t), y + b * math.sin(t)) for t in turns]
-        return _turned(points, float(values.get("rotation", 0) or 0), (x, y))
+        return _turned(points, _number(values, "rotation", "0"), (x, y))
     try:
         return [float(v) for point in values.get("points", "").split(";") for v in point.split(",")]
     except ValueError:
@@ -224,13 +225,14 @@ def _mask(values: _Attributes, image: ImageEntry) -> rle.RLE:
     return rle.encode_crop(pixels.reshape(height, width), left, top, image.height, image.width)
 
 
-def _number(values: _Attributes, key: str) -> float:
+def _number(values: _Attributes, key: str, default: str | None = None) -> float:
+    text = values.get(key, default)
+    if text is None:
+        raise FaultError("missing key", f"it has no {key!r}")
     try:
-        number = float(values[key])
-    except KeyError:
-        raise FaultError("missing key", f"it has no {key!r}") from None
+        number = float(text)
     except ValueError:
-        raise FaultError("wrong type", f"its {key!r} is {values[key][:40]!r}, not a number") from None
+        raise FaultError("wrong type", f"its {key!r} is {text[:40]!r}, not a number") from None
     if not abs(number) < 1e9:
         raise FaultError("wrong type", f"its {key!r} is not finite, or far away")
     return number

@@ -20,6 +20,7 @@ from maskrcnn.data.formats.coco_json import as_id, brief, kind_of, read_json
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS, Gathered, ImageEntry
 from maskrcnn.data.formats.exported import exported_images
 from maskrcnn.data.formats.sources import LabelSource, split_of
+from maskrcnn.data.image_header import check_size
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError
 from maskrcnn.files import copy_file, write_json
@@ -144,6 +145,7 @@ def _mask(text: Any, x: float, y: float, image: ImageEntry) -> rle.RLE:
     """The code of a PNG in base64 whose upper left pixel is (x, y)."""
     try:
         data = base64.b64decode(text, validate=True)
+        check_size(data)
         png = np.frombuffer(data, dtype=np.uint8)
         bitmap = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE) if len(png) else None
     except (TypeError, ValueError, binascii.Error, cv2.error):

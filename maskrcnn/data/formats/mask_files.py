@@ -65,7 +65,12 @@ class MaskFilesImporter:
         return f"{len(masks)} image file{'s' if len(masks) > 1 else ''} of masks" if masks else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
-        images, masks = _sorted_out(source)
+        alike, masks = _sorted_out(source)
+        images = {key: paths[0] for key, paths in alike.items()}
+        for path, *others in alike.values():
+            for other in others:
+                sentence = f"{shown(other)}: {shown(path)} has the same name, so masks would belong to both"
+                into.report.record("image of an ambiguous name", sentence)
         of_image: dict[_Key, list[MaskFile]] = defaultdict(list)
         for key, path in masks:
             found = _image_of(key, images, source.class_name)
@@ -93,6 +98,8 @@ class Bowl2018Importer:
         return f"{count} folder{'s' if count > 1 else ''} with images/ and masks/" if count else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
+        without = {p.parents[1] for p in source.with_suffix(*IMAGE_SUFFIXES) if p.parent.name == "images"}
+        into.lost["images without masks/ beside them"] = len(without - set(_bowl_folders(source)))
         name = "nucleus" if source.class_name == LabelSource.class_name else source.class_name
         for folder in _bowl_folders(source):
             with into.faults(shown(folder)):
@@ -105,32 +112,29 @@ class Bowl2018Importer:
 
 
 def _bowl_folders(source: LabelSource) -> list[Path]:
-    """Folders below that of the labels that hold ``images`` and ``masks``, each with a single image."""
+    """Folders below that of the labels with ``images`` and ``masks``; none where one has several images."""
     if source.labels.is_file():
         return []
-    candidates = sorted(
-        {path.parents[1] for path in source.with_suffix(*IMAGE_SUFFIXES) if path.parent.name == "masks"}
-    )
+    files = source.with_suffix(*IMAGE_SUFFIXES)
+    candidates = sorted({path.parents[1] for path in files if path.parent.name == "masks"})
     found = [p for p in candidates if p != source.folder and (p / "images").is_dir()]
-    return [
-        p
-        for p in found
-        if len(_image_files(p / "images")) == 1 and split_of(PurePath(p.name) / "x", default="") == ""
-    ]
+    several = any(len(_image_files(folder / "images")) > 1 for folder in found)
+    splits = any(split_of(PurePath(folder.name) / "x", default="") for folder in found)
+    return [] if several or splits else found
 
 
 def _image_files(folder: Path) -> list[Path]:
     return [p for p in files_below(folder) if p.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _sorted_out(source: LabelSource) -> tuple[dict[_Key, Path], list[tuple[_Key, Path]]]:
+def _sorted_out(source: LabelSource) -> tuple[dict[_Key, list[Path]], list[tuple[_Key, Path]]]:
     """Images and files of masks by split, folders and name, without the words that say which they are."""
-    images: dict[_Key, Path] = {}
+    images: dict[_Key, list[Path]] = defaultdict(list)
     masks: list[tuple[_Key, Path]] = []
     apart = source.images is not None and source.images.resolve() != source.labels.resolve()
     if apart and source.images is not None:
         for path in _image_files(source.images):
-            images[_key(path, source.images, path.stem)] = path
+            images[_key(path, source.images, path.stem)].append(path)
     for path in source.with_suffix(*IMAGE_SUFFIXES):
         if apart and source.images is not None and path.is_relative_to(source.images):
             continue
@@ -141,7 +145,7 @@ def _sorted_out(source: LabelSource) -> tuple[dict[_Key, Path], list[tuple[_Key,
         if apart or folders & _MASK_FOLDERS or (stem != path.stem and not folders & _IMAGE_FOLDERS):
             masks.append((_key(path, source.folder, stem), path))
         else:
-            images[_key(path, source.folder, path.stem)] = path
+            images[_key(path, source.folder, path.stem)].append(path)
     return images, masks
 
 

@@ -104,6 +104,10 @@ def test_subsets_are_splits(tmp_path: Path) -> None:
         ('<polygon label="cat" points="1,2;3,4"/>', "only 2 points"),
         ('<box label="cat" xtl="1" ytl="1" xbr="5"/>', "it has no 'ybr'"),
         ('<box label="cat" xtl="1" ytl="1" xbr="5" ybr="nan"/>', "'ybr' is not finite"),
+        (
+            '<box label="cat" xtl="1" ytl="1" xbr="5" ybr="5" rotation="x"/>',
+            "its 'rotation' is 'x', not a number",
+        ),
         ('<mask label="cat" rle="1,2" left="0" top="0" width="2" height="2"/>', "covers 3 of the 4 pixels"),
         (
             '<mask label="cat" rle="9999999999999999999999" left="0" top="0" width="2" height="2"/>',

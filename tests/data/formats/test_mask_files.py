@@ -174,6 +174,19 @@ def test_the_bowls_layout(tmp_path: Path) -> None:
     assert (made.format, made.found) == ("dsb2018", "2 folders with images/ and masks/")
     for found in objects(datasets(tmp_path / "mine")["train"]).values():
         masks_are(found, TWO, ["nucleus", "nucleus"])
+    (tmp_path / "in" / "stage1_train" / "0f1e" / "images" / "0f1e.png").unlink()
+    picture(tmp_path / "in" / "stage1_test" / "cd34" / "images" / "cd34.png")
+    notes = "\n".join(imported(tmp_path / "in", tmp_path / "less").notes)
+    assert "0f1e: its images/ holds 0 images, not one" in notes
+    assert "not kept: 1 images without masks/ beside them" in notes
+
+
+def test_two_images_of_one_name_are_told(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        picture(tmp_path / "in" / "images" / name)
+    plane(tmp_path / "in" / "masks" / "a.png", label_image(TWO))
+    made = imported(tmp_path / "in", tmp_path / "mine")
+    assert made.images == {"train": 1} and "a.jpg has the same name" in "\n".join(made.notes)
 
 
 @pytest.mark.parametrize(
