@@ -95,6 +95,8 @@ def import_data(
     if gathered.report:
         notes.append(gathered.report.summary())
     notes += [f"not kept: {count} {what}" for what, count in gathered.lost.items() if count]
+    crowds = sum(a["iscrowd"] for _, content in contents.values() for a in content["annotations"])
+    notes += [f"{crowds} objects are crowd regions (iscrowd: 1), which never train"] if crowds else []
     extra = [split for split in contents if split not in ("train", "val")]
     notes += [f"{split}.json is written, too; {DATA_FILE} names train and val alone" for split in extra]
     images = {split: len(content["images"]) for split, (_, content) in contents.items()}
