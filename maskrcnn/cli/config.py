@@ -8,6 +8,8 @@ from typing import Any
 
 from maskrcnn.cli.parser import add_config_arguments, add_set_argument
 from maskrcnn.config import Loaded, dump, flatten
+from maskrcnn.config.encode import one_line
+from maskrcnn.config.schema import Slot
 from maskrcnn.errors import ConfigError
 
 HELP = "show what a config resolves to and where each value was set, check configs, compare two"
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "show":
         loaded = _resolve(args.config, args.overrides)
         print(dump(loaded.value) if args.plain else loaded.render(), end="")
+        if not args.plain:
+            _show_named(loaded.value)
         return 0
     if args.action == "check":
         return _check(args.configs, args.overrides)
@@ -53,6 +57,17 @@ def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
     from maskrcnn.recipe import load_traced_recipe  # brings torch, which --help need not wait for
 
     return load_traced_recipe(path, overrides)
+
+
+def _show_named(recipe: Any) -> None:
+    """Print what a recipe's named augmentation stands for, as comments."""
+    from maskrcnn.data.interfaces import TRANSFORMS
+
+    named = recipe.data.augmentation() if hasattr(recipe, "data") else ()
+    if named:
+        print("# Behind data.train_transforms data.augment and data.tighten_boxes put:")
+    for transform in named:
+        print(f"#   - {one_line(Slot(TRANSFORMS), transform)}")
 
 
 def _check(paths: list[str], overrides: list[str]) -> int:

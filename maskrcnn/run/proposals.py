@@ -79,7 +79,7 @@ def propose(
     ranks = connect(recipe.device)
     with closing(new_console(ranks)) as console:
         console.take_logs()
-        dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+        dataset = one_first(ranks, lambda: recipe.data.build(config, False))
         start = Start(recipe, ranks, console, f"data.{split}", dataset, files={"--output": output})
         run_checks([(name, start) for name in PROPOSALS], "before the proposals")
         model = load_model(recipe, state, path, ranks.device)

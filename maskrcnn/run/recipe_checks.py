@@ -19,6 +19,7 @@ from maskrcnn.engine.optim import check_patterns, freeze
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, load_traced_recipe
+from maskrcnn.run.setup import build_transforms, check_channels
 
 #: Classes of the model that is tried; how many there are is known from the data alone.
 _CLASSES = 2
@@ -58,6 +59,11 @@ def check_recipe(
         if not path.exists()
     ]
 
+    try:
+        check_channels(recipe)
+        build_transforms(recipe, training=True)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)

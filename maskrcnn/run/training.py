@@ -27,6 +27,7 @@ from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
 from maskrcnn.errors import few
 from maskrcnn.files import clear_temporaries
+from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
@@ -103,6 +104,9 @@ class TrainingRun:
             self._load(*found, facts, strict)
         elif recipe.weights is not None:
             weights = load_weights(recipe.weights)
+            if recipe.model.num_channels != 3:
+                fitting = CHANNEL_FITTINGS.get(recipe.model.channels_from)()
+                weights = fitting.fit_state(weights, self.model)
             if recipe.drop_head:
                 weights, _ = drop_head(weights, self.model)
             fresh = initialize_model(self.model, weights, recipe.weights)
