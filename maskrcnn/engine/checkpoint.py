@@ -139,17 +139,17 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(**values, more=more)
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The model's state dict from a checkpoint, or from a file that is one.
+def load_weights(path: Path) -> Checkpoint:
+    """A checkpoint to start from, or a file that is a state dict alone, as one that says nothing else.
 
     Raises:
         CheckpointError: as :func:`load`, or neither of the two.
     """
     content = safe_load(path)
     if isinstance(content, Mapping) and content.get("format") == _FORMAT:
-        return load(path).model
+        return load(path)
     if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-        return dict(content)
+        return Checkpoint(model=dict(content))
     raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
 
 

@@ -46,7 +46,7 @@ class Options:
 
     source: its maker, or auto.
     coco80: keep COCO's 80 of torchvision's 90 classes; None: where there are 90.
-    names: a text file with a class a line, or a COCO json; None: COCO's where there are 80 classes.
+    names: the classes, or a text file with one a line, or a COCO json; None: COCO's where there are 80.
     bgr: whether its first convolution reads B, G, R; None concludes it.
     bn_eps: epsilon of its frozen batch normalisation; None: as its maker's.
     drop_head: leave out the output layers, to fine-tune for other classes.
@@ -55,7 +55,7 @@ class Options:
 
     source: str = "auto"
     coco80: bool | None = None
-    names: Path | None = None
+    names: Path | Categories | None = None
     bgr: bool | None = None
     bn_eps: float | None = None
     drop_head: bool = False
@@ -150,12 +150,13 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
 def _categories(result: Conversion, stored: Sequence[str], options: Options) -> Categories:
     count = result.num_classes
     if options.names is not None:
-        found = read_names(options.names)
+        given = isinstance(options.names, Categories)
+        found = options.names if isinstance(options.names, Categories) else read_names(options.names)
         if len(found) != count:
             raise DataError(
-                f"{options.names}: {len(found)} names, but the file has {count} classes; give the names of"
-                " its own classes, in its order (another set of classes is a matter of training:"
-                " maskrcnn train --drop-head with the key 'weights')"
+                f"{'the registry' if given else options.names}: {len(found)} names, but the file has {count}"
+                " classes; give the names of its own classes, in its order (another set of classes is a"
+                " matter of training: maskrcnn train with the key 'weights')"
             )
         return found
     if count == 80 and (not stored or tuple(stored) == COCO.names):
