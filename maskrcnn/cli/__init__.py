@@ -44,6 +44,7 @@ COMMANDS = (
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
     Command("convert", "take over weights from other frameworks"),
+    Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
 )

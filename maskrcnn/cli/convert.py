@@ -10,7 +10,7 @@ from maskrcnn.errors import UserError
 
 HELP = "take over weights from other frameworks, or hand ours to torchvision"
 
-MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection")
+MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection", "timm", "efficientnet-pytorch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="IN is a checkpoint of ours, OUT for torchvision",
     )
     parser.add_argument(
-        "input", metavar="IN", type=Path, help="a detector or an ImageNet classifier (.pth, .pkl)"
+        "input",
+        metavar="IN",
+        type=Path,
+        help="a detector or an ImageNet classifier (.pth, .pkl, .safetensors)",
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument(

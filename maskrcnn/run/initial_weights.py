@@ -14,10 +14,9 @@ from torch import Tensor
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
 from maskrcnn.errors import CheckpointError, UserError, few
-from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
-from maskrcnn.run.named_weights import PUBLISHERS, WeightsFacts, is_name, publisher_of
+from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
 from maskrcnn.structures.categories import Categories
 from maskrcnn.viz.tables import Table
 from maskrcnn.weights.restore import TakenOver, drop_head, initialize_model, take_by_class
@@ -55,7 +54,7 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
     """
     start = Start(doubts=_rate_doubts(recipe))
     if recipe.weights is None or file is None:
-        start.doubts += _backbone_doubts(recipe.model)
+        start.doubts += _backbone_doubts(model, recipe.model)
         return start
     name = recipe.weights.as_posix()
     checkpoint = load_weights(file)
@@ -151,9 +150,9 @@ def _unseen_doubts(name: str, checkpoint: Checkpoint, model: MaskRCNNConfig) -> 
     return _differing(name, {key: pair for key, pair in values.items() if None not in pair})
 
 
-def _backbone_doubts(model: MaskRCNNConfig) -> list[str]:
+def _backbone_doubts(model: MaskRCNN, config: MaskRCNNConfig) -> list[str]:
     """The same for the backbone's weights alone."""
-    facts = _backbone_facts(model)
+    facts = _backbone_facts(model, config)
     if facts is None:
         return []
     stated = {
@@ -161,21 +160,19 @@ def _backbone_doubts(model: MaskRCNNConfig) -> list[str]:
         "preprocess.std": facts.std,
         "backbone.stride_in_1x1": facts.stride_in_1x1,
     }
-    values = {key: (value, _value(model, key)) for key, value in stated.items()}
+    values = {key: (value, _value(config, key)) for key, value in stated.items()}
     return _differing(facts.name, {key: pair for key, pair in values.items() if None not in pair})
 
 
-def _backbone_facts(model: MaskRCNNConfig) -> WeightsFacts | None:
-    """Of the backbone's weights; of a file for a model of timm's, what timm states of that model."""
-    backbone: Any = model.backbone
-    weights = getattr(backbone, "weights", None)
+def _backbone_facts(model: MaskRCNN, config: MaskRCNNConfig) -> WeightsFacts | None:
+    """Of the backbone's weights; of a file, what the backbone knows of published weights of its kind."""
+    weights: Path | None = getattr(config.backbone, "weights", None)
     if weights is None:
         return None
     if is_name(weights):
         return publisher_of(weights).facts(weights.as_posix())
-    if BACKBONES.name_of(type(backbone)) == "timm":
-        return PUBLISHERS.get("timm")().facts(f"timm/{backbone.name}")
-    return None
+    pixels = getattr(model.backbone, "pixels", None)
+    return None if pixels is None else WeightsFacts(str(weights), *pixels)
 
 
 def _differing(name: str, values: Mapping[str, tuple[Any, Any]]) -> list[str]:

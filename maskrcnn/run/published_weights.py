@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import maskrcnn
+from maskrcnn.engine.checkpoint import load_if_ours, save
 from maskrcnn.run.convert import Options, convert_file
 from maskrcnn.run.named_weights import PUBLISHERS, WeightsFacts
 from maskrcnn.structures.categories import Categories
@@ -48,9 +49,22 @@ class PublishedWeights:
             with alone(raw.with_name("lock"), f"another process that converts {name}", logger.info):
                 if not made.is_file():
                     logger.info("converting %s; %s", name, licence(entry))
-                    options = Options(names=_categories(entry), overrides=_overrides(entry))
-                    logger.info("  %s", convert_file(raw, made, options).lines[0])
+                    _convert(entry, raw, made)
         return made
+
+
+def _convert(entry: Published, raw: Path, made: Path) -> None:
+    """Write what we read; a checkpoint of ours is that already.
+
+    Raises:
+        CheckpointError: as :func:`maskrcnn.run.convert.convert_file`.
+    """
+    ours = None if raw.suffix == ".pkl" else load_if_ours(raw)
+    if ours is not None:
+        save(ours, made)
+        return
+    options = Options(names=_categories(entry), overrides=_overrides(entry))
+    logger.info("  %s", convert_file(raw, made, options).lines[0])
 
 
 def place(name: str, entry: Published) -> Path:

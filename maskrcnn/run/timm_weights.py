@@ -24,12 +24,8 @@ class TimmWeights:
     """See :class:`maskrcnn.run.named_weights.Publisher`."""
 
     def facts(self, name: str) -> WeightsFacts:
-        """The tag's own statistics; of a model without a tag, those of its usual weights."""
-        model = name.removeprefix("timm/")
-        timm = _timm(name)
-        config = (
-            timm.get_pretrained_cfg(model) if timm.is_model(model) and "." not in model else _config(name)
-        )
+        """The tag's own statistics."""
+        config = _config(name)
         mean, std = (tuple(255 * value for value in values) for values in (config.mean, config.std))
         return WeightsFacts(name, mean, std, licence=config.license)
 

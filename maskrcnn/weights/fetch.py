@@ -319,9 +319,9 @@ class _Download:
             total = int(span[2])
         else:
             have = self._restart()
-        if response.headers.get_content_maintype() == "text":
+        if response.headers.get_content_type() == "text/html":
             raise CheckpointError(
-                f"{self.name}: {self.entry.url} sends a page of text and no weights (a login page of this"
+                f"{self.name}: {self.entry.url} sends a web page and no weights (a login page of this"
                 f" network?); {by_hand(self.entry, self.path)}"
             )
         self._check_total(total, have)
@@ -405,7 +405,7 @@ def _reason(error: Exception) -> str:
         if isinstance(inner, TimeoutError):
             return "no answer in time"
         what = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
-        return f"no connection ({what}); is there a network, or a proxy to name in https_proxy?"
+        return f"no connection ({what}); a proxy would be named in https_proxy"
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
     if isinstance(error, OSError) and error.strerror:

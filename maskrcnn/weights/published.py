@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from maskrcnn.config import Config, Range, dump, load
 from maskrcnn.config.ranges import Positive, Share, any_number
@@ -34,7 +34,7 @@ class Published(Config):
 
     #: A whole detector (``weights``), or an ImageNet classifier (``model.backbone.weights``).
     kind: Literal["detector", "backbone"]
-    #: Address of the file.
+    #: Address of the file; file:///... of one that was added from this machine.
     url: str
     #: Other hosts that may send it: the address leads to one of them.  Default none.
     hosts: tuple[str, ...] = ()
@@ -66,7 +66,8 @@ class Published(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not Path(parts.path).name:
+        remote = parts.scheme in ("http", "https") and parts.hostname
+        if not (remote or parts.scheme == "file") or not Path(parts.path).name:
             raise ValueError(f"url must be https://HOST/.../FILE, got {self.url!r}")
         for key, digits in (("sha256", 64), ("md5", 32)):
             value = getattr(self, key)
@@ -76,7 +77,7 @@ class Published(Config):
     @property
     def file_name(self) -> str:
         """Of the file, as its publisher calls it."""
-        return Path(urlsplit(self.url).path).name
+        return Path(unquote(urlsplit(self.url).path)).name
 
 
 @dataclass(frozen=True, kw_only=True)

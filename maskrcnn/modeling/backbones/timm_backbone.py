@@ -110,6 +110,13 @@ class TimmBackbone(Backbone):
             features = [f.permute(0, 3, 1, 2) for f in features]
         return dict(zip(self.channels, features, strict=True))
 
+    @property
+    def pixels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of R, G, B in 0..255 that timm states for this model's usual weights."""
+        config = self._create().pretrained_cfg
+        mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+        return mean, std
+
     def load_weights(self, path: Path) -> None:
         """Copy weights of this model's classifier, in timm's names or those of EfficientNet-PyTorch; layers
         above are left out.  Of a detector of ours, its backbone.
