@@ -32,10 +32,13 @@ def timm_model(state: State, file_name: str, efficientnet: bool) -> str:
         CheckpointError: none, or several.
     """
     timm = _timm()
-    called = [] if efficientnet else _called(file_name)
-    family = "tf_efficientnet_*" if efficientnet else "*efficientnet*"
-    candidates = called or timm.list_models(family, exclude_filters=["*efficientnetv2*", "*_cc_*", "*_e?"])
-    fitting = list(_fitting(timm, candidates, state))
+    groups = [] if efficientnet else [[name] for name in _called(file_name)]
+    if not groups:
+        kind = "b" if any(".se." in name for name in state) else "lite"
+        prefixes = ("tf_",) if efficientnet else ("", "tf_")
+        groups = [[f"{prefix}efficientnet_{kind}{i}" for prefix in prefixes] for i in range(9)]
+    found = (list(_fitting(timm, filter(timm.is_model, group), state)) for group in groups)
+    fitting = next(filter(None, found), [])
     if len(fitting) == 1:
         return str(fitting[0])
     first = f"{few(fitting)} of timm fit" if fitting else f"no model of timm {timm.__version__} tried fits"
