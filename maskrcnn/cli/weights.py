@@ -63,16 +63,10 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from maskrcnn.engine.console import Console
     from maskrcnn.run.named_weights import local_file
 
-    console = Console()
-    console.take_logs()
-    try:
-        for name in args.names:
-            console.line(f"{name}: {local_file(Path(name))}")
-    finally:
-        console.close()
+    for name in args.names:
+        print(f"{name}: {local_file(Path(name))}", flush=True)
     return 0
 
 

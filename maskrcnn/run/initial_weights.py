@@ -93,7 +93,7 @@ def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> d
     own, result = model.state_dict(), dict(state)
     theirs = {_head(name) for name in state} - {""}
     ours = {_head(name) for name in own} - {""}
-    if not theirs:  # not of a detector
+    if not any(name.startswith("roi.box_head") for name in state):  # of no detector, which is told later
         return result
     for head in sorted(ours - theirs):
         result |= {name: value for name, value in own.items() if _head(name) == head}

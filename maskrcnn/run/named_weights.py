@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from maskrcnn.config.nodes import join
 from maskrcnn.config.registry import Named
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
+from maskrcnn.engine.console import logs_shown
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.mask_rcnn import with_weights
 from maskrcnn.recipe import Recipe
@@ -106,7 +107,8 @@ def local_file(path: Path) -> Path:
         OutputError: it cannot be kept.
     """
     if is_name(path):
-        return publisher_of(path).local(path.as_posix())
+        with logs_shown():
+            return publisher_of(path).local(path.as_posix())
     if not path.exists():
         near = difflib.get_close_matches(_first(path), PUBLISHERS.names(), n=1, cutoff=0.75)
         if near and len(path.parts) > 1:

@@ -111,7 +111,7 @@ def add(name: str, source: str, classes: Path | None, stated: Mapping[str, Any])
     if file is not None and not file.is_file():
         raise UserError(f"{source}: no such file; name a file, or an address as https://HOST/FILE")
     address = source if file is None else file.resolve().as_uri()
-    if not name.startswith("own/"):
+    if is_name(Path(name)) and not name.startswith("own/"):
         if file is None:
             raise ConfigError(f"{name}: for an address take a name of your own, as own/{Path(name).name}")
         full, entry = published.find(name)

@@ -129,7 +129,7 @@ def add(name: str, entry: Published) -> Path:
         OutputError: the file cannot be written.
     """
     if not _NAME.fullmatch(name) or ".." in name:
-        raise ConfigError(f"{name!r} is no name for weights of one's own; write it as in own/cells_r50")
+        raise ConfigError(f"{name!r} is no name for weights of your own; write it as in own/cells_r50")
     path = home() / OWN
     write_text(path, dump(PublishedFile(weights={**_own(), name: entry})))
     return path
@@ -155,7 +155,10 @@ def find(name: str) -> tuple[str, Published]:
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """What is said of a name that is not among the ``known``: the nearest, and where they are listed."""
-    names = {part: n for n in known for part in (n, f"{n.split('/')[0]}/{n.split('/')[-1]}")}
+    names: dict[str, str] = {}
+    for n in known:
+        words = n.split("/")
+        names |= {n: n, f"{words[0]}/{words[-1]}": n, words[-1]: n}
     near = list(dict.fromkeys(names[n] for n in difflib.get_close_matches(name[:100], names, 3, 0.6)))
     meant = f"; did you mean {few(near)}?" if near else "."
     return f"no such file or folder, and no weights have that name{meant} 'maskrcnn weights list' shows them"
