@@ -10,7 +10,9 @@ from maskrcnn.errors import UserError
 
 HELP = "take over weights from other frameworks, or hand ours to torchvision"
 
-MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection", "timm", "efficientnet-pytorch")
+MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection")
+#: Of classifiers alone.
+CLASSIFIERS = ("timm", "efficientnet-pytorch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--from",
         dest="source",
-        choices=("auto", *MAKERS),
+        choices=("auto", *MAKERS, *CLASSIFIERS),
         default="auto",
         help="who made IN; default auto: recognised by its names.  Another one than recognised is an error",
     )
