@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from maskrcnn.errors import DataError, few
 from maskrcnn.structures import KeypointSchema
 from maskrcnn.structures.categories import Categories
 
+try:
+    import msgspec
+
+    #: What it raises at text that the standard library reads after all (NaN, numbers beyond float64 ...), or
+    #: of which the standard library says what is wrong.  All else both read alike, to the bit.
+    _REFUSALS: tuple[type[Exception], ...] = (msgspec.MsgspecError, ValueError, RecursionError)
+except ImportError:  # it has no wheel for this machine: the standard library takes twice the time
+    msgspec, _REFUSALS = None, (AttributeError,)  # type: ignore[assignment]
+
 
 def load_coco(source: Path | Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The content of a COCO json: its three lists are there, their entries are not checked yet.
@@ -27,16 +37,54 @@ def load_coco(source: Path | Mapping[str, Any], name: str) -> Mapping[str, Any]:
     Raises:
         DataError: the file is missing, unreadable, broken, or no COCO json.
     """
-    content = source if isinstance(source, Mapping) else read_json(source, _compact)
+    content = source if isinstance(source, Mapping) else _read_in_parts(source)
     if not isinstance(content, Mapping):
         raise DataError(f"{name}: a COCO file is a json object, this is a {kind_of(content)}")
     for key in ("images", "annotations", "categories"):
         if key not in content:
             keys = few(sorted(map(brief, content)))
             raise DataError(f"{name}: a COCO file needs the key {key!r}; it has {keys}")
-        if not isinstance(content[key], list):
+        if not isinstance(content[key], list | _Encoded):
             raise DataError(f"{name}: {key!r} must be a list, it is a {kind_of(content[key])}")
     return content
+
+
+class _Encoded(Sequence[Any]):
+    """The records of a list, decoded when they are asked for: all at once they take many times the memory.
+
+    Raises:
+        DataError: (where they are asked for) the json is broken.
+    """
+
+    def __init__(self, records: Sequence[Any], path: Path) -> None:
+        self._records, self._path = records, path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, at: Any) -> Any:
+        return [self._decoded(record) for record in self._records[at]]
+
+    def _decoded(self, record: Any) -> Any:
+        with contextlib.suppress(*_REFUSALS):
+            return msgspec.json.decode(record)
+        try:
+            return json.loads(str(record, "utf-8"))
+        except (ValueError, RecursionError):
+            _parse(_read(self._path), self._path, None)  # says what is wrong, and where
+            raise
+
+
+def _read_in_parts(path: Path) -> Any:
+    """The content of a COCO json, its annotations still encoded where they can be."""
+    data = _read(path)
+    with uncollected():
+        with contextlib.suppress(*_REFUSALS, KeyError):
+            content = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+            annotations = msgspec.json.decode(content.pop("annotations"), type=list[msgspec.Raw])
+            found = {key: msgspec.json.decode(value) for key, value in content.items()}
+            return found | {"annotations": _Encoded(annotations, path)}
+        return _parse(data, path, _compact)
 
 
 def source_name(source: Path | Mapping[str, Any]) -> str:
@@ -52,17 +100,29 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
     Raises:
         DataError: the file is missing, unreadable or broken.
     """
+    data = _read(path)
+    with uncollected():
+        if hook is None:
+            with contextlib.suppress(*_REFUSALS):
+                return msgspec.json.decode(data)
+        return _parse(data, path, hook)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, without a mark of their order."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _parse(data: bytes, path: Path, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
     try:
-        with uncollected():
-            return json.loads(text, object_hook=hook)
+        return json.loads(data.decode("utf-8"), object_hook=hook)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}:{error.colno}: the json is broken: {error.msg}; is the file complete?"
@@ -75,13 +135,19 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection inside, where much is made and nothing is garbage: the search takes its time."""
+    """No garbage collection inside, where much is made and nothing is garbage: the search takes its time.
+
+    Nor is it searched soon after, as new objects are: what was made counts as old.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
+            if not gc.get_freeze_count():  # else someone else's would be thawed
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
