@@ -123,7 +123,10 @@ def _advice(config: MaskRCNNConfig, layers: Sequence[str], norms: Sequence[str])
     elif norms and "frozen_bn" in keys:
         free.append("model.backbone.frozen_bn: false")
     own = "model.backbone.weights: FILE for the backbone alone, or " if "weights" in keys else ""
-    text = f"Name a file of weights ({own}weights: FILE for the whole model), or train from scratch: "
+    text = (
+        f"Name a file of weights ({own}weights: FILE for the whole model; or a name that 'maskrcnn weights"
+        " list' shows), or train from scratch: "
+    )
     if free and len(deep) == len(layers):
         return f"{text}set {' and '.join(free)}, as configs/base/scratch.yaml does for a ResNet."
     rest = "let the parts named here train their parameters (requires_grad) and normalise"
