@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
 from maskrcnn.errors import CheckpointError, UserError, few
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
-from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
+from maskrcnn.run.named_weights import FirstWeights, WeightsFacts, is_name, publisher_of
+from maskrcnn.run.training import BEGINNINGS
 from maskrcnn.structures.categories import Categories
 from maskrcnn.viz.tables import Table
 from maskrcnn.weights.restore import TakenOver, drop_head, initialize_model, take_by_class
@@ -29,21 +29,8 @@ _UNSEEN = ("preprocess.mean", "preprocess.std", "backbone.stride_in_1x1", "roi.b
 _RATE = 2.0
 
 
-@dataclass
-class Start:
-    """What is said of a model's first weights.
-
-    lines: of what was taken over, to be printed.
-    fresh: names of the tensors that the weights gave nothing to.
-    doubts: what is likely a mistake, a sentence each.
-    """
-
-    lines: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-
-def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: Categories) -> Start:
+@BEGINNINGS.register("weights")
+def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: Categories) -> FirstWeights:
     """Take over ``weights``, and compare what is known of them and of the backbone's with the recipe.
 
     Args:
@@ -54,7 +41,7 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
     Raises:
         CheckpointError: the file cannot be read or does not fit; the model is then unchanged.
     """
-    start = Start(doubts=_rate_doubts(recipe))
+    start = FirstWeights(doubts=_rate_doubts(recipe))
     if recipe.weights is None or file is None:
         start.doubts += _backbone_doubts(model, recipe.model)
         return start
@@ -93,7 +80,7 @@ def _wider(config: MaskRCNNConfig, classes: int) -> MaskRCNN:
             return without_weights(config).build(classes + 1)
 
 
-def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> dict[str, Tensor]:
+def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: FirstWeights) -> dict[str, Tensor]:
     """``state`` with the model's own tensors for further heads (masks, keypoints) that it lacks, without
     those that the model lacks, and with fresh outputs for keypoints of another number.
     """
