@@ -93,6 +93,7 @@ def _doubts(loaded: Loaded[Any]) -> list[str]:
 
 
 def _fetched(loaded: Loaded[Any]) -> list[str]:
+    """What a training would fetch first, a sentence each."""
     from maskrcnn.run.recipe_checks import to_fetch
 
     return to_fetch(loaded.value)
