@@ -20,6 +20,7 @@ import pytest
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
 from maskrcnn.data import DATASETS
+from maskrcnn.data.formats.exchange import IMPORTERS
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
@@ -73,6 +74,7 @@ OURS = [
     "data.train_transforms.0.min_sizes=[64]",
     "data.eval_transforms.0.min_sizes=[64]",
 ]
+SPLITS = {"train": 2, "val": 101}
 DEMO = ["data.train.num_images=4", "data.val.num_images=2", "data.train.size=64", "data.val.size=64"]
 
 
@@ -87,11 +89,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (config,) = [text for text in blocks(PAGES[0], "yaml") if text.startswith("# mine.yaml")]
     (folder / "mine.yaml").write_text(config)
     write_data(folder / "images")
-    for split, image in (("train", 2), ("val", 101)):
+    for split, image in SPLITS.items():
         shutil.copytree(folder / "images", folder / "mine" / split, ignore=shutil.ignore_patterns("*.json"))
         shutil.copy(folder / "images" / f"{split}.json", folder / "mine")
         cv2.imwrite(str(folder / "photo.jpg"), cv2.imread(str(folder / "images" / f"{image}.png")))
     shutil.copy(folder / "photo.jpg", folder / "image.png")
+    splits = (
+        f"  {s}: {{type: coco, images: '${{HERE}}/{s}', annotations: '${{HERE}}/{s}.json'}}" for s in SPLITS
+    )
+    (folder / "mine/data.yaml").write_text("\n".join(["data:", *splits, ""]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
@@ -175,7 +181,8 @@ def python_blocks() -> list[Any]:
 @pytest.fixture
 def _registries() -> Iterator[None]:
     """What a block registers is forgotten, so that no other test meets it."""
-    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS, ROI_HEADS, DATASETS)]
+    slots = (BACKBONES, ROI_OPS, ROI_HEADS, DATASETS, IMPORTERS)
+    before: list[tuple[Any, dict[str, Any]]] = [(slot, dict(slot._entries)) for slot in slots]
     modules = set(sys.modules)
     yield
     for registry, entries in before:
@@ -199,11 +206,12 @@ BEFORE = {
     "sample = load_recipe('mine.yaml').data.train.build(True).load(1)\n"
     "image, targets, names = sample.image, sample.targets, ['box', 'disc']\ndetections = targets\n",
 }
-#: Files that a reader has, and the sandbox under another name.
+#: Files that a reader has, the sandbox under another name, and less to do.
 FILES = {
     '"instances_val2017.json"': '"mine/val.json"',
     '"results.json"': '"runs/mine/results.json"',
     '"runs/demo"': '"runs/mine"',
+    '{"steps": 2000}': '{"steps": 1}',
 }
 
 
