@@ -15,7 +15,7 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.data.schedule import Repeats, repeat_factors
-from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
+from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
@@ -27,19 +27,24 @@ from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
 from maskrcnn.errors import few
 from maskrcnn.files import clear_temporaries
-from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.learnable import check_fresh
 from maskrcnn.run.lock import RunLock
+from maskrcnn.run.named_weights import FirstWeights, weight_keys, with_local_weights
+from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.seeds import seed_everything
-from maskrcnn.weights.restore import drop_head, initialize_model
 
 #: How a run whose config names evaluation data judges its model, by a name: COCO's figures.
 EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Mapping[str, float] | None]] = (
     Named("evaluation", "maskrcnn.run", coco="evaluations")
+)
+#: How a run whose config names weights begins: they are taken over, and what belongs to them is compared.
+BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWeights]] = Named(
+    "beginning", "maskrcnn.run", weights="initial_weights"
 )
 #: Classes that a line of the log names.
 _CLASSES = 10
@@ -49,7 +54,14 @@ class TrainingRun:
     """The objects of one training run on one rank."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, lock: RunLock
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        ranks: Ranks,
+        console: Console,
+        lock: RunLock,
+        *,
+        resume: bool,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -63,7 +75,13 @@ class TrainingRun:
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
-        self.model = setup.place_model(recipe, len(self.data.train.categories), ranks.device)
+        # What a run goes on with is whole: names and files that it began with are not asked for again.
+        goes_on = resume and bool(folder.checkpoints().steps())
+        self._local = replace(recipe, model=without_weights(recipe.model))
+        if not goes_on:
+            self._local = setup.one_first(ranks, lambda: with_local_weights(recipe))
+        self._taken = FirstWeights()
+        self.model = setup.place_model(self._local, len(self.data.train.categories), ranks.device)
         solver = recipe.solver
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
@@ -95,26 +113,22 @@ class TrainingRun:
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
-        recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
+        recipe, folder, ranks = self.recipe, self.folder, self.ranks
         found = folder.checkpoints(recipe.train.keep).latest() if resume else None
         start = None if found is None else found[0]
         facts: dict[str, Any] = {}
         setup.main_alone(ranks, lambda: facts.update(run_facts(recipe, self.data, ranks)))
         if found is not None:
             self._load(*found, facts, strict)
-        elif recipe.weights is not None:
-            weights = load_weights(recipe.weights)
-            if recipe.model.num_channels != 3:
-                fitting = CHANNEL_FITTINGS.get(recipe.model.channels_from)()
-                weights = fitting.fit_state(weights, self.model)
-            if recipe.drop_head:
-                weights, _ = drop_head(weights, self.model)
-            fresh = initialize_model(self.model, weights, recipe.weights)
-            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
+        else:
+            file, categories = self._local.weights, self.data.train.categories
+            if weight_keys(recipe):
+                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
             if not recipe.train.allow_frozen_random:
-                check_fresh(self._frozen.intersection(fresh), recipe.weights)
-        elif not recipe.train.allow_frozen_random:
-            preflight.tell("frozen", self._start)
+                if recipe.weights is None:
+                    preflight.tell("frozen", replace(self._start, recipe=self._local))
+                else:
+                    check_fresh(self._frozen.intersection(self._taken.fresh), recipe.weights)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -178,7 +192,10 @@ class TrainingRun:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
+        for text in self._taken.lines:
+            line(text)
         if start is None:
+            self._warn(self._taken.doubts)
             preflight.tell("learning", self._start)
 
     def _repeat_factors(self) -> Repeats | None:
