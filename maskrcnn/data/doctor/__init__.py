@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 from maskrcnn.config.registry import Named
 from maskrcnn.data.interfaces import Dataset
@@ -26,7 +26,10 @@ class Doubt:
     count, total, of: how many of how many, and of what.
     ids: of the first few, category, image or annotation ids by ``of``.
     names: the same few, in words.
-    advice: what it costs, and what to do.
+    cost: what becomes of it in training and evaluation.
+    advice: what to do.
+    every: all ids, where ``ids`` are of images or annotations.
+    images: of annotations, the id of the image of each of ``every``.
     """
 
     kind: str
@@ -37,13 +40,21 @@ class Doubt:
     of: str
     ids: tuple[int, ...]
     names: tuple[str, ...]
+    cost: str
     advice: str
+    every: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
         more = ", ..." if self.count > len(self.names) else ""
         named = f" ({', '.join(self.names)}{more})" if self.names else ""
-        return f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}; {self.advice}"
+        what = f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}"
+        return f"{what}; {self.cost}; {self.advice}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON's types, with all ids."""
+        return asdict(self)
 
 
 #: Looks at a data set, and at the training set that it stands beside (itself, where it is that one); of a
@@ -53,6 +64,7 @@ DOUBTS: Named[Doubter] = Named(
     "doubt",
     "maskrcnn.data.doctor",
     classes="doubts",
+    annotations="annotation_doubts",
     files="file_doubts",
     masks="mask_doubts",
     split="split_doubts",

@@ -60,8 +60,9 @@ def repeated_split_doubt(train: CocoDataset, val: CocoDataset) -> Doubt | None:
         of="images" if sought == len(val) else "images looked at",
         ids=tuple(int(val.index.image_ids[p]) for p in list(same)[:NAMED]),
         names=few(same.values()),
-        advice="the figures will say how well they are remembered; give data.val images that are not in"
-        " data.train",
+        every=tuple(int(val.index.image_ids[p]) for p in same),
+        cost="the figures will say how well they are remembered",
+        advice="give data.val images that are not in data.train",
     )
 
 
