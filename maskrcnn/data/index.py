@@ -51,6 +51,7 @@ class AnnotationIndex:
     image_ids: int64 [N].  sizes: int32 [N, 2] (height, width), original frame, pixels.
     ends: int64 [N], where the annotations that train of each image end in ``rows``, int64 [T].
     The other arrays are in the order of the file; ``rows`` points into them.
+    numbers: int32 [A], the place of each in the file's list, in which faulty ones count.
     images: int32 [A], place of each one's image.  crowds: bool [A].
     boxes: float64 [A, 4], x, y, width, height as the file has them, may overhang by a pixel.
     areas: float64 [A], as the file states them, NaN where it does not.
@@ -71,6 +72,7 @@ class AnnotationIndex:
     ends: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     annotation_ids: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int32]
     images: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     boxes: npt.NDArray[np.float64]
@@ -246,8 +248,11 @@ def read_annotations(
     schema = read_keypoint_schema(content["categories"], name) if keypoints else None
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
     with uncollected():
-        for number, record in enumerate(content["annotations"]):
-            packer.add(record, number)
+        records = content["annotations"]
+        for number in range(len(records)):
+            packer.add(records[number], number)
+            if content is not source:  # its memory serves for the columns
+                records[number] = None
     index = packer.finish()
     return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
 
@@ -257,6 +262,10 @@ def _where(record: Any, number: int) -> str:
     if isinstance(record, Mapping) and as_id(record.get("id")) is not None:
         return f"annotation {as_id(record['id'])} (image {brief(record.get('image_id'))})"
     return f"annotation {number} of the list"
+
+
+def _id_of(record: Any) -> int | None:
+    return as_id(record.get("id")) if isinstance(record, Mapping) else None
 
 
 class _Packer:
@@ -278,6 +287,7 @@ class _Packer:
         self.to_number: list[tuple[int, str]] = []
         # Columns by the names that they have in the index.
         self.annotation_ids, self.images, self.labels = array("q"), array("i"), array("i")
+        self.numbers = array("i")
         self.boxes, self.areas, self.crowds = array("d"), array("d"), array("B")
         self.keypoints, self.labelled = array("d"), array("i")
         self.kinds, self.data_starts, self.data_ends = array("B"), array("q"), array("q")
@@ -290,10 +300,13 @@ class _Packer:
         try:
             self._add(record, number, mended)
         except FaultError as fault:
-            self.report.annotation(fault.kind, f"{self.name}: {_where(record, number)}: {fault}")
+            self.report.annotation(
+                fault.kind, f"{self.name}: {_where(record, number)}: {fault}", _id_of(record)
+            )
         else:
+            self.numbers.append(number)
             for what in mended:
-                self.report.mend(what, _where(record, number))
+                self.report.mend(what, _where(record, number), _id_of(record))
 
     def _add(self, record: Any, number: int, mended: list[str]) -> None:
         ids = check_ids(record, mended)
@@ -339,7 +352,7 @@ class _Packer:
                 fresh = 1 if not 0 < fresh < 2**63 - 1 else fresh + 1
             self.seen.add(fresh)
             self.annotation_ids[place] = fresh
-            self.report.mend("annotation ids missing or repeated, numbered anew", where)
+            self.report.mend("annotation ids missing or repeated, numbered anew", where, fresh)
 
     def _pack(self, mask: Mask) -> None:
         store: array[Any] = self.texts

@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maskrcnn.config.registry import Named
 from maskrcnn.data.interfaces import Dataset
+
+if TYPE_CHECKING:
+    from maskrcnn.data.doctor.look import Look
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +74,40 @@ DOUBTS: Named[Doubter] = Named(
 )
 
 
-def find_doubts(train: Dataset | None, val: Dataset | None) -> Iterator[Doubt]:
-    """What is hardly meant in the data that a run reads."""
+#: The same, of those that open every image or need a library of their own: ``maskrcnn doctor`` asks for them.
+ThoroughDoubter: TypeAlias = Callable[[Dataset, Dataset | None, "Look"], Iterable[Doubt]]
+THOROUGH: Named[ThoroughDoubter] = Named(
+    "thorough doubt",
+    "maskrcnn.data.doctor",
+    copies="copy_doubts",
+    images="image_doubts",
+    overlaps="overlap_doubts",
+)
+
+
+def find_doubts(train: Dataset | None, val: Dataset | None, look: Look | None = None) -> Iterator[Doubt]:
+    """What is hardly meant in the data that a run reads.
+
+    look: opens all images; None: what takes that is not asked for.
+    """
     for dataset in (train, val):
         if dataset is not None:
-            for name in DOUBTS.names():
-                yield from DOUBTS.get(name)(dataset, train)
+            found = [d for name in DOUBTS.names() for d in DOUBTS.get(name)(dataset, train)]
+            if look is not None:
+                more = [d for name in THOROUGH.names() for d in THOROUGH.get(name)(dataset, train, look)]
+                every = {d.kind for d in more}
+                found = [d for d in found if d.kind not in every] + more  # not those of a sample, too
+            yield from found
 
 
-def tell_doubts(train: Dataset | None, val: Dataset | None) -> None:
-    """Log each as a warning of one line."""
-    for doubt in find_doubts(train, val):
+def tell_doubts(train: Dataset | None, val: Dataset | None, *, thorough: bool = False) -> None:
+    """Log each as a warning of one line; ``thorough``: open every image for it."""
+    look = None
+    if thorough:
+        from maskrcnn.data.doctor.look import Look
+
+        look = Look()
+    for doubt in find_doubts(train, val, look):
         logger.warning("%s", doubt)
+    for what in look.skipped if look is not None else ():
+        logger.warning("not looked for: %s", what)

@@ -38,11 +38,9 @@ def _of_a_run(dataset: Dataset, _: Dataset | None) -> Iterable[Doubt]:
     if not isinstance(dataset, CocoDataset):
         return []
     index = dataset.index
-    found = [*twin_doubts(index), crowd_doubt(index), area_doubt(index)]
-    if index.masks:
-        parts = polygons(index)
-        found += [edge_doubt(index, parts), flat_doubt(index, parts)]
-    return filter(None, found)
+    parts, areas = polygons(index), polygon_areas(index)
+    found = [*twin_doubts(index), crowd_doubt(index), area_doubt(index, parts, areas)]
+    return filter(None, [*found, edge_doubt(index, parts), flat_doubt(index, parts, areas)])
 
 
 def twin_doubts(index: AnnotationIndex) -> list[Doubt]:
@@ -121,10 +119,14 @@ def crowd_doubt(index: AnnotationIndex) -> Doubt | None:
     )
 
 
-def area_doubt(index: AnnotationIndex) -> Doubt | None:
-    """Stated areas that no object in the box can have."""
-    box = index.boxes[:, 2:].prod(1)
-    rows = np.flatnonzero(((index.areas > 1.05 * box + 1) | (index.areas == 0)) & ~index.crowds)
+def area_doubt(index: AnnotationIndex, parts: Polygons, areas: Floats) -> Doubt | None:
+    """Stated areas that neither the box can have nor the mask.
+
+    areas: of each polygon, see :func:`polygon_areas`.
+    """
+    most = index.boxes[:, 2:].prod(1)
+    np.maximum.at(most, parts.owners, np.bincount(parts.owners, areas, len(most))[parts.owners])
+    rows = np.flatnonzero(((index.areas > 1.05 * most + 1) | (index.areas == 0)) & ~index.crowds)
     if not len(rows):
         return None
     return doubt_of_annotations(
@@ -132,7 +134,7 @@ def area_doubt(index: AnnotationIndex) -> Doubt | None:
         rows,
         len(index.areas),
         "area that cannot be",
-        "objects whose stated 'area' is 0, or more than that of their box",
+        "objects whose stated 'area' is 0, or more than box and mask have",
         "evaluation counts them among the small, medium or large ones by it (APs, APm, APl)",
         "leave 'area' out, then it is taken from the mask; or write that of the mask in square pixels",
     )
@@ -157,9 +159,9 @@ def edge_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     )
 
 
-def flat_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
+def flat_doubt(index: AnnotationIndex, parts: Polygons, areas: Floats) -> Doubt | None:
     """Polygons whose points lie on a line, or on each other."""
-    rows = np.unique(parts.owners[polygon_areas(index) <= NO_AREA])
+    rows = np.unique(parts.owners[areas <= NO_AREA])
     if not len(rows):
         return None
     return doubt_of_annotations(
