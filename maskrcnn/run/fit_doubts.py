@@ -1,12 +1,13 @@
-"""Doubts about a recipe and its data together: too many objects for its caps, too small ones, no anchors near.
+"""Doubts about a recipe and its data together: more objects than its caps, too small ones, no anchors near.
 
 Boxes are seen as the network sees them in an evaluation (``data.eval_transforms``, which only resize).
 
-Legend: N = images, G = objects (crowd regions are not among them).
+Legend: N = images, G' = objects of the images that are looked at (crowd regions are not among them).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from maskrcnn.data.doctor import Doubt
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.data.transforms.network_size import network_sizes, resize_of
+from maskrcnn.errors import DataError
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.rpn.anchor_fit import (
     REACHED,
     AnchorFit,
@@ -47,13 +50,13 @@ _SCALED = 2000
 
 @dataclass(frozen=True)
 class Seen:
-    """A data set's objects: how many each image has, and how large the network sees them.
+    """A data set's objects: how many each image has, and how large the network of ``recipe`` sees them.
 
-    Legend: G' = objects of the images that are looked at.
+    Without a recipe the network frame is the original one.
     """
 
     dataset: Dataset
-    recipe: Recipe
+    recipe: Recipe | None
 
     @cached_property
     def counts(self) -> Integers:
@@ -71,17 +74,31 @@ class Seen:
         return np.flatnonzero(~truth.crowds & np.isin(truth.image_ids, ids)[truth.images])
 
     @cached_property
-    def boxes(self) -> Floats:
-        """Boxes in the network frame, float64 [G', 4] xyxy, of ``_SCALED`` images at most."""
-        truth, rows = self.dataset.ground_truth(), self._rows
+    def _frames(self) -> tuple[Integers, Integers]:
+        """(height, width) of the image of each object, in the original and in the network frame: [G', 2]."""
+        truth = self.dataset.ground_truth()
+        old = truth.sizes[truth.images[self._rows]]
+        if self.recipe is None:
+            return old, old
         resize = resize_of(build_transforms(self.recipe, training=False), "data.eval_transforms")
-        images, which = np.unique(truth.images[rows], return_inverse=True)
-        old = truth.sizes[images]
-        factor = (network_sizes(old, resize) / old)[which.reshape(-1)][:, [1, 0, 1, 0]]
-        boxes = truth.boxes[rows]
+        return old, network_sizes(old, resize)
+
+    @property
+    def sizes(self) -> Integers:
+        """(height, width) of the image of each object in the network frame: int64 [G', 2]."""
+        return self._frames[1]
+
+    @cached_property
+    def boxes(self) -> Floats:
+        """Boxes in the network frame, float64 [G', 4] xyxy, of ``_SCALED`` images at most.
+
+        Raises:
+            DataError: ``data.eval_transforms`` do more than resize.
+        """
+        old, new = self._frames
+        boxes = self.dataset.ground_truth().boxes[self._rows]
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        limits = np.tile(old[which.reshape(-1)][:, ::-1], 2)
-        found: Floats = np.clip(boxes, 0, limits) * factor
+        found: Floats = np.clip(boxes, 0, np.tile(old[:, ::-1], 2)) * np.tile((new / old)[:, ::-1], 2)
         return found
 
     @cached_property
@@ -116,7 +133,7 @@ class Seen:
         """About the images of more than ``most`` objects."""
         places = np.flatnonzero(self.counts > most)
         places = places[np.argsort(-self.counts[places], kind="stable")]
-        ids = [int(self.dataset.image_ids[i]) for i in places]
+        ids: list[int] = np.asarray(self.dataset.image_ids)[places].tolist()
         return Doubt(
             kind=kind,
             where=str(self.dataset.annotation_file),
@@ -139,14 +156,17 @@ def fit_doubts(
     """All of this module."""
     seen = Seen(train, recipe)
     if seen.counts.any():
-        yield from filter(None, [*sample_doubts(seen), small_doubt(seen), anchor_doubt(seen, strides)])
+        yield from sample_doubts(seen)
+        with contextlib.suppress(DataError):  # transforms of one's own have no one scale
+            yield from filter(None, [small_doubt(seen), anchor_doubt(seen, strides)])
     for dataset, training in ((train, True), *([] if val is None else [(val, False)])):
         yield from cap_doubts(Seen(dataset, recipe), training=training)
 
 
 def cap_doubts(seen: Seen, *, training: bool) -> list[Doubt]:
     """Images with more objects than proposals or detections may leave."""
-    model, rpn = seen.recipe.model, seen.recipe.model.rpn
+    model = _model(seen)
+    rpn = model.rpn
     caps = [] if training else [("model.roi.max_detections", model.roi.max_detections, "detections")]
     if rpn is not None:
         name = "post_nms_train" if training else "post_nms_test"
@@ -175,7 +195,7 @@ def _with_proposals(highest: int, most: int, what: str) -> str:
 
 def sample_doubts(seen: Seen) -> list[Doubt]:
     """Images with more objects than a step samples of them."""
-    model = seen.recipe.model
+    model = _model(seen)
     stages = [("model.roi", model.roi)] + ([] if model.rpn is None else [("model.rpn", model.rpn)])
     found = []
     for key, stage in stages:
@@ -215,7 +235,7 @@ def small_doubt(seen: Seen) -> Doubt | None:
 
 def anchor_doubt(seen: Seen, strides: Sequence[int]) -> Doubt | None:
     """Objects that no anchor lies near, where other anchors would."""
-    rpn = seen.recipe.model.rpn
+    rpn = _model(seen).rpn
     if rpn is None:
         return None
     near = reached(seen, strides)
@@ -238,7 +258,7 @@ def anchor_doubt(seen: Seen, strides: Sequence[int]) -> Doubt | None:
 
 def reached(seen: Seen, strides: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Which objects [G'] the recipe's anchors reach."""
-    rpn = seen.recipe.model.rpn
+    rpn = _model(seen).rpn
     assert rpn is not None
     anchors = rpn.anchors.build(strides)
     base = [level.numpy() for level in anchors.base]
@@ -248,12 +268,17 @@ def reached(seen: Seen, strides: Sequence[int]) -> npt.NDArray[np.bool_]:
 
 def suggested(seen: Seen, strides: Sequence[int]) -> AnchorFit:
     """Anchors that lie better on the objects, as many as the recipe's."""
-    rpn = seen.recipe.model.rpn
+    rpn = _model(seen).rpn
     assert rpn is not None
     anchors = rpn.anchors
     sizes = 1 if anchors.boxes is not None else len(anchors.sizes[0])
     ratios = len(anchors.boxes[0]) if anchors.boxes is not None else len(anchors.ratios)
     return fit_anchors(seen.boxes, strides, ratios, sizes, anchors.offset)
+
+
+def _model(seen: Seen) -> MaskRCNNConfig:
+    assert seen.recipe is not None
+    return seen.recipe.model
 
 
 def _lost(counts: Integers, most: int) -> int:
@@ -266,5 +291,5 @@ def _share(lost: int, counts: Integers) -> str:
 
 def _round_up(count: float) -> int:
     """To two digits, so that it reads as a choice."""
-    step = 10 ** max(len(str(math.ceil(count))) - 2, 0)
+    step = int(10 ** max(len(str(math.ceil(count))) - 2, 0))
     return math.ceil(count / step) * step

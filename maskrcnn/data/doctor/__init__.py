@@ -33,6 +33,7 @@ class Doubt:
     advice: what to do.
     every: all ids, where ``ids`` are of images or annotations.
     images: of annotations, the id of the image of each of ``every``.
+    others: of repetitions, the id of what each of ``every`` repeats.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Doubt:
     advice: str
     every: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """One line."""

@@ -6,6 +6,7 @@ Legend: N, M = images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,21 +58,19 @@ def copies(dataset: CocoDataset, facts: Sequence[ImageFacts]) -> list[list[int]]
 
 def copy_doubt(dataset: CocoDataset, facts: Sequence[ImageFacts]) -> Doubt | None:
     """Images that are another one of their data set, pixel by pixel."""
-    names = {}
-    for first, *others in copies(dataset, facts):
-        for i in others:
-            names[i] = f"image {_id(dataset, i)} is image {_id(dataset, first)}"
-    if not names:
+    pairs = {i: first for first, *others in copies(dataset, facts) for i in others}
+    if not pairs:
         return None
-    return doubt_of_files(
+    doubt = doubt_of_files(
         dataset,
-        names,
+        {i: f"image {_id(dataset, i)} is image {_id(dataset, first)}" for i, first in pairs.items()},
         len(dataset),
         "image twice",
         "images with the very pixels of another one of another name",
         "they count twice; where only one is annotated, the objects of the other are taught to be background",
         "keep one of each, with all annotations",
     )
+    return replace(doubt, others=tuple(_id(dataset, first) for first in pairs.values()))
 
 
 def leak_doubt(
@@ -86,22 +85,22 @@ def leak_doubt(
     by_digest = {fact.digest: i for i, fact in enumerate(of_train) if fact.digest}
     pairs = {i: by_digest[f.digest] for i, f in enumerate(of_val) if f.digest in by_digest}
     pairs = near(of_train, of_val) | pairs
-    names = {
-        i: f"image {_id(val, i)} looks like {_id(train, j)} ({printable(train.path(j).name)})"
-        for i, j in sorted(pairs.items())
-        if _id(val, i) not in told
-    }
-    if not names:
+    pairs = {i: j for i, j in sorted(pairs.items()) if _id(val, i) not in told}
+    if not pairs:
         return None
-    return doubt_of_files(
+    doubt = doubt_of_files(
         val,
-        names,
+        {
+            i: f"image {_id(val, i)} looks like {_id(train, j)} ({printable(train.path(j).name)})"
+            for i, j in pairs.items()
+        },
         len(val),
         "val near train",
         f"validation images that look like training images ({train.annotation_file})",
         "the figures will say how well they are remembered",
         "look at one pair; give data.val images of other scenes (maskrcnn split keeps groups together)",
     )
+    return replace(doubt, others=tuple(_id(train, j) for j in pairs.values()))
 
 
 def near(a: Sequence[ImageFacts], b: Sequence[ImageFacts]) -> dict[int, int]:

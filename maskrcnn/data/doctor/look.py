@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -100,8 +101,8 @@ class Look:
 
     def _look(self, dataset: CocoDataset) -> list[ImageFacts]:
         workers = self._workers if len(dataset) > 4 * self._workers else 0
-        loader = DataLoader(
-            _Looks(dataset),
+        loader: DataLoader[Any] = DataLoader(
+            _Looks(dataset),  # type: ignore[arg-type] - all that is asked of it
             batch_size=8,
             collate_fn=list,
             num_workers=workers,
@@ -135,7 +136,7 @@ def look_at(dataset: CocoDataset, i: int) -> ImageFacts:
     try:
         sample = dataset.load(i)
     except DataError as error:
-        size = _stored_size(path, dataset.exif)
+        size = stored_size(path, dataset.exif)
         return ImageFacts(fault=str(error), other_size=size not in (None, tuple(dataset.sizes[i].tolist())))
     data = _bytes(path)
     form, bits, highest = image_form(data)
@@ -173,7 +174,7 @@ def image_form(data: bytes) -> tuple[str, int, int]:
         return form, bits, -1
     channels = channels or (1 if stored.ndim == 2 else stored.shape[2])
     bits = 8 * stored.dtype.itemsize
-    if form == "alpha" and stored.ndim == 3 and (stored[..., -1] == np.iinfo(stored.dtype).max).all():
+    if form == "alpha" and stored.ndim == 3 and stored[..., -1].min() == 2**bits - 1:
         form = "colour" if channels == 4 else "gray"  # nothing shows through
     form = form or {1: "gray", 3: "colour"}.get(channels, "many")
     return form, bits, int(stored.max()) if bits > 8 else -1
@@ -198,7 +199,7 @@ def perceptual_hash(image: Image) -> tuple[int, bytes]:
     return int(str(found), 16), thumb.tobytes()
 
 
-def _stored_size(path: Path, exif: bool) -> tuple[int, int] | None:
+def stored_size(path: Path, exif: bool) -> tuple[int, int] | None:
     """(height, width) of a file as it would be read; None where it does not say."""
     data = _bytes(path)
     header = parse_header(data)
