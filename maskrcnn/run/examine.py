@@ -37,6 +37,8 @@ from maskrcnn.viz.tables import Table
 SIZES = (8, 16, 32, 96)
 #: Classes that a table lists; a file has all.
 MOST_CLASSES = 100
+#: How the kinds of what the reader did begin.
+READER = ("left out: ", "read as meant: ")
 #: FPN's levels p2 to p6, for anchors where no recipe names others.
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -97,8 +99,7 @@ def examine(
     Raises:
         UserError: (DataError, ConfigError) the data cannot be read at all.
     """
-    with _quiet():
-        data, doubts = read_sets(config)
+    data, doubts = read_sets(config)
     found = Examination(data, doubts=doubts)
     train, val = data["data.train"], data.get("data.val")
     for dataset in data.values():
@@ -122,7 +123,7 @@ def examine(
     if recipe is None and Seen(train, None).counts.any():
         fit = fit_anchors(Seen(train, None).boxes, STRIDES)
         found.facts.append(
-            f"anchors that fit at the images' own size: {fit.keys()}, which reach {fit.recall:.1%} of the objects"
+            f"anchors for the images at their own size: {fit.keys()}, which reach {fit.recall:.1%}"
         )
     return found
 
@@ -136,7 +137,8 @@ def read_sets(config: DataConfig) -> tuple[Sets, list[Doubt]]:
 
     def read(part: Any) -> Dataset:
         tolerant = replace(part, on_error="skip") if hasattr(part, "on_error") else part
-        dataset: Dataset = tolerant.build(False, on_error="skip")
+        with _quiet():
+            dataset: Dataset = tolerant.build(False, on_error="skip")
         return dataset
 
     data = {"data.train": read(config.train)}
@@ -170,7 +172,7 @@ def reader_doubts(dataset: Dataset) -> list[Doubt]:
             ids = report.ids.get(kind, [])
             found.append(
                 Doubt(
-                    kind=f"left out: {kind}",
+                    kind=f"{READER[0]}{kind}",
                     where=str(dataset.annotation_file),
                     what=f"faulty {of} ({kind})",
                     count=count,
@@ -187,7 +189,7 @@ def reader_doubts(dataset: Dataset) -> list[Doubt]:
         ids = report.ids.get(how, [])
         found.append(
             Doubt(
-                kind=f"read as meant: {how}",
+                kind=f"{READER[1]}{how}",
                 where=str(dataset.annotation_file),
                 what=f"annotations that are read as they are meant: {how}",
                 count=count,
@@ -225,8 +227,8 @@ def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
         found.doubts += setup.RECIPE_DOUBTS.get(name)(recipe, strides, train, val)
     for sentence in [*solver_doubts(recipe.solver), *epoch_doubts(recipe.solver, len(train))]:
         found.doubts.append(_of_solver(sentence, len(train)))
-    seen = Seen(train, recipe)
-    if strides and seen.counts.any():
+    seen = _seen(train, recipe)
+    if strides and seen.counts.any() and seen.recipe is not None:
         fit = suggested(seen, strides)
         found.facts.append(
             f"anchors reach {reached(seen, strides).mean():.1%} of the training objects; {fit.keys()} would"
@@ -236,10 +238,21 @@ def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
     if measure:
         cost = measure_step(recipe, train, ranks)
     else:
-        height, width = np.median(seen.sizes, axis=0).astype(int).tolist()
+        sizes = seen.sizes if len(seen.sizes) else train.sizes
+        height, width = np.median(sizes, axis=0).astype(int).tolist()
         per_pass = setup.images_per_pass(recipe, ranks)
         cost = count_step(recipe, (height, width), len(train.categories), per_pass)
     found.facts += cost.lines(recipe.solver.steps)
+
+
+def _seen(dataset: Dataset, recipe: Recipe) -> Seen:
+    """As the recipe's network sees the objects; as stored, where transforms of one's own have no one scale."""
+    seen = Seen(dataset, recipe)
+    try:
+        _ = seen.sizes
+    except DataError:
+        return Seen(dataset, None)
+    return seen
 
 
 def _of_solver(sentence: str, images: int) -> Doubt:
@@ -306,7 +319,7 @@ def _sizes(data: Sets, recipe: Recipe | None) -> Table:
         name = key.removeprefix("data.")
         columns[f"{name}, as stored"] = Seen(dataset, None).sides
         if recipe is not None:
-            columns[f"{name}, resized"] = Seen(dataset, recipe).sides
+            columns[f"{name}, resized"] = _seen(dataset, recipe).sides
     names = [
         f"< {SIZES[0]}",
         *(f"{a} to {b}" for a, b in pairwise(SIZES)),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.data.doctor import Doubt
+from maskrcnn.data.doctor import Doubt, find_doubts
 from maskrcnn.data.doctor.annotation_doubts import NO_AREA, same_objects
 from maskrcnn.data.doctor.file_doubts import normal_names
 from maskrcnn.data.doctor.look import Look, installed, stored_size
@@ -24,20 +24,18 @@ from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
-from maskrcnn.data.image_files import image_path, open_image
+from maskrcnn.data.image_files import image_path, missing_files, open_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.errors import UserError
 from maskrcnn.files import write_bytes, write_json, write_text
 from maskrcnn.recipe import DataConfig
-from maskrcnn.run.data_argument import DATA_FILE
-from maskrcnn.run.examine import Examination
+from maskrcnn.run.data_argument import DATA_FILE, read_data_argument
+from maskrcnn.run.examine import READER, Examination, read_sets
 from maskrcnn.structures import rle
 from maskrcnn.structures.masks import polygon_area
 
 #: The list of what was done.
 REPAIRS = "repairs.json"
-#: Kinds of findings whose repair takes a person's eye.
-_LEFT = "look at it yourself: what was meant cannot be told"
 
 
 @dataclass
@@ -47,9 +45,11 @@ class _Repairs:
     where: str
     done: list[dict[str, Any]] = field(default_factory=list)
 
-    def tell(self, what: str, of: str, ids: list[int]) -> None:
-        if ids:
-            self.done.append({"where": self.where, "what": what, "of": of, "count": len(ids), "ids": ids})
+    def tell(self, what: str, of: str, ids: list[int], count: int | None = None) -> None:
+        """``count``: where not all have an id."""
+        count = len(ids) if count is None else count
+        if count:
+            self.done.append({"where": self.where, "what": what, "of": of, "count": count, "ids": ids})
 
 
 def repair(
@@ -69,26 +69,29 @@ def repair(
         UserError: the folder holds such a copy, or a data set is none of COCO's json.
         OutputError: it cannot be written.
     """
-    sets = {key.removeprefix("data."): dataset for key, dataset in found.data.items()}
+    sets = _coco_sets(found)
     taken = [name for name in (DATA_FILE, REPAIRS, *(f"{n}.json" for n in sets)) if (folder / name).exists()]
     if taken:
         raise UserError(
             f"{shown(folder)}: holds {taken[0]} already; name another folder with --fix, or remove it"
         )
-    for name, dataset in sets.items():
-        if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
-            raise UserError(
-                f"data.{name}: {type(dataset).__name__} is not read from a COCO json, which --fix writes; export"
-                " it to COCO first (maskrcnn export-data)"
-            )
     done: list[dict[str, Any]] = []
+    contents: dict[str, dict[str, Any]] = {}
     lines = ["data:"]
-    grouping = _root_classes(found.doubts, list(sets))
+    grouping = _root_classes(list(sets.values()))
     for name, dataset in sets.items():
-        assert isinstance(dataset, CocoDataset)
         log = _Repairs(str(dataset.annotation_file))
         leaked = _leaked(found.doubts) if name == "train" else set()
         content = _repaired(dataset, look, leaked, grouping, log)
+        if len(dataset.index.images) + dataset.report.annotations.total() and not content["annotations"]:
+            raise UserError(
+                f"{log.where}: nothing would be left of its annotations, so no copy is written; do as the"
+                " findings say"
+            )
+        contents[name] = content
+        done += log.done
+    for name, dataset in sets.items():
+        content = contents[name]
         write_json(folder / f"{name}.json", content)
         images = str(dataset.images.absolute())
         if copy:
@@ -96,19 +99,38 @@ def repair(
             _copy_images(dataset, content["images"], folder / "images" / name)
         part = config.train if name == "train" else config.val
         lines.append(f"  {name}: {_entry(part, images, '${HERE}/' + name + '.json')}")
-        done += log.done
-    repaired = {kind for entry in done for kind in _KINDS.get(entry["what"], ())}
-    left = [
-        d for d in found.doubts if d.kind not in repaired and not d.kind.startswith(("left out", "read as"))
-    ]
     write_text(folder / DATA_FILE, "\n".join(lines) + "\n")
+    left = _left(found, {kind for entry in done for kind in _KINDS.get(entry["what"], ())}, folder)
     write_json(folder / REPAIRS, {"done": done, "left": [d.as_json() for d in left]}, indent=1)
     told = [f"{entry['where']}: {entry['count']} {entry['of']}: {entry['what']}" for entry in done]
-    told += [f"left as it is: {kind}; {_LEFT}" for kind in dict.fromkeys(d.kind for d in left)]
-    return [
-        *told,
-        f"{folder / DATA_FILE}: {len(done)} kinds of repairs, listed with all ids in {folder / REPAIRS}",
-    ]
+    told += dict.fromkeys(f"left as it is ({doubt.kind}): {doubt.advice}" for doubt in left)
+    return [*told, f"{folder / DATA_FILE}: {len(done)} repairs, listed with all ids in {folder / REPAIRS}"]
+
+
+def _coco_sets(found: Examination) -> dict[str, CocoDataset]:
+    """By name, train and val.
+
+    Raises:
+        UserError: one is none of COCO's json.
+    """
+    sets: dict[str, CocoDataset] = {}
+    for key, dataset in found.data.items():
+        if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
+            raise UserError(
+                f"{key}: {type(dataset).__name__} is not read from a COCO json, which --fix writes; export it to"
+                " COCO first (maskrcnn export-data)"
+            )
+        sets[key.removeprefix("data.")] = dataset
+    return sets
+
+
+def _left(found: Examination, repaired: set[str], folder: Path) -> list[Doubt]:
+    """What the copy, read anew, is still doubted for; and what of ``found`` takes opening images, or a recipe."""
+    before = {d.kind for d in find_doubts(found.data["data.train"], found.data.get("data.val"))}
+    again, _ = read_sets(read_data_argument(folder))
+    fresh = list(find_doubts(again["data.train"], again.get("data.val")))
+    others = [d for d in found.doubts if d.kind not in before | repaired and not d.kind.startswith(READER)]
+    return [*fresh, *others]
 
 
 _UNREADABLE = "images that cannot be read are left out, with their annotations"
@@ -151,10 +173,10 @@ def _repaired(
         content, report, masks=dataset.index.masks, keypoints=dataset.keypoints is not None
     )
     for counter, of in ((report.records, "images"), (report.annotations, "annotations")):
-        for kind in counter:
-            log.tell(f"{_FAULTY} ({kind})", of, report.ids[kind] or [-1])
-    for how in report.mended:
-        log.tell(f"{_MEANT} ({how})", "annotations", report.ids[how] or [-1])
+        for kind, count in counter.items():
+            log.tell(f"{_FAULTY} ({kind})", of, report.ids[kind], count)
+    for how, count in report.mended.items():
+        log.tell(f"{_MEANT} ({how})", "annotations", report.ids[how], count)
     images = {as_id(record["id"]): record for record in content["images"] if _sound(record, index)}
     categories = [r for r in content["categories"] if as_id(r["id"]) not in grouping]
     dropped = sorted(as_id(r["id"]) or 0 for r in content["categories"] if as_id(r["id"]) in grouping)
@@ -175,7 +197,7 @@ def _repair_images(
 ) -> None:
     """Change records of images, and of which image annotations are, in ``content``."""
     gone: set[int] = set()
-    sizes: dict[int, tuple[int, int]] = {}
+    sizes: dict[int | None, tuple[int, int]] = {}
     for i, fact in enumerate(look.facts(dataset)) if look is not None else ():
         if not fact.fault:
             continue
@@ -185,7 +207,10 @@ def _repair_images(
             sizes[image_id] = size
         else:
             gone.add(image_id)
-    same: dict[int, int] = {}
+    if look is None:
+        paths = [dataset.path(i) for i in range(len(dataset))]
+        gone |= {int(dataset.image_ids[i]) for i in missing_files(paths)}
+    same: dict[int | None, int] = {}
     first: dict[str, int] = {}
     for place, name in enumerate(normal_names(dataset.index)):
         image_id = int(dataset.index.image_ids[place])
@@ -196,36 +221,34 @@ def _repair_images(
     else:
         leaked = set()
     log.tell(_UNREADABLE, "images", sorted(gone))
-    log.tell(_EXCHANGED, "images", sorted(sizes))
-    log.tell(_MERGED, "images", sorted(same))
+    log.tell(_EXCHANGED, "images", sorted(i for i in sizes if i is not None))
+    log.tell(_MERGED, "images", sorted(i for i in same if i is not None))
     out = gone | leaked
 
     def image_of(record: Any, key: str) -> int | None:
         return as_id(record.get(key)) if isinstance(record, Mapping) else None
 
-    kept = []
+    images, annotations = [], []
     for record in content["images"]:
-        image_id = image_of(record, "id")
-        if image_id in out or image_id in same:
-            continue
-        if image_id in sizes:
-            record = {**record, "height": sizes[image_id][0], "width": sizes[image_id][1]}
-        kept.append(record)
-    content["images"] = kept
-    content["annotations"] = [
-        {**record, "image_id": same[image_id]}
-        if (image_id := image_of(record, "image_id")) in same
-        else record
-        for record in content["annotations"]
-        if image_of(record, "image_id") not in out
-    ]
+        known = image_of(record, "id")
+        if known in sizes:
+            record = {**record, "height": sizes[known][0], "width": sizes[known][1]}
+        if known not in out and known not in same:
+            images.append(record)
+    for record in content["annotations"]:
+        known = image_of(record, "image_id")
+        if known in same:
+            record = {**record, "image_id": same[known]}
+        if known not in out:
+            annotations.append(record)
+    content["images"], content["annotations"] = images, annotations
 
 
 def _annotations(records: list[Any], index: AnnotationIndex, log: _Repairs) -> Iterator[dict[str, Any]]:
     """The annotations of the index, mended, with all else that their records say."""
     parts = polygons(index)
     ids = index.annotation_ids
-    out = {second for _, second in same_objects(index) if index.labels[second] == index.labels[_]}
+    out = {b for a, b in same_objects(index) if index.labels[a] == index.labels[b]}
     log.tell(_TWICE, "annotations", sorted(ids[list(out)].tolist()))
     place = {annotation: row for row, annotation in enumerate(ids.tolist())}
 
@@ -295,10 +318,11 @@ def _leaked(doubts: list[Doubt]) -> set[int]:
     return {i for doubt in doubts if doubt.kind == "val repeats train" for i in doubt.others}
 
 
-def _root_classes(doubts: list[Doubt], sets: list[str]) -> set[int]:
+def _root_classes(sets: list[CocoDataset]) -> set[int]:
     """Ids of classes that only group the others in every data set: they must stay equal."""
-    told = [set(doubt.ids) for doubt in doubts if doubt.kind == "root class"]
-    return set.intersection(*told) if len(told) == len(sets) else set()
+    roots = [d.index.root_class for d in sets]
+    ids = [set() if r is None else {d.categories.ids[r]} for d, r in zip(sets, roots, strict=True)]
+    return set.intersection(*ids)
 
 
 def _copy_images(dataset: CocoDataset, records: list[Any], folder: Path) -> None:
@@ -310,8 +334,8 @@ def _copy_images(dataset: CocoDataset, records: list[Any], folder: Path) -> None
         name = Path(record["file_name"].replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts:
             raise UserError(
-                f"image {record['id']}: its name {shown(name)} leads out of the folder of images, so it cannot"
-                " be copied; leave --copy out"
+                f"image {record['id']}: its name {shown(name)} leads out of the folder of images, so it"
+                " cannot be copied; leave --copy out"
             )
         path = image_path(dataset.images, record["file_name"])
         try:

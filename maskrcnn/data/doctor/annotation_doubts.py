@@ -103,8 +103,9 @@ def same_objects(index: AnnotationIndex) -> list[tuple[int, int]]:
 
 
 def crowd_doubt(index: AnnotationIndex) -> Doubt | None:
-    """More crowd regions than anyone draws by hand."""
-    rows = np.flatnonzero(index.crowds)
+    """More crowd regions than anyone draws by hand; classes that have no others are told by ``doubts``."""
+    both = np.bincount(index.labels[~index.crowds], minlength=len(index.categories)) > 0
+    rows = np.flatnonzero(index.crowds & both[index.labels])
     if len(rows) < MANY_CROWDS * len(index.crowds) or not len(rows):
         return None
     return doubt_of_annotations(

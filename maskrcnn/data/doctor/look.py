@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import PIL.Image
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.image_files import open_image
@@ -102,7 +103,7 @@ class Look:
     def _look(self, dataset: CocoDataset) -> list[ImageFacts]:
         workers = self._workers if len(dataset) > 4 * self._workers else 0
         loader: DataLoader[Any] = DataLoader(
-            _Looks(dataset),  # type: ignore[arg-type] - all that is asked of it
+            _Looks(dataset),
             batch_size=8,
             collate_fn=list,
             num_workers=workers,
@@ -117,7 +118,7 @@ class Look:
         return found
 
 
-class _Looks:
+class _Looks(TorchDataset[ImageFacts]):
     """The facts of image i."""
 
     def __init__(self, dataset: CocoDataset) -> None:
