@@ -123,7 +123,7 @@ def examine(
     if recipe is None and Seen(train, None).counts.any():
         fit = fit_anchors(Seen(train, None).boxes, STRIDES)
         found.facts.append(
-            f"anchors for the images at their own size: {fit.keys()}, which reach {fit.recall:.1%}"
+            f"anchors for the images at their own size: {fit.written()}, which reach {fit.recall:.1%}"
         )
     return found
 
@@ -231,7 +231,7 @@ def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
     if strides and seen.counts.any() and seen.recipe is not None:
         fit = suggested(seen, strides)
         found.facts.append(
-            f"anchors reach {reached(seen, strides).mean():.1%} of the training objects; {fit.keys()} would"
+            f"anchors reach {reached(seen, strides).mean():.1%} of the training objects; {fit.written()} would"
             f" reach {fit.recall:.1%}"
         )
     ranks = connect(recipe.device)
@@ -246,7 +246,7 @@ def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
 
 
 def _seen(dataset: Dataset, recipe: Recipe) -> Seen:
-    """As the recipe's network sees the objects; as stored, where transforms of one's own have no one scale."""
+    """As the network sees the objects; as stored, where transforms of one's own have no one scale."""
     seen = Seen(dataset, recipe)
     try:
         _ = seen.sizes

@@ -33,6 +33,8 @@ THUMB = 16
 _MOST_WORKERS = 8
 #: PNG's colour types (ISO/IEC 15948, table 11.1), with the number of channels.
 _PNG = {0: ("gray", 1), 2: ("colour", 3), 3: ("palette", 1), 4: ("alpha", 2), 6: ("alpha", 4)}
+#: TIFF 6.0, section 8; Pillow's modes hide it.
+_BITS_PER_SAMPLE = 258
 #: Pillow's modes that tell more than a number of channels.
 _MODES = {
     "1": ("gray", 1),
@@ -166,6 +168,7 @@ def image_form(data: bytes) -> tuple[str, int, int]:
             try:
                 with PIL.Image.open(io.BytesIO(data)) as image:
                     form, channels = _MODES.get(image.mode, ("", 0))
+                    bits = max((8, *getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())))
             except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
                 pass
     if bits <= 8 and form not in ("", "alpha"):

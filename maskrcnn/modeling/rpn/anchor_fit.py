@@ -34,7 +34,7 @@ class AnchorFit:
     ratios: tuple[float, ...]
     recall: float
 
-    def keys(self) -> str:
+    def written(self) -> str:
         """As a config has them."""
         sizes = ", ".join("[" + ", ".join(f"{s:g}" for s in level) + "]" for level in self.sizes)
         return f"{{sizes: [{sizes}], ratios: [{', '.join(f'{r:g}' for r in self.ratios)}]}}"

@@ -312,7 +312,20 @@ def test_a_plugin_adds_a_doubt_about_any_data_set(monkeypatch: pytest.MonkeyPatc
 
     def alone(dataset: Any, train: Any) -> list[Doubt]:
         place = "train" if dataset is train else "val"
-        return [Doubt("alone", place, "images", len(dataset), len(dataset), "images", (), (), "little is learned", "add more")]
+        return [
+            Doubt(
+                "alone",
+                place,
+                "images",
+                len(dataset),
+                len(dataset),
+                "images",
+                (),
+                (),
+                "little is learned",
+                "add more",
+            )
+        ]
 
     monkeypatch.setitem(DOUBTS._entries, "alone", alone)
     found = list(find_doubts([0], [0, 1]))  # type: ignore[arg-type]
