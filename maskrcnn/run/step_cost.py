@@ -45,7 +45,7 @@ class StepCost:
         """In words, for a training of so many steps."""
         if self.multiply_adds is not None:
             time, how = (
-                f"about {self.multiply_adds / 1e12:.3g} T multiply-adds",
+                f"about {self.multiply_adds / 1e9:,.3g} G multiply-adds",
                 "counted; --measure says the time",
             )
         else:

@@ -54,7 +54,7 @@ def truth_doubt(dataset: Dataset, iou_types: tuple[IouType, ...], cap: int) -> D
         of="classes",
         ids=tuple(c.category_id for c in short[:NAMED]),
         names=few(f"{c.name!r}: {c.figures['AP'] or 0:.3f}" for c in short),
-        cost=f"{kind}/AP is at most {score:.3f}, whatever the model{_at_cap(result, kind, cap)}",
+        cost=f"even a perfect model scores {kind}/AP {score:.3f}{_at_cap(result, kind, cap)}",
         advice=advice,
     )
 

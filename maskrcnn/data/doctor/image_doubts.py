@@ -27,7 +27,9 @@ def image_doubts(dataset: CocoDataset, facts: list[ImageFacts]) -> list[Doubt]:
     """All of them, from what is known of each image."""
     forms = [f.form for f in facts]
     deep = [f.highest for f in facts if f.bits == 16 and f.highest >= 0]
-    shallow = bool(deep) and max(deep) < FEW_VALUES
+    reading = getattr(dataset, "reading", None)  # channels and contrast, where they are chosen
+    stretched = getattr(reading, "contrast", None) is not None
+    shallow = bool(deep) and max(deep) < FEW_VALUES and not stretched
     found: list[Doubt] = []
 
     def tell(
@@ -98,7 +100,7 @@ def image_doubts(dataset: CocoDataset, facts: list[ImageFacts]) -> list[Doubt]:
         "images with transparency or more than three channels",
         "what is beyond red, green and blue is dropped, and transparent pixels show what is under them",
         "store them as RGB over a background; or read all their channels with data.channels",
-        which=lambda i, f: f.form in ("alpha", "many"),
+        which=lambda i, f: f.form in ("alpha", "many") and getattr(reading, "channels", 3) == 3,
     )
     if shallow:
         highest = max(deep)
@@ -109,7 +111,7 @@ def image_doubts(dataset: CocoDataset, facts: list[ImageFacts]) -> list[Doubt]:
             "stretch the contrast between percentiles: data.contrast: {percentiles: [1, 99.8]}",
             which=lambda i, f: f.bits == 16,
         )
-    elif getattr(dataset, "sixteen_bit", "keep") == "scale":
+    elif dataset.sixteen_bit == "scale" and not stretched:
         tell(
             "16 bits scaled",
             "images of 16 bits a channel that are scaled to 8",
