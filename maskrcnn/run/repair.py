@@ -22,7 +22,7 @@ from maskrcnn.data.doctor.mask_doubts import box_doubt, empty_doubt, polygons
 from maskrcnn.data.doctor.overlap_doubts import filled, overlap_doubt
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.file_names import shown
-from maskrcnn.data.formats.coco import CocoDataset
+from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
 from maskrcnn.data.image_files import image_path, missing_files, open_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
@@ -349,7 +349,7 @@ def _copy_images(dataset: CocoDataset, records: list[Any], folder: Path) -> None
 def _entry(part: Any, images: str, annotations: str) -> str:
     """The entry of a data set in data.yaml, with what it sets besides."""
     entry: dict[str, Any] = {"type": "coco", "images": images, "annotations": annotations}
-    for item in fields(part):
+    for item in fields(part) if isinstance(part, CocoConfig) else ():
         value = getattr(part, item.name)
         if item.name not in entry and item.default is not MISSING and value != item.default:
             entry[item.name] = str(value) if isinstance(value, Path) else value
