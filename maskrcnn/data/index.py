@@ -248,11 +248,8 @@ def read_annotations(
     schema = read_keypoint_schema(content["categories"], name) if keypoints else None
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
     with uncollected():
-        records = content["annotations"]
-        for number in range(len(records)):
-            packer.add(records[number], number)
-            if content is not source:  # its memory serves for the columns
-                records[number] = None
+        for number, record in enumerate(content["annotations"]):
+            packer.add(record, number)
     index = packer.finish()
     return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
 

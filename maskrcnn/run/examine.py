@@ -65,7 +65,8 @@ class Examination:
         parts = ["\n".join(self.facts), *(table.text() for table in self.tables)]
         parts += [f"finding {n}: {doubt}" for n, doubt in enumerate(self.doubts, start=1)]
         parts += [f"not looked for: {what}" for what in self.skipped]
-        verdict = f"{len(self.doubts)} findings" if self.doubts else "sound: no findings"
+        count = len(self.doubts)
+        verdict = f"{count} finding{'s' * (count > 1)}" if count else "sound: no findings"
         return "\n\n".join([*filter(None, parts), verdict])
 
     def as_json(self) -> dict[str, Any]:
@@ -231,8 +232,8 @@ def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
     if strides and seen.counts.any() and seen.recipe is not None:
         fit = suggested(seen, strides)
         found.facts.append(
-            f"anchors reach {reached(seen, strides).mean():.1%} of the training objects; {fit.written()} would"
-            f" reach {fit.recall:.1%}"
+            f"anchors reach {reached(seen, strides).mean():.1%} of the training objects; {fit.written()}"
+            f" would reach {fit.recall:.1%}"
         )
     ranks = connect(recipe.device)
     if measure:

@@ -251,8 +251,8 @@ def anchor_doubt(seen: Seen, strides: Sequence[int]) -> Doubt | None:
         f"objects that no anchor overlaps by an IoU of {REACHED:g}, after data.eval_transforms",
         f"anchors reach {own:.0%} of the objects, others would {fit.recall:.0%}; the RPN has to stretch them"
         " far, and proposes these objects late or never",
-        f"set model.rpn.anchors: {fit.written()} (k-means in IoU; weights that were trained with other anchors"
-        " fit less), or enlarge the images",
+        f"set model.rpn.anchors: {fit.written()} (k-means in IoU; weights that were trained with other"
+        " anchors fit less), or enlarge the images",
     )
 
 

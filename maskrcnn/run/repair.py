@@ -117,15 +117,15 @@ def _coco_sets(found: Examination) -> dict[str, CocoDataset]:
     for key, dataset in found.data.items():
         if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
             raise UserError(
-                f"{key}: {type(dataset).__name__} is not read from a COCO json, which --fix writes; export it to"
-                " COCO first (maskrcnn export-data)"
+                f"{key}: {type(dataset).__name__} is not read from a COCO json, which --fix writes; export it"
+                " to COCO first (maskrcnn export-data)"
             )
         sets[key.removeprefix("data.")] = dataset
     return sets
 
 
 def _left(found: Examination, repaired: set[str], folder: Path) -> list[Doubt]:
-    """What the copy, read anew, is still doubted for; and what of ``found`` takes opening images, or a recipe."""
+    """What the copy is still doubted for, and what of ``found`` takes opening images, or a recipe."""
     before = {d.kind for d in find_doubts(found.data["data.train"], found.data.get("data.val"))}
     again, _ = read_sets(read_data_argument(folder))
     fresh = list(find_doubts(again["data.train"], again.get("data.val")))
@@ -167,6 +167,7 @@ def _repaired(
 ) -> dict[str, Any]:
     """The content of the repaired json."""
     content = dict(load_coco(dataset.annotation_file, str(dataset.annotation_file)))
+    content["annotations"] = list(content["annotations"])
     _repair_images(content, dataset, look, leaked, log)
     report = FaultReport(log.where, None)
     index = read_annotations(

@@ -28,8 +28,8 @@ COVERS = {
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
-    "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
-    " structures.categories",
+    "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
+    "data/formats/test_coco.py": "data.formats.checks data.index structures.categories",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",
@@ -56,6 +56,7 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
+    "run/test_examine.py": "run.finding_pictures",
     "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
@@ -66,7 +67,7 @@ COVERS = {
     "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
     " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
-    "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
+    "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
     "test_resume.py": "engine.best run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
