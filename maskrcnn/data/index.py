@@ -14,6 +14,7 @@ import contextlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from maskrcnn.data.formats.coco_json import (
     root_class,
     uncollected,
 )
+from maskrcnn.data.formats.plain import ODD, PlainPolygons, annotation_columns, annotation_polygons, require
 from maskrcnn.errors import DataError
 from maskrcnn.structures import ImageInfo, InstanceMasks, KeypointSchema, Targets, rle
 from maskrcnn.structures.categories import Categories
@@ -42,6 +44,9 @@ from maskrcnn.structures.ground_truth import GroundTruth
 # How an annotation's mask is stored: as polygons in hundredths of a pixel, exact for what COCO's own
 # files hold, at half the memory; as polygons in float64 where hundredths are not exact; as RLE text.
 _NO_MASK, _HUNDREDTHS, _FLOATS, _RLE = range(4)
+
+#: So many annotations are looked at in one go, and if need be in halves down to so few.
+_AT_ONCE, _ONE_BY_ONE = 4096, 8
 
 
 @dataclass(frozen=True)
@@ -247,11 +252,17 @@ def read_annotations(
     images = ImageRecords(content["images"], name, report, files=files)
     schema = read_keypoint_schema(content["categories"], name) if keypoints else None
     packer = _Packer(name, images, own, report, masks, schema, keypoint_offset)
+    annotations = content["annotations"]
     with uncollected():
-        for number, record in enumerate(content["annotations"]):
-            packer.add(record, number)
+        for first in range(0, len(annotations), _AT_ONCE):
+            packer.extend(annotations[first : first + _AT_ONCE], first)
     index = packer.finish()
     return replace(index, root_class=root_class(content["categories"], own, np.unique(index.labels).tolist()))
+
+
+def _has_polygons(record: Any) -> bool:
+    """Whether an annotation may be one of many that are looked at in one go."""
+    return isinstance(record, dict) and type(record.get("segmentation")) is list
 
 
 def _where(record: Any, number: int) -> str:
@@ -266,7 +277,7 @@ def _id_of(record: Any) -> int | None:
 
 
 class _Packer:
-    """Checks annotations one by one and packs them."""
+    """Checks annotations and packs them: where they are plain and sound many in one go, else one by one."""
 
     def __init__(
         self,
@@ -290,6 +301,47 @@ class _Packer:
         self.kinds, self.data_starts, self.data_ends = array("B"), array("q"), array("q")
         self.polygon_ends, self.polygon_sizes = array("q"), array("i")
         self.hundredths, self.floats, self.texts = array("i"), array("d"), array("B")
+
+    def extend(self, records: list[Any], number: int) -> None:
+        """:meth:`add` for each of ``records``, the first of which is annotation ``number`` of the list."""
+        for _, run in groupby(records, lambda r: not self.masks or _has_polygons(r)):
+            found = list(run)
+            self._extend(found, number)
+            number += len(found)
+
+    def _extend(self, records: list[Any], number: int) -> None:
+        if len(records) > _ONE_BY_ONE:
+            try:
+                self._extend_plain(records, number)
+            except ODD:
+                half = len(records) // 2
+                self._extend(records[:half], number)
+                self._extend(records[half:], number + half)
+        else:
+            for k, record in enumerate(records):
+                self.add(record, number + k)
+
+    def _extend_plain(self, records: list[Any], number: int) -> None:
+        """All or nothing of records that are plain and sound.
+
+        Raises:
+            those of ``ODD``: they are not.
+        """
+        ids, sizes = self.records.ids, self.records.sizes
+        joints = 0 if self.schema is None else len(self.schema)
+        columns = annotation_columns(records, ids, sizes, np.array(self.categories.ids), joints)
+        polygons = annotation_polygons(records, sizes[columns["images"]]) if self.masks else None
+        fresh = set(columns["annotation_ids"].tolist())
+        require(len(fresh) == len(records) and self.seen.isdisjoint(fresh))
+        self.seen |= fresh
+        for name, values in columns.items():
+            getattr(self, name).frombytes(values.tobytes())
+        self.numbers.extend(range(number, number + len(records)))
+        if polygons is None:
+            for _ in records:
+                self._pack(Mask())
+        else:
+            self._pack_polygons(polygons)
 
     def add(self, record: Any, number: int) -> None:
         """Check annotation ``number`` of the list; keep it, or report its fault."""
@@ -368,6 +420,26 @@ class _Packer:
         self.data_ends.append(len(store))
         self.polygon_sizes.extend(len(p) // 2 for p in mask.polygons)
         self.polygon_ends.append(len(self.polygon_sizes))
+
+    def _pack_polygons(self, polygons: PlainPolygons) -> None:
+        """:meth:`_pack` for many."""
+        values, sizes = polygons.points.reshape(-1), 2 * polygons.sums()
+        rounded = np.rint(values * 100)
+        same = (np.abs(rounded) < 2**31) & (rounded / 100 == values)
+        exact = np.logical_and.reduceat(same, np.cumsum(sizes) - sizes)
+        chosen = np.repeat(exact, sizes)
+        ends = np.where(
+            exact,
+            len(self.hundredths) + np.cumsum(np.where(exact, sizes, 0)),
+            len(self.floats) + np.cumsum(np.where(exact, 0, sizes)),
+        )
+        self.hundredths.frombytes(rounded[chosen].astype(np.int32).tobytes())
+        self.floats.frombytes(values[~chosen].tobytes())
+        self.kinds.frombytes(np.where(exact, _HUNDREDTHS, _FLOATS).astype(np.uint8).tobytes())
+        self.data_starts.frombytes((ends - sizes).tobytes())
+        self.data_ends.frombytes(ends.tobytes())
+        self.polygon_ends.frombytes((len(self.polygon_sizes) + np.cumsum(polygons.counts)).tobytes())
+        self.polygon_sizes.frombytes(polygons.sizes.astype(np.int32).tobytes())
 
     def finish(self) -> AnnotationIndex:
         self._number_anew()

@@ -52,9 +52,7 @@ def read_launch(environment: Mapping[str, str] | None = None) -> Launch:
         needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in needed if not env.get(name)]
         if missing:
-            raise UserError(
-                _sentence(f"WORLD_SIZE is {launch.size}, but {' and '.join(missing)} not set", env)
-            )
+            raise UserError(_sentence(f"WORLD_SIZE is {launch.size}, but {', '.join(missing)} not set", env))
         port = _number(env, "MASTER_PORT", None, 0)
         if port is not None and port > 65_535:
             raise UserError(_sentence(f"MASTER_PORT is {port}, which is no port", env))

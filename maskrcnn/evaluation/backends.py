@@ -24,6 +24,7 @@ import numpy.typing as npt
 from maskrcnn.data.formats.coco_json import uncollected
 from maskrcnn.errors import UserError
 from maskrcnn.evaluation.detections import DetectionColumns, Integers
+from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth
 
 Backend = Literal["auto", "hotcoco", "pycocotools", "faster"]
@@ -172,7 +173,7 @@ def truth_records(case: Case) -> list[dict[str, Any]]:
         "iscrowd": truth.crowds[rows].astype(np.int64).tolist(),
     }
     if case.iou_type == "segm":
-        columns["segmentation"] = _codes(truth, truth.images[rows], map(truth.mask, rows.tolist()))
+        columns["segmentation"] = [_code(truth, row) for row in rows.tolist()]
     elif case.iou_type == "keypoints":
         assert truth.keypoints is not None
         columns["keypoints"] = truth.keypoints[rows].tolist()
@@ -194,7 +195,7 @@ def detection_records(case: Case) -> list[dict[str, Any]]:
     }
     if case.iou_type == "segm":
         assert found.masks is not None
-        columns["segmentation"] = _codes(case.truth, found.images, found.masks)
+        columns["segmentation"] = found.masks
     elif case.iou_type == "keypoints":
         assert found.keypoints is not None
         columns["keypoints"] = found.keypoints.tolist()
@@ -222,11 +223,9 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
     )
     places = category_places(case)
     known = np.flatnonzero(places <= len(categories))  # the others match nothing, and would be warned about
-    masks = None
-    if segm:
-        assert found.masks is not None
-        mine = found.masks if len(known) == len(found) else (found.masks[i] for i in known.tolist())
-        masks = _codes(truth, found.images[known], mine)
+    masks = found.masks if segm else None
+    if masks is not None and len(known) < len(found):
+        masks = [masks[i] for i in known.tolist()]
     table = np.column_stack((found.images + 1, case.boxes, found.scores, places))[known]
     detections = reference.load_res(table, segmentation=masks)
     if segm:  # else the boxes' areas decide what is small, medium and large
@@ -236,15 +235,12 @@ def _from_columns(coco: Any, case: Case, images: list[Any], categories: list[Any
 
 def _shapes(truth: GroundTruth, rows: list[int]) -> list[Any]:
     """Polygons, which hotcoco draws as pycocotools does, and run-length codes."""
-    sizes, images = truth.sizes.tolist(), truth.images.tolist()
     outlines = [None if truth.outline is None else truth.outline(i) for i in rows]
     return [
-        {"size": sizes[images[i]], "counts": truth.mask(i)} if outline is None else outline
-        for i, outline in zip(rows, outlines, strict=True)
+        _code(truth, i) if outline is None else outline for i, outline in zip(rows, outlines, strict=True)
     ]
 
 
-def _codes(truth: GroundTruth, images: Integers, counts: Iterable[Any]) -> list[dict[str, Any]]:
-    """Run-length codes with their sizes."""
-    sizes = truth.sizes.tolist()
-    return [{"size": sizes[i], "counts": code} for i, code in zip(images.tolist(), counts, strict=True)]
+def _code(truth: GroundTruth, row: int) -> rle.RLE:
+    """The run-length code of one annotation."""
+    return {"size": truth.sizes[truth.images[row]].tolist(), "counts": truth.mask(row)}

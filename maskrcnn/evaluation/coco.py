@@ -44,7 +44,8 @@ def evaluate_coco(
     Args:
         annotations: what a data set's ``ground_truth()`` gives; or a COCO annotation file or its content,
             which are read by the rules of the data set (and not modified).
-        results: COCO result records (see ``results.coco_results``).  Faulty ones are left out and told.
+        results: COCO result records (see :func:`maskrcnn.inference.records.coco_results`).  Faulty ones are
+            left out and told.
         iou_types: what to compare: boxes, masks, keypoints.
         max_detections: the model's cap on detections an image.  The twelve figures are always those at
             1, 10 and 100 (the ten of keypoints at 20); a larger cap adds ``AP@cap`` and its like.

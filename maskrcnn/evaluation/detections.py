@@ -19,6 +19,7 @@ import numpy.typing as npt
 from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.data.formats.checks import as_float, check_mask, is_no_mask, is_number
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
+from maskrcnn.data.formats.plain import ODD, column, require, require_types, rows
 from maskrcnn.errors import DataError
 from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -36,7 +37,7 @@ class DetectionColumns:
     categories: int64 [D], category ids, known or not.
     scores: float64 [D].
     boxes: float64 [D, 4], x, y, width, height; None where they were not asked for.
-    masks: D compressed RLE counts (all bytes or all text); None likewise.
+    masks: D compressed RLEs (their counts all bytes or all text); None likewise.
     mask_areas: int64 [D], pixels; None likewise.
     keypoints: float64 [D, 3 J]; None likewise.
     notes: what was left out, a sentence each.
@@ -47,17 +48,13 @@ class DetectionColumns:
     categories: Integers
     scores: Floats
     boxes: Floats | None = None
-    masks: list[Any] | None = None
+    masks: list[rle.RLE] | None = None
     mask_areas: Integers | None = None
     keypoints: Floats | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
-
-
-class _OddError(Exception):
-    """Not all records are sound in their plainest form."""
 
 
 def read_detections(
@@ -84,7 +81,7 @@ def read_detections(
     places[wanted] = wanted
     try:
         return _plain(results, truth, kinds, places, joints)
-    except (_OddError, TypeError, KeyError, AttributeError, ValueError, OverflowError):
+    except ODD:
         return _one_by_one(results, truth, kinds, places, joints)
 
 
@@ -98,51 +95,36 @@ def _plain(
     """Columns of results that are sound throughout, and in their plainest form.
 
     Raises:
-        _OddError: they are not; or whatever the access to them raises.
+        those of ``ODD``: they are not.
     """
-    images = _column([r["image_id"] for r in results], {int}, np.int64)
-    categories = _column([r["category_id"] for r in results], {int}, np.int64)
-    scores = _column([r["score"] for r in results], {float, int}, np.float64)
+    images = column([r["image_id"] for r in results], [int], np.int64)
+    categories = column([r["category_id"] for r in results], [int], np.int64)
+    scores = column([r["score"] for r in results], [float, int], np.float64)
     at = np.searchsorted(truth.image_ids, images)
     known = at < len(truth.image_ids)
-    _require(known.all() and (truth.image_ids[at] == images).all() and np.isfinite(scores).all())
+    require(known.all() and (truth.image_ids[at] == images).all() and np.isfinite(scores).all())
     at = places[at]
     keep = np.flatnonzero(at >= 0)
     chosen = results if len(keep) == len(results) else [results[i] for i in keep.tolist()]
     at = at[keep]
     boxes = points = masks = pixels = None
     if "bbox" in kinds:
-        boxes = _rows([r["bbox"] for r in chosen], 4)
-        _require((boxes[:, 2:] >= 0).all() and (np.abs(boxes) < 1e9).all())
+        boxes = rows([r["bbox"] for r in chosen], 4)
+        require((boxes[:, 2:] >= 0).all() and (np.abs(boxes) < 1e9).all())
     if "segm" in kinds:
-        entries = [r["segmentation"] for r in chosen]
-        _require(set(map(type, entries)) <= {dict})
-        sizes = truth.sizes.tolist()
-        _require([e["size"] for e in entries] == [sizes[i] for i in at.tolist()])
-        masks = [e["counts"] for e in entries]
-        _require(set(map(type, masks)) in ({str}, {bytes}, set()))
-        pixels = rle.areas(masks, truth.sizes[at].prod(axis=1))
-        _require(pixels is not None)
+        masks = [r["segmentation"] for r in chosen]
+        require_types(masks, dict)
+        sizes, given = truth.sizes.tolist(), [m["size"] for m in masks]
+        require(given == [sizes[i] for i in at.tolist()])
+        require_types(chain.from_iterable(given), int)
+        codes = [m["counts"] for m in masks]
+        require(set(map(type, codes)) in ({str}, {bytes}, set()))
+        pixels = rle.areas(codes, truth.sizes[at].prod(axis=1))
+        require(pixels is not None)
     if "keypoints" in kinds:
-        points = _rows([r["keypoints"] for r in chosen], 3 * joints)
-        _require((np.abs(points) < 1e9).all())
+        points = rows([r["keypoints"] for r in chosen], 3 * joints)
+        require((np.abs(points) < 1e9).all())
     return DetectionColumns(keep, at, categories[keep], scores[keep], boxes, masks, pixels, points)
-
-
-def _require(sound: Any) -> None:
-    if not sound:
-        raise _OddError
-
-
-def _column(values: list[Any], types: set[type], dtype: Any) -> npt.NDArray[Any]:
-    _require(set(map(type, values)) <= types)
-    return np.array(values, dtype=dtype)
-
-
-def _rows(values: list[Any], width: int) -> Floats:
-    """float64 [n, width] of lists of numbers."""
-    _require(set(map(type, values)) <= {list} and set(map(len, values)) <= {width})
-    return _column(list(chain.from_iterable(values)), {float, int}, np.float64).reshape(-1, width)
 
 
 def _one_by_one(
@@ -182,7 +164,7 @@ def _one_by_one(
             )
         raise DataError(f"none of the {faulty} results can be used: {report.named[0]}")
     records, images, categories, scores, boxes, masks, points = zip(*rows, strict=True) if rows else [()] * 7
-    pixels = [int(rle.runs(m)[1::2].sum()) for m in masks if m is not None]
+    pixels = [rle.area(m) for m in masks if m is not None]
     return DetectionColumns(
         np.array(records, dtype=np.int64),
         np.array(images, dtype=np.int64),
@@ -234,26 +216,25 @@ def _head(result: Any, truth: GroundTruth) -> tuple[int | None, int, float]:
     return at, found[1], as_float(score)  # type: ignore[arg-type]
 
 
-def _mask(result: Mapping[str, Any], height: int, width: int, mended: list[str]) -> bytes:
+def _mask(result: Mapping[str, Any], height: int, width: int, mended: list[str]) -> rle.RLE:
     if is_no_mask(result.get("segmentation")):
         missing = "segmentation" if result.get("bbox") else "bbox', nor a 'segmentation"
         raise FaultError("no mask", f"it has no '{missing}'; evaluate what the results have (eval.iou_types)")
     try:
-        counts: bytes = check_mask(result, height, width, mended).encode(height, width)["counts"]
+        return check_mask(result, height, width, mended).encode(height, width)
     except FaultError as fault:
         raise FaultError(
             fault.kind, f"{fault} (results must be in the frame of the original image)"
         ) from None
-    return counts
 
 
 def _box(
-    result: Mapping[str, Any], mask: bytes | None, height: int, width: int, mended: list[str]
+    result: Mapping[str, Any], mask: rle.RLE | None, height: int, width: int, mended: list[str]
 ) -> list[float]:
     box = result.get("bbox")
     if not box and mask is not None:
         mended.append("box taken from the mask")
-        return list(rle.box({"size": [height, width], "counts": mask}))
+        return list(rle.box(mask))
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
         raise FaultError("no sound box", f"its bbox is {brief(box)}, not four numbers [x, y, width, height]")
     values = list(map(as_float, box))

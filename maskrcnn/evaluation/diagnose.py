@@ -70,8 +70,7 @@ def _misplaced(case: Case) -> str | None:
         if not case.areas.any():
             return "all masks are empty; are the probabilities below 0.5 everywhere?"
         assert case.found.masks is not None
-        codes = zip(sizes.tolist(), case.found.masks, strict=True)
-        boxes = rle.boxes([{"size": size, "counts": counts} for size, counts in codes])
+        boxes = rle.boxes(case.found.masks)
     else:
         boxes = case.boxes
     if float(boxes.max(initial=0)) <= 1.0:

@@ -114,7 +114,7 @@ def predict_dataset(
         progress: called after each batch.
         total: number of images, for the time left.
         overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
-        keypoint_offset: see ``results.coco_results``.
+        keypoint_offset: see :func:`maskrcnn.inference.records.coco_results`.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to

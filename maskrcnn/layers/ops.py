@@ -7,6 +7,7 @@ line that picks compiled or reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -46,21 +47,18 @@ def has_kernels(device_type: str) -> bool:
     return device_type in compiled_devices()
 
 
-def areas_of_codes(text: Tensor, sizes: Tensor, totals: Tensor) -> Tensor | None:
-    """The mask pixels of compressed run-length codes; the slow twin is in ``structures.rle``.
+def areas_of_codes() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """What measures compressed run-length codes; the slow twin is in ``structures.rle``.
 
-    Args:
-        text: uint8 [C], the codes one behind the other.
-        sizes, totals: int64 [n], the characters of each, and the pixels of its image (below 2^31).
+    It takes text, uint8 [C], the codes one behind the other, and sizes and totals, int64 [n], the characters
+    of each, and the pixels of its image (below 2^31); it gives the mask pixels of each, int64 [n], -1 where a
+    code does not fill its image.
 
-    Returns:
-        int64 [n], -1 where a code does not fill its image.  None where the operators were not loaded before:
-        figures of files need no compiler.
+    None where the operators were not built before: figures of files need no compiler.
     """
-    if not _library.is_loaded():
+    if not _library.at_hand():
         return None
-    compiled_devices()
-    found: Tensor = torch.ops.maskrcnn.rle_areas.default(text, sizes, totals)
+    found: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.ops.maskrcnn.rle_areas.default
     return found
 
 

@@ -53,26 +53,38 @@ def cuda_compiled() -> bool:
     return load()["cuda"].loaded
 
 
-def is_loaded() -> bool:
-    """Whether the compiled CPU operators were loaded by now; loads nothing."""
-    return "cpu" in _states and _states["cpu"].loaded
+def at_hand() -> bool:
+    """Whether the compiled CPU operators can be called, once those built before were loaded; builds nothing.
+
+    For work that is faster with them and not worth a compilation.
+    """
+    with _lock:
+        if not _states and not _reference_asked():
+            cpu = _load_one("cpu", build=False)
+            if cpu.loaded:
+                _states["cpu"] = cpu
+        return "cpu" in _states and _states["cpu"].loaded
 
 
 def load() -> dict[_build.Kind, LoadState]:
     """Load the compiled operators; the first call does the work, later ones return its result."""
     with _lock:
-        if not _states:
+        if "cuda" not in _states:
             states = _load_all()
             _states.update(states)
         return dict(_states)
 
 
+def _reference_asked() -> bool:
+    return os.environ.get("MASKRCNN_REFERENCE_OPS", "0") not in ("", "0")
+
+
 def _load_all() -> dict[_build.Kind, LoadState]:
-    if os.environ.get("MASKRCNN_REFERENCE_OPS", "0") not in ("", "0"):
+    if _reference_asked():
         asked = LoadState(False, None, "MASKRCNN_REFERENCE_OPS asks for the reference implementations")
         return {"cpu": asked, "cuda": asked}
     required = os.environ.get("MASKRCNN_REQUIRE_OPS", "0") not in ("", "0")
-    cpu = _load_one("cpu")
+    cpu = _states.get("cpu") or _load_one("cpu")
     if not cpu.loaded:
         if required:
             raise RuntimeError(f"MASKRCNN_REQUIRE_OPS is set, but {cpu.reason}")
@@ -95,10 +107,10 @@ def _load_cuda() -> LoadState:
     return cuda
 
 
-def _load_one(kind: _build.Kind) -> LoadState:
-    """Try the object built ahead of time, then the cache, then the compiler."""
+def _load_one(kind: _build.Kind, build: bool = True) -> LoadState:
+    """Try the object built ahead of time, then the cache, then, to ``build``, the compiler."""
     notes: list[str] = []
-    for library, how in _candidates(kind, notes):
+    for library, how in _candidates(kind, notes, build):
         try:
             torch.ops.load_library(library)
         except OSError as error:
@@ -108,7 +120,7 @@ def _load_one(kind: _build.Kind) -> LoadState:
     return LoadState(False, None, "; ".join(notes))
 
 
-def _candidates(kind: _build.Kind, notes: list[str]) -> Iterator[tuple[Path, str]]:
+def _candidates(kind: _build.Kind, notes: list[str], build: bool) -> Iterator[tuple[Path, str]]:
     """Objects that may be loaded, and how each was made; ``notes`` takes why there are no others."""
     library = _build.ahead_of_time(kind)
     stale = _stale(kind, library)
@@ -126,7 +138,7 @@ def _candidates(kind: _build.Kind, notes: list[str]) -> Iterator[tuple[Path, str
         cached = _cache.find_cached(kind, plan)
         if cached is not None:
             yield cached, "built at an earlier import"
-    if plan is not None:
+    if plan is not None and build:
         try:
             built = _cache.build_cached(plan, _announce)
         except _build.BuildError as error:

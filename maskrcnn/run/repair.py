@@ -167,7 +167,7 @@ def _repaired(
 ) -> dict[str, Any]:
     """The content of the repaired json."""
     content = dict(load_coco(dataset.annotation_file, str(dataset.annotation_file)))
-    content["annotations"] = list(content["annotations"])
+    content["annotations"] = content["annotations"][:]  # decoded, whether it was or not
     _repair_images(content, dataset, look, leaked, log)
     report = FaultReport(log.where, None)
     index = read_annotations(

@@ -136,7 +136,7 @@ def areas(counts: Sequence[bytes] | Sequence[str], totals: Runs) -> Runs | None:
     """The mask pixels of many codes: int64 [n]; None where one does not fill its image with runs >= 0.
 
     What :func:`normalise` checks one by one, in bounded memory and some 10 ns a character, or few by the
-    compiled operator where a run has loaded it.
+    compiled operator where it was built before.
 
     totals: int64 [n], pixels of the image of each.
     """
@@ -148,8 +148,16 @@ def areas(counts: Sequence[bytes] | Sequence[str], totals: Runs) -> Runs | None:
     # Parts of whole codes, of about so many characters each.
     parts = np.unique((np.cumsum(sizes) - 1) // _CHARACTERS_AT_ONCE, return_index=True)[1].tolist()
 
+    operator = areas_of_codes()
+
     def measure(first: int, last: int) -> Runs | None:
-        return _areas_of_part(_joined(counts[first:last]), sizes[first:last], totals[first:last])
+        chars = _joined(counts[first:last])
+        if not len(chars):
+            return None
+        if operator is None:
+            return _areas_of_part(chars, sizes[first:last], totals[first:last])
+        found = operator(*map(torch.from_numpy, (chars, sizes[first:last], totals[first:last])))
+        return None if (found < 0).any() else found.numpy()
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # numpy works outside the lock
         found = list(pool.map(measure, parts, [*parts[1:], len(sizes)]))
@@ -157,23 +165,16 @@ def areas(counts: Sequence[bytes] | Sequence[str], totals: Runs) -> Runs | None:
     return np.concatenate(sound) if len(sound) == len(found) else None
 
 
-def _joined(counts: Sequence[Any]) -> bytes:
+def _joined(counts: Sequence[Any]) -> npt.NDArray[np.uint8]:
     """All of one kind as one; empty where characters are not even ASCII."""
-    if isinstance(counts[0], bytes):
-        return b"".join(counts)
     try:
-        return "".join(counts).encode("ascii")
+        text = b"".join(counts) if isinstance(counts[0], bytes) else "".join(counts).encode("ascii")
     except UnicodeEncodeError:
-        return b""
+        text = b""
+    return np.frombuffer(bytearray(text), dtype=np.uint8)  # writable, as torch wants it
 
 
-def _areas_of_part(text: bytes, sizes: Runs, totals: Runs) -> Runs | None:
-    if not text:
-        return None
-    chars = np.frombuffer(bytearray(text), dtype=np.uint8)  # writable, as torch wants it
-    by_operator = areas_of_codes(*map(torch.from_numpy, (chars, sizes, totals)))
-    if by_operator is not None:
-        return None if (by_operator < 0).any() else by_operator.numpy()
+def _areas_of_part(chars: npt.NDArray[np.uint8], sizes: Runs, totals: Runs) -> Runs | None:
     try:
         ends = _ends(chars)
         values = _values(chars, ends, int(totals.max()))

@@ -35,7 +35,7 @@ def sure(keypoints: npt.NDArray[Any] | Tensor, scores: str = "logit") -> npt.NDA
 def of_records(records: Sequence[Result], offset: float) -> npt.NDArray[np.float64] | None:
     """The keypoints of result records, [D, J, 3] (x, y, score), continuous; None where they have none.
 
-    offset: what was taken off when they were written, see ``results.coco_results``.
+    offset: what was taken off when they were written, see :func:`maskrcnn.inference.records.coco_results`.
     """
     if not records or any("keypoints" not in r for r in records):
         return None

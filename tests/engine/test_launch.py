@@ -46,7 +46,7 @@ def test_what_torchrun_sets_is_read() -> None:
         ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE is 0"),
         ({"LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE is 5, but WORLD_SIZE is 4"),
         ({"MASTER_ADDR": None}, "WORLD_SIZE is 4, but MASTER_ADDR not set"),
-        ({"RANK": None, "MASTER_PORT": ""}, "but RANK and MASTER_PORT not set"),
+        ({"RANK": None, "MASTER_PORT": ""}, "but RANK, MASTER_PORT not set"),
         ({"MASTER_PORT": "99999"}, "MASTER_PORT is 99999, which is no port"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
         ({"WORLD_SIZE": None}, "RANK is 3, but WORLD_SIZE is not set"),
@@ -82,6 +82,6 @@ def test_a_command_under_leftover_variables_ends_in_a_sentence(tmp_path: Path) -
         timeout=300,
     )
     assert done.returncode == 2, done.stderr
-    assert "LOCAL_RANK and MASTER_ADDR and MASTER_PORT not set" in done.stderr
+    assert "LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set" in done.stderr
     assert "Traceback" not in done.stderr
     assert set(done.stderr.rpartition("unset ")[2].split()) <= set(VARIABLES)

@@ -36,6 +36,26 @@ def test_a_cached_object_serves_after_the_compiler_is_gone(
 
 
 @needs_compiler
+def test_what_was_built_is_at_hand_and_nothing_is_built_for_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.log_compiler(monkeypatch)
+    assert not _library.at_hand()
+    assert house.compiler_runs() == 0 and not house.loaded
+    built = house.start_again(monkeypatch)  # not being at hand does not keep it from being built later
+    runs = house.compiler_runs()
+    assert built.loaded and runs > 0
+    monkeypatch.setattr(_library, "_states", {})
+    assert _library.at_hand() and _library.at_hand()
+    assert house.loaded[1:] == [built.path] and house.compiler_runs() == runs
+    assert _library.load()["cpu"].path == built.path
+    assert len(house.loaded) == 2, "what is at hand is not loaded again"
+    monkeypatch.setattr(_library, "_states", {})
+    monkeypatch.setenv("MASKRCNN_REFERENCE_OPS", "1")
+    assert not _library.at_hand()
+
+
+@needs_compiler
 def test_a_cache_that_cannot_be_written_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.cache.write_text("a file where the folder should be")
     with pytest.warns(RuntimeWarning, match="cannot be written.*set MASKRCNN_CACHE"):

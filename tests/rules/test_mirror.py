@@ -29,7 +29,8 @@ COVERS = {
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
     "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
-    "data/formats/test_coco.py": "data.formats.checks data.index structures.categories",
+    "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
+    " structures.categories",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",

@@ -30,10 +30,7 @@ READERS = {
 
 def parses_json(path: Path) -> bool:
     return any(
-        isinstance(node, ast.Attribute)
-        and node.attr in ("loads", "load")
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "json"
+        isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.loads", "json.load", "msgspec.json")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     )
 
@@ -49,6 +46,7 @@ def test_evaluation_of_a_data_set_reads_no_file(tmp_path: Path, monkeypatch: pyt
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a json was parsed")
 
+    monkeypatch.setattr(coco_json, "_read", refuse)
     monkeypatch.setattr(coco_json.json, "loads", refuse)
     for _ in range(2):
         found = evaluate_coco(dataset.ground_truth(), ground_truth_results(coco()))

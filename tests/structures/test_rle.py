@@ -125,7 +125,7 @@ def measured_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Both ways of measuring codes: the compiled operator, and its slow twin."""
     way: str = request.param
     if way == "numpy":
-        monkeypatch.setattr(library, "is_loaded", lambda: False)
+        monkeypatch.setattr(library, "at_hand", lambda: False)
     elif not has_kernels("cpu"):
         pytest.skip("the operators are not compiled")
     return way

@@ -178,7 +178,7 @@ def _check_polygon(part: Any, height: int, width: int) -> array[float]:
     Raises:
         FaultError: it is none, or reaches far outside the image.
     """
-    if isinstance(part, list):
+    if isinstance(part, list | array):
         with contextlib.suppress(TypeError, OverflowError):  # then it is told below
             part = array("d", part)
     if not isinstance(part, array) or not (math.isfinite(sum(part)) or all(map(math.isfinite, part))):

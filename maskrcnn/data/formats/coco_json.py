@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,72 @@ from maskrcnn.errors import DataError, few
 from maskrcnn.structures import KeypointSchema
 from maskrcnn.structures.categories import Categories
 
-#: Characters from which on a file's annotations are decoded one by one: lists of them take twice the text.
-LARGE = 2**26
-_WHITE = re.compile(r"[ \t\n\r]*")
+try:
+    import msgspec
+
+    #: What it raises at text that the standard library reads after all (NaN, numbers beyond float64 ...), or
+    #: of which the standard library says what is wrong.  All else both read alike, to the bit.
+    _REFUSALS: tuple[type[Exception], ...] = (msgspec.MsgspecError, ValueError, RecursionError)
+except ImportError:  # it has no wheel for this machine: the standard library takes twice the time
+    msgspec, _REFUSALS = None, (AttributeError,)  # type: ignore[assignment]
 
 
 def load_coco(source: Path | Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The content of a COCO json: its three lists are there, their entries are not checked yet.
-
-    The annotations of a large file are decoded as they are asked for, each time anew (:class:`Records`).
 
     source: the file, or what ``json.load`` makes of it.  name: what messages call it.
 
     Raises:
         DataError: the file is missing, unreadable, broken, or no COCO json.
     """
-    content = source if isinstance(source, Mapping) else _read_coco(source)
+    content = source if isinstance(source, Mapping) else _read_in_parts(source)
     if not isinstance(content, Mapping):
         raise DataError(f"{name}: a COCO file is a json object, this is a {kind_of(content)}")
     for key in ("images", "annotations", "categories"):
         if key not in content:
             keys = few(sorted(map(brief, content)))
             raise DataError(f"{name}: a COCO file needs the key {key!r}; it has {keys}")
-        if not isinstance(content[key], list | Records):
+        if not isinstance(content[key], list | _Encoded):
             raise DataError(f"{name}: {key!r} must be a list, it is a {kind_of(content[key])}")
     return content
+
+
+class _Encoded(Sequence[Any]):
+    """The records of a list, decoded when they are asked for: all at once they take many times the memory.
+
+    Raises:
+        DataError: (where they are asked for) the json is broken.
+    """
+
+    def __init__(self, records: Sequence[Any], path: Path) -> None:
+        self._records, self._path = records, path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, at: Any) -> Any:
+        return [self._decoded(record) for record in self._records[at]]
+
+    def _decoded(self, record: Any) -> Any:
+        with contextlib.suppress(*_REFUSALS):
+            return msgspec.json.decode(record)
+        try:
+            return json.loads(str(record, "utf-8"))
+        except (ValueError, RecursionError):
+            _parse(_read(self._path), self._path, None)  # says what is wrong, and where
+            raise
+
+
+def _read_in_parts(path: Path) -> Any:
+    """The content of a COCO json, its annotations still encoded where they can be."""
+    data = _read(path)
+    with uncollected():
+        with contextlib.suppress(*_REFUSALS, KeyError):
+            content = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+            annotations = msgspec.json.decode(content.pop("annotations"), type=list[msgspec.Raw])
+            found = {key: msgspec.json.decode(value) for key, value in content.items()}
+            return found | {"annotations": _Encoded(annotations, path)}
+        return _parse(data, path, _compact)
 
 
 def source_name(source: Path | Mapping[str, Any]) -> str:
@@ -58,30 +100,29 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
     Raises:
         DataError: the file is missing, unreadable or broken.
     """
-    text = _read_text(path)
-    with _told(path), uncollected():
-        return json.loads(text, object_hook=hook)
+    data = _read(path)
+    with uncollected():
+        if hook is None:
+            with contextlib.suppress(*_REFUSALS):
+                return msgspec.json.decode(data)
+        return _parse(data, path, hook)
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> bytes:
+    """The bytes of a file, without a mark of their order."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """
-    Raises:
-        DataError: what is wrong with the json that is decoded inside.
-    """
+def _parse(data: bytes, path: Path, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
     try:
-        yield
+        return json.loads(data.decode("utf-8"), object_hook=hook)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}:{error.colno}: the json is broken: {error.msg}; is the file complete?"
@@ -92,81 +133,21 @@ def _told(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: the json holds a number of thousands of digits; is it damaged?") from None
 
 
-class Records:
-    """The records of a list in a json, decoded one after the other, so that the memory holds one at a time.
-
-    Args:
-        path: of the file, for messages.  text: its text.  start: where the list begins in it.
-
-    Raises (while iterating):
-        DataError: the json is broken there.
-    """
-
-    def __init__(self, path: Path, text: str, start: int) -> None:
-        self._path, self._text, self._start = path, text, start
-
-    def __iter__(self) -> Iterator[Any]:
-        text, decode = self._text, json.JSONDecoder(object_hook=_compact).raw_decode
-        with _told(self._path):
-            at = _blank(text, self._start + 1)
-            while text[at : at + 1] != "]":
-                record, at = decode(text, at)
-                yield record
-                at = _blank(text, at)
-                if text[at : at + 1] == ",":
-                    at = _blank(text, at + 1)
-                elif text[at : at + 1] != "]":
-                    raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-
-
-def _read_coco(path: Path) -> Any:
-    """:func:`read_json`, with the annotations of a large file as :class:`Records`."""
-    text = _read_text(path)
-    with _told(path), uncollected():
-        found = _members(path, text) if len(text) >= LARGE else None
-        return json.loads(text, object_hook=_compact) if found is None else found
-
-
-def _members(path: Path, text: str) -> dict[str, Any] | None:
-    """What of the object is asked for, without decoding its annotations; None where that cannot be done.
-
-    What stands before them is decoded, and what stands behind them is found from the end of the file: what is
-    there must be the rest of the object, to its last brace.
-    """
-    decode, found = json.JSONDecoder().raw_decode, dict[str, Any]()
-    try:
-        at = _blank(text, text.index("{") + 1)
-        while True:
-            key, at = decode(text, at)
-            at = _blank(text, text.index(":", at) + 1)
-            if key == "annotations":
-                break
-            found[key], at = decode(text, at)
-            at = _blank(text, text.index(",", at) + 1)
-        missing = [k for k in ("images", "categories") if k not in found]
-        if missing:
-            rest = json.loads("{" + text[min(text.rindex(f'"{k}"', at) for k in missing) :])
-            found |= {k: rest[k] for k in missing}
-    except (ValueError, KeyError):
-        return None
-    return found | {"annotations": Records(path, text, at)} if text[at] == "[" else None
-
-
-def _blank(text: str, at: int) -> int:
-    """The next place from ``at`` on that is no white space."""
-    match = _WHITE.match(text, at)
-    return at if match is None else match.end()
-
-
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection inside, where much is made and nothing is garbage: the search takes its time."""
+    """No garbage collection inside, where much is made and nothing is garbage: the search takes its time.
+
+    Nor is it searched soon after, as new objects are: what was made counts as old.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
+            if not gc.get_freeze_count():  # else someone else's would be thawed
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
