@@ -10,14 +10,13 @@ from maskrcnn.config.reader import find_config
 from maskrcnn.config.text import parse
 from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
+from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.errors import UserError
 from maskrcnn.recipe import DataConfig, load_recipe
 
-#: The file of a folder that says what its data are.
-DATA_FILE = "data.yaml"
 _WAYS = (
-    f"DATA is a folder with a {DATA_FILE} (which `maskrcnn import` makes), that file, a COCO json with --images,"
-    " or a config"
+    f"DATA is a folder with a {DATA_FILE} (which `maskrcnn import` makes), that file, a COCO json with"
+    " --images, or a config"
 )
 
 

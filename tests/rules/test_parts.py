@@ -12,6 +12,7 @@ import pytest
 
 from maskrcnn.config.registry import Named, Registry, on_demand
 from maskrcnn.data.doctor import DOUBTS, THOROUGH
+from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS
 from maskrcnn.data.interfaces import DATASETS, TRANSFORMS
 from maskrcnn.engine.optim import OPTIMIZERS
 from maskrcnn.engine.schedules import SCHEDULES
@@ -30,6 +31,8 @@ REGISTRIES: dict[str, Named[Any]] = {
     "DOUBTS": DOUBTS,
     "THOROUGH": THOROUGH,
     "RECIPE_DOUBTS": RECIPE_DOUBTS,
+    "IMPORTERS": IMPORTERS,
+    "EXPORTERS": EXPORTERS,
 }
 
 
