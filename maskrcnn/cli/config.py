@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from maskrcnn.cli.options import add_config_arguments, add_set_argument
+from maskrcnn.cli.parser import add_config_arguments, add_set_argument
 from maskrcnn.config import Loaded, dump, flatten
 from maskrcnn.errors import ConfigError
 
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: a config is wrong (``check`` prints it instead).
     """
     if args.action == "show":
-        return _show(args.config, args.overrides, args.plain)
+        loaded = _resolve(args.config, args.overrides)
+        print(dump(loaded.value) if args.plain else loaded.render(), end="")
+        return 0
     if args.action == "check":
         return _check(args.configs, args.overrides)
     return _diff(args.a, args.b, args.overrides)
@@ -51,12 +53,6 @@ def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
     from maskrcnn.recipe import load_traced_recipe  # brings torch, which --help need not wait for
 
     return load_traced_recipe(path, overrides)
-
-
-def _show(path: str, overrides: list[str], plain: bool) -> int:
-    loaded = _resolve(path, overrides)
-    print(dump(loaded.value) if plain else loaded.render(), end="")
-    return 0
 
 
 def _check(paths: list[str], overrides: list[str]) -> int:
@@ -81,12 +77,17 @@ def _doubts(loaded: Loaded[Any]) -> list[str]:
     Raises:
         ConfigError: parts do not fit.
     """
+    from maskrcnn.run.evaluation_checks import check_figures
     from maskrcnn.run.learnable import solver_doubts
     from maskrcnn.run.recipe_checks import check_recipe
     from maskrcnn.run.setup import cuda_levels_doubt
 
     levels = cuda_levels_doubt(loaded.value)
-    return [*check_recipe(loaded), *solver_doubts(loaded.value.solver), *([levels] if levels else [])]
+    return [
+        *check_recipe(loaded, [check_figures]),
+        *solver_doubts(loaded.value.solver),
+        *([levels] if levels else []),
+    ]
 
 
 def _diff(first: str, second: str | None, overrides: list[str]) -> int:

@@ -16,7 +16,6 @@ from maskrcnn.engine.events import Events, Tally, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.soundness import LossWatch
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch
@@ -76,7 +75,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._ranks = self.step.ranks
         self._tally = Tally()
-        self._losses: LossWatch | None = LossWatch() if self._ranks.is_main else None
+        self._losses: faults.LossWatch | None = faults.LossWatch() if self._ranks.is_main else None
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Train to the end.

@@ -1,7 +1,6 @@
 """What the commands do, as functions: train, evaluate, predict."""
 
 from maskrcnn.config.registry import on_demand
-from maskrcnn.run.evaluate import Evaluation, evaluate
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.train import TrainResult, train
 
@@ -16,4 +15,11 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = on_demand(__name__, Prediction="predictor", Predictor="predictor", propose="proposals")
+__getattr__ = on_demand(
+    __name__,
+    Evaluation="evaluation",
+    Prediction="predictor",
+    Predictor="predictor",
+    evaluate="evaluation",
+    propose="proposals",
+)

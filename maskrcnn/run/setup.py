@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 
-from maskrcnn.config.registry import Named
-from maskrcnn.data.doctor import Doubt, tell_doubts
+from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
+from maskrcnn.data.loader import BatchLoader, eval_loader
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.best import check_metric
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.engine.faults import out_of_memory_is_told
-from maskrcnn.engine.launch import read_launch
-from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
-from maskrcnn.evaluation import IouType
-from maskrcnn.evaluation.oks import choose_sigmas
+from maskrcnn.errors import CheckpointError, ConfigError, UserError
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.ground_truth import IouType
 from maskrcnn.weights.restore import restore_model
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Looks at a recipe, the strides of its RPN's levels, and the data sets it trains and is judged on.
-RecipeDoubter: TypeAlias = Callable[[Recipe, Sequence[int], Dataset, Dataset | None], Iterable[Doubt]]
-RECIPE_DOUBTS: Named[RecipeDoubter] = Named("recipe doubt", "maskrcnn.run", fit="fit_doubts")
 
 #: More loading processes than this help nobody; the image decoder itself is fast.
 _MOST_WORKERS = 8
@@ -138,6 +131,19 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
     return [as_transform(transform) for transform in transforms]
 
 
+def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
+    """This rank's images of ``dataset``, of the first ``limit``, as ``recipe`` evaluates them."""
+    return eval_loader(
+        dataset,
+        build_transforms(recipe, training=False),
+        batch_size=recipe.eval.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        limit=limit,
+    )
+
+
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
     """The recipe's model on ``device``, in its memory format, compiled where asked.
 
@@ -174,29 +180,6 @@ def cuda_levels_doubt(recipe: Recipe) -> str:
     )
 
 
-def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
-    """A keypoint head trains on keypoints of its own number, and its evaluation will know their sigmas.
-
-    Raises:
-        DataError: ``dataset``, the training set, has none, or another number.
-        UserError: ``eval.sigmas`` are missing or do not fit.
-    """
-    head = model.roi.keypoint_head
-    if head is None:
-        return
-    if dataset.keypoints is None:
-        raise DataError(
-            "model.keypoint_head is set, but data.train brings no keypoints: set data.train.keypoints to true"
-        )
-    if len(dataset.keypoints) != head.num_keypoints:
-        raise DataError(
-            f"{dataset.annotation_file}: instances have {len(dataset.keypoints)} keypoints, the model"
-            f" {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
-        )
-    if recipe.data.val is not None and "keypoints" in recipe.eval.iou_types:
-        choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
-
-
 def keypoint_scores(recipe: Recipe) -> str:
     """What the keypoint head's scores are: probability, or logit (also where a head of one's own is mute)."""
     is_probability = getattr(recipe.model.keypoint_head, "scores", None) == "probability"
@@ -220,15 +203,6 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
         why = " and ".join(missing[k] for k in recipe.eval.iou_types)
         raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
-
-
-def check_best_metric(recipe: Recipe) -> None:
-    """``eval.best_metric`` is one that the evaluations will give.
-
-    Raises:
-        UserError: it is not, or nothing is left to evaluate.
-    """
-    check_metric(recipe.eval.best_metric, iou_types(recipe), recipe.model.roi.max_detections)
 
 
 def load_state(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from maskrcnn.config import dump
+from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
@@ -20,21 +20,23 @@ from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import UserError, few
-from maskrcnn.evaluation import save_results
-from maskrcnn.files import clear_temporaries, write_image, write_json
+from maskrcnn.errors import few
+from maskrcnn.files import clear_temporaries
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
-from maskrcnn.run.evaluate import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.folder import RunFolder
-from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
+from maskrcnn.structures.seeds import seed_everything
 from maskrcnn.weights.restore import drop_head, initialize_model
+
+#: How a run whose config names evaluation data judges its model, by a name: COCO's figures.
+EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Mapping[str, float] | None]] = (
+    Named("evaluation", "maskrcnn.run", coco="evaluations")
+)
 
 
 class TrainingRun:
@@ -51,7 +53,7 @@ class TrainingRun:
         self.metrics: dict[str, float] = {}
         #: On rank 0, once the run has begun.
         self.events: Events | None = None
-        self._lock = lock
+        self.lock = lock
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
@@ -67,7 +69,17 @@ class TrainingRun:
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
         )
-        preflight.before_training(recipe, folder.path, self.data, self.model, optimizer, ranks, console)
+        self._start = preflight.Start(
+            recipe,
+            ranks,
+            console,
+            "data.train",
+            self.data.train,
+            folders={"--output": folder.path},
+            model=self.model,
+            optimizer=optimizer,
+        )
+        preflight.before_training(self._start, self.data.val)
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
@@ -85,7 +97,7 @@ class TrainingRun:
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
         elif not recipe.train.allow_frozen_random:
-            check_frozen(self.model, recipe.model)
+            preflight.tell("frozen", self._start)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -143,8 +155,7 @@ class TrainingRun:
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
         if start is None:
-            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
-            self._warn([*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)])
+            preflight.tell("learning", self._start)
 
     def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
@@ -157,7 +168,7 @@ class TrainingRun:
                 console=self.console,
                 weights=self.step.parameters,
                 best_metric=recipe.eval.best_metric,
-                guard=self._lock.check,
+                guard=self.lock.check,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
@@ -192,29 +203,6 @@ class TrainingRun:
         )
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
-        self.console.line(f"evaluating after step {step} on {len(val)} images")
-        try:
-            found = run_evaluation(self.model, val, self.recipe, self.ranks, self.console, stopping)
-        except BrokenOff:
-            return None
-        if found is None:
-            return {}
-        self.console.line(found.result.table())
-        self.metrics = found.result.scalars()
-        with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
-            self._lock.check()
-            self._write(val, step, found)
-        for line in found.compared:
-            self.console.line(line)
-        return self.metrics
-
-    def _write(self, val: Dataset, step: int, found: Evaluation) -> None:
-        """Results, figures and pictures; what cannot be written is told, and the run goes on."""
-        folder, attempt = self.folder, self.console.unwritten.attempt
-        figures = {"step": step, **found.result.as_json()}
-        attempt(folder.results, lambda: save_results(folder.results, found.records))
-        attempt(folder.figures, lambda: write_json(folder.figures, figures, indent=1))
-        for name, image in draw_pictures(val, found.records, self.recipe):
-            attempt(folder.pictures, partial(write_image, folder.pictures / f"{name}.png", image))
-            if self.events is not None:
-                self.events.picture(step, f"eval/{name}", image)
+        metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
+        self.metrics = dict(metrics or self.metrics)
+        return metrics
