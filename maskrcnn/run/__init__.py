@@ -6,6 +6,7 @@ from maskrcnn.run.train import TrainResult, train
 
 __all__ = [
     "Evaluation",
+    "Model",
     "Prediction",
     "Predictor",
     "RunFolder",
@@ -18,6 +19,7 @@ __all__ = [
 __getattr__ = on_demand(
     __name__,
     Evaluation="evaluation",
+    Model="model",
     Prediction="predictor",
     Predictor="predictor",
     evaluate="evaluation",

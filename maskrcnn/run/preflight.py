@@ -6,7 +6,7 @@ own.  :func:`run_checks` collects what they find over the ranks, and raises one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -32,6 +32,7 @@ class Start:
     key: where the config names ``dataset``; in a training ``data.train`` is trained on.
     folders, files: that will be written, by the option that chooses them; nothing is written into them.
     model, optimizer: of a training.
+    held: names of the parameters that ``solver.freeze`` froze.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Start:
     files: Mapping[str, Path] = field(default_factory=dict)
     model: MaskRCNN | None = None
     optimizer: torch.optim.Optimizer | None = None
+    held: Collection[str] = ()
 
     @property
     def training(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 
 from maskrcnn.config import Loaded
 from maskrcnn.config.nodes import Problems, join
+from maskrcnn.engine.optim import check_patterns, freeze
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, load_traced_recipe
@@ -60,6 +61,8 @@ def check_recipe(
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)
+        freeze(model, recipe.solver.freeze)
+        check_patterns(model, "solver.rates", recipe.solver.rates)
     except UserError as error:
         problems.add(loaded.blame(str(error)), "", str(error))
     except Exception as error:  # of a plugin's part, which may need real tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,12 @@ from maskrcnn.config import dump
 from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
+from maskrcnn.data.schedule import Repeats, repeat_factors
 from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
+from maskrcnn.engine.optim import freeze, set_rates
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
@@ -29,6 +31,7 @@ from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
 from maskrcnn.run.folder import RunFolder
+from maskrcnn.run.learnable import check_fresh
 from maskrcnn.run.lock import RunLock
 from maskrcnn.structures.seeds import seed_everything
 from maskrcnn.weights.restore import drop_head, initialize_model
@@ -37,6 +40,8 @@ from maskrcnn.weights.restore import drop_head, initialize_model
 EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Mapping[str, float] | None]] = (
     Named("evaluation", "maskrcnn.run", coco="evaluations")
 )
+#: Classes that a line of the log names.
+_CLASSES = 10
 
 
 class TrainingRun:
@@ -58,8 +63,13 @@ class TrainingRun:
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
         self.model = setup.place_model(recipe, len(self.data.train.categories), ranks.device)
-        strategy, solver = choose_strategy(ranks, self.model), recipe.solver
+        solver = recipe.solver
+        self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
+        self._repeats = self._repeat_factors()
+        self._frozen = set(freeze(self.model, solver.freeze))
+        strategy = choose_strategy(ranks, self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
+        set_rates(optimizer, self.model, solver.rates)
         self.step = Step(
             strategy,
             optimizer,
@@ -78,6 +88,7 @@ class TrainingRun:
             folders={"--output": folder.path},
             model=self.model,
             optimizer=optimizer,
+            held=self._frozen,
         )
         preflight.before_training(self._start, self.data.val)
 
@@ -96,6 +107,8 @@ class TrainingRun:
                 weights, _ = drop_head(weights, self.model)
             fresh = initialize_model(self.model, weights, recipe.weights)
             console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
+            if not recipe.train.allow_frozen_random:
+                check_fresh(self._frozen.intersection(fresh), recipe.weights)
         elif not recipe.train.allow_frozen_random:
             preflight.tell("frozen", self._start)
         ranks.barrier()
@@ -115,7 +128,7 @@ class TrainingRun:
             console,
             start_step=step,
             tensorboard=self.recipe.train.tensorboard,
-            epoch_images=len(self.data.train),
+            epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
         )
 
     def _load(
@@ -138,24 +151,51 @@ class TrainingRun:
         val = "none" if self.data.val is None else f"{len(self.data.val)} images"
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        line(
-            f"{sum(p.numel() for p in parameters) / 1e6:.2f} M trainable parameters, {solver.precision},"
-            f" {torch.get_num_threads()} threads"
-        )
+        parameters = dict(self.model.named_parameters())
+        trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
+        threads = torch.get_num_threads()
+        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {threads} threads")
+        if solver.freeze:
+            held = _count(parameters[name] for name in self._frozen)
+            line(f"frozen by solver.freeze: {held} ({few(solver.freeze)})")
         reference = solver.reference_batch_size or solver.batch_size
         line(
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
             f" / {reference} images (batch_size / reference_batch_size)"
         )
+        for pattern, factor in solver.rates.items():
+            groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
+            line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
         epochs = solver.steps * solver.batch_size / max(images, 1)
         line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+        for told in self._balance():
+            line(told)
         if start is not None:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
         if start is None:
             preflight.tell("learning", self._start)
+
+    def _repeat_factors(self) -> Repeats | None:
+        threshold, train = self.recipe.data.repeat_threshold, self.data.train
+        return None if threshold is None else repeat_factors(train.ground_truth(), train.image_ids, threshold)
+
+    def _balance(self) -> Iterator[str]:
+        """What is done for rare classes, a line each."""
+        names, repeats = self.data.train.categories.names, self._repeats
+        weights = self.model.roi.class_weights
+        if repeats is not None:
+            rare = sorted((float(r), name) for r, name in zip(repeats.classes, names, strict=True) if r > 1)
+            told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
+            yield (
+                f"images of rare classes come more often (data.repeat_threshold): {told};"
+                f" an epoch is about {repeats.images.sum():.0f} draws of {len(repeats.images)} images"
+            )
+        if weights is not None:
+            pairs = zip((*names, setup.BACKGROUND), weights.tolist(), strict=True)
+            told = few((f"{name} {w:.3g}" for name, w in pairs if w != 1), _CLASSES)
+            yield f"weights of the classes' losses: {told or 'all 1'}{'; others 1' if told else ''}"
 
     def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
@@ -200,9 +240,15 @@ class TrainingRun:
             workers=setup.worker_count(recipe, ranks),
             pin_memory=ranks.device.type == "cuda",
             copy_paste=recipe.data.copy_paste,
+            repeats=None if self._repeats is None else self._repeats.images,
         )
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
         self.metrics = dict(metrics or self.metrics)
         return metrics
+
+
+def _count(parameters: Iterable[torch.Tensor]) -> str:
+    sizes = [p.numel() for p in parameters]
+    return f"{sum(sizes):,} parameters in {len(sizes)} tensors"
