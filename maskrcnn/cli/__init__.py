@@ -49,7 +49,7 @@ COMMANDS = (
     Command("split", "divide a data set into one for training and one for validation"),
     Command("convert", "take over weights from other frameworks"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
-    Command("doctor", "say whether the installation is in order"),
+    Command("doctor", "say whether the installation is in order, or with DATA|CONFIG whether the data are"),
 )
 
 #: Modules of commands that a module cannot be called as: a word of Python's.
