@@ -103,6 +103,13 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``DATA`` (``args.data``) and ``--images``; :mod:`maskrcnn.run.data_argument` reads them."""
+    what = "a folder with a data.yaml, that file, a COCO json, or a config"
+    parser.add_argument("data", type=Path, metavar="DATA", help=what)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the images of a COCO json")
+
+
 def _sentence(message: str, prog: str) -> str:
     """argparse's words (of Python 3.10 to 3.14) as ours; unchanged where they are others."""
     if found := re.fullmatch(r"the following arguments are required: (.+)", message):
@@ -134,10 +141,3 @@ def _sentence(message: str, prog: str) -> str:
 
 def _bare(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``DATA`` (``args.data``) and ``--images``; :mod:`maskrcnn.run.data_argument` reads them."""
-    what = "a folder with a data.yaml, that file, a COCO json, or a config"
-    parser.add_argument("data", type=Path, metavar="DATA", help=what)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the images of a COCO json")
