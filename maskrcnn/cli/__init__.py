@@ -50,7 +50,7 @@ COMMANDS = (
     Command("convert", "take over weights from other frameworks"),
     Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
-    Command("doctor", "say whether the installation is in order"),
+    Command("doctor", "say whether the installation is in order, or with DATA|CONFIG whether the data are"),
 )
 
 #: Modules of commands that a module cannot be called as: a word of Python's.

@@ -75,9 +75,10 @@ CHECKS: Named[Check] = Named(
     judged_masks="evaluation_checks",
     judged_keypoints="evaluation_checks",
     best="evaluation_checks",
+    fit="fit_doubts",
 )
 #: What is looked at before each of them, in the order in which it is told; a training asks a plugin's, too.
-TRAINING = ("keypoints", "usable", "masks", "workers", "batch", "places", "disk")
+TRAINING = ("keypoints", "usable", "masks", "workers", "batch", "places", "disk", "fit")
 EVALUATION = ("transforms", "backend", "batch", "usable", "judged_masks", "judged_keypoints")
 PROPOSALS = ("transforms", "workers", "places", "images")
 _OURS = frozenset(CHECKS.names())
@@ -96,7 +97,7 @@ def before_training(start: Start, val: Dataset | None) -> None:
     last = [("images", start), *((name, start) for name in CHECKS.names() if name not in _OURS)]
     if val is not None:
         judged = replace(start, key="data.val", dataset=val)
-        checks += [(name, judged) for name in (*EVALUATION, "best")]
+        checks += [(name, judged) for name in (*EVALUATION, "best", "fit")]
         last.append(("images", judged))
     run_checks([*checks, *last], "before the first step")
 

@@ -66,9 +66,13 @@ def build_data(recipe: Recipe, ranks: Ranks) -> Data:
         return Data(train, val)
 
     data = one_first(ranks, read)
-    if ranks.is_main:
-        tell_doubts(data.train, data.val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, data.train, data.val))
     return data
+
+
+def _tell_doubts(recipe: Recipe, train: Dataset | None, val: Dataset | None) -> None:
+    if recipe.train.check_data != "none":
+        tell_doubts(train, val, thorough=recipe.train.check_data == "full")
 
 
 def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
@@ -82,8 +86,7 @@ def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
     if config is None:
         raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
     val = one_first(ranks, lambda: recipe.data.build(config, False))
-    if ranks.is_main:
-        tell_doubts(None, val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, None, val))
     return val
 
 

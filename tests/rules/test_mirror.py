@@ -30,6 +30,7 @@ COVERS = {
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
+    "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
     "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
     " structures.categories",
     "data/formats/test_exchange.py": "cli.export_data data.formats.data_folder data.formats.exported",
@@ -61,6 +62,7 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
+    "run/test_examine.py": "run.finding_pictures",
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
     " run.machine_checks",
@@ -74,8 +76,8 @@ COVERS = {
     "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
     " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
-    "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
-    " studies.explain.written_ops",
+    "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured"
+    " studies.explain.scaled_boxes studies.explain.written_ops",
     "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
