@@ -130,6 +130,25 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
     write_bytes(path, text.encode("utf-8"), sync=sync)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """A copy of a file, as :func:`write_bytes`.
+
+    Raises:
+        OutputError: it cannot be read or written; ``path`` is then as it was.
+    """
+    try:
+        taken = source.open("rb")
+    except OSError as error:
+        raise OutputError(f"{source}: cannot be copied: {reason(error, source.parent)}") from None
+    with taken:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                shutil.copyfileobj(taken, file)
+        except OSError as error:
+            raise unwritten(path, error) from None
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None, sync: bool = False) -> None:
     """JSON, as :func:`write_bytes`."""
     write_text(path, json.dumps(content, indent=indent) + "\n", sync=sync)

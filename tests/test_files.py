@@ -289,3 +289,14 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
             pass
     with locked(path, wait=True):
         assert path.read_bytes() == b""
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    files.copy_file(tmp_path / "a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").read_bytes() == b"1234"
+    with pytest.raises(OutputError, match="nowhere: cannot be copied: No such file"):
+        files.copy_file(tmp_path / "nowhere", tmp_path / "new" / "b")
+    with pytest.raises(OutputError, match="c: could not be written"):
+        files.copy_file(tmp_path / "a", tmp_path / "a" / "c")
+    assert (tmp_path / "new" / "b").read_bytes() == b"1234" and len(list((tmp_path / "new").iterdir())) == 1

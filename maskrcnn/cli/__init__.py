@@ -43,10 +43,16 @@ COMMANDS = (
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set"),
+    Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),
+    Command("export-data", "write a data set in another format"),
+    Command("split", "divide a data set into one for training and one for validation"),
     Command("convert", "take over weights from other frameworks"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
 )
+
+#: Modules of commands that a module cannot be called as: a word of Python's.
+_MODULES = {"import": "import_data"}
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -188,7 +194,7 @@ def overview() -> str:
 
 
 def _load(name: str) -> CommandModule:
-    module = f"maskrcnn.cli.{name.replace('-', '_')}"
+    module = f"maskrcnn.cli.{_MODULES.get(name, name.replace('-', '_'))}"
     try:
         return cast(CommandModule, importlib.import_module(module))
     except ModuleNotFoundError as e:

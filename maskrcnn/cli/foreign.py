@@ -76,6 +76,9 @@ OPTIONS: dict[str, dict[str, str]] = {
         "config": "the first argument, SUITE",
     },
     "demo": {"output": "--output DIR"},
+    "import": {"output": "--out DIR", "source": "--images DIR"},
+    "export-data": {"output": "--out DIR"},
+    "split": {"output": "--out DIR"},
 }
 #: Other spellings of the same.
 _SAME = {

@@ -43,3 +43,10 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=SET_HELP
     )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``DATA`` (``args.data``) and ``--images``; :mod:`maskrcnn.run.data_argument` reads them."""
+    what = "a folder with a data.yaml, that file, a COCO json, or a config"
+    parser.add_argument("data", type=Path, metavar="DATA", help=what)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the images of a COCO json")

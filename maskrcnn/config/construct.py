@@ -30,6 +30,9 @@ from maskrcnn.errors import few
 _BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
 
+#: The variable that is the folder of the file that names it.
+_HERE = "HERE"
+
 FAILED: Any = object()
 """Stands for an object that could not be built; why is among the problems."""
 
@@ -168,12 +171,16 @@ def _leaf_hint(kind: type, node: Scalar) -> str:
     return ""
 
 
-def expand(text: str) -> Path:
-    """Expand ``${NAME}``, ``${NAME:-fallback}`` and a leading ``~``; ``$${`` stands for ``${``.
+def expand(text: str, here: Path | None = None) -> Path:
+    """Expand ``${HERE}``, ``${NAME}``, ``${NAME:-fallback}`` and a leading ``~``; ``$${`` stands for ``${``.
+
+    Args:
+        text: as the config gives it.
+        here: the folder of the file that gives it; None where no file does.
 
     Raises:
-        ValueError: a variable that is not set and has no fallback, a ``${`` that no name and ``}`` follow, or
-            a ``~user`` that does not exist.
+        ValueError: a variable that is not set and has no fallback, a ``${`` that no name and ``}`` follow, a
+            ``${HERE}`` where no file is, or a ``~user`` that does not exist.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -182,9 +189,13 @@ def expand(text: str) -> Path:
             return "${"
         if malformed is not None:
             raise ValueError(f"{match.group()!r} is not of the form ${{NAME}} or ${{NAME:-fallback}}")
-        found = os.environ.get(name)
+        found = os.environ.get(name) if name != _HERE else str(here or "")
         if found:
             return found
+        if fallback is None and name == _HERE:
+            raise ValueError(
+                f"${{{_HERE}}} is the folder of a config file, and this is in none; write the folder"
+            )
         if fallback is None:
             advice = f"export it, or write ${{{name}:-fallback}}"
             raise ValueError(f"environment variable {name!r} is not set or empty; {advice}")
@@ -202,7 +213,7 @@ def _path(text: str, where: Origin, path: str, problems: Problems) -> Any:
         problems.add(where, path, "a path cannot hold a NUL character")
         return FAILED
     try:
-        return expand(text)
+        return expand(text, where.folder)
     except ValueError as e:
         problems.add(where, path, str(e))
     return FAILED

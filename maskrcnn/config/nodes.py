@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from maskrcnn.errors import ConfigError, cut, few
@@ -21,6 +22,8 @@ class Origin:
     """1-based line; 0 where there is none (``--set``, ``default``)."""
     column: int = 0
     """1-based column; 0 where there is none."""
+    folder: Path | None = field(default=None, compare=False, repr=False)
+    """What ``${HERE}`` means there: the folder of the file; None where there is no file."""
 
     def __str__(self) -> str:
         return f"{self.name}:{self.line}:{self.column}" if self.line else self.name

@@ -37,7 +37,7 @@ class Reader:
         self.places[name] = path
         if asked_at is None:
             self.name = name
-        root = self._root(text, name)
+        root = self._root(text, name, path.parent.resolve())
         for base in _bases(root):
             self.read(find_config(_expanded(base), path.parent), base.where, (*stack, real))
         self.files.append(real)
@@ -52,8 +52,8 @@ class Reader:
             raise ConfigError(f"{where}: base: not possible in a text that has no folder; save it as a file")
         self.add(root)
 
-    def _root(self, text: str, name: str) -> Map:
-        root = parse(text, name, self._problems)
+    def _root(self, text: str, name: str, folder: Path | None = None) -> Map:
+        root = parse(text, name, self._problems, folder=folder)
         if root is None:
             return Map({}, Origin(name, 1, 1))
         if not isinstance(root, Map):
@@ -105,7 +105,7 @@ def find_config(path: Path, folder: Path = Path()) -> Path:
 
 def _expanded(base: Scalar) -> Path:
     try:
-        return expand(base.text)
+        return expand(base.text, base.where.folder)
     except ValueError as e:
         raise ConfigError(f"{base.where}: base: {e}") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -86,7 +87,9 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def parse(text: str, name: str, problems: Problems, *, whole: Origin | None = None) -> Node | None:
+def parse(
+    text: str, name: str, problems: Problems, *, whole: Origin | None = None, folder: Path | None = None
+) -> Node | None:
     """Read one YAML document.
 
     Args:
@@ -94,6 +97,7 @@ def parse(text: str, name: str, problems: Problems, *, whole: Origin | None = No
         name: the file, as error messages show it.
         problems: receives duplicate keys and tags.
         whole: where given, every value gets this origin (a ``--set`` has no lines).
+        folder: where the file lies, see :class:`Origin`.
 
     Returns:
         The root, or None where the document is empty.
@@ -105,7 +109,7 @@ def parse(text: str, name: str, problems: Problems, *, whole: Origin | None = No
     def at(mark: Any) -> Origin:
         if whole is not None:
             return whole
-        return Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
+        return Origin(name, mark.line + 1, mark.column + 1, folder) if mark else Origin(name)
 
     try:
         root = _Loader(text).get_single_node()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from maskrcnn.config import Registry, load, loads
+from maskrcnn.config import Registry, dump, load, loads
 from maskrcnn.config.schema import fields_of, spec_of
 from maskrcnn.errors import ConfigError
 
@@ -163,6 +163,31 @@ def test_environment_variables_in_paths(resolve, fault, monkeypatch):
     assert "'${ROOT' is not of the form ${NAME}" in fault("images: ${ROOT")
     assert "there is no such home folder" in fault("images: ~nobody-of-this-name/a")
     assert resolve("name: ${NOT_SET}").name == "${NOT_SET}"  # a string is no path
+
+
+def test_here_is_the_folder_of_the_file_that_says_so(folder, schema, monkeypatch):
+    monkeypatch.setenv("HERE", "/elsewhere")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "data.yaml").write_text("images: '${HERE}/images'\nname: '${HERE}'")
+    (folder / "c.yaml").write_text("base: '${HERE}/mine/data.yaml'")
+    (folder / "link").symlink_to("mine")
+    want = (folder / "mine" / "images").resolve()
+    for path in ("c.yaml", "mine/data.yaml", "link/data.yaml", folder / "mine" / ".." / "c.yaml"):
+        assert load(schema, path).images == want
+        monkeypatch.chdir(folder / "mine" if path == "c.yaml" else folder)
+        assert load(schema, folder / path).images == want
+        monkeypatch.chdir(folder)
+    config = load(schema, "c.yaml")
+    assert config.name == "${HERE}"  # a string is no path
+    assert loads(schema, dump(config)) == config  # kept in a checkpoint, it means the same from anywhere
+    assert load(schema, "c.yaml", ["images=${HERE:-x}"]).images == Path("x")
+
+
+def test_here_where_no_file_is(folder, schema, fault):
+    said = "${HERE} is the folder of a config file, and this is in none; write the folder"
+    assert fault("seed: 1", "images=${HERE}/a") == f"--set images=${{HERE}}/a: images: {said}"
+    with pytest.raises(ConfigError, match=r"<config>:1:9: images: \$\{HERE\} is the folder"):
+        loads(schema, "images: ${HERE}/a")
 
 
 @dataclass(frozen=True, kw_only=True)

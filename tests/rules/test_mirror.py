@@ -30,6 +30,8 @@ COVERS = {
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
     "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
     " structures.categories",
+    "data/formats/test_exchange.py": "cli.export_data data.formats.data_folder data.formats.exported",
+    "data/formats/test_mask_files.py": "data.formats.label_images",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",
@@ -56,7 +58,9 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
+    "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
     "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
+    "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
     "studies/ablation/test_processes.py": "studies.ablation.plan studies.ablation.progress",

@@ -12,6 +12,7 @@ import pytest
 
 from maskrcnn.config.registry import Named, Registry, on_demand
 from maskrcnn.data.doctor import DOUBTS
+from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS
 from maskrcnn.data.interfaces import DATASETS, TRANSFORMS
 from maskrcnn.engine.optim import OPTIMIZERS
 from maskrcnn.engine.schedules import SCHEDULES
@@ -27,6 +28,8 @@ REGISTRIES: dict[str, Named[Any]] = {
     "OPTIMIZERS": OPTIMIZERS,
     "SCHEDULES": SCHEDULES,
     "DOUBTS": DOUBTS,
+    "IMPORTERS": IMPORTERS,
+    "EXPORTERS": EXPORTERS,
 }
 
 

@@ -1,0 +1,44 @@
+"""Outlines of masks are drawn as the very masks again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskrcnn.structures import rle
+from maskrcnn.structures.outlines import boundary_loops, outline
+
+
+def drawn_again(bitmap: np.ndarray) -> np.ndarray:
+    return rle.decode(rle.from_polygons([np.array(outline(rle.encode(bitmap)))], *bitmap.shape))
+
+
+@pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
+@pytest.mark.parametrize("most", [4, 12, 40])
+def test_decode_encode_is_equal(density: float, most: int) -> None:
+    rng = np.random.default_rng(int(density * 10) + most)
+    for _ in range(60):
+        bitmap = (rng.random(rng.integers(1, most, 2)) < density).astype(np.uint8)
+        if bitmap.any():
+            assert np.array_equal(drawn_again(bitmap), bitmap)
+
+
+def test_large_smooth_masks_with_holes_and_parts() -> None:
+    y, x = np.mgrid[:300, :400]
+    far = np.hypot(x - 120, y - 150)
+    bitmap = ((far < 100) & (far > 40) | (far < 10) | (np.hypot(x - 330, y - 60) < 50.5)).astype(np.uint8)
+    assert np.array_equal(drawn_again(bitmap), bitmap)
+    assert len(boundary_loops(bitmap)) == 4
+
+
+def test_loops_turn_clockwise_round_parts_and_the_other_way_round_holes() -> None:
+    ring = np.ones((3, 3), dtype=np.uint8)
+    ring[1, 1] = 0
+    outer, hole = boundary_loops(ring)
+    assert outer == [(0, 0), (3, 0), (3, 3), (0, 3)]
+    assert hole == [(2, 1), (1, 1), (1, 2), (2, 2)]
+    assert len(boundary_loops(np.eye(2, dtype=np.uint8))) == 2  # pixels that touch by a corner
+
+
+def test_an_empty_mask_has_none() -> None:
+    assert outline(rle.encode(np.zeros((3, 4), dtype=np.uint8))) == []
