@@ -129,6 +129,10 @@ class TrainConfig(Config):
     #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
     #: a model hardly learns, so it is refused unless this is true.  Default false.
     allow_frozen_random: bool = False
+    #: Look before the first step for what is hardly meant in the data, and tell it: quick, by the annotations
+    #: and a few images; full, as `maskrcnn doctor` does, by opening every image (on rank 0, while the others
+    #: wait); none.  Default quick.
+    check_data: Literal["none", "quick", "full"] = "quick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +238,7 @@ NEUTRAL_KEYS = (
     "train.tensorboard",
     "train.pictures",
     "train.allow_frozen_random",
+    "train.check_data",
 )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 
-from maskrcnn.data.doctor import tell_doubts
+from maskrcnn.config.registry import Named
+from maskrcnn.data.doctor import Doubt, tell_doubts
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.best import check_metric
@@ -33,6 +34,10 @@ from maskrcnn.weights.restore import restore_model
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Looks at a recipe, the strides of its RPN's levels, and the data sets it trains and is judged on.
+RecipeDoubter: TypeAlias = Callable[[Recipe, Sequence[int], Dataset, Dataset | None], Iterable[Doubt]]
+RECIPE_DOUBTS: Named[RecipeDoubter] = Named("recipe doubt", "maskrcnn.run", fit="fit_doubts")
 
 #: More loading processes than this help nobody; the image decoder itself is fast.
 _MOST_WORKERS = 8
@@ -62,9 +67,13 @@ def build_data(recipe: Recipe, ranks: Ranks) -> Data:
         return Data(train, val)
 
     data = one_first(ranks, read)
-    if ranks.is_main:
-        tell_doubts(data.train, data.val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, data.train, data.val))
     return data
+
+
+def _tell_doubts(recipe: Recipe, train: Dataset | None, val: Dataset | None) -> None:
+    if recipe.train.check_data != "none":
+        tell_doubts(train, val, thorough=recipe.train.check_data == "full")
 
 
 def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
@@ -78,8 +87,7 @@ def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
     if config is None:
         raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
     val = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
-    if ranks.is_main:
-        tell_doubts(None, val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, None, val))
     return val
 
 
