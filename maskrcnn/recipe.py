@@ -191,10 +191,12 @@ class Recipe(Config):
     output: Path | None = None
     #: auto (a GPU where there is one), cpu or cuda.  Default auto.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: Checkpoint or state dict to start from (not to resume: that is --resume).  Default null.
+    #: What to start from (not to resume: that is --resume): published weights by name, as
+    #: torchvision/mask_rcnn_r50_fpn_v2 (`maskrcnn weights list`), a checkpoint or state dict, or a run's
+    #: folder.  Rows of other classes are taken over by the classes' names.  Default null.
     weights: Path | None = None
-    #: Start the output layers of classes, boxes and masks afresh: ``weights`` are for other classes (or,
-    #: after `maskrcnn convert --drop-head`, without those layers).  Default false: they must fit.
+    #: Start the output layers of classes, boxes and masks afresh, whatever ``weights`` knows of the classes.
+    #: Default false: by the classes' names; of a file that does not name them, all must fit.
     drop_head: bool = False
     #: The network.
     model: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)

@@ -15,13 +15,13 @@ from torch import Tensor
 from maskrcnn.data import Categories, RawSample, apply_transforms
 from maskrcnn.data.images import read_image
 from maskrcnn.engine.checkpoint import load
-from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
 from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
 from maskrcnn.recipe import Recipe, parse_recipe
+from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
@@ -94,7 +94,7 @@ class Predictor:
     ) -> None:
         """
         Args:
-            checkpoint: a file, or a run's folder (its best).
+            checkpoint: a file, a run's folder (its best), or published weights by name.
             device: auto, cpu or cuda.
             score: instances below it are left out, in [0, 1].
             precision: as ``solver.precision``.
@@ -103,7 +103,7 @@ class Predictor:
         Raises:
             CheckpointError: it cannot be read, or holds no recipe.
         """
-        path = find_checkpoint(Path(checkpoint))
+        path = local_file(Path(checkpoint))
         state = load(path)
         if not state.config:
             raise CheckpointError(f"{path}: holds no recipe, so the model cannot be built")

@@ -17,7 +17,6 @@ from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.best import check_metric
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
-from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
@@ -28,6 +27,7 @@ from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.run.named_weights import local_file
 from maskrcnn.structures.categories import Categories
 from maskrcnn.weights.restore import restore_model
 
@@ -239,7 +239,7 @@ def load_state(
     Raises:
         CheckpointError: it cannot be read, or holds no recipe where none is given.
     """
-    path = find_checkpoint(checkpoint)
+    path = local_file(checkpoint)
     state = load(path)
     if recipe is None:
         if not state.config:

@@ -14,7 +14,7 @@ import torch
 from maskrcnn.config import dump
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
-from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
+from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
@@ -24,24 +24,33 @@ from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation import save_results
 from maskrcnn.files import clear_temporaries, write_image, write_json
+from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
 from maskrcnn.run.evaluate import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.folder import RunFolder
+from maskrcnn.run.initial_weights import Start, start_model
 from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
-from maskrcnn.weights.restore import drop_head, initialize_model
+from maskrcnn.run.named_weights import with_local_weights
 
 
 class TrainingRun:
     """The objects of one training run on one rank."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, lock: RunLock
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        ranks: Ranks,
+        console: Console,
+        lock: RunLock,
+        *,
+        resume: bool,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -55,7 +64,13 @@ class TrainingRun:
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
-        self.model = setup.place_model(recipe, len(self.data.train.categories), ranks.device)
+        # What a run goes on with is whole: names and files that it began with are not asked for again.
+        goes_on = resume and bool(folder.checkpoints().steps())
+        self._local = replace(recipe, model=without_weights(recipe.model))
+        if not goes_on:
+            self._local = setup.one_first(ranks, lambda: with_local_weights(recipe))
+        self._start = Start()
+        self.model = setup.place_model(self._local, len(self.data.train.categories), ranks.device)
         strategy, solver = choose_strategy(ranks, self.model), recipe.solver
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         self.step = Step(
@@ -71,21 +86,18 @@ class TrainingRun:
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
-        recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
+        recipe, folder, ranks = self.recipe, self.folder, self.ranks
         found = folder.checkpoints(recipe.train.keep).latest() if resume else None
         start = None if found is None else found[0]
         facts: dict[str, Any] = {}
         setup.main_alone(ranks, lambda: facts.update(run_facts(recipe, self.data, ranks)))
         if found is not None:
             self._load(*found, facts, strict)
-        elif recipe.weights is not None:
-            weights = load_weights(recipe.weights)
-            if recipe.drop_head:
-                weights, _ = drop_head(weights, self.model)
-            fresh = initialize_model(self.model, weights, recipe.weights)
-            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
-        elif not recipe.train.allow_frozen_random:
-            check_frozen(self.model, recipe.model)
+        else:
+            file, categories = self._local.weights, self.data.train.categories
+            self._start = start_model(self.model, recipe, file, categories)
+            if file is None and not recipe.train.allow_frozen_random:
+                check_frozen(self.model, self._local.model)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -142,8 +154,10 @@ class TrainingRun:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
+        for text in self._start.lines:
+            line(text)
         if start is None:
-            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
+            doubts = [*self._start.doubts, *solver_doubts(solver), *epoch_doubts(solver, images)]
             self._warn([*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)])
 
     def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
