@@ -51,6 +51,10 @@ class DataConfig(Config):
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
+    #: Show images of rare classes more often, in (0, 1]: a class that is in a share f of the images has the
+    #: factor max(1, sqrt(repeat_threshold / f)), an image the highest of its classes (Gupta et al. 2019,
+    #: "LVIS", appendix B.2: 0.001); null: each image once an epoch.  Default null.
+    repeat_threshold: Annotated[float, Range(above=0, most=1)] | None = None
     #: Faulty files and annotations: raise, or skip and count; null: each data set's own choice, by default
     #: skip faulty annotations and raise for unreadable files.  Default null.
     on_error: Literal["raise", "skip"] | None = None
@@ -82,6 +86,13 @@ class SolverConfig(Config):
     #: memory.  The images and the rate stay the same; the result is not the same to the bit (other random
     #: samples of anchors and RoIs; losses are averaged over parts; batch norm sees the parts).  Default 1.
     accumulate: Count = 1
+    #: Parts of the model that do not train, by name or pattern, as [backbone, "roi.box_head.*"] (names as
+    #: checkpoints have them; * is any characters): parameters stay as they are, normalisation keeps its
+    #: statistics.  Default none, besides what a part freezes itself (model.backbone.freeze_at).
+    freeze: tuple[str, ...] = ()
+    #: Factors of the learning rate by name or pattern, > 0, as {backbone: 0.1}; of several that match, the
+    #: longest counts, of equally long ones the last.  The schedule multiplies all.  Default none.
+    rates: dict[str, Positive] = field(default_factory=dict, hash=False)
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.

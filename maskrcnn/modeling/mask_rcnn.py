@@ -69,6 +69,15 @@ class MaskRCNN(nn.Module):
         self.neck = neck
         self.rpn = rpn
         self.roi = roi
+        #: Modules that stay in evaluation mode while the others train.
+        self.frozen: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> MaskRCNN:
+        """As ``nn.Module.train``, but what is frozen keeps its statistics too."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     @property
     def num_classes(self) -> int:

@@ -60,6 +60,11 @@ class Prediction:
         return len(self.records)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each instance's class."""
+        return tuple(self.names[label] for label in self.labels.tolist())
+
+    @property
     def masks(self) -> npt.NDArray[np.bool_] | None:
         """bool [D, H, W], made when asked for; None where the model has no masks."""
         if any("segmentation" not in r for r in self.records):
@@ -91,6 +96,7 @@ class Predictor:
         score: float = 0.5,
         precision: Precision = "float32",
         overrides: Sequence[str] = (),
+        recipe: Recipe | None = None,
     ) -> None:
         """
         Args:
@@ -99,15 +105,16 @@ class Predictor:
             score: instances below it are left out, in [0, 1].
             precision: as ``solver.precision``.
             overrides: ``key.path=value`` on the checkpoint's recipe, as ``model.roi.max_detections=200``.
+            recipe: in place of the checkpoint's.
 
         Raises:
             CheckpointError: it cannot be read, or holds no recipe.
         """
         path = local_file(Path(checkpoint))
         state = load(path)
-        if not state.config:
+        if recipe is None and not state.config:
             raise CheckpointError(f"{path}: holds no recipe, so the model cannot be built")
-        self.recipe: Recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+        self.recipe: Recipe = recipe or parse_recipe(state.config, f"the config in {path}", overrides)
         self.categories: Categories = checkpoint_categories(state)
         self.device = choose_device(device)
         self.score = score

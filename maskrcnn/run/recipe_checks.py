@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from maskrcnn.config import Loaded
-from maskrcnn.config.nodes import Problems
+from maskrcnn.config.nodes import Problems, join
+from maskrcnn.engine.optim import check_patterns, freeze
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -61,6 +62,8 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)
+        freeze(model, recipe.solver.freeze)
+        check_patterns(model, "solver.rates", recipe.solver.rates)
     except UserError as error:
         problems.add(loaded.blame(str(error)), "", str(error))
     except Exception as error:  # of a plugin's part, which may need real tensors

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 
-from maskrcnn.config.registry import Named
+from maskrcnn.config.registry import Named, did_you_mean
 from maskrcnn.data.doctor import Doubt, tell_doubts
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.best import check_metric
@@ -26,6 +28,7 @@ from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
+from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.structures.categories import Categories
@@ -39,6 +42,8 @@ T = TypeVar("T")
 RecipeDoubter: TypeAlias = Callable[[Recipe, Sequence[int], Dataset, Dataset | None], Iterable[Doubt]]
 RECIPE_DOUBTS: Named[RecipeDoubter] = Named("recipe doubt", "maskrcnn.run", fit="fit_doubts")
 
+#: What the class of RoIs without an object is called.
+BACKGROUND = "background"
 #: More loading processes than this help nobody; the image decoder itself is fast.
 _MOST_WORKERS = 8
 
@@ -172,6 +177,39 @@ def cuda_levels_doubt(recipe: Recipe) -> str:
         f"model.roi.levels names {levels} levels, and on a GPU the RoI operators take at most"
         f" {MOST_CUDA_LEVELS}; name fewer, or set device: cpu"
     )
+
+
+def class_weights(config: RoIHeadsConfig, dataset: Dataset, device: torch.device) -> torch.Tensor | None:
+    """Factors of the classification loss: float32 [K + 1] on ``device``, background last; None: all are 1.
+
+    Of ``balance_classes``, that of a class of n instances is proportional to ``n ** -0.5``, and their mean
+    over all instances is 1, so that objects and background weigh as much as without.  A class without an
+    instance keeps 1.
+
+    Args:
+        dataset: the training set.
+
+    Raises:
+        DataError: a weight names no class of ``dataset``.
+    """
+    if not config.class_weights and not config.balance_classes:
+        return None
+    names = dataset.categories.names
+    weights = torch.ones(len(names) + 1, dtype=torch.float64)
+    if config.balance_classes:
+        truth = dataset.ground_truth()
+        counts = torch.from_numpy(np.bincount(truth.labels[~truth.crowds], minlength=len(names))).double()
+        mean = counts.sqrt().sum() / counts.sum()
+        weights[:-1] = torch.where(counts > 0, 1 / (mean * counts.sqrt()), 1.0)
+    for name, weight in config.class_weights.items():
+        places = [i for i, known in enumerate(names) if known == name]
+        if not places and name != BACKGROUND:
+            raise DataError(
+                f"model.roi.class_weights names {name!r}, and {shown(dataset.annotation_file)} has no such"
+                f" class.{did_you_mean(name, (*names, BACKGROUND))}"
+            )
+        weights[places or -1] = weight
+    return weights.float().to(device)
 
 
 def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:

@@ -57,11 +57,13 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Pa
             # A release of torch may add a setting; another optimizer has some and lacks others.
             if not own.keys() <= saved.keys() and not saved.keys() - {"params"} <= own.keys():
                 raise ValueError("it is of another optimizer")
+            if "name" in own and own["name"] != saved.get("name", own["name"]):
+                raise ValueError(f"it has {saved['name']} where there are {own['name']} here")
         optimizer.load_state_dict(dict(state))
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and"
-            " what is trained as they were, or begin a new run with weights: that file"
+            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer,"
+            " solver.rates and what is trained as they were, or begin a new run with weights: that file"
         ) from None
     for group, values in zip(optimizer.param_groups, ours, strict=True):
         group.update(values)
