@@ -34,11 +34,13 @@ class Start:
     """What is said of a model's first weights.
 
     lines: of what was taken over, to be printed.
+    fresh: names of the tensors that the weights gave nothing to.
     doubts: what is likely a mistake, a sentence each.
     """
 
     lines: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
 
 
 def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: Categories) -> Start:
@@ -70,6 +72,7 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
         fresh = initialize_model(model, state, name)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_recipe_hint(recipe.weights)}") from None
+    start.fresh += [name for name in fresh if name not in start.fresh]
     start.lines.insert(0, f"weights from {name}" + (f"; fresh: {few(fresh)}" if fresh else ""))
     start.doubts += _unseen_doubts(name, checkpoint, recipe.model)
     return start
@@ -95,8 +98,7 @@ def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> d
     ours = {_head(name) for name in own} - {""}
     if not any(name.startswith("roi.box_head") for name in state):  # of no detector, which is told later
         return result
-    for head in sorted(ours - theirs):
-        result |= {name: value for name, value in own.items() if _head(name) == head}
+    start.fresh += [name for name in own if _head(name) in ours - theirs]
     for head in sorted(theirs - ours):
         result = {name: value for name, value in result.items() if _head(name) != head}
     for what, heads in (
@@ -106,9 +108,9 @@ def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> d
         start.lines += [f"  heads that {what}: {few(sorted(heads))}"] if heads else []
     points = [n for n in own if _head(n) == "keypoint_head" and n in state and state[n].shape != own[n].shape]
     if points and all("deconv" in name for name in points):
-        result |= {name: own[name] for name in points}
+        start.fresh += points
         start.lines.append(f"  outputs of another number of keypoints begin afresh: {few(points)}")
-    return result
+    return result | {name: own[name] for name in start.fresh}
 
 
 def _head(name: str) -> str:

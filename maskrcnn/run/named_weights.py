@@ -18,7 +18,7 @@ from maskrcnn.config.registry import Named
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import logs_shown
 from maskrcnn.errors import CheckpointError
-from maskrcnn.modeling.mask_rcnn import with_weights
+from maskrcnn.modeling.mask_rcnn import with_weights, without_weights
 from maskrcnn.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -124,20 +124,29 @@ def local_file(path: Path) -> Path:
 def with_local_weights(recipe: Recipe) -> Recipe:
     """The recipe with files in place of names and folders; for building, while the recipe itself is kept.
 
+    Where ``weights`` is set it gives every tensor, and the parts' own files are not asked for.
+
     Raises:
         CheckpointError, OutputError: as :func:`local_file`.
     """
-    start = None if recipe.weights is None else local_file(recipe.weights)
-    return replace(recipe, weights=start, model=with_weights(recipe.model, local_file))
+    if recipe.weights is not None:
+        return replace(recipe, weights=local_file(recipe.weights), model=without_weights(recipe.model))
+    return replace(recipe, model=with_weights(recipe.model, local_file))
 
 
-def weight_keys(part: Any, path: str = "") -> Iterator[tuple[str, Path]]:
-    """The files and names of weights in a config, by key path."""
+def weight_keys(recipe: Recipe) -> list[tuple[str, Path]]:
+    """What a training reads weights from, by key path: the whole model's, else its parts' own."""
+    if recipe.weights is not None:
+        return [("weights", recipe.weights)]
+    return list(_weight_keys(recipe.model, "model"))
+
+
+def _weight_keys(part: Any, path: str) -> Iterator[tuple[str, Path]]:
     for item in fields(part):
         key, value = join(path, item.name), getattr(part, item.name)
         for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
             at = join(key, name) if name else key
             if is_dataclass(inner):
-                yield from weight_keys(inner, at)
+                yield from _weight_keys(inner, at)
             elif item.name == "weights" and isinstance(inner, Path):
                 yield at, inner

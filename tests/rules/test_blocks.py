@@ -39,6 +39,7 @@ NOT_RUN = {
     "pip install": "changes the environment that the tests run in",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
     "maskrcnn convert": "needs files of other frameworks; tests/convert/test_detectors.py makes small ones",
+    "maskrcnn weights fetch": "needs a network; tests/cli/test_weights.py has a local server",
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
     "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
     "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",

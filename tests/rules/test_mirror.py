@@ -23,6 +23,7 @@ COVERS = {
     "cli/test_proposals.py": "run.proposals",
     "config/test_construct.py": "config.plugins config.registry config.schema",
     "config/test_encode.py": "config.load",
+    "cli/test_weights.py": "run.weights",
     "config/test_merge.py": "config.reader",
     "config/test_text.py": "config.nodes",
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"

@@ -139,6 +139,7 @@ def test_heads_that_only_one_of_the_two_has(tmp_path: Path) -> None:
     path = written(tmp_path / "b", FORMS["faster"])
     model, start = begun(FORMS["mask"], path)
     assert "  heads that begin afresh, which the weights lack: mask_head" in start.lines
+    assert sorted(start.fresh) == sorted(n for n in model.state_dict() if ".mask_head." in n)
     torch.manual_seed(2)
     fresh = FORMS["mask"].build(3).state_dict()
     assert all(v.equal(fresh[n]) for n, v in model.state_dict().items() if "mask_head" in n)

@@ -144,10 +144,12 @@ def test_names_become_files_in_all_places(tmp_path: Path, trained: tuple[Path, P
     with serving((tmp_path / "net.pth").read_bytes()) as server:
         add("own/backbone", server.entry(kind="backbone"))
         backbone = "model.backbone={type: resnet, depth: 18, width: 8, weights: own/backbone}"
-        recipe = load_recipe(trained[0], [backbone, f"weights={trained[1]}"])
+        both = with_local_weights(load_recipe(trained[0], [backbone, f"weights={trained[1]}"]))
+        assert both.weights == trained[1] / "checkpoints" / "last.pt"  # which give the backbone's, too
+        assert getattr(both.model.backbone, "weights") is None and server.asked == []  # noqa: B009
+        recipe = load_recipe(trained[0], [backbone])
         local = with_local_weights(recipe)
         assert with_local_weights(recipe) == local and len(server.asked) == 1
-    assert local.weights == trained[1] / "checkpoints" / "last.pt"
     made = getattr(local.model.backbone, "weights")  # noqa: B009 - of this kind of backbone
     assert set(torch.load(made, weights_only=True)) == {n for n in state if not n.endswith("tracked")}
     local.model.backbone.build()
