@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_config_arguments
+from maskrcnn.cli.parser import add_config_arguments
 from maskrcnn.errors import DataError
 
 HELP = "generate the synthetic data set (shapes of six classes in COCO format), or measure a config's images"
@@ -43,7 +43,7 @@ def _statistics(args: argparse.Namespace) -> int:
     Raises:
         ConfigError, DataError: the config or an image is wrong.
     """
-    from maskrcnn.data.statistics import pixel_statistics
+    from maskrcnn.data.pixel_statistics import pixel_statistics
     from maskrcnn.recipe import load_recipe
 
     if args.images < 1:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data import Categories, RawSample, apply_transforms
-from maskrcnn.data.images import RGB, SixteenBit, read_image, to_values, wrong_channels
+from maskrcnn.data.images import SixteenBit, read_image, to_values, wrong_channels
+from maskrcnn.data.interfaces import RGB
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
-from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
+from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model

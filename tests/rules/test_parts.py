@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from maskrcnn.config.registry import Named, Registry, on_demand
-from maskrcnn.data.doctor import DOUBTS
+from maskrcnn.data.doctor import DOUBTS, THOROUGH
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS
 from maskrcnn.data.interfaces import DATASETS, TRANSFORMS
 from maskrcnn.engine.optim import OPTIMIZERS
@@ -28,6 +28,7 @@ REGISTRIES: dict[str, Named[Any]] = {
     "OPTIMIZERS": OPTIMIZERS,
     "SCHEDULES": SCHEDULES,
     "DOUBTS": DOUBTS,
+    "THOROUGH": THOROUGH,
     "IMPORTERS": IMPORTERS,
     "EXPORTERS": EXPORTERS,
 }

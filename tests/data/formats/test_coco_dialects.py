@@ -67,11 +67,11 @@ def test_cvat_flags_brush_masks_as_crowds(tmp_path: Path) -> None:
 
 def test_a_crowd_of_cocos_own_stays_one(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    write(tmp_path / "x.json", content(["a.png"], ["cell", "dirt"]) | {})
     made = content(["a.png"], ["cell"], iscrowd=1)
     write(tmp_path / "x.json", made)
-    imported(tmp_path / "x.json", tmp_path / "mine")
+    found = imported(tmp_path / "x.json", tmp_path / "mine")
     assert objects(datasets(tmp_path / "mine")["train"])["a.png"][0][1]
+    assert "1 objects are crowd regions (iscrowd: 1), which never train" in found.notes
 
 
 def test_roboflow_has_a_folder_a_split_and_a_class_that_groups(tmp_path: Path) -> None:

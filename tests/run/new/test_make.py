@@ -1,6 +1,7 @@
 """Configs made for data: each reason is true of them, the config checks, trains, and scales.
 
-Covers ``maskrcnn/cli/new.py`` and ``maskrcnn/run/new/``: ``choice``, ``choices``, ``facts``.
+Covers ``maskrcnn/cli/new.py``, ``maskrcnn/run/new/choice.py``, ``maskrcnn/run/new/choices.py`` and
+``maskrcnn/run/new/facts.py``.
 """
 
 from __future__ import annotations
