@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the config, and print what it holds."""
     from maskrcnn.errors import UserError
-    from maskrcnn.run.new.make import Wishes, make_config
+    from maskrcnn.run.new.make import Asked, make_config
     from maskrcnn.viz.shares import shares
 
     if args.out.suffix not in (".yaml", ".yml"):
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--val {args.val:g}: is no share of the images; write 0, or one between 0 and 1")
     if args.seed < 0:
         raise UserError("--seed must be at least 0")
-    wishes = Wishes(
+    wishes = Asked(
         weights=args.weights,
         val=args.val,
         by=args.group,

@@ -14,7 +14,7 @@ _WIDTH = 110
 
 
 @dataclass(frozen=True)
-class Choice:
+class KeyChoice:
     """key: dotted.  value: as YAML writes it.  reason: sentences; empty where another key's says it."""
 
     key: str
@@ -31,7 +31,7 @@ def flow(value: Any) -> str:
     return format_plain(value)
 
 
-def written(head: str, bases: Sequence[str], choices: Iterable[Choice]) -> str:
+def written(head: str, bases: Sequence[str], choices: Iterable[KeyChoice]) -> str:
     """The config: a comment, what it builds on, and its keys; those of one section stand together."""
     tree: dict[str, Any] = {}
     for choice in choices:
@@ -46,7 +46,7 @@ def written(head: str, bases: Sequence[str], choices: Iterable[Choice]) -> str:
 
 def _lines(tree: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, item in tree.items():
-        if isinstance(item, Choice):
+        if isinstance(item, KeyChoice):
             yield from _comment(item.reason, indent)
             value = item.value if item.value.startswith("\n") else f" {item.value}"
             yield f"{indent}{format_plain(key)}:{value}".replace("\n", f"\n{indent}")

@@ -16,7 +16,7 @@ from maskrcnn.modeling.rpn.anchor_fit import REACHED, anchor_recall, fit_anchors
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.run.examine import STRIDES
 from maskrcnn.run.fit_doubts import SMALL, SMALL_RECALL
-from maskrcnn.run.new.choice import Choice, flow
+from maskrcnn.run.new.choice import KeyChoice, flow
 from maskrcnn.run.new.facts import DataFacts
 
 #: Side of a small object (the 10th percentile) that the image size is to give it, pixels: four cells of P2.
@@ -74,7 +74,7 @@ class Sizes:
     short: int
     window: int | None
     largest: int
-    choices: tuple[Choice, ...]
+    choices: tuple[KeyChoice, ...]
 
 
 def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
@@ -127,8 +127,10 @@ def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
         window,
         largest,
         (
-            Choice("data.train_transforms", listed[0], f"{told}\nTraining sees {how}."),
-            Choice("data.eval_transforms", listed[1], "Whole images, at the middle of the training sizes."),
+            KeyChoice("data.train_transforms", listed[0], f"{told}\nTraining sees {how}."),
+            KeyChoice(
+                "data.eval_transforms", listed[1], "Whole images, at the middle of the training sizes."
+            ),
         ),
     )
 
@@ -148,7 +150,7 @@ def _long_sides(facts: DataFacts, short: int) -> float:
     return float(np.quantile((boxes[:, 2:] - boxes[:, :2]).max(1), 0.95))
 
 
-def choose_anchors(facts: DataFacts, short: int, *, trained: bool) -> Iterator[Choice]:
+def choose_anchors(facts: DataFacts, short: int, *, trained: bool) -> Iterator[KeyChoice]:
     """trained: whether weights know the usual anchors."""
     boxes, usual = facts.scaled(short), AnchorConfig()
     base = [level.numpy() for level in usual.build(STRIDES).base]
@@ -164,21 +166,23 @@ def choose_anchors(facts: DataFacts, short: int, *, trained: bool) -> Iterator[C
         sizes, ratios = usual.sizes, usual.ratios
         known = ", and the weights know the usual ones" if trained else ""
         told = f"The usual anchors {reach.format('fitted ones')}{known}: the usual."
-    yield Choice("model.rpn.anchors.sizes", flow(sizes), told)
-    yield Choice("model.rpn.anchors.ratios", flow(ratios))
+    yield KeyChoice("model.rpn.anchors.sizes", flow(sizes), told)
+    yield KeyChoice("model.rpn.anchors.ratios", flow(ratios))
 
 
-def choose_caps(facts: DataFacts, sizes: Sizes, machine: Machine) -> Iterator[Choice]:
+def choose_caps(facts: DataFacts, sizes: Sizes, machine: Machine) -> Iterator[KeyChoice]:
     """Detections, proposals and samples from the objects an image."""
     most, kept = facts.most, most_detections(facts)
-    yield Choice(
+    yield KeyChoice(
         "model.roi.max_detections",
         str(kept),
         f"An image has {np.mean(facts.counts):.1f} objects on average, and up to {most}"
         + (": a quarter more than that." if kept > 100 else "; 100 is COCO's."),
     )
     proposals = max(1000, round_up(4 * kept))
-    yield Choice("model.rpn.post_nms_test", str(proposals), f"At least four proposals a detection ({kept}).")
+    yield KeyChoice(
+        "model.rpn.post_nms_test", str(proposals), f"At least four proposals a detection ({kept})."
+    )
     share = 1.0
     if sizes.window is not None:
         area = sizes.short**2 * facts.sizes.max(1) / facts.sizes.min(1)
@@ -186,7 +190,7 @@ def choose_caps(facts: DataFacts, sizes: Sizes, machine: Machine) -> Iterator[Ch
     crowded = float(np.quantile(facts.counts, 0.95)) * share
     samples = int(min(max(64, 32 * math.ceil(4 * crowded / 32)), machine.samples))
     where = "an image" if share == 1 else "a window"
-    yield Choice(
+    yield KeyChoice(
         "model.roi.samples",
         str(samples),
         f"A quarter are objects, and {where} has up to {crowded:.0f} (95 of 100 have no more)"
@@ -194,7 +198,7 @@ def choose_caps(facts: DataFacts, sizes: Sizes, machine: Machine) -> Iterator[Ch
     )
 
 
-def choose_rare(facts: DataFacts) -> Choice | None:
+def choose_rare(facts: DataFacts) -> KeyChoice | None:
     """Whether images of rare classes come more often."""
     if len(facts.classes) < 2:
         return None
@@ -207,7 +211,7 @@ def choose_rare(facts: DataFacts) -> Choice | None:
     threshold = min(_RARE, _MOST_REPEAT * min(rare.values()))
     ranked = sorted(rare.items(), key=lambda item: item[1])
     told = few((f"{n} in {s:.1%} x {max(1.0, math.sqrt(threshold / s)):.1f}" for n, s in ranked), 5)
-    return Choice(
+    return KeyChoice(
         "data.repeat_threshold",
         f"{float(f'{threshold:.3g}'):g}",
         f"{len(rare)} of {len(facts.classes)} classes are in under {_RARE:.0%} of the images, which come more"
@@ -215,7 +219,7 @@ def choose_rare(facts: DataFacts) -> Choice | None:
     )
 
 
-def choose_augment(facts: DataFacts) -> Choice:
+def choose_augment(facts: DataFacts) -> KeyChoice:
     """The preset by the kind of pictures."""
     side = float(np.median(facts.sides(1.0)))
     count = float(np.median(facts.counts))
@@ -225,37 +229,37 @@ def choose_augment(facts: DataFacts) -> Choice:
         " (medians)"
     )
     if facts.joints:
-        return Choice(
+        return KeyChoice(
             "data.augment", "photos", f"Keypoints have an up and down: pictures are not turned. ({seen})"
         )
     if facts.gray >= 0.5 and dense:
-        return Choice("data.augment", "microscopy", f"Like micrographs: {seen}; no direction is up.")
+        return KeyChoice("data.augment", "microscopy", f"Like micrographs: {seen}; no direction is up.")
     if dense and count >= 10 and side < 0.08:
-        return Choice("data.augment", "aerial", f"Like pictures from above: {seen}; no direction is up.")
-    return Choice(
+        return KeyChoice("data.augment", "aerial", f"Like pictures from above: {seen}; no direction is up.")
+    return KeyChoice(
         "data.augment", "photos", f"{seen}: up is taken to be up; write aerial or microscopy where it is not."
     )
 
 
-def choose_steps(facts: DataFacts, batch: int, *, tuned: bool) -> Iterator[Choice]:
+def choose_steps(facts: DataFacts, batch: int, *, tuned: bool) -> Iterator[KeyChoice]:
     """Steps, schedule and what happens between them."""
     epochs = EPOCHS[tuned]
     steps = max(LEAST_STEPS, math.ceil(epochs * facts.images / batch))
     kind = "fine-tuning" if tuned else "training from scratch"
-    yield Choice(
+    yield KeyChoice(
         "solver.steps",
         str(steps),
         f"{steps * batch / facts.images:.0f} epochs of {facts.images} images, {batch} a step ({kind}: about"
         f" {epochs}, and at least {LEAST_STEPS} steps).",
     )
-    yield Choice("solver.schedule.type", "cosine", "Falls to 0 at whatever solver.steps is.")
-    yield Choice(
+    yield KeyChoice("solver.schedule.type", "cosine", "Falls to 0 at whatever solver.steps is.")
+    yield KeyChoice(
         "solver.schedule.warmup_steps",
         str(_WARM_UP),
         f"Of linear warm-up; of a short training at most {_WARM_UP_SHARE:.0%} of the steps.",
     )
-    yield Choice("solver.schedule.warmup_share", flow(_WARM_UP_SHARE))
-    yield Choice("solver.schedule.warmup_factor", "0.01")
+    yield KeyChoice("solver.schedule.warmup_share", flow(_WARM_UP_SHARE))
+    yield KeyChoice("solver.schedule.warmup_factor", "0.01")
 
 
 def most_detections(facts: DataFacts) -> int:

@@ -20,10 +20,10 @@ from maskrcnn.files import write_text
 from maskrcnn.recipe import DataConfig, load_traced_recipe
 from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.new import choices as choose
-from maskrcnn.run.new.choice import Choice, flow, written
+from maskrcnn.run.new.choice import KeyChoice, flow, written
 from maskrcnn.run.new.facts import DataFacts, read_facts, with_readable_masks
 from maskrcnn.run.new.measure import Measured, measure
-from maskrcnn.run.new.start import Start, choose_start
+from maskrcnn.run.new.start import Beginning, choose_start
 from maskrcnn.run.recipe_checks import check_recipe
 from maskrcnn.run.split import Divided, split_data
 from maskrcnn.viz.tables import Table
@@ -39,7 +39,7 @@ _HALF = 2**15
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Asked:
     """What is asked of a config.
 
     weights: auto, none, a name or a file.  val: share of the images for validation where there is none.
@@ -61,7 +61,7 @@ class Wishes:
 class Made:
     """choices: as they stand in the file.  notes: what else is to be known.  divided: what was split off."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[KeyChoice, ...]
     notes: tuple[str, ...]
     divided: Divided | None = None
 
@@ -77,10 +77,10 @@ class _Parts:
 
     data: DataConfig
     facts: DataFacts
-    start: Start
+    start: Beginning
     machine: choose.Machine
     data_base: str | None
-    data_choices: list[Choice]
+    data_choices: list[KeyChoice]
     val_images: int
     asked: Mapping[str, str]
     measured: Measured | None = None
@@ -90,7 +90,7 @@ class _Parts:
 def make_config(
     data: Path,
     out: Path,
-    wishes: Wishes,
+    wishes: Asked,
     images: Path | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Made:
@@ -198,7 +198,7 @@ def _number(asked: Mapping[str, str], key: str) -> int | None:
     return int(value) if value is not None and value.isdecimal() and int(value) else None
 
 
-def _divide(config: DataConfig, out: Path, wishes: Wishes) -> tuple[Divided | None, Path]:
+def _divide(config: DataConfig, out: Path, wishes: Asked) -> tuple[Divided | None, Path]:
     folder = out.with_name(f"{out.stem}_split")
     # Of other kinds of data a COCO json would not hold all that their reader knows.
     if not isinstance(config.train, CocoConfig) or len(config.build(config.train, False)) < _LEAST_DIVIDED:
@@ -219,12 +219,12 @@ def _relative(source: Path, out: Path) -> str:
         return escape_path(source.absolute().as_posix())
 
 
-def _data_choices(config: DataConfig, inline: bool, boxes_alone: bool) -> Iterator[Choice]:
+def _data_choices(config: DataConfig, inline: bool, boxes_alone: bool) -> Iterator[KeyChoice]:
     for key in ("train", "val"):
         part = getattr(config, key)
         if part is None:
             if key == "val":
-                yield Choice("data.val", "null", "There is none: give one for figures (maskrcnn split).")
+                yield KeyChoice("data.val", "null", "There is none: give one for figures (maskrcnn split).")
         elif inline:
             usual = {f.name: f.default for f in fields(part)} if isinstance(part, CocoConfig) else {}
             prefix = f"{key}."
@@ -235,18 +235,20 @@ def _data_choices(config: DataConfig, inline: bool, boxes_alone: bool) -> Iterat
                 value = getattr(part, last, None)
                 if isinstance(value, Path):
                     text = flow(escape_path(str(value.absolute())))
-                yield Choice(f"data.{name}", text)
+                yield KeyChoice(f"data.{name}", text)
         elif boxes_alone:
-            yield Choice(f"data.{key}.masks", "false", "No object has a mask.")
+            yield KeyChoice(f"data.{key}.masks", "false", "No object has a mask.")
     for name in ("channels", "pages"):
         if getattr(config, name) != getattr(DataConfig, name):
-            yield Choice(f"data.{name}", flow(getattr(config, name)))
+            yield KeyChoice(f"data.{name}", flow(getattr(config, name)))
     if config.contrast is not None:
         values = {f.name: getattr(config.contrast, f.name) for f in fields(config.contrast)}
-        yield Choice("data.contrast", flow(values), "Deep images: which of their values are black and white.")
+        yield KeyChoice(
+            "data.contrast", flow(values), "Deep images: which of their values are black and white."
+        )
 
 
-def _text(parts: _Parts, data: Path, out: Path) -> tuple[str, list[Choice]]:
+def _text(parts: _Parts, data: Path, out: Path) -> tuple[str, list[KeyChoice]]:
     choices = _with_settings(list(_choices(parts)), parts.asked)
     bases = [_base(parts.start.base, out), *([] if parts.data_base is None else [parts.data_base])]
     return written(_head(parts, data, choices), bases, choices), choices
@@ -256,7 +258,7 @@ def _base(base: str, out: Path) -> str:
     return base if base.startswith("zoo/") else _relative(Path(base), out)
 
 
-def _choices(parts: _Parts) -> Iterator[Choice]:
+def _choices(parts: _Parts) -> Iterator[KeyChoice]:
     facts, machine, start, measured = parts.facts, parts.machine, parts.start, parts.measured
     sizes = choose.choose_sizes(facts, machine)
     pixels = facts.channels != 3
@@ -265,8 +267,8 @@ def _choices(parts: _Parts) -> Iterator[Choice]:
             yield choice
     if pixels:
         why = f"Of {facts.pixels.images} of the images, which have {facts.channels} channels."
-        yield Choice("model.preprocess.mean", flow(list(facts.pixels.mean)), why)
-        yield Choice("model.preprocess.std", flow(list(facts.pixels.std)))
+        yield KeyChoice("model.preprocess.mean", flow(list(facts.pixels.mean)), why)
+        yield KeyChoice("model.preprocess.std", flow(list(facts.pixels.std)))
     yield from choose.choose_anchors(facts, sizes.short, trained=start.anchored)
     yield from choose.choose_caps(facts, sizes, machine)
     yield from parts.data_choices
@@ -277,33 +279,33 @@ def _choices(parts: _Parts) -> Iterator[Choice]:
     batch = measured.batch if measured else _number(parts.asked, "solver.batch_size") or guess
     yield from choose.choose_steps(facts, batch, tuned=start.tuned)
     told = measured.told if measured else "Not measured (--no-measure)."
-    yield Choice("solver.batch_size", str(batch), told)
+    yield KeyChoice("solver.batch_size", str(batch), told)
     rate, reference = start.rate
     kind = "the rate of fine-tuning" if start.tuned else "group norm from scratch bears four times the usual"
-    yield Choice("solver.optimizer.type", "sgd")
-    yield Choice(
+    yield KeyChoice("solver.optimizer.type", "sgd")
+    yield KeyChoice(
         "solver.optimizer.lr",
         flow(rate),
         f"For {reference} images a step ({kind}); scaled to {rate * batch / reference:.3g} for {batch}.",
     )
-    yield Choice("solver.reference_batch_size", str(reference), "The images a step that lr is meant for.")
-    yield Choice("solver.clip_grad_norm", "10.0", "The first steps on new classes have large gradients.")
+    yield KeyChoice("solver.reference_batch_size", str(reference), "The images a step that lr is meant for.")
+    yield KeyChoice("solver.clip_grad_norm", "10.0", "The first steps on new classes have large gradients.")
     precision = measured.precision if measured else "float32"
     why = f"Measured: {measured.compared}." if measured else "Not measured (--no-measure)."
-    yield Choice("solver.precision", precision, why)
+    yield KeyChoice("solver.precision", precision, why)
     steps = _number(parts.asked, "solver.steps") or int(
         next(c.value for c in choose.choose_steps(facts, batch, tuned=start.tuned) if c.key == "solver.steps")
     )
     every = _every(parts, steps, batch)
     why = f"{-(-steps // every)} times in all, on {parts.val_images} images: about a tenth of the time."
-    yield Choice("train.checkpoint_every", str(every), "At each evaluation." if parts.val_images else "")
+    yield KeyChoice("train.checkpoint_every", str(every), "At each evaluation." if parts.val_images else "")
     if parts.val_images:
-        yield Choice("train.eval_every", str(every), why)
+        yield KeyChoice("train.eval_every", str(every), why)
     kept = _number(parts.asked, "model.roi.max_detections") or choose.most_detections(facts)
     if kept > 100 and facts.joints == 0:
         metric = f"{'bbox' if facts.masks == 'none' else 'segm'}/AP@{kept}"
         why = f"COCO's own AP counts 100 detections an image, and there are up to {facts.most} objects."
-        yield Choice("eval.best_metric", metric, why)
+        yield KeyChoice("eval.best_metric", metric, why)
 
 
 def _areas(parts: _Parts) -> tuple[float, float]:
@@ -319,7 +321,7 @@ def _every(parts: _Parts, steps: int, batch: int) -> int:
     return choose.eval_every(steps, parts.val_images * whole / (_PASSES * batch * seen))
 
 
-def _with_settings(choices: list[Choice], asked: Mapping[str, str]) -> list[Choice]:
+def _with_settings(choices: list[KeyChoice], asked: Mapping[str, str]) -> list[KeyChoice]:
     """``choices`` with those that were asked for in place of theirs.
 
     Raises:
@@ -333,14 +335,14 @@ def _with_settings(choices: list[Choice], asked: Mapping[str, str]) -> list[Choi
                 " file afterwards"
             )
         was = " ".join(c.reason for c in choices if c.key == key and "easured" in c.reason)
-        new = Choice(key, text, f"As --set asks. {was}".rstrip())
+        new = KeyChoice(key, text, f"As --set asks. {was}".rstrip())
         hit = [i for i, c in enumerate(choices) if c.key == key or c.key.startswith(f"{key}.")]
         choices = [c for i, c in enumerate(choices) if i not in hit]
         choices.insert(hit[0] if hit else len(choices), new)
     return choices
 
 
-def _head(parts: _Parts, data: Path, choices: Sequence[Choice]) -> str:
+def _head(parts: _Parts, data: Path, choices: Sequence[KeyChoice]) -> str:
     facts, measured = parts.facts, parts.measured
     counted = zip(facts.class_objects.tolist(), facts.classes, strict=True)
     classes = few((f"{name} ({count})" for count, name in sorted(counted, key=lambda c: -c[0])), _NAMED)

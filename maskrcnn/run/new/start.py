@@ -16,7 +16,7 @@ from maskrcnn.data.pixel_statistics import PixelStatistics
 from maskrcnn.errors import CheckpointError, ConfigError, UserError
 from maskrcnn.modeling.backbones.timm_backbone import TimmConfig
 from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
-from maskrcnn.run.new.choice import Choice, flow
+from maskrcnn.run.new.choice import KeyChoice, flow
 from maskrcnn.run.new.facts import DataFacts
 from maskrcnn.weights.efficientnet_names import is_efficientnet
 from maskrcnn.weights.published import find
@@ -51,7 +51,7 @@ _MANY = 2000
 
 
 @dataclass(frozen=True)
-class Start:
+class Beginning:
     """What to start from.
 
     base: the config of the network.  told: a sentence for the summary.
@@ -61,13 +61,13 @@ class Start:
 
     base: str
     told: str
-    choices: tuple[Choice, ...]
+    choices: tuple[KeyChoice, ...]
     rate: tuple[float, int]
     tuned: bool
     anchored: bool
 
 
-def choose_start(facts: DataFacts, asked: str, *, cuda: bool) -> Start:
+def choose_start(facts: DataFacts, asked: str, *, cuda: bool) -> Beginning:
     """
     Args:
         asked: ``auto``, ``none``, or a name or file of weights.
@@ -111,7 +111,7 @@ def _at_hand(name: str) -> str:
         return ""
 
 
-def _named(path: Path, facts: DataFacts, cuda: bool, how: str) -> Start:
+def _named(path: Path, facts: DataFacts, cuda: bool, how: str) -> Beginning:
     name = path.as_posix()
     known = publisher_of(path).facts(name)
     rate = (known.rate, 16) if known.rate else _TUNING
@@ -134,31 +134,34 @@ def _named(path: Path, facts: DataFacts, cuda: bool, how: str) -> Start:
         raise ConfigError(f"{name}: no recipe of ours is known for these weights; write a config yourself")
     figures = ", ".join(f"{key} {value:.3f}" for key, value in entry.figures.items())
     choices = [
-        Choice(
+        KeyChoice(
             "weights",
             format_plain(name),
             f"{how.capitalize()}; on COCO {figures or 'no figures stated'}{licence}. Rows of classes with the"
             " same name are taken over, others begin afresh.",
         ),
-        Choice("model.backbone.weights", "null", "The whole model's are named above."),
+        KeyChoice("model.backbone.weights", "null", "The whole model's are named above."),
         *_heads(facts),
         *_pixels(known, "The pixels that the weights were trained on, as their publisher states."),
-        Choice("expect", "[]", "The recipe's figures are COCO's."),
+        KeyChoice("expect", "[]", "The recipe's figures are COCO's."),
     ]
     told = f"fine-tuned from {name} ({how})"
-    return Start(f"zoo/{known.recipe}", told, tuple(choices), rate, tuned=True, anchored=True)
+    return Beginning(f"zoo/{known.recipe}", told, tuple(choices), rate, tuned=True, anchored=True)
 
 
-def _file(path: Path, facts: DataFacts, cuda: bool) -> Start:
+def _file(path: Path, facts: DataFacts, cuda: bool) -> Beginning:
     """A run's folder, or a file of a backbone."""
     config = path / "config.yaml"
     if path.is_dir():
         if not config.is_file():
             raise CheckpointError(f"{path}: is no folder of a run: there is no config.yaml in it")
-        return Start(
+        return Beginning(
             str(config.absolute()),
             f"fine-tuned from the run {path}",
-            (Choice("weights", _path(path), "The run's best checkpoint, with its config."), *_heads(facts)),
+            (
+                KeyChoice("weights", _path(path), "The run's best checkpoint, with its config."),
+                *_heads(facts),
+            ),
             _TUNING,
             tuned=True,
             anchored=False,
@@ -184,66 +187,66 @@ def _on_backbone(
     known: WeightsFacts | None,
     rate: tuple[float, int],
     how: str,
-) -> Start:
+) -> Beginning:
     """Weights of the backbone alone; all behind it begins afresh."""
     if "type" in backbone:
-        frozen = Choice("model.backbone.frozen_bn", "true", "A step has too few images for batch norm.")
+        frozen = KeyChoice("model.backbone.frozen_bn", "true", "A step has too few images for batch norm.")
     else:
-        frozen = Choice("model.backbone.norm", "frozen_bn", "A step has too few images for batch norm.")
-    keys = [Choice(f"model.backbone.{key}", _value(key, value)) for key, value in backbone.items()]
-    keys[0] = Choice(keys[0].key, keys[0].value, f"{what}, {how}; the rest begins afresh.")
+        frozen = KeyChoice("model.backbone.norm", "frozen_bn", "A step has too few images for batch norm.")
+    keys = [KeyChoice(f"model.backbone.{key}", _value(key, value)) for key, value in backbone.items()]
+    keys[0] = KeyChoice(keys[0].key, keys[0].value, f"{what}, {how}; the rest begins afresh.")
     choices = [*keys, frozen]
     if "type" not in backbone:
-        choices.append(Choice("model.backbone.freeze_at", "2", "The first layers fit all images."))
+        choices.append(KeyChoice("model.backbone.freeze_at", "2", "The first layers fit all images."))
     choices += [*_small_parts(facts, cuda), *_heads(facts)]
     if known is not None:
         choices += _pixels(known, "The pixels that the weights were trained on.")
-    return Start(_BASE, f"backbone {what}, {how}", tuple(choices), rate, tuned=True, anchored=False)
+    return Beginning(_BASE, f"backbone {what}, {how}", tuple(choices), rate, tuned=True, anchored=False)
 
 
-def _scratch(facts: DataFacts, cuda: bool, why: str) -> Start:
+def _scratch(facts: DataFacts, cuda: bool, why: str) -> Beginning:
     deep = cuda and facts.images >= _MANY
     depth = 50 if deep else 18
     size = f"{facts.images} images" + ("" if cuda else " and a CPU")
     choices = [
-        Choice("model.backbone.depth", str(depth), f"From scratch: a ResNet-{depth} suits {size}."),
-        Choice(
+        KeyChoice("model.backbone.depth", str(depth), f"From scratch: a ResNet-{depth} suits {size}."),
+        KeyChoice(
             "model.backbone.norm", "gn", "Groups in each image: a step has too few images for batch norm."
         ),
-        Choice("model.backbone.freeze_at", "0", "Nothing is frozen, for all is random."),
+        KeyChoice("model.backbone.freeze_at", "0", "Nothing is frozen, for all is random."),
         *(() if deep else _small_parts(facts, cuda)),
         *_heads(facts),
         *_pixels(facts.pixels, f"Of {facts.pixels.images} of the images."),
     ]
-    return Start(_BASE, why, tuple(choices), _SCRATCH, tuned=False, anchored=False)
+    return Beginning(_BASE, why, tuple(choices), _SCRATCH, tuned=False, anchored=False)
 
 
-def _small_parts(facts: DataFacts, cuda: bool) -> list[Choice]:
+def _small_parts(facts: DataFacts, cuda: bool) -> list[KeyChoice]:
     """Half the widths behind the backbone, which train as well on few images, in half the time."""
     if cuda and facts.images >= _MANY:
         return []
     why = f"Half of the usual widths for {facts.images} images" + ("" if cuda else " and a CPU") + "."
-    masks = [] if facts.masks == "none" else [Choice("model.mask_head.width", "128")]
+    masks = [] if facts.masks == "none" else [KeyChoice("model.mask_head.width", "128")]
     return [
-        Choice("model.neck.out_channels", "128", why),
-        Choice("model.box_head.hidden", "512"),
+        KeyChoice("model.neck.out_channels", "128", why),
+        KeyChoice("model.box_head.hidden", "512"),
         *masks,
     ]
 
 
-def _heads(facts: DataFacts) -> list[Choice]:
+def _heads(facts: DataFacts) -> list[KeyChoice]:
     if facts.masks == "none":
-        found = [Choice("model.mask_head", "null", "The data are boxes alone.")]
+        found = [KeyChoice("model.mask_head", "null", "The data are boxes alone.")]
     else:
         hard = facts.masks == "run lengths"
         target = "bitmask_hard" if hard else "polygon"
-        found = [Choice("model.mask_target", target, f"The masks are {facts.masks}.")]
+        found = [KeyChoice("model.mask_target", target, f"The masks are {facts.masks}.")]
     if facts.joints:
         head = {"type": "conv", "num_keypoints": facts.joints}
-        found.append(Choice("model.keypoint_head", flow(head), f"Objects have {facts.joints} keypoints."))
+        found.append(KeyChoice("model.keypoint_head", flow(head), f"Objects have {facts.joints} keypoints."))
         if facts.joints != 17:
             found.append(
-                Choice(
+                KeyChoice(
                     "eval.sigmas",
                     flow([0.05] * facts.joints),
                     "The spread of annotations of each keypoint, in the middle of COCO's (0.025 to 0.107);"
@@ -253,13 +256,13 @@ def _heads(facts: DataFacts) -> list[Choice]:
     return found
 
 
-def _pixels(known: WeightsFacts | PixelStatistics, why: str) -> list[Choice]:
+def _pixels(known: WeightsFacts | PixelStatistics, why: str) -> list[KeyChoice]:
     if known.mean is None or known.std is None:
         return []
     mean, std = list(map(float, known.mean)), list(map(float, known.std))
     return [
-        Choice("model.preprocess.mean", flow(mean), why),
-        Choice("model.preprocess.std", flow(std)),
+        KeyChoice("model.preprocess.mean", flow(mean), why),
+        KeyChoice("model.preprocess.std", flow(std)),
     ]
 
 
