@@ -128,9 +128,7 @@ def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
         largest,
         (
             KeyChoice("data.train_transforms", listed[0], f"{told}\nTraining sees {how}."),
-            KeyChoice(
-                "data.eval_transforms", listed[1], "Whole images, at the middle of the training sizes."
-            ),
+            KeyChoice("data.eval_transforms", listed[1], "Whole images, at the middle training size."),
         ),
     )
 
@@ -180,9 +178,7 @@ def choose_caps(facts: DataFacts, sizes: Sizes, machine: Machine) -> Iterator[Ke
         + (": a quarter more than that." if kept > 100 else "; 100 is COCO's."),
     )
     proposals = max(1000, round_up(4 * kept))
-    yield KeyChoice(
-        "model.rpn.post_nms_test", str(proposals), f"At least four proposals a detection ({kept})."
-    )
+    yield KeyChoice("model.rpn.post_nms_test", str(proposals), f"At least four a detection ({kept}).")
     share = 1.0
     if sizes.window is not None:
         area = sizes.short**2 * facts.sizes.max(1) / facts.sizes.min(1)

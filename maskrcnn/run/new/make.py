@@ -243,9 +243,7 @@ def _data_choices(config: DataConfig, inline: bool, boxes_alone: bool) -> Iterat
             yield KeyChoice(f"data.{name}", flow(getattr(config, name)))
     if config.contrast is not None:
         values = {f.name: getattr(config.contrast, f.name) for f in fields(config.contrast)}
-        yield KeyChoice(
-            "data.contrast", flow(values), "Deep images: which of their values are black and white."
-        )
+        yield KeyChoice("data.contrast", flow(values), "Which values of the files are black and white.")
 
 
 def _text(parts: _Parts, data: Path, out: Path) -> tuple[str, list[KeyChoice]]:

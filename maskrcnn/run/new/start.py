@@ -159,7 +159,7 @@ def _file(path: Path, facts: DataFacts, cuda: bool) -> Beginning:
             str(config.absolute()),
             f"fine-tuned from the run {path}",
             (
-                KeyChoice("weights", _path(path), "The run's best checkpoint, with its config."),
+                KeyChoice("weights", _path(path), "The run's best, with its config."),
                 *_heads(facts),
             ),
             _TUNING,
