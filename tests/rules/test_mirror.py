@@ -66,6 +66,7 @@ COVERS = {
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
     " run.machine_checks",
+    "run/new/test_make.py": "cli.new run.new.choice run.new.choices run.new.facts",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
