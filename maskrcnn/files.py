@@ -229,6 +229,18 @@ def create(path: Path, text: str) -> bool:
     return False
 
 
+def take_place(part: Path, path: Path) -> None:
+    """A file that grew beside ``path`` and is whole now gets that name; the disk holds both first.
+
+    Raises:
+        OSError: it cannot be renamed; it then stays what it was.
+    """
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
 def name_also(path: Path, name: str) -> None:
     """Give a file a second name in its folder, in place of what had it; a copy where there are no links.
 

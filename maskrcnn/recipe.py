@@ -51,6 +51,10 @@ class DataConfig(Config):
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
+    #: Show images of rare classes more often, in (0, 1]: a class that is in a share f of the images has the
+    #: factor max(1, sqrt(repeat_threshold / f)), an image the highest of its classes (Gupta et al. 2019,
+    #: "LVIS", appendix B.2: 0.001); null: each image once an epoch.  Default null.
+    repeat_threshold: Annotated[float, Range(above=0, most=1)] | None = None
     #: Faulty files and annotations: raise, or skip and count; null: each data set's own choice, by default
     #: skip faulty annotations and raise for unreadable files.  Default null.
     on_error: Literal["raise", "skip"] | None = None
@@ -82,6 +86,13 @@ class SolverConfig(Config):
     #: memory.  The images and the rate stay the same; the result is not the same to the bit (other random
     #: samples of anchors and RoIs; losses are averaged over parts; batch norm sees the parts).  Default 1.
     accumulate: Count = 1
+    #: Parts of the model that do not train, by name or pattern, as [backbone, "roi.box_head.*"] (names as
+    #: checkpoints have them; * is any characters): parameters stay as they are, normalisation keeps its
+    #: statistics.  Default none, besides what a part freezes itself (model.backbone.freeze_at).
+    freeze: tuple[str, ...] = ()
+    #: Factors of the learning rate by name or pattern, > 0, as {backbone: 0.1}; of several that match, the
+    #: longest counts, of equally long ones the last.  The schedule multiplies all.  Default none.
+    rates: dict[str, Positive] = field(default_factory=dict, hash=False)
     #: Largest L2 norm of all gradients together, > 0; null: no clipping.  Default null (as Detectron2).
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
@@ -129,6 +140,10 @@ class TrainConfig(Config):
     #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
     #: a model hardly learns, so it is refused unless this is true.  Default false.
     allow_frozen_random: bool = False
+    #: Look before the first step for what is hardly meant in the data, and tell it: quick, by the annotations
+    #: and a few images; full, as `maskrcnn doctor` does, by opening every image (on rank 0, while the others
+    #: wait); none.  Default quick.
+    check_data: Literal["none", "quick", "full"] = "quick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +202,12 @@ class Recipe(Config):
     output: Path | None = None
     #: auto (a GPU where there is one), cpu or cuda.  Default auto.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: Checkpoint or state dict to start from (not to resume: that is --resume).  Default null.
+    #: What to start from (not to resume: that is --resume): published weights by name, as
+    #: torchvision/mask_rcnn_r50_fpn_v2 (`maskrcnn weights list`), a checkpoint or state dict, or a run's
+    #: folder.  Rows of other classes are taken over by the classes' names.  Default null.
     weights: Path | None = None
-    #: Start the output layers of classes, boxes and masks afresh: ``weights`` are for other classes (or,
-    #: after `maskrcnn convert --drop-head`, without those layers).  Default false: they must fit.
+    #: Start the output layers of classes, boxes and masks afresh, whatever ``weights`` knows of the classes.
+    #: Default false: by the classes' names; of a file that does not name them, all must fit.
     drop_head: bool = False
     #: The network.
     model: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
@@ -234,6 +251,7 @@ NEUTRAL_KEYS = (
     "train.tensorboard",
     "train.pictures",
     "train.allow_frozen_random",
+    "train.check_data",
 )
 
 

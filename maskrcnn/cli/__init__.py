@@ -47,6 +47,7 @@ COMMANDS = (
     Command("export-data", "write a data set in another format"),
     Command("split", "divide a data set into one for training and one for validation"),
     Command("convert", "take over weights from other frameworks"),
+    Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order"),
 )

@@ -64,12 +64,14 @@ def _check(paths: list[str], overrides: list[str]) -> int:
     for path in paths:
         try:
             loaded = _resolve(path, overrides)
-            doubts = _doubts(loaded)
+            doubts, fetched = _doubts(loaded), _fetched(loaded)
         except ConfigError as e:
             print(e, file=sys.stderr)
             status = 2
         else:
             print(f"{path}: ok")
+            for sentence in fetched:
+                print(f"{path}: {sentence}")
             for doubt in doubts:
                 print(f"warning: {path}: {doubt}", file=sys.stderr)
     return status
@@ -87,6 +89,12 @@ def _doubts(loaded: Loaded[Any]) -> list[str]:
 
     levels = cuda_levels_doubt(loaded.value)
     return [*check_recipe(loaded), *solver_doubts(loaded.value.solver), *([levels] if levels else [])]
+
+
+def _fetched(loaded: Loaded[Any]) -> list[str]:
+    from maskrcnn.run.recipe_checks import to_fetch
+
+    return to_fetch(loaded.value)
 
 
 def _diff(first: str, second: str | None, overrides: list[str]) -> int:

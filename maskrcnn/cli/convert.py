@@ -11,6 +11,8 @@ from maskrcnn.errors import UserError
 HELP = "take over weights from other frameworks, or hand ours to torchvision"
 
 MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection")
+#: Of classifiers alone.
+CLASSIFIERS = ("timm", "efficientnet-pytorch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--from",
         dest="source",
-        choices=("auto", *MAKERS),
+        choices=("auto", *MAKERS, *CLASSIFIERS),
         default="auto",
         help="who made IN; default auto: recognised by its names.  Another one than recognised is an error",
     )
@@ -30,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="IN is a checkpoint of ours, OUT for torchvision",
     )
     parser.add_argument(
-        "input", metavar="IN", type=Path, help="a detector or an ImageNet classifier (.pth, .pkl)"
+        "input",
+        metavar="IN",
+        type=Path,
+        help="a detector or an ImageNet classifier (.pth, .pkl, .safetensors)",
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument(

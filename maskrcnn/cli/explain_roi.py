@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
+    from maskrcnn.data.transforms.network_size import Resize
     from maskrcnn.layers.operator import RoIOperator
-    from maskrcnn.studies.explain.scaled_boxes import Boxes, Resize
+    from maskrcnn.studies.explain.scaled_boxes import Boxes
     from maskrcnn.studies.explain.statistics import Stride
 
 HELP = (
@@ -207,7 +208,8 @@ def _fixed_resize(args: argparse.Namespace) -> Resize | None:
 
 def _boxes(args: argparse.Namespace) -> Boxes:
     from maskrcnn.data.interfaces import as_transform
-    from maskrcnn.studies.explain.scaled_boxes import load_boxes, resize_of
+    from maskrcnn.data.transforms.network_size import resize_of
+    from maskrcnn.studies.explain.scaled_boxes import load_boxes
 
     fixed, recipe = _fixed_resize(args), args.recipe
     if recipe is None:

@@ -31,5 +31,6 @@ def run(args: argparse.Namespace) -> int:
     elif args.markdown:
         print(zoo.markdown(rows))
     else:
-        print(f"{zoo.text(rows)}\nThe configs lie in {shipped_configs()}")
+        print(f"{zoo.text(rows)}\nThe names work wherever a config is asked for.")
+        print(f"The configs lie in {shipped_configs()}")
     return 0

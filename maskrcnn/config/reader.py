@@ -8,7 +8,7 @@ from pathlib import Path
 from maskrcnn.config.construct import expand
 from maskrcnn.config.nodes import Entry, Map, Node, Origin, Problems, Scalar, Seq, show
 from maskrcnn.config.registry import did_you_mean
-from maskrcnn.config.shipped import shipped_file, shipped_name, similar_shipped
+from maskrcnn.config.shipped import ZOO, is_shipped_name, shipped_file, shipped_name, similar_shipped
 from maskrcnn.config.text import parse
 from maskrcnn.errors import ConfigError, few
 
@@ -27,7 +27,7 @@ class Reader:
 
     def read(self, path: Path, asked_at: Origin | None, stack: tuple[Path, ...]) -> None:
         """Read a file, its bases before it; see :func:`find_config`."""
-        path = find_config(path)
+        path = _found(path, Path(), asked_at)
         text = _read_text(path, asked_at)
         real = path.resolve()
         if real in stack:
@@ -39,7 +39,7 @@ class Reader:
             self.name = name
         root = self._root(text, name, path.parent.resolve())
         for base in _bases(root):
-            self.read(find_config(_expanded(base), path.parent), base.where, (*stack, real))
+            self.read(_found(_expanded(base), path.parent, base.where), base.where, (*stack, real))
         self.files.append(real)
         self.add(root)
 
@@ -97,10 +97,24 @@ def _bases(root: Map) -> list[Scalar]:
 def find_config(path: Path, folder: Path = Path()) -> Path:
     """``path`` below ``folder``; where there is none, the file that comes with the package by that name.
 
-    ``configs/base/mask_rcnn_fpn.yaml`` so means the same in a checkout and beside an installed package.
+    ``configs/base/mask_rcnn_fpn.yaml`` so means the same in a checkout and beside an installed package.  A
+    file of one's own comes first, also where both names leave out ``.yaml``.
+
+    Raises:
+        ConfigError: several files of the package are called so.
     """
-    near = folder / path
-    return near if near.exists() else shipped_file(path.as_posix()) or near
+    near, name = folder / path, path.as_posix()
+    if not is_shipped_name(name):
+        return near
+    own = (near, near.with_name(f"{near.name}.yaml"))
+    return next((p for p in own if p.is_file()), None) or shipped_file(name) or near
+
+
+def _found(path: Path, folder: Path, asked_at: Origin | None) -> Path:
+    try:
+        return find_config(path, folder)
+    except ConfigError as error:
+        raise ConfigError(f"{asked_at}: base: {error}" if asked_at else str(error)) from None
 
 
 def _expanded(base: Scalar) -> Path:
@@ -139,8 +153,11 @@ def _read_text(path: Path, asked_at: Origin | None) -> str:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        ours = similar_shipped(_tail(name))
+        tail = _tail(name)
+        ours = similar_shipped(tail)
         hint = f". Did you mean {ours!r}, which comes with maskrcnn?" if ours else _similar(path)
+        if tail.startswith(f"{ZOO}/") and not ours:
+            hint = ", and no recipe that comes with maskrcnn is called so; maskrcnn zoo lists their names"
         raise ConfigError(f"{at}{name}: no such file{hint}") from None
     except IsADirectoryError:
         raise ConfigError(f"{at}{name}: is a folder, not a config file{_similar(path / 'x')}") from None
@@ -156,8 +173,8 @@ def _read_text(path: Path, asked_at: Origin | None) -> str:
 
 
 def _tail(name: str) -> str:
-    """What a name says from ``configs/`` on, whatever folder it was looked for in."""
-    start = f"/{name}".rfind("/configs/")
+    """What a name says from ``configs/`` or ``zoo/`` on, whatever folder it was looked for in."""
+    start = max(f"/{name}".rfind("/configs/"), f"/{name}".rfind(f"/{ZOO}/"))
     return name[start:] if start >= 0 else name
 
 

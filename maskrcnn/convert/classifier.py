@@ -1,7 +1,8 @@
 """ImageNet classifiers -> weights of a backbone in torchvision's names, reading R, G, B.
 
 torchvision's ResNet, ResNeXt, Wide ResNet and VGG; the ResNets and ResNeXts that Detectron2 starts from:
-MSRA's and FAIR's in Caffe2's names, torchvision's in Detectron2's.
+MSRA's and FAIR's in Caffe2's names, torchvision's in Detectron2's; and for a backbone of timm's, in timm's
+names, what is in those or in those of EfficientNet-PyTorch.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from torch import Tensor
 from maskrcnn.convert.detectron2 import BGR_MEAN, BGR_STD, backbone_rules
 from maskrcnn.convert.recognise import recognise_resnet
 from maskrcnn.convert.source import COUNTER, RGB_MEAN, RGB_STD, Reading, Rule, residual_rules, translate
+from maskrcnn.convert.timm_classifier import has_timm_names, pixels, timm_model
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
+from maskrcnn.modeling.backbones.timm_backbone import TimmConfig
 from maskrcnn.modeling.backbones.vgg import VGG16Config
+from maskrcnn.weights.efficientnet_names import is_efficientnet, to_timm
 from maskrcnn.weights.state_dict import mismatch
 
 _TORCHVISION: tuple[Rule, ...] = (
@@ -58,7 +62,7 @@ _LEFT_OUT = (
 class ClassifierWeights:
     """A converted classifier.
 
-    state: in torchvision's names, reading R, G, B.
+    state: in torchvision's names, or of a model of timm's in timm's; reading R, G, B.
     matched, dropped: as of a detector's conversion.
     config: the backbone that reads it (``model.backbone``, with ``weights`` its file).
     reading: its pixel statistics; ``mean`` and ``std`` of R, G, B.
@@ -68,30 +72,39 @@ class ClassifierWeights:
     state: dict[str, Tensor]
     matched: list[tuple[str, str]]
     dropped: list[tuple[str, str]]
-    config: ResNetConfig | VGG16Config
+    config: ResNetConfig | VGG16Config | TimmConfig
     reading: Reading
     maker: str
 
 
-def maker_of(state: Mapping[str, Tensor]) -> str | None:
-    """Whose classifier this is: torchvision, detectron2, caffe2, or None."""
+def maker_of(state: Mapping[str, Tensor], file_name: str = "") -> str | None:
+    """Whose classifier this is: torchvision, detectron2, caffe2, efficientnet-pytorch, timm, or None."""
     if {"conv1.weight", "layer1.0.conv1.weight"} <= set(state) or "features.0.weight" in state:
         return "torchvision"
     if {"stem.conv1.weight", "res2.0.conv1.weight"} <= set(state):
         return "detectron2"
-    return "caffe2" if {"conv1_w", "res2_0_branch2a_w"} <= set(state) else None
+    if {"conv1_w", "res2_0_branch2a_w"} <= set(state):
+        return "caffe2"
+    if is_efficientnet(state):
+        return "efficientnet-pytorch"
+    return "timm" if has_timm_names(state, file_name) else None
 
 
-def convert_classifier(state: Mapping[str, Tensor], bgr: bool | None = None) -> ClassifierWeights:
+def convert_classifier(
+    state: Mapping[str, Tensor], bgr: bool | None = None, file_name: str = ""
+) -> ClassifierWeights:
     """Translate a classifier's state dict; all but its last layer.
 
     Args:
         bgr: whether it reads B, G, R; None: as its maker's do.
+        file_name: of the file; timm calls its files after the models.
 
     Raises:
         CheckpointError: a tensor is missing, or has no place.
     """
-    maker = maker_of(state)
+    maker = maker_of(state, file_name)
+    if maker in ("timm", "efficientnet-pytorch"):
+        return _of_timm(state, maker, bool(bgr), file_name)
     known = "ResNet, ResNeXt, Wide ResNet and VGG-16"
     if maker is None:
         raise CheckpointError(f"these are no weights known here ({', '.join(list(state)[:3])}, ...)")
@@ -111,6 +124,20 @@ def convert_classifier(state: Mapping[str, Tensor], bgr: bool | None = None) -> 
         converted[first] = converted[first].flip(1)
         found = replace(found, mean=found.mean[::-1], std=found.std[::-1])
     return ClassifierWeights(converted, matched, dropped, config, found, maker)
+
+
+def _of_timm(state: Mapping[str, Tensor], maker: str, bgr: bool, file_name: str) -> ClassifierWeights:
+    """With its last layer, which timm's own loader wants, too."""
+    efficientnet = maker == "efficientnet-pytorch"
+    converted = to_timm(state) if efficientnet else dict(state)
+    name = timm_model(converted, file_name, efficientnet)
+    mean, std = pixels(name)
+    reading = Reading(bgr, mean, std, False, f"as timm states it for {name}")  # type: ignore[arg-type]
+    if bgr:
+        first = next(n for n, value in converted.items() if value.dim() == 4 and value.shape[1] == 3)
+        converted[first] = converted[first].flip(1)
+    matched = list(zip(state, converted, strict=True))
+    return ClassifierWeights(converted, matched, [], TimmConfig(name=name), reading, maker)
 
 
 def _resnet(state: Mapping[str, Tensor], maker: str, bgr: bool | None) -> tuple[ResNetConfig, Reading]:

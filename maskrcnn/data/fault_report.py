@@ -33,6 +33,8 @@ class FaultReport:
     annotations: number of annotations passed over, by kind of fault.
     records: number of image records passed over, by kind of fault.
     mended: number of annotations whose plain meaning was used, by what was done.
+    ids: by kind, or by what was done, the ids that the file gives those records, where it gives any.
+    first: by kind, or by what was done, a sentence about the first.
     images: number of unreadable images passed over (training counts an image each time it is drawn).
     named: the first ``NAMED`` faults of annotations and of images, a sentence each.
     """
@@ -43,9 +45,10 @@ class FaultReport:
         self.annotations: Counter[str] = Counter()
         self.records: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
+        self.ids: dict[str, list[int]] = {}
+        self.first: dict[str, str] = {}
         self.images = 0
         self.named: list[str] = []
-        self._mended_first: dict[str, str] = {}
         self._first: dict[str, str] = {}
         self._named_images: set[int] = set()
         self._told: dict[str, set[int]] = {}
@@ -65,34 +68,41 @@ class FaultReport:
         """Ids of the images that were passed over."""
         return frozenset(self._named_images)
 
-    def annotation(self, kind: str, sentence: str) -> None:
-        """Record a faulty annotation.
+    def annotation(self, kind: str, sentence: str, which: int | None = None) -> None:
+        """Record a faulty annotation, ``which`` by its id.
 
         Raises:
             DataError: ``on_error`` is ``raise``.
         """
-        self._fault(self.annotations, kind, sentence, "annotations")
+        self._fault(self.annotations, kind, sentence, "annotations", which)
 
-    def record(self, kind: str, sentence: str) -> None:
-        """Record a faulty image record.
+    def record(self, kind: str, sentence: str, which: int | None = None) -> None:
+        """Record a faulty image record, ``which`` by its id.
 
         Raises:
             DataError: ``on_error`` is ``raise``.
         """
-        self._fault(self.records, kind, sentence, "images")
+        self._fault(self.records, kind, sentence, "images", which)
 
-    def _fault(self, counter: Counter[str], kind: str, sentence: str, what: str) -> None:
+    def _fault(self, counter: Counter[str], kind: str, sentence: str, what: str, which: int | None) -> None:
         if self.on_error == "raise":
             raise DataError(f"{sentence} (set on_error: skip to leave such {what} out)")
         counter[kind] += 1
+        self._remember(kind, sentence, which)
         self._first.setdefault(what, sentence)
         if self._faulty() <= NAMED:
             self.named.append(sentence)
 
-    def mend(self, what: str, where: str) -> None:
-        """Record that the plain meaning of an annotation was used: what was done, and to which."""
+    def mend(self, what: str, where: str, which: int | None = None) -> None:
+        """Record that the plain meaning of an annotation was used: what was done, and to which, by its id."""
         self.mended[what] += 1
-        self._mended_first.setdefault(what, where)
+        self._remember(what, where, which)
+
+    def _remember(self, kind: str, sentence: str, which: int | None) -> None:
+        self.first.setdefault(kind, sentence)
+        ids = self.ids.setdefault(kind, [])
+        if which is not None:
+            ids.append(which)
 
     def image(self, image_id: int, sentence: str) -> None:
         """Record an unreadable image that was passed over, and warn the first time it is met."""
@@ -143,7 +153,5 @@ class FaultReport:
         lines += [f"  {sentence}" for sentence in self.named]
         if self.mended:
             lines.append(f"{self.where}: read as meant, in training and evaluation alike:")
-            lines += [
-                f"  {n} {what} (first: {self._mended_first[what]})" for what, n in self.mended.most_common()
-            ]
+            lines += [f"  {n} {what} (first: {self.first[what]})" for what, n in self.mended.most_common()]
         return "\n".join(lines)

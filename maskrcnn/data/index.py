@@ -56,6 +56,7 @@ class AnnotationIndex:
     image_ids: int64 [N].  sizes: int32 [N, 2] (height, width), original frame, pixels.
     ends: int64 [N], where the annotations that train of each image end in ``rows``, int64 [T].
     The other arrays are in the order of the file; ``rows`` points into them.
+    numbers: int32 [A], the place of each in the file's list, in which faulty ones count.
     images: int32 [A], place of each one's image.  crowds: bool [A].
     boxes: float64 [A, 4], x, y, width, height as the file has them, may overhang by a pixel.
     areas: float64 [A], as the file states them, NaN where it does not.
@@ -76,6 +77,7 @@ class AnnotationIndex:
     ends: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     annotation_ids: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int32]
     images: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     boxes: npt.NDArray[np.float64]
@@ -270,6 +272,10 @@ def _where(record: Any, number: int) -> str:
     return f"annotation {number} of the list"
 
 
+def _id_of(record: Any) -> int | None:
+    return as_id(record.get("id")) if isinstance(record, Mapping) else None
+
+
 class _Packer:
     """Checks annotations and packs them: where they are plain and sound many in one go, else one by one."""
 
@@ -289,6 +295,7 @@ class _Packer:
         self.to_number: list[tuple[int, str]] = []
         # Columns by the names that they have in the index.
         self.annotation_ids, self.images, self.labels = array("q"), array("i"), array("i")
+        self.numbers = array("i")
         self.boxes, self.areas, self.crowds = array("d"), array("d"), array("B")
         self.keypoints, self.labelled = array("d"), array("i")
         self.kinds, self.data_starts, self.data_ends = array("B"), array("q"), array("q")
@@ -305,7 +312,7 @@ class _Packer:
     def _extend(self, records: list[Any], number: int) -> None:
         if len(records) > _ONE_BY_ONE:
             try:
-                self._extend_plain(records)
+                self._extend_plain(records, number)
             except ODD:
                 half = len(records) // 2
                 self._extend(records[:half], number)
@@ -314,7 +321,7 @@ class _Packer:
             for k, record in enumerate(records):
                 self.add(record, number + k)
 
-    def _extend_plain(self, records: list[Any]) -> None:
+    def _extend_plain(self, records: list[Any], number: int) -> None:
         """All or nothing of records that are plain and sound.
 
         Raises:
@@ -329,6 +336,7 @@ class _Packer:
         self.seen |= fresh
         for name, values in columns.items():
             getattr(self, name).frombytes(values.tobytes())
+        self.numbers.extend(range(number, number + len(records)))
         if polygons is None:
             for _ in records:
                 self._pack(Mask())
@@ -341,10 +349,13 @@ class _Packer:
         try:
             self._add(record, number, mended)
         except FaultError as fault:
-            self.report.annotation(fault.kind, f"{self.name}: {_where(record, number)}: {fault}")
+            self.report.annotation(
+                fault.kind, f"{self.name}: {_where(record, number)}: {fault}", _id_of(record)
+            )
         else:
+            self.numbers.append(number)
             for what in mended:
-                self.report.mend(what, _where(record, number))
+                self.report.mend(what, _where(record, number), _id_of(record))
 
     def _add(self, record: Any, number: int, mended: list[str]) -> None:
         ids = check_ids(record, mended)
@@ -390,7 +401,7 @@ class _Packer:
                 fresh = 1 if not 0 < fresh < 2**63 - 1 else fresh + 1
             self.seen.add(fresh)
             self.annotation_ids[place] = fresh
-            self.report.mend("annotation ids missing or repeated, numbered anew", where)
+            self.report.mend("annotation ids missing or repeated, numbered anew", where, fresh)
 
     def _pack(self, mask: Mask) -> None:
         store: array[Any] = self.texts

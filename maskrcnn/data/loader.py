@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -186,6 +187,7 @@ def train_loader(
     pin_memory: bool = False,
     group: bool = True,
     copy_paste: CopyPasteConfig | None = None,
+    repeats: npt.NDArray[np.float64] | None = None,
 ) -> BatchLoader:
     """The training batches of one rank, ``accumulate`` for each optimizer step.
 
@@ -195,6 +197,7 @@ def train_loader(
     images_per_rank: images of one micro-step on one rank.
     start_step, total_steps: optimizer steps [start_step, total_steps) are made.
     group: keep wide and tall images in batches of their own.
+    repeats: how often each image comes an epoch on average (``schedule.repeat_factors``); None: once.
     copy_paste: paste objects of a second image, drawn from the whole data set, onto each image.
 
     Raises (while iterating):
@@ -207,6 +210,7 @@ def train_loader(
         world_size=world_size,
         seed=seed,
         group=group,
+        repeats=repeats,
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
     images = _Images(dataset, transforms, seed, True, copy_paste)

@@ -111,7 +111,7 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: no such file, cut short, damaged, not ours, or holding more than plain data.
     """
     content = safe_load(path)
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+    if not _is_ours(content):
         raise CheckpointError(
             f"{path}: not a checkpoint of maskrcnn (no 'format: {_FORMAT}' inside); a bare state dict can"
             " start a training through the key 'weights', after conversion of its names"
@@ -139,17 +139,30 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(**values, more=more)
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The model's state dict from a checkpoint, or from a file that is one.
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, Mapping) and content.get("format") == _FORMAT
+
+
+def load_if_ours(path: Path) -> Checkpoint | None:
+    """:func:`load`; None where it is another program's file.
+
+    Raises:
+        CheckpointError: as there, but for that.
+    """
+    return load(path) if _is_ours(safe_load(path)) else None
+
+
+def load_weights(path: Path) -> Checkpoint:
+    """A checkpoint to start from, or a file that is a state dict alone, as one that says nothing else.
 
     Raises:
         CheckpointError: as :func:`load`, or neither of the two.
     """
     content = safe_load(path)
-    if isinstance(content, Mapping) and content.get("format") == _FORMAT:
-        return load(path).model
+    if _is_ours(content):
+        return load(path)
     if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-        return dict(content)
+        return Checkpoint(model=dict(content))
     raise CheckpointError(f"{path}: neither a checkpoint of maskrcnn nor a state dict (name -> tensor)")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -144,6 +144,15 @@ class Console:
                 "utf-8", "backslashreplace"
             )
             self.unwritten.attempt(file.path, lambda: file.append(record), grows=True)
+
+
+@contextlib.contextmanager
+def logs_shown() -> Iterator[None]:
+    """Show what the package's modules log while the body runs, where no console does."""
+    with contextlib.ExitStack() as stack:
+        if not logging.getLogger("maskrcnn").handlers:
+            stack.enter_context(contextlib.closing(Console())).take_logs()
+        yield
 
 
 class _ToConsole(logging.Handler):

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,16 @@ class Events:
             except ImportError:
                 self.console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
 
-    def progress(self, done: Tally, *, step: int, total: int, lr: float, memory: int) -> None:
+    def progress(
+        self,
+        done: Tally,
+        *,
+        step: int,
+        total: int,
+        lr: float,
+        memory: int,
+        rates: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Show and keep one log step; before the first, what the parts of a line mean.
 
         Args:
@@ -110,6 +120,7 @@ class Events:
             step: finished optimizer steps; total: how many there will be.
             lr: learning rate of the last step.
             memory: bytes, see ``engine.memory.memory_in_use``.
+            rates: learning rates of parts that have their own, by name.
         """
         losses, seconds = done.means(), max(time.perf_counter() - done.began, 1e-9)
         if not self._told_legend:
@@ -123,13 +134,15 @@ class Events:
         if self.epoch_images:  # images seen by all ranks, in training sets
             share = done.images / done.steps / self.epoch_images
             epoch = f"epoch {step * share:.2f}/{total * share:.2f}  "
+        other = f" ({', '.join(f'{name} {value:.2e}' for name, value in rates.items())})" if rates else ""
         clip = "" if done.grad_norm is None else f"  grad {done.grad_norm:.2f}"
         self.console.line(
             f"step {step}/{total}  {epoch}loss {total_loss:.3f} ({describe_losses(losses)})"
-            f"  lr {lr:.2e}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
+            f"  lr {lr:.2e}{other}{clip}  {rate:.2f} img/s  data {waiting:.0%}"
             f"  mem {memory / 2**30:.2f} GiB  eta {format_seconds(self._pace * (total - step))}"
         )
         values = {"loss": total_loss, **losses, "lr": lr, "images_per_second": rate, "data_wait": waiting}
+        values |= {f"lr/{name}": value for name, value in rates.items()}
         values["memory_bytes"] = memory
         if done.grad_norm is not None:
             values["grad_norm"] = done.grad_norm

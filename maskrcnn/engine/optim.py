@@ -1,17 +1,21 @@
-"""Optimizers, their parameter groups, and gradient clipping."""
+"""Optimizers, their parameter groups, what is frozen and what has a rate of its own, gradient clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range, Registry
 from maskrcnn.config.ranges import NotNegative
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, few
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
 
 #: Images a step that SGD's default rate is meant for (FPN's release).
 REFERENCE_BATCH_SIZE = 16
@@ -42,6 +46,104 @@ Decay = Annotated[float, Range(0, below=1)]
 
 #: The slot ``solver.optimizer``.
 OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer")
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether ``pattern`` names the part ``name`` of a model, or a part that holds it.
+
+    Args:
+        pattern: as ``backbone`` or ``roi.box_head.*``; ``*`` stands for any characters, dots too.
+        name: of a module or parameter, as ``named_parameters`` has it.
+    """
+    return any(fnmatchcase(part, pattern) for part in accumulate(name.split("."), "{}.{}".format))
+
+
+def check_patterns(model: nn.Module, key: str, patterns: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigError: one names no part of ``model``; ``key`` is where it stands in the config.
+    """
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters()) if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3)
+            tops = (name for name, part in model.named_children() if any(True for _ in part.parameters()))
+            known = map(repr, near or tops)
+            meant = f"did you mean {' or '.join(known)}?" if near else f"its parts are {few(known)}"
+            raise ConfigError(f"{key} names {pattern!r}, and no part of the model is called so; {meant}")
+
+
+def freeze(model: MaskRCNN, patterns: Iterable[str]) -> list[str]:
+    """Stop parameters from training, for good: to be done before there is an optimizer, or a strategy.
+
+    Modules that are named, or whose own parameters are, stay in evaluation mode: normalisation keeps its
+    statistics.
+
+    Args:
+        patterns: see :func:`covers`.
+
+    Returns:
+        The names of the parameters that are frozen now and were not before.
+
+    Raises:
+        ConfigError: a pattern names nothing, or nothing is left to train.
+    """
+    patterns = tuple(patterns)
+    if not patterns:
+        return []
+    check_patterns(model, "solver.freeze", patterns)
+
+    def named(name: str) -> bool:
+        return any(covers(pattern, name) for pattern in patterns)
+
+    found = {n: p.requires_grad_(False) for n, p in model.named_parameters() if p.requires_grad and named(n)}
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(
+            f"solver.freeze [{few(patterns)}] leaves nothing to train; name less of the model there"
+        )
+    for name, module in model.named_modules():
+        own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+        if name and (named(name) or (own and all(map(named, own)))):
+            model.frozen.append(module)
+    return list(found)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, model: nn.Module, rates: Mapping[str, float]) -> None:
+    """Split the groups of a new optimizer, of whatever kind, by the rates of their parameters.
+
+    Each part of a group keeps all that the group has.  One with a factor has that beside, as ``rate``, which
+    :class:`maskrcnn.engine.step.Step` multiplies the scheduled rate with, and its ``pattern``, which its name
+    tells too.
+
+    Args:
+        rates: factor of the learning rate by pattern (see :func:`covers`).  Of several patterns that cover a
+            parameter the longest counts, in characters; of equally long ones the last.
+
+    Raises:
+        ConfigError: a pattern names no part of ``model``.
+    """
+    check_patterns(model, "solver.rates", rates)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    ranked = sorted(rates, key=len)  # stable: of equals the last stays last
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups if rates else ():
+        parts: dict[str | None, list[Tensor]] = {}
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            found = next((pattern for pattern in reversed(ranked) if covers(pattern, name)), None)
+            parts.setdefault(found, []).append(parameter)
+        for pattern, params in parts.items():
+            own: dict[str, Any] = {}
+            if pattern is not None:
+                label = f"{group.get('name', 'parameters')} of {pattern}"
+                own = {"rate": rates[pattern], "pattern": pattern, "name": label}
+            groups.append({**group, "params": params, **own})
+    optimizer.param_groups[:] = groups or optimizer.param_groups
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The factors that :func:`set_rates` gave to parameters, by pattern."""
+    return {g["pattern"]: g["rate"] for g in optimizer.param_groups if "pattern" in g}
 
 
 def parameter_groups(

@@ -116,7 +116,7 @@ class Step:
     strategy: of the model, which is called as ``model(images, targets, seeds)``, and with ``proposals=``
         where the batch has them; returns name -> scalar loss.
     optimizer: of the model's parameters.
-    rate: step (from 0) -> learning rate.
+    rate: step (from 0) -> learning rate; groups of parameters may have a factor on it, ``rate``.
     seed: with step and rank it decides every random number.
     precision: of the forward pass.  bfloat16 has float32's range; float16's gradients underflow without a
         scaler (Micikevicius et al. 2018, section 3.2).
@@ -168,7 +168,7 @@ class Step:
         lr = self.rate(step)
         with self._undone_if_not_made(infos, wishes):
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("rate", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
             for micro in range(self.accumulate):
                 began = time.perf_counter()

@@ -15,6 +15,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.events import Events, Tally, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
+from maskrcnn.engine.optim import rates_of
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.soundness import LossWatch
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
@@ -136,7 +137,10 @@ class Trainer:
             )
         if self.events is not None:
             lr, memory = self.step.rate(step - 1), memory_in_use(self._ranks.device)
-            self.events.progress(tally, step=step, total=self.plan.total_steps, lr=lr, memory=memory)
+            rates = {name: lr * factor for name, factor in rates_of(self.step.optimizer).items()}
+            self.events.progress(
+                tally, step=step, total=self.plan.total_steps, lr=lr, memory=memory, rates=rates
+            )
 
     def _evaluation_due(self) -> bool:
         step = self.state.step

@@ -172,7 +172,11 @@ class RoIHead(nn.Module):
         raise NotImplementedError
 
     def class_layers(self) -> tuple[str, ...]:
-        """The layers below the head that another set of classes starts afresh (``--drop-head``)."""
+        """The layers below the head that depend on the classes, or that ``--drop-head`` starts afresh.
+
+        Rows of weights for other classes are taken over by the classes' names
+        (``weights.restore.take_by_class``), so they lie class after class, what belongs to none behind them.
+        """
         return ()
 
 

@@ -90,15 +90,17 @@ def objectness_loss(logits: Tensor, labels: Tensor, normalizer: float) -> Tensor
     return loss / normalizer
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean softmax cross-entropy over the RoIs, a scalar (Girshick 2015, eq. 1).
 
     Args:
         logits: [R, K + 1], background last.  labels: int64 [R], K = background.
+        weights: [K + 1], > 0, how much a RoI of each class weighs in the mean; None: all the same.
     """
     if labels.numel() == 0:
         return logits.sum() * 0
-    return F.cross_entropy(wide(logits), labels)
+    logits = wide(logits)
+    return F.cross_entropy(logits, labels, None if weights is None else weights.to(logits.dtype))
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
@@ -68,6 +69,15 @@ class MaskRCNN(nn.Module):
         self.neck = neck
         self.rpn = rpn
         self.roi = roi
+        #: Modules that stay in evaluation mode while the others train.
+        self.frozen: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> MaskRCNN:
+        """As ``nn.Module.train``, but what is frozen keeps its statistics too."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     @property
     def num_classes(self) -> int:
@@ -257,19 +267,24 @@ def _built(path: str, build: Callable[Arguments, T], *args: Arguments.args, **na
 
 def without_weights(model: MaskRCNNConfig) -> MaskRCNNConfig:
     """The same model, its parts without the weight files that they would start from."""
+    return with_weights(model, lambda _: None)
 
-    def strip(part: Any) -> Any:
+
+def with_weights(model: MaskRCNNConfig, change: Callable[[Path], Path | None]) -> MaskRCNNConfig:
+    """The same model, with ``change`` of each file of weights that its parts name."""
+
+    def changed(part: Any) -> Any:
         changes: dict[str, Any] = {}
         for item in fields(part):
             value = getattr(part, item.name)
             if item.name == "weights" and value is not None:
-                changes[item.name] = None
+                changes[item.name] = change(value)
             elif is_dataclass(value):
-                changes[item.name] = strip(value)
+                changes[item.name] = changed(value)
             elif isinstance(value, dict):
                 parts = value.items()
-                changes[item.name] = {n: strip(part) if is_dataclass(part) else part for n, part in parts}
+                changes[item.name] = {n: changed(part) if is_dataclass(part) else part for n, part in parts}
         return replace(part, **changes)
 
-    stripped: MaskRCNNConfig = strip(model)
-    return stripped
+    result: MaskRCNNConfig = changed(model)
+    return result

@@ -7,6 +7,7 @@ from maskrcnn.run.train import TrainResult, train
 
 __all__ = [
     "Evaluation",
+    "Model",
     "Prediction",
     "Predictor",
     "RunFolder",
@@ -16,4 +17,6 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = on_demand(__name__, Prediction="predictor", Predictor="predictor", propose="proposals")
+__getattr__ = on_demand(
+    __name__, Model="model", Prediction="predictor", Predictor="predictor", propose="proposals"
+)

@@ -29,6 +29,7 @@ from maskrcnn.data import Categories
 from maskrcnn.data.coco_classes import COCO
 from maskrcnn.engine.checkpoint import Checkpoint, load, save, write_tensors
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
+from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.recipe import parse_recipe
 from maskrcnn.run.converted_recipe import assumed_lines, recipe_text
@@ -38,6 +39,8 @@ from maskrcnn.weights.state_dict import read_checkpoint
 # Published version-1 detectors of torchvision, by the first digits of the file's SHA-256 (which their names
 # carry too): Mask, Faster and Keypoint R-CNN R50-FPN.  torchvision runs these with a batch-norm epsilon of 0.
 _EPSILON_ZERO = ("bf2d0c1e", "258fb6c6", "fc266e95", "9f466800")
+#: Keys of a backbone that a classifier's file says nothing of.
+_LEFT_TO_THE_RECIPE = ("weights", "outputs", "freeze_at", "freeze", "frozen_bn", "options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Options:
 
     source: its maker, or auto.
     coco80: keep COCO's 80 of torchvision's 90 classes; None: where there are 90.
-    names: a text file with a class a line, or a COCO json; None: COCO's where there are 80 classes.
+    names: the classes, or a text file with one a line, or a COCO json; None: COCO's where there are 80.
     bgr: whether its first convolution reads B, G, R; None concludes it.
     bn_eps: epsilon of its frozen batch normalisation; None: as its maker's.
     drop_head: leave out the output layers, to fine-tune for other classes.
@@ -55,7 +58,7 @@ class Options:
 
     source: str = "auto"
     coco80: bool | None = None
-    names: Path | None = None
+    names: Path | Categories | None = None
     bgr: bool | None = None
     bn_eps: float | None = None
     drop_head: bool = False
@@ -82,10 +85,10 @@ def convert_file(path: Path, output: Path, options: Options) -> ConversionReport
     state, meta = read_checkpoint(path)
     try:
         source = find_source(state)
-        maker = source.name if source is not None else maker_of(state)
+        maker = source.name if source is not None else maker_of(state, path.name)
         _check_maker(state, maker, options.source)
         if source is None:
-            return _classifier(convert_classifier(state, options.bgr), output, options)
+            return _classifier(convert_classifier(state, options.bgr, path.name), output, options)
         return _detector(File(state, meta), source, path, output, options)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -150,12 +153,13 @@ def _detector(file: File, source: Source, path: Path, output: Path, options: Opt
 def _categories(result: Conversion, stored: Sequence[str], options: Options) -> Categories:
     count = result.num_classes
     if options.names is not None:
-        found = read_names(options.names)
+        given = isinstance(options.names, Categories)
+        found = options.names if isinstance(options.names, Categories) else read_names(options.names)
         if len(found) != count:
             raise DataError(
-                f"{options.names}: {len(found)} names, but the file has {count} classes; give the names of"
-                " its own classes, in its order (another set of classes is a matter of training:"
-                " maskrcnn train --drop-head with the key 'weights')"
+                f"{'the registry' if given else options.names}: {len(found)} names, but the file has {count}"
+                " classes; give the names of its own classes, in its order (another set of classes is a"
+                " matter of training: maskrcnn train with the key 'weights')"
             )
         return found
     if count == 80 and (not stored or tuple(stored) == COCO.names):
@@ -241,14 +245,15 @@ def _classifier(result: ClassifierWeights, output: Path, options: Options) -> Co
     write_tensors(result.state, output)
     reading = result.reading
     config = dump(result.config).strip().splitlines()
-    shown = [line for line in config if line.split(":")[0] not in ("weights", "outputs", "freeze_at")]
-    left = ", ".join(name for name, _ in result.dropped[:3])
+    shown = [line for line in config if line.split(":")[0] not in _LEFT_TO_THE_RECIPE]
+    left = ", ".join(name for name, _ in result.dropped[:3]) or "none"
     lines = [
         f"recognised: an ImageNet classifier in the names of {result.maker} ({reading.why})",
         f"matched: {len(result.matched)} tensors; left out: {len(result.dropped)} ({left})",
         "in a recipe it is",
         "  model:",
         "    backbone:",
+        f"      type: {BACKBONES.name_of(type(result.config))}",
         *(f"      {line}" for line in shown),
         f"      weights: {output}",
         f"    preprocess: {{mean: {_list(reading.mean)}, std: {_list(reading.std)}}}",

@@ -43,11 +43,11 @@ def count_cost(
     with torch.device("meta"), torch.no_grad():
         model = without_weights(config).build(num_classes).eval()
         with FlopCounterMode(display=False) as counter:
-            _run(model, config.preprocess.size_divisor, size, proposals, detections)
+            run_parts(model, config.preprocess.size_divisor, size, proposals, detections)
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 
-def _run(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, detections: int) -> None:
+def run_parts(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, detections: int) -> None:
     """All that depends on the image alone, and the heads on as many RoIs; pooling has no weights."""
     height, width = (-(-side // divisor) * divisor for side in size)
     features = model.features(torch.empty(1, 3, height, width))

@@ -7,9 +7,10 @@ What is certain to fail is refused (``check_frozen``); what is likely a mistake 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ _SHOWN = 3
 _HIGH = 8.0
 
 
-def check_frozen(model: MaskRCNN, config: MaskRCNNConfig) -> None:
+def check_frozen(model: MaskRCNN, config: MaskRCNNConfig, held: Collection[str] = ()) -> None:
     """Refuse layers that are not trained and that no file gave a value; for models without ``weights``.
 
     It is judged by the tensors themselves, so that parts of one's own are, too: a frozen parameter is random
@@ -39,6 +40,7 @@ def check_frozen(model: MaskRCNN, config: MaskRCNNConfig) -> None:
 
     Args:
         model: as built by ``config``, nothing loaded since, on any device.
+        held: names of the parameters that ``solver.freeze`` froze.
 
     Raises:
         ConfigError: names them and the keys to set.
@@ -53,8 +55,25 @@ def check_frozen(model: MaskRCNN, config: MaskRCNNConfig) -> None:
         found.append(f"{len(norms)} frozen normalisations do nothing ({_some(norms)})")
     raise ConfigError(
         f"the model cannot learn: no file gave it weights, and {' and '.join(found)}."
-        f" {_advice(config, layers, norms)} If you mean it, set train.allow_frozen_random: true"
+        f" {_advice(config, layers, norms, held)} If you mean it, set train.allow_frozen_random: true"
     )
+
+
+def check_fresh(names: Collection[str], source: Path) -> None:
+    """Refuse parameters of a model with ``weights`` that these leave to chance, and that do not train.
+
+    Args:
+        names: of parameters that ``solver.freeze`` froze and that started afresh.
+        source: the file of weights.
+
+    Raises:
+        ConfigError: there are any.
+    """
+    if names:
+        raise ConfigError(
+            f"{len(names)} frozen parameters stay random ({_some(sorted(names))}), since {source} gives them"
+            " no values; take them out of solver.freeze. If you mean it, set train.allow_frozen_random: true"
+        )
 
 
 def random_frozen(model: MaskRCNN, config: MaskRCNNConfig) -> list[str]:
@@ -109,11 +128,15 @@ def _other_chance() -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _advice(config: MaskRCNNConfig, layers: Sequence[str], norms: Sequence[str]) -> str:
+def _advice(
+    config: MaskRCNNConfig, layers: Sequence[str], norms: Sequence[str], held: Collection[str]
+) -> str:
     """The keys of this backbone that load weights, and those that free what is frozen."""
     keys = {f.name for f in fields(config.backbone)}  # type: ignore[arg-type]
+    free = ["solver.freeze: []"] if held else []
+    layers = [name for name in layers if name not in held]
+    norms = [name for name in norms if f"{name}.weight" not in held]
     deep = [name for name in layers if name.startswith(_DEEP)]
-    free = []
     if deep and "freeze_at" in keys:
         free.append("model.backbone.freeze_at: 0")
     elif deep and "freeze" in keys:
@@ -125,7 +148,8 @@ def _advice(config: MaskRCNNConfig, layers: Sequence[str], norms: Sequence[str])
     own = "model.backbone.weights: FILE for the backbone alone, or " if "weights" in keys else ""
     text = f"Name a file of weights ({own}weights: FILE for the whole model), or train from scratch: "
     if free and len(deep) == len(layers):
-        return f"{text}set {' and '.join(free)}, as configs/base/scratch.yaml does for a ResNet."
+        like = ", as configs/base/scratch.yaml does for a ResNet" if deep or norms else ""
+        return f"{text}set {' and '.join(free)}{like}."
     rest = "let the parts named here train their parameters (requires_grad) and normalise"
     return text + (f"set {' and '.join(free)}, and {rest}." if free else f"{rest}.")
 

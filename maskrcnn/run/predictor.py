@@ -15,13 +15,13 @@ from torch import Tensor
 from maskrcnn.data import Categories, RawSample, apply_transforms
 from maskrcnn.data.images import read_image
 from maskrcnn.engine.checkpoint import load
-from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
 from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
 from maskrcnn.recipe import Recipe, parse_recipe
+from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
@@ -60,6 +60,11 @@ class Prediction:
         return len(self.records)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each instance's class."""
+        return tuple(self.names[label] for label in self.labels.tolist())
+
+    @property
     def masks(self) -> npt.NDArray[np.bool_] | None:
         """bool [D, H, W], made when asked for; None where the model has no masks."""
         if any("segmentation" not in r for r in self.records):
@@ -91,23 +96,25 @@ class Predictor:
         score: float = 0.5,
         precision: Precision = "float32",
         overrides: Sequence[str] = (),
+        recipe: Recipe | None = None,
     ) -> None:
         """
         Args:
-            checkpoint: a file, or a run's folder (its best).
+            checkpoint: a file, a run's folder (its best), or published weights by name.
             device: auto, cpu or cuda.
             score: instances below it are left out, in [0, 1].
             precision: as ``solver.precision``.
             overrides: ``key.path=value`` on the checkpoint's recipe, as ``model.roi.max_detections=200``.
+            recipe: in place of the checkpoint's.
 
         Raises:
             CheckpointError: it cannot be read, or holds no recipe.
         """
-        path = find_checkpoint(Path(checkpoint))
+        path = local_file(Path(checkpoint))
         state = load(path)
-        if not state.config:
+        if recipe is None and not state.config:
             raise CheckpointError(f"{path}: holds no recipe, so the model cannot be built")
-        self.recipe: Recipe = parse_recipe(state.config, f"the config in {path}", overrides)
+        self.recipe: Recipe = recipe or parse_recipe(state.config, f"the config in {path}", overrides)
         self.categories: Categories = checkpoint_categories(state)
         self.device = choose_device(device)
         self.score = score

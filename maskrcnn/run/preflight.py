@@ -60,6 +60,11 @@ def before_training(
 
     datasets = {"data.train": train} | ({} if val is None else {"data.val": val})
     _all(checks(), datasets, ranks, console, "before the first step", training=True)
+    if ranks.is_main and recipe.train.check_data != "none":
+        strides = [] if model.rpn is None else model.rpn.anchors.strides
+        for name in setup.RECIPE_DOUBTS.names():
+            for doubt in setup.RECIPE_DOUBTS.get(name)(recipe, strides, train, val):
+                console.warn(str(doubt))
 
 
 def before_evaluation(

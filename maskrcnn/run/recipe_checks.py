@@ -6,20 +6,19 @@ Nothing is computed, no weights are read and no operators built: the model lives
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from maskrcnn.config import Loaded
 from maskrcnn.config.nodes import Problems, join
-from maskrcnn.errors import UserError
+from maskrcnn.engine.optim import check_patterns, freeze
+from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, load_traced_recipe
 from maskrcnn.run import setup
+from maskrcnn.run.named_weights import is_name, publisher_of, weight_keys
 
 #: Classes of the model that is tried; how many there are is known from the data alone.
 _CLASSES = 2
@@ -50,13 +49,21 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
     problems = Problems()
     doubts = [
         f"{loaded.origin(key)}: {key}: there is no file {path}"
-        for key, path in _weights(recipe)
-        if not path.exists()
+        for key, path in weight_keys(recipe)
+        if not path.exists() and not is_name(path)
     ]
 
+    for key, path in weight_keys(recipe):
+        if is_name(path):
+            try:
+                publisher_of(path).facts(path.as_posix())
+            except CheckpointError as error:
+                problems.add(loaded.origin(key), key, str(error))
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)
+        freeze(model, recipe.solver.freeze)
+        check_patterns(model, "solver.rates", recipe.solver.rates)
     except UserError as error:
         problems.add(loaded.blame(str(error)), "", str(error))
     except Exception as error:  # of a plugin's part, which may need real tensors
@@ -86,13 +93,8 @@ def build_without_memory(recipe: Recipe) -> MaskRCNN:
         return without_weights(recipe.model).build(_CLASSES)
 
 
-def _weights(part: Any, path: str = "") -> Iterator[tuple[str, Path]]:
-    """The files of weights that a config names, by key path."""
-    for item in fields(part):
-        key, value = join(path, item.name), getattr(part, item.name)
-        for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
-            at = join(key, name) if name else key
-            if is_dataclass(inner):
-                yield from _weights(inner, at)
-            elif item.name == "weights" and isinstance(inner, Path):
-                yield at, inner
+def to_fetch(recipe: Recipe) -> list[str]:
+    """What a training would fetch first, a sentence each with its key; nothing is fetched."""
+    named = {key: path for key, path in weight_keys(recipe) if is_name(path)}
+    outlooks = {key: publisher_of(path).outlook(path.as_posix()) for key, path in named.items()}
+    return [f"{key}: {sentence}" for key, sentence in outlooks.items() if sentence]

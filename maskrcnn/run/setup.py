@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 
-from maskrcnn.data.doctor import tell_doubts
+from maskrcnn.config.registry import Named, did_you_mean
+from maskrcnn.data.doctor import Doubt, tell_doubts
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.best import check_metric
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
-from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import out_of_memory_is_told
@@ -26,7 +28,9 @@ from maskrcnn.evaluation import IouType
 from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
+from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
+from maskrcnn.run.named_weights import local_file
 from maskrcnn.structures.categories import Categories
 from maskrcnn.weights.restore import restore_model
 
@@ -34,6 +38,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Looks at a recipe, the strides of its RPN's levels, and the data sets it trains and is judged on.
+RecipeDoubter: TypeAlias = Callable[[Recipe, Sequence[int], Dataset, Dataset | None], Iterable[Doubt]]
+RECIPE_DOUBTS: Named[RecipeDoubter] = Named("recipe doubt", "maskrcnn.run", fit="fit_doubts")
+
+#: What the class of RoIs without an object is called.
+BACKGROUND = "background"
 #: More loading processes than this help nobody; the image decoder itself is fast.
 _MOST_WORKERS = 8
 
@@ -62,9 +72,13 @@ def build_data(recipe: Recipe, ranks: Ranks) -> Data:
         return Data(train, val)
 
     data = one_first(ranks, read)
-    if ranks.is_main:
-        tell_doubts(data.train, data.val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, data.train, data.val))
     return data
+
+
+def _tell_doubts(recipe: Recipe, train: Dataset | None, val: Dataset | None) -> None:
+    if recipe.train.check_data != "none":
+        tell_doubts(train, val, thorough=recipe.train.check_data == "full")
 
 
 def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
@@ -78,8 +92,7 @@ def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
     if config is None:
         raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
     val = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
-    if ranks.is_main:
-        tell_doubts(None, val)
+    main_alone(ranks, lambda: _tell_doubts(recipe, None, val))
     return val
 
 
@@ -166,6 +179,39 @@ def cuda_levels_doubt(recipe: Recipe) -> str:
     )
 
 
+def class_weights(config: RoIHeadsConfig, dataset: Dataset, device: torch.device) -> torch.Tensor | None:
+    """Factors of the classification loss: float32 [K + 1] on ``device``, background last; None: all are 1.
+
+    Of ``balance_classes``, that of a class of n instances is proportional to ``n ** -0.5``, and their mean
+    over all instances is 1, so that objects and background weigh as much as without.  A class without an
+    instance keeps 1.
+
+    Args:
+        dataset: the training set.
+
+    Raises:
+        DataError: a weight names no class of ``dataset``.
+    """
+    if not config.class_weights and not config.balance_classes:
+        return None
+    names = dataset.categories.names
+    weights = torch.ones(len(names) + 1, dtype=torch.float64)
+    if config.balance_classes:
+        truth = dataset.ground_truth()
+        counts = torch.from_numpy(np.bincount(truth.labels[~truth.crowds], minlength=len(names))).double()
+        mean = counts.sqrt().sum() / counts.sum()
+        weights[:-1] = torch.where(counts > 0, 1 / (mean * counts.sqrt()), 1.0)
+    for name, weight in config.class_weights.items():
+        places = [i for i, known in enumerate(names) if known == name]
+        if not places and name != BACKGROUND:
+            raise DataError(
+                f"model.roi.class_weights names {name!r}, and {shown(dataset.annotation_file)} has no such"
+                f" class.{did_you_mean(name, (*names, BACKGROUND))}"
+            )
+        weights[places or -1] = weight
+    return weights.float().to(device)
+
+
 def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
     """A keypoint head trains on keypoints of its own number, and its evaluation will know their sigmas.
 
@@ -231,7 +277,7 @@ def load_state(
     Raises:
         CheckpointError: it cannot be read, or holds no recipe where none is given.
     """
-    path = find_checkpoint(checkpoint)
+    path = local_file(checkpoint)
     state = load(path)
     if recipe is None:
         if not state.config:

@@ -83,7 +83,7 @@ def train(
         with _locked(folder, ranks, console) as lock:
             if not resume:  # another run may have begun and ended while this one waited
                 setup.main_alone(ranks, folder.refuse_if_used)
-            run = TrainingRun(recipe, folder, ranks, console, lock)
+            run = TrainingRun(recipe, folder, ranks, console, lock, resume=resume)
             trainer = run.begin(resume, resume_hint, strict)
             console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
             start = trainer.state.step

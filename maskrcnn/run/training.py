@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,34 +14,48 @@ import torch
 from maskrcnn.config import dump
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
-from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts, load_weights
+from maskrcnn.data.schedule import Repeats, repeat_factors
+from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
+from maskrcnn.engine.optim import freeze, set_rates
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError
 from maskrcnn.evaluation import save_results
 from maskrcnn.files import clear_temporaries, write_image, write_json
+from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
 from maskrcnn.run.evaluate import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.folder import RunFolder
-from maskrcnn.run.learnable import check_frozen, epoch_doubts, norm_doubts, solver_doubts
+from maskrcnn.run.initial_weights import Start, start_model
+from maskrcnn.run.learnable import check_fresh, check_frozen, epoch_doubts, norm_doubts, solver_doubts
 from maskrcnn.run.lock import RunLock
-from maskrcnn.weights.restore import drop_head, initialize_model
+from maskrcnn.run.named_weights import with_local_weights
+
+#: Classes that a line of the log names.
+_CLASSES = 10
 
 
 class TrainingRun:
     """The objects of one training run on one rank."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, ranks: Ranks, console: Console, lock: RunLock
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        ranks: Ranks,
+        console: Console,
+        lock: RunLock,
+        *,
+        resume: bool,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -55,9 +69,20 @@ class TrainingRun:
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
-        self.model = setup.place_model(recipe, len(self.data.train.categories), ranks.device)
-        strategy, solver = choose_strategy(ranks, self.model), recipe.solver
+        # What a run goes on with is whole: names and files that it began with are not asked for again.
+        goes_on = resume and bool(folder.checkpoints().steps())
+        self._local = replace(recipe, model=without_weights(recipe.model))
+        if not goes_on:
+            self._local = setup.one_first(ranks, lambda: with_local_weights(recipe))
+        self._start = Start()
+        self.model = setup.place_model(self._local, len(self.data.train.categories), ranks.device)
+        solver = recipe.solver
+        self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
+        self._repeats = self._repeat_factors()
+        self._frozen = set(freeze(self.model, solver.freeze))
+        strategy = choose_strategy(ranks, self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
+        set_rates(optimizer, self.model, solver.rates)
         self.step = Step(
             strategy,
             optimizer,
@@ -71,21 +96,22 @@ class TrainingRun:
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
-        recipe, folder, ranks, console = self.recipe, self.folder, self.ranks, self.console
+        recipe, folder, ranks = self.recipe, self.folder, self.ranks
         found = folder.checkpoints(recipe.train.keep).latest() if resume else None
         start = None if found is None else found[0]
         facts: dict[str, Any] = {}
         setup.main_alone(ranks, lambda: facts.update(run_facts(recipe, self.data, ranks)))
         if found is not None:
             self._load(*found, facts, strict)
-        elif recipe.weights is not None:
-            weights = load_weights(recipe.weights)
-            if recipe.drop_head:
-                weights, _ = drop_head(weights, self.model)
-            fresh = initialize_model(self.model, weights, recipe.weights)
-            console.line(f"weights from {recipe.weights}" + (f"; fresh: {few(fresh)}" if fresh else ""))
-        elif not recipe.train.allow_frozen_random:
-            check_frozen(self.model, recipe.model)
+        else:
+            file, categories = self._local.weights, self.data.train.categories
+            self._start = start_model(self.model, recipe, file, categories)
+            if recipe.train.allow_frozen_random:
+                pass
+            elif file is None:
+                check_frozen(self.model, self._local.model, self._frozen)
+            else:
+                check_fresh(self._frozen.intersection(self._start.fresh), file)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -103,7 +129,7 @@ class TrainingRun:
             console,
             start_step=step,
             tensorboard=self.recipe.train.tensorboard,
-            epoch_images=len(self.data.train),
+            epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
         )
 
     def _load(
@@ -126,25 +152,54 @@ class TrainingRun:
         val = "none" if self.data.val is None else f"{len(self.data.val)} images"
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        line(
-            f"{sum(p.numel() for p in parameters) / 1e6:.2f} M trainable parameters, {solver.precision},"
-            f" {torch.get_num_threads()} threads"
-        )
+        parameters = dict(self.model.named_parameters())
+        trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
+        threads = torch.get_num_threads()
+        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {threads} threads")
+        if solver.freeze:
+            held = _count(parameters[name] for name in self._frozen)
+            line(f"frozen by solver.freeze: {held} ({few(solver.freeze)})")
         reference = solver.reference_batch_size or solver.batch_size
         line(
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
             f" / {reference} images (batch_size / reference_batch_size)"
         )
+        for pattern, factor in solver.rates.items():
+            groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
+            line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
         epochs = solver.steps * solver.batch_size / max(images, 1)
         line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+        for told in self._balance():
+            line(told)
         if start is not None:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
+        for text in self._start.lines:
+            line(text)
         if start is None:
-            doubts = [*solver_doubts(solver), *epoch_doubts(solver, images)]
+            doubts = [*self._start.doubts, *solver_doubts(solver), *epoch_doubts(solver, images)]
             self._warn([*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)])
+
+    def _repeat_factors(self) -> Repeats | None:
+        threshold, train = self.recipe.data.repeat_threshold, self.data.train
+        return None if threshold is None else repeat_factors(train.ground_truth(), train.image_ids, threshold)
+
+    def _balance(self) -> Iterator[str]:
+        """What is done for rare classes, a line each."""
+        names, repeats = self.data.train.categories.names, self._repeats
+        weights = self.model.roi.class_weights
+        if repeats is not None:
+            rare = sorted((float(r), name) for r, name in zip(repeats.classes, names, strict=True) if r > 1)
+            told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
+            yield (
+                f"images of rare classes come more often (data.repeat_threshold): {told};"
+                f" an epoch is about {repeats.images.sum():.0f} draws of {len(repeats.images)} images"
+            )
+        if weights is not None:
+            pairs = zip((*names, setup.BACKGROUND), weights.tolist(), strict=True)
+            told = few((f"{name} {w:.3g}" for name, w in pairs if w != 1), _CLASSES)
+            yield f"weights of the classes' losses: {told or 'all 1'}{'; others 1' if told else ''}"
 
     def _trainer(self, start: Checkpoint, resume_hint: str) -> Trainer:
         recipe, solver, train = self.recipe, self.recipe.solver, self.recipe.train
@@ -189,6 +244,7 @@ class TrainingRun:
             workers=setup.worker_count(recipe, ranks),
             pin_memory=ranks.device.type == "cuda",
             copy_paste=recipe.data.copy_paste,
+            repeats=None if self._repeats is None else self._repeats.images,
         )
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
@@ -218,3 +274,8 @@ class TrainingRun:
             attempt(folder.pictures, partial(write_image, folder.pictures / f"{name}.png", image))
             if self.events is not None:
                 self.events.picture(step, f"eval/{name}", image)
+
+
+def _count(parameters: Iterable[torch.Tensor]) -> str:
+    sizes = [p.numel() for p in parameters]
+    return f"{sum(sizes):,} parameters in {len(sizes)} tensors"

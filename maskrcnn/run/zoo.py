@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskrcnn.config.shipped import shipped_recipes
+from maskrcnn.config.shipped import shipped_recipes, zoo_names
 from maskrcnn.data.synthetic.dataset import SyntheticConfig
 from maskrcnn.data.synthetic.shapes import SHAPES
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
@@ -27,6 +27,8 @@ _COCO_CLASSES = 80
 class ZooEntry:
     """A row of the table.
 
+    name: what one types for it, wherever a config is asked for.
+    place: its file below ``configs``, without ``.yaml``.
     schedule: optimizer steps x images a step.
     expected: published figures by metric, in [0, 1]; source: whose they are.
     size: (height, width) of the image that ``flops`` is for, pixels.
@@ -34,6 +36,7 @@ class ZooEntry:
     """
 
     name: str
+    place: str
     task: str
     backbone: str
     schedule: str
@@ -45,22 +48,24 @@ class ZooEntry:
 
 
 def entries(words: Iterable[str] = ()) -> list[ZooEntry]:
-    """Every shipped recipe whose name holds all of ``words``."""
+    """Every shipped recipe whose name, or place below ``configs``, holds all of ``words``."""
+    names = zoo_names()
     return [
-        describe(name, load_recipe(path))
-        for name, path in shipped_recipes().items()
-        if all(word in name for word in words)
+        describe(names[place], place, load_recipe(path))
+        for place, path in shipped_recipes().items()
+        if all(word in names[place] or word in place for word in words)
     ]
 
 
-def describe(name: str, recipe: Recipe) -> ZooEntry:
+def describe(name: str, place: str, recipe: Recipe) -> ZooEntry:
     """The row of one recipe."""
     size = _size(recipe)
-    cost = count_cost(recipe.model, _classes(name, recipe), size)
+    cost = count_cost(recipe.model, _classes(place, recipe), size)
     sources = dict.fromkeys(item.source for item in recipe.expect)
     steps = recipe.solver.steps
     return ZooEntry(
         name,
+        place,
         task(recipe.model),
         backbone(recipe.model),
         f"{f'{steps // 1000}k' if steps % 1000 == 0 else steps} x {recipe.solver.batch_size}",
@@ -104,7 +109,7 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
     cells = []
     for row in rows:
         number = f"[{sources.index(row.source) + 1}]" if row.source else ""
-        name = f"[{row.name}](../configs/{row.name}.yaml)"
+        name = f"[{row.name}](../configs/{row.place}.yaml)"
         what, figures, costs = _cells(row)
         cells.append([name, *what, *figures, number, *costs])
     lines = [
@@ -113,6 +118,8 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
         "The configs that come with the package, with the figures that their sources publish. This page is",
         "the output of `maskrcnn zoo --markdown`; `maskrcnn zoo WORD...` prints the table, `--json` its data",
         "(and `maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures).",
+        "The names work wherever a config is asked for, from any folder: `maskrcnn config show zoo/demo`,",
+        "`base: zoo/nuclei`. Parts have their places: `base: [zoo/demo, zoo/base/gn]`.",
         "",
         Table(head, cells, left=(*range(len(_HEAD)), head.index("source"))).markdown(),
         "",
@@ -155,10 +162,10 @@ def _size(recipe: Recipe) -> tuple[int, int]:
     return SIZE
 
 
-def _classes(name: str, recipe: Recipe) -> int:
+def _classes(place: str, recipe: Recipe) -> int:
     """Of the data, which need not be here."""
     if isinstance(recipe.data.train, SyntheticConfig):
         return 1 if recipe.data.train.keypoints else len(SHAPES)
-    if recipe.model.keypoint_head is not None or name.startswith("nuclei"):
+    if recipe.model.keypoint_head is not None or place.startswith("nuclei"):
         return 1
     return _COCO_CLASSES

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,13 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Pa
             # A release of torch may add a setting; another optimizer has some and lacks others.
             if not own.keys() <= saved.keys() and not saved.keys() - {"params"} <= own.keys():
                 raise ValueError("it is of another optimizer")
+            if "name" in own and own["name"] != saved.get("name", own["name"]):
+                raise ValueError(f"it has {saved['name']} where there are {own['name']} here")
         optimizer.load_state_dict(dict(state))
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer and"
-            " what is trained as they were, or begin a new run with weights: that file"
+            f"{source}: its optimizer's state does not fit ({first_line(error)}); keep solver.optimizer,"
+            " solver.rates and what is trained as they were, or begin a new run with weights: that file"
         ) from None
     for group, values in zip(optimizer.param_groups, ours, strict=True):
         group.update(values)
@@ -75,6 +79,102 @@ def drop_head(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, 
     layers = class_tensors(model)
     head = [name for name in state if name in layers]
     return {name: tensor for name, tensor in state.items() if name not in head}, head
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """Weights of other classes, fitted to a model's.
+
+    state: for :func:`initialize_model`; the rows of classes without a namesake are the model's own.
+    classes: (the model's class, the file's of that name or None), in the model's order.
+    by_class, whole, fresh: the output layers' tensors of which rows by class, all, or nothing was taken.
+    """
+
+    state: dict[str, Tensor]
+    classes: list[tuple[str, str | None]]
+    by_class: list[str]
+    whole: list[str]
+    fresh: list[str]
+
+
+def take_by_class(
+    model: nn.Module,
+    wider: nn.Module,
+    state: Mapping[str, Tensor],
+    ours: Sequence[str],
+    theirs: Sequence[str],
+) -> TakenOver:
+    """``state``, of the classes ``theirs``, for ``model``, of the classes ``ours``: rows go by their names.
+
+    How rows of an output layer belong to classes shows where the model has one class more: so many rows a
+    class, one class after the other, and what is left (background) behind them.
+
+    Args:
+        wider: the same model for one class more, on any device.
+        theirs: in the order of the file's rows.
+
+    Raises:
+        CheckpointError: as :func:`initialize_model`, where it comes to the layers below.
+    """
+    pairs = list(zip(ours, namesakes(ours, theirs), strict=True))
+    rows = [(i, theirs.index(name)) for i, (_, name) in enumerate(pairs) if name is not None]
+    own, more = model.state_dict(), wider.state_dict()
+    result = dict(state)
+    found: dict[str, list[str]] = {"by_class": [], "whole": [], "fresh": []}
+    for name in sorted(class_tensors(model)):
+        value, here = state.get(name), own[name]
+        axis = next(
+            (d for d, (a, b) in enumerate(zip(here.shape, more[name].shape, strict=True)) if a != b), None
+        )
+        if value is None or value.dim() != here.dim():
+            kind = "fresh"
+        elif axis is None:  # of no class: class-agnostic boxes and masks, keypoints
+            kind = "whole" if value.shape == here.shape else "fresh"
+        else:
+            block = more[name].shape[axis] - here.shape[axis]
+            rest = here.shape[axis] - block * len(ours)
+            taken = _rows(value, here, axis, block, rest, rows, len(theirs))
+            kind = "fresh" if taken is None else "by_class"
+            result = result if taken is None else {**result, name: taken}
+        if kind == "fresh":
+            result.pop(name, None)
+        found[kind].append(name)
+    return TakenOver(result, pairs, **found)
+
+
+def namesakes(ours: Sequence[str], theirs: Sequence[str]) -> list[str | None]:
+    """Of each class of ours the one of theirs with its name; capitals, ``_`` and ``-`` make no difference."""
+
+    def plain(name: str) -> str:
+        return " ".join(re.sub(r"[_\W]+", " ", name).casefold().split()) or name
+
+    known: dict[str, str] = {}
+    for name in reversed(theirs):
+        known[plain(name)] = name
+    return [name if name in theirs else known.get(plain(name)) for name in ours]
+
+
+def _rows(
+    value: Tensor,
+    here: Tensor,
+    axis: int,
+    block: int,
+    rest: int,
+    rows: Sequence[tuple[int, int]],
+    classes: int,
+) -> Tensor | None:
+    """``here`` with the rows of classes that ``value`` has, too; None where the two are no such layers.
+
+    rows: (class of ours, class of theirs).  classes: how many ``value`` has.
+    """
+    value, taken = value.movedim(axis, 0), here.detach().to("cpu", copy=True).movedim(axis, 0)
+    if value.shape[0] != block * classes + rest or value.shape[1:] != taken.shape[1:]:
+        return None
+    for mine, other in rows:
+        taken[mine * block : (mine + 1) * block] = value[other * block : (other + 1) * block]
+    if rest:
+        taken[-rest:] = value[-rest:]
+    return taken.movedim(0, axis).contiguous()
 
 
 def initialize_model(model: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> list[str]:

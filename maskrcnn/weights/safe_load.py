@@ -16,6 +16,8 @@ from maskrcnn.errors import CheckpointError
 def safe_load(path: Path) -> Any:
     """What torch.save wrote: tensors and plain containers, on the CPU; nothing else is admitted.
 
+    A file called ``.safetensors`` holds tensors by name (optional: ``pip install safetensors``).
+
     Raises:
         CheckpointError: the file is missing, damaged, or holds Python objects, which could run code.
     """
@@ -23,12 +25,16 @@ def safe_load(path: Path) -> Any:
         raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
     check_is_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
         if zipfile.is_zipfile(path):  # torch does not compare the sums that it writes
             with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
             if bad is not None:
                 raise ValueError(f"wrong checksum of {bad}")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise CheckpointError(f"{path}: needs the safetensors library: pip install safetensors") from None
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint file") from None
     except pickle.UnpicklingError as error:
@@ -43,6 +49,12 @@ def safe_load(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: damaged or cut short, or no checkpoint at all ({first_line(error)})"
         ) from None
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file  # optional
+
+    return load_file(path)
 
 
 def check_is_file(path: Path) -> None:

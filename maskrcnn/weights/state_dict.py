@@ -64,6 +64,13 @@ def mismatch(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:
     return "; ".join(f"{len(names)} {what} ({few(names, 3)})" for what, names in kinds if names)
 
 
+def read_backbone(path: Path) -> dict[str, Tensor]:
+    """:func:`read_state_dict`, of a whole detector of ours the backbone alone."""
+    source = read_state_dict(path)
+    inner = {n.removeprefix("backbone."): v for n, v in source.items() if n.startswith("backbone.")}
+    return inner if any(n.startswith("roi.") for n in source) else source
+
+
 def load_imagenet_weights(module: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
     """Copy a torchvision classifier's weights into ``module``, a part of that classifier.
 
@@ -74,7 +81,7 @@ def load_imagenet_weights(module: nn.Module, path: Path, skip: tuple[str, ...]) 
         CheckpointError: the file cannot be read, or anything else in it is missing, left over, or of
             another shape; the module is then unchanged.
     """
-    source = {name: value for name, value in read_state_dict(path).items() if not name.startswith(skip)}
+    source = {name: value for name, value in read_backbone(path).items() if not name.startswith(skip)}
     problem = mismatch(module.state_dict(), source)
     if problem:
         raise CheckpointError(

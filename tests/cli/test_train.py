@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from maskrcnn.cli import main
 from maskrcnn.config import fingerprint
@@ -68,18 +69,42 @@ def test_weights_start_a_run_on_other_classes(
     write_recipe(tmp_path)
     write_data(tmp_path / "images", names=("one", "two", "three"))
     weights = tmp_path / "a" / "checkpoints" / "last.pt"
+    bare = tmp_path / "bare.pt"  # a state dict, which does not name its classes
+    torch.save(load(weights).model, bare)
     capsys.readouterr()
     command = ["train", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "b"), *common]
-    still = ["--set", f"weights={weights}", "--set", "solver.optimizer.lr=0.0"]
+    still = ["--set", f"weights={bare}", "--set", "solver.optimizer.lr=0.0"]
     assert main([*command, *still]) == 2
     message = capsys.readouterr().err
     assert "for another number of classes" in message and "--drop-head" in message
     command = ["train", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "c"), *common]
     assert main([*command, *still, "--drop-head"]) == 0
     out = capsys.readouterr().out
-    assert f"weights from {weights}; fresh: roi." in out
+    assert f"weights from {bare}; fresh: roi." in out
     a, b = load(weights).model, load(tmp_path / "c" / "checkpoints" / "last.pt").model
     assert a["backbone.stem.weight"].equal(b["backbone.stem.weight"])
+
+
+def test_classes_of_the_same_name_keep_what_they_know(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--set", "solver.steps=1", "--set", "data.val=null"]
+    assert main(["train", str(recipe_file), "--output", str(tmp_path / "a"), *common]) == 0
+    write_recipe(tmp_path)
+    write_data(tmp_path / "images", names=("one", "Disc", "three"))  # disc was the second of two
+    still = ["--set", f"weights={tmp_path / 'a'}", "--set", "solver.optimizer.lr=0.0"]
+    run = tmp_path / "b"
+    assert main(["train", str(tmp_path / "tiny.yaml"), "--output", str(run), *common, *still]) == 0
+    a, b = (load(folder / "checkpoints" / "last.pt").model for folder in (tmp_path / "a", run))
+    logits = "roi.box_head.predictor.logits.weight"
+    assert b[logits][[1, 3]].equal(a[logits][[1, 2]]) and not b[logits][0].equal(a[logits][0])
+    assert (
+        "1 of 3 classes have a namesake in the weights; the others begin afresh"
+        in (run / "log.txt").read_text()
+    )
+    # Going on takes nothing over again.
+    assert main(["train", "--resume", str(run), "--set", "solver.steps=2"]) == 0
+    assert (run / "log.txt").read_text().count("have a namesake") == 1
 
 
 def test_nothing_but_empty_images_trains(tmp_path: Path) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import maskrcnn
 from maskrcnn.cli import main
 from maskrcnn.config import load_traced
-from maskrcnn.config.shipped import shipped_configs, shipped_file, shipped_name, similar_shipped
+from maskrcnn.config.shipped import (
+    shipped_configs,
+    shipped_file,
+    shipped_name,
+    shipped_recipes,
+    similar_shipped,
+    zoo_names,
+)
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.studies.ablation.suite import load_suite, recipe_of
@@ -117,3 +129,89 @@ def test_names_and_files_are_each_others_inverse() -> None:
         assert found is not None and found.samefile(path)
     assert shipped_name(Path("mine.yaml")) is None
     assert similar_shipped("configs/xyzzy") is None
+
+
+def test_every_recipe_is_found_by_its_zoo_name_and_by_its_place() -> None:
+    recipes, names = shipped_recipes(), zoo_names()
+    assert names.keys() == recipes.keys() and len(set(names.values())) == len(names)
+    assert names["nuclei/mask_rcnn_r18_fpn_gn"] == "zoo/nuclei" and names["demo"] == "zoo/demo"
+    assert names["coco/mask_rcnn_r50_fpn_1x"] == "zoo/mask_rcnn_r50_fpn_1x"
+    for place, path in recipes.items():
+        for name in (names[place], f"{names[place]}.yaml", f"zoo/{place}"):
+            found = shipped_file(name)
+            assert found is not None and found.samefile(path)
+
+
+@pytest.mark.parametrize(
+    ("base", "file"),
+    [
+        ("zoo/mask_rcnn_r50_fpn", "paper/mask_rcnn_r50_fpn.yaml"),
+        ("zoo/base/mask_rcnn_fpn", "base/mask_rcnn_fpn.yaml"),
+        ("zoo/ablations/demo/one_level.yaml", "ablations/demo/one_level.yaml"),
+    ],
+)
+def test_a_base_may_be_a_zoo_name(base: str, file: str) -> None:
+    loaded = load_traced(Recipe, write("sub/mine.yaml", f"base: {base}{DATA}"))
+    assert (shipped_configs() / file).resolve() == loaded.files[-2]
+    assert f"shipped configs/{file}" in loaded.places
+
+
+def test_a_command_takes_a_zoo_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "check", "zoo/demo", "zoo/nuclei"]) == 0
+    assert "zoo/nuclei: ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("own", ["zoo/demo", "zoo/demo.yaml"])
+def test_ones_own_file_comes_before_the_zoos(own: str) -> None:
+    write(own, f"seed: 77{DATA}")
+    assert load_recipe("zoo/demo").seed == 77
+    assert load_recipe(write("mine.yaml", "base: zoo/demo")).seed == 77
+    write("zoo/nuclei/image.txt", "a folder is no config file, and hides none")
+    assert load_recipe("zoo/nuclei").solver.steps > 0
+
+
+def test_a_zoo_name_of_several_recipes_is_told_with_some_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"^mine.yaml:1:7: base: zoo/coco stands for \d+ recipes") as told:
+        load_recipe(write("mine.yaml", f"base: zoo/coco{DATA}"))
+    name = str(told.value).split("(")[1].split(",")[0]
+    assert load_recipe(name).solver.steps > 0, "the advice works"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("zoo/mask_rcn_r50_fpn_1x", "zoo/mask_rcnn_r50_fpn_1x"),
+        ("zoo/gn", "zoo/base/gn"),
+        ("zoo/coco/overfit_r18", "zoo/coco/overfit_r18_gn"),
+        ("zoo/nuclie.yaml", "zoo/nuclei"),
+    ],
+)
+def test_an_unknown_zoo_name_is_told_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: no such file. Did you mean '{near}', which comes"):
+        load_recipe(name)
+    assert shipped_file(near) is not None
+
+
+def test_a_zoo_name_like_none_is_told_where_the_names_are() -> None:
+    with pytest.raises(ConfigError, match="no recipe that comes with maskrcnn is called so; maskrcnn zoo"):
+        load_recipe("zoo/xyzzy")
+
+
+def test_zoo_names_work_beside_an_installed_package() -> None:
+    """The package and the configs as a wheel lays them down, in another process and folder."""
+    package = Path(maskrcnn.__file__).parent
+    skipped = shutil.ignore_patterns("__pycache__", "*.so", "build")
+    shutil.copytree(package, "site/maskrcnn", ignore=skipped)
+    shutil.copytree(shipped_configs(), "site/maskrcnn/configs")
+    write("work/mine.yaml", f"base: [zoo/mask_rcnn_r50_fpn, zoo/base/scratch]{DATA}")
+    for words in (["config", "check", "mine.yaml", "zoo/demo"], ["config", "show", "zoo/nuclei"]):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "maskrcnn", *words],
+            cwd="work",
+            env={**os.environ, "PYTHONPATH": str(Path("site").resolve())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "# shipped configs/nuclei/mask_rcnn_r18_fpn_gn.yaml" in done.stdout

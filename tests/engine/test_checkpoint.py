@@ -117,7 +117,7 @@ def test_foreign_files_are_told_apart(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="bare state dict"):
         load(path)
-    assert load_weights(path)["a.weight"].item() == 1.0
+    assert load_weights(path).model["a.weight"].item() == 1.0
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="neither"):
         load_weights(path)

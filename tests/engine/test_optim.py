@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.engine.optim import AdamWConfig, SGDConfig, clip_gradients, parameter_groups
+from maskrcnn.engine.optim import (
+    AdamWConfig,
+    SGDConfig,
+    clip_gradients,
+    covers,
+    freeze,
+    parameter_groups,
+    rates_of,
+    set_rates,
+)
+from maskrcnn.errors import CheckpointError, ConfigError
+from maskrcnn.recipe import load_recipe
+from maskrcnn.weights.restore import restore_optimizer
 
 
 def model() -> nn.Module:
@@ -87,3 +99,90 @@ def test_a_non_finite_gradient_is_reported_and_the_others_left_alone(bad: float)
 def test_values_out_of_range_are_named(make: object, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "found"),
+    [
+        ("backbone", "backbone.layer1.0.conv1.weight", True),
+        ("backbone", "backbone", True),
+        ("backbone", "backbone2.weight", False),
+        ("layer1", "backbone.layer1.weight", False),
+        ("*layer1", "backbone.layer1.weight", True),
+        ("roi.box_head.*", "roi.box_head.fc1.weight", True),
+        ("roi.box_head.*", "roi.box_head", False),
+        ("*.bias", "roi.box_head.fc1.bias", True),
+        ("*.bias", "roi.box_head.fc1.weight", False),
+        ("backbone.layer[12]", "backbone.layer2.0.weight", True),
+        ("Backbone", "backbone.weight", False),
+    ],
+)
+def test_a_pattern_names_a_part_and_all_in_it(pattern: str, name: str, found: bool) -> None:
+    assert covers(pattern, name) == found
+
+
+@pytest.mark.parametrize("config", [SGDConfig(), AdamWConfig()])
+def test_groups_are_split_by_rate_and_keep_what_they_have(config: SGDConfig | AdamWConfig) -> None:
+    """The longest pattern counts, of equally long ones the last; each parameter is in one group."""
+    net = model()
+    plain, optimizer = config.build(net, 0.5), config.build(net, 0.5)
+    set_rates(optimizer, net, {"1.bias": 0.3, "?.bias": 0.5, "0.bias": 0.25, "0": 0.1})
+    factor = {id(p): g.get("rate", 1.0) for g in optimizer.param_groups for p in g["params"]}
+    expected = {"0.weight": 0.1, "0.bias": 0.25, "1.bias": 0.5, "1.weight": 1.0, "2.bias": 0.5, "3.bias": 0.5}
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {n: factor[i] for i, n in names.items() if n in expected} == expected
+    assert len(factor) == sum(len(g["params"]) for g in optimizer.param_groups) == 7
+    for group in optimizer.param_groups:
+        kind, _, pattern = group["name"].partition(" of ")
+        (before,) = [g for g in plain.param_groups if g["name"] == kind]
+        assert pattern == group.get("pattern", "")
+        own = ("params", "name", "rate", "pattern")
+        assert {k: v for k, v in group.items() if k not in own} == {
+            k: v for k, v in before.items() if k not in own
+        }
+    assert rates_of(optimizer) == {"0": 0.1, "?.bias": 0.5, "0.bias": 0.25}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()  # fused, too
+
+
+def test_without_rates_nothing_is_touched() -> None:
+    net = model()
+    optimizer = SGDConfig().build(net, 0.5)
+    before = [dict(g) for g in optimizer.param_groups]
+    set_rates(optimizer, net, {})
+    assert optimizer.param_groups == before and rates_of(optimizer) == {}
+
+
+def test_groups_of_other_names_do_not_take_each_others_momenta() -> None:
+    """Two layers of one shape: only the name tells that the rates were swapped."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    states = []
+    for pattern in ("0", "1"):
+        optimizer = SGDConfig().build(net, 0.5)
+        set_rates(optimizer, net, {pattern: 0.1})
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        states.append((optimizer, optimizer.state_dict()))
+    with pytest.raises(CheckpointError, match="it has weights of 0 where there are weights here"):
+        restore_optimizer(states[1][0], states[0][1], "x.pt")
+    restore_optimizer(states[0][0], states[0][1], "x.pt")
+
+
+def test_a_module_is_frozen_by_its_name_or_its_parameters() -> None:
+    built = load_recipe("zoo/demo").model.build(2)
+    found = freeze(built, ["backbone.layer1", "backbone.bn1.*", "*.deltas"])
+    assert found == [n for n, p in built.named_parameters() if not p.requires_grad]
+    parts = {n.rpartition(".")[0] for n in found}
+    assert {"backbone.bn1", "roi.box_head.predictor.deltas", "backbone.layer1.0.conv1"} <= parts
+    assert not [n for n in parts if n.startswith("backbone.layer2") or n == "backbone.conv1"]
+    built.eval()
+    built.train()
+    norms = {n: m.training for n, m in built.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {n for n, training in norms.items() if not training} == {
+        n for n in norms if n == "backbone.bn1" or n.startswith("backbone.layer1.")
+    }
+    assert built.roi.training and built.training
+    with pytest.raises(ConfigError, match="leaves nothing to train"):
+        freeze(built, ["backbone", "neck", "rpn", "roi"])

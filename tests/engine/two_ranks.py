@@ -94,6 +94,18 @@ def check_sync_bn_is_refused_on_the_cpu() -> None:
         norm.train()(torch.randn(2, 3, 4, 4))
 
 
+def check_keys(ranks: Ranks, recipe_file: str, folder: Path) -> None:
+    """Frozen parts leave no parameter unused; rates and images of rare classes are the same on all ranks."""
+    keys = ["solver.freeze=[backbone, roi.box_head]", "solver.rates={neck: 0.5}", "data.repeat_threshold=1.0"]
+    keys += ["model.roi.balance_classes=true", "train.allow_frozen_random=true", "solver.steps=3"]
+    result = train(load_recipe(recipe_file, keys), folder, console=Console(quiet=True))
+    assert result.step == 3
+    state = checkpoints.load(folder / "checkpoints" / "last.pt")
+    sums = {name: float(tensor.double().sum()) for name, tensor in state.model.items()}
+    assert ranks.share(sums) == sums
+    assert {"weights of neck", "weights"} <= {group["name"] for group in state.optimizer["param_groups"]}
+
+
 def threads_of_gloo() -> int | None:
     """How many threads of this process work for gloo; None where that cannot be seen."""
     if sys.platform != "linux":
@@ -109,6 +121,7 @@ def main(recipe_file: str, folder: str) -> None:
     check_strategy(ranks)
     check_one_bad_rank_stops_both(ranks)
     check_sync_bn_is_refused_on_the_cpu()
+    check_keys(ranks, recipe_file, Path(folder) / "keys")
     rank = int(os.environ["RANK"])
     recipe = load_recipe(recipe_file, ["solver.steps=4"])
     straight, parted = Path(folder) / "straight", Path(folder) / "parted"

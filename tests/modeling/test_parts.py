@@ -139,6 +139,11 @@ def test_losses_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     expected = -(2 - math.log(math.e**2 + 2) + 1 - math.log(math.e + 2)) / 2
     assert float(losses.class_loss(logits, torch.tensor([0, 2]))) == pytest.approx(expected)
+    # the mean is weighted: (2 x first + second) / 3
+    weights = torch.tensor([2.0, 5.0, 1.0])
+    each = [2 - math.log(math.e**2 + 2), 1 - math.log(math.e + 2)]
+    weighted = losses.class_loss(logits, torch.tensor([0, 2]), weights)
+    assert float(weighted) == pytest.approx(-(2 * each[0] + each[1]) / 3)
     # one positive of four RoIs: the sum is divided by four
     box = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
     assert float(box_regression_loss(torch.ones(1, 4), box, box, 4)) == pytest.approx(1.0)

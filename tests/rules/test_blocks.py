@@ -39,6 +39,7 @@ NOT_RUN = {
     "pip install": "changes the environment that the tests run in",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
     "maskrcnn convert": "needs files of other frameworks; tests/convert/test_detectors.py makes small ones",
+    "maskrcnn weights fetch": "needs a network; tests/cli/test_weights.py has a local server",
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
     "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
     "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",
@@ -72,6 +73,7 @@ OURS = [
     "data.train_transforms.0.min_sizes=[64]",
     "data.eval_transforms.0.min_sizes=[64]",
 ]
+SPLITS = {"train": 2, "val": 101}
 DEMO = ["data.train.num_images=4", "data.val.num_images=2", "data.train.size=64", "data.val.size=64"]
 
 
@@ -86,11 +88,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (config,) = [text for text in blocks(PAGES[0], "yaml") if text.startswith("# mine.yaml")]
     (folder / "mine.yaml").write_text(config)
     write_data(folder / "images")
-    for split, image in (("train", 2), ("val", 101)):
+    for split, image in SPLITS.items():
         shutil.copytree(folder / "images", folder / "mine" / split, ignore=shutil.ignore_patterns("*.json"))
         shutil.copy(folder / "images" / f"{split}.json", folder / "mine")
         cv2.imwrite(str(folder / "photo.jpg"), cv2.imread(str(folder / "images" / f"{image}.png")))
     shutil.copy(folder / "photo.jpg", folder / "image.png")
+    splits = (
+        f"  {s}: {{type: coco, images: '${{HERE}}/{s}', annotations: '${{HERE}}/{s}.json'}}" for s in SPLITS
+    )
+    (folder / "mine/data.yaml").write_text("\n".join(["data:", *splits, ""]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
@@ -198,11 +204,12 @@ BEFORE = {
     "sample = load_recipe('mine.yaml').data.train.build(True).load(1)\n"
     "image, targets, names = sample.image, sample.targets, ['box', 'disc']\ndetections = targets\n",
 }
-#: Files that a reader has, and the sandbox under another name.
+#: Files that a reader has, the sandbox under another name, and less to do.
 FILES = {
     '"instances_val2017.json"': '"mine/val.json"',
     '"results.json"': '"runs/mine/results.json"',
     '"runs/demo"': '"runs/mine"',
+    '{"steps": 2000}': '{"steps": 1}',
 }
 
 

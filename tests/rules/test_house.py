@@ -9,9 +9,10 @@ from pathlib import Path
 from tests.rules.test_imports import MODULES, imported, module_name
 
 #: Files that ``maskrcnn train`` imports, as an import statement anywhere in them says.  To be lowered.
-MOST_FILES = 148
+MOST_FILES = 150
 #: Who imports by a name that is computed, which :data:`MOST_FILES` cannot count, and what.
 BY_STRING = {
+    "maskrcnn": "Model, the object for Python, when it is asked for",
     "maskrcnn.cli": "the command that is asked for",
     "maskrcnn.config.plugins": "the user's plugins",
     "maskrcnn.config.registry": "built-in parts that a config names, and what a package hands on",

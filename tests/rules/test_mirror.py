@@ -23,11 +23,13 @@ COVERS = {
     "cli/test_proposals.py": "run.proposals",
     "config/test_construct.py": "config.plugins config.registry config.schema",
     "config/test_encode.py": "config.load",
+    "cli/test_weights.py": "run.weights",
     "config/test_merge.py": "config.reader",
     "config/test_text.py": "config.nodes",
     "convert/test_detectors.py": "convert.detector convert.detectron2 convert.foreign_anchors"
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
+    "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
     "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
     " structures.categories",
     "data/formats/test_exchange.py": "cli.export_data data.formats.data_folder data.formats.exported",
@@ -59,6 +61,7 @@ COVERS = {
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_doctor.py": "cli.doctor",
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
+    "run/test_examine.py": "run.finding_pictures",
     "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
@@ -70,7 +73,7 @@ COVERS = {
     "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
     " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
-    "studies/explain/test_statistics.py": "studies.explain.measured studies.explain.scaled_boxes"
+    "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured studies.explain.scaled_boxes"
     " studies.explain.written_ops",
     "test_resume.py": "engine.best run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn.cli import main
-from maskrcnn.config.shipped import shipped_recipes
+from maskrcnn.config.shipped import shipped_file, shipped_recipes
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.recipe import load_recipe
@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "zoo.md"
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, zoo.ZooEntry]:
-    return {row.name: row for row in zoo.entries()}
+    return {row.place: row for row in zoo.entries()}
 
 
 def test_every_recipe_has_a_row(rows: dict[str, zoo.ZooEntry]) -> None:
@@ -94,7 +94,8 @@ def test_links_of_the_page_lead_somewhere(rows: dict[str, zoo.ZooEntry]) -> None
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo", "r50_fpn", "1x", "mask_rcnn_r50", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert "coco/mask_rcnn_r50_fpn_1x" in [row["name"] for row in found]
+    assert "zoo/mask_rcnn_r50_fpn_1x" in [row["name"] for row in found]
+    assert all(shipped_file(row["name"]) == shipped_recipes()[row["place"]] for row in found)
     assert all("1x" in row["name"] and "r50_fpn" in row["name"] for row in found)
     assert main(["zoo", "demo"]) == 0
     out = capsys.readouterr().out

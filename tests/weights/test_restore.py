@@ -8,7 +8,14 @@ from torch import nn
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.interfaces import BoxHead, MaskHead
-from maskrcnn.weights.restore import drop_head, initialize_model, restore_model, restore_optimizer
+from maskrcnn.weights.restore import (
+    drop_head,
+    initialize_model,
+    namesakes,
+    restore_model,
+    restore_optimizer,
+    take_by_class,
+)
 
 
 def net(classes: int = 2, width: int = 3, *, extra: bool = False) -> nn.Module:
@@ -115,3 +122,120 @@ def test_another_optimizers_state_is_a_sentence(parameters: int) -> None:
     other = kind([torch.ones(3, requires_grad=True) for _ in range(parameters)], lr=0.1)
     with pytest.raises(CheckpointError, match="last.pt: its optimizer's state does not fit"):
         restore_optimizer(other, stepped(torch.optim.SGD)[0].state_dict(), "last.pt")
+
+
+def fitted(model: nn.Module, classes: int) -> nn.Module:
+    """The same net for so many classes, with every row told apart."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape) + 1000 * classes + len(name))
+    return model
+
+
+class Net(nn.Module):
+    """Heads of all kinds: logits with background, boxes a class and agnostic, masks, keypoints, MLP masks."""
+
+    def __init__(self, classes: int, keypoints: int = 5) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+        self.box, self.agnostic, self.mask, self.mlp = BoxHead(), BoxHead(), MaskHead(), MaskHead()
+        self.box.predictor = nn.ModuleDict(
+            {"logits": nn.Linear(3, classes + 1), "deltas": nn.Linear(3, 4 * classes)}
+        )
+        self.agnostic.predictor = nn.ModuleDict(
+            {"logits": nn.Linear(3, classes + 1), "deltas": nn.Linear(3, 4)}
+        )
+        self.mask.logits, self.mlp.logits = nn.Conv2d(3, classes, 1), nn.Linear(3, classes * 2**2)
+        self.points = Points(keypoints)
+
+
+class Points(nn.Module):
+    def __init__(self, keypoints: int) -> None:
+        super().__init__()
+        self.out = nn.ConvTranspose2d(3, keypoints, 2)
+
+    def class_layers(self) -> tuple[str, ...]:
+        return ("out",)
+
+
+OURS, THEIRS = ("cell", "Person", "traffic light"), ("person", "dog", "traffic_light", "cat")
+
+
+def test_rows_go_by_the_names_of_the_classes() -> None:
+    model, source = fitted(Net(3), 1), fitted(Net(4), 2).state_dict()
+    own = {n: v.clone() for n, v in model.state_dict().items()}
+    taken = take_by_class(model, Net(4), source, OURS, THEIRS)
+    assert taken.classes == [("cell", None), ("Person", "person"), ("traffic light", "traffic_light")]
+    assert initialize_model(model, taken.state, "c.pt") == []
+    now = model.state_dict()
+    for kind in ("weight", "bias"):
+        for head in ("box", "agnostic"):
+            logits = f"{head}.predictor.logits.{kind}"
+            assert now[logits][0].equal(own[logits][0])  # cell: as it was
+            assert now[logits][[1, 2, 3]].equal(source[logits][[0, 2, 4]])  # the last: background
+        boxes = f"box.predictor.deltas.{kind}"
+        assert now[boxes][:4].equal(own[boxes][:4])
+        assert now[boxes][4:].equal(torch.cat([source[boxes][:4], source[boxes][8:12]]))
+        assert now[f"agnostic.predictor.deltas.{kind}"].equal(source[f"agnostic.predictor.deltas.{kind}"])
+        assert now[f"mask.logits.{kind}"][[1, 2]].equal(source[f"mask.logits.{kind}"][[0, 2]])
+        assert now[f"mask.logits.{kind}"][0].equal(own[f"mask.logits.{kind}"][0])
+        assert now[f"mlp.logits.{kind}"][4:].equal(
+            torch.cat([source[f"mlp.logits.{kind}"][i : i + 4] for i in (0, 8)])
+        )
+        assert now[f"points.out.{kind}"].equal(source[f"points.out.{kind}"])
+    assert now["body.weight"].equal(source["body.weight"])
+    layers = {n.rpartition(".")[0] for n in taken.by_class}
+    assert layers == {
+        *("box.predictor.logits", "box.predictor.deltas", "agnostic.predictor.logits"),
+        *("mask.logits", "mlp.logits"),
+    }
+    assert {n.rpartition(".")[0] for n in taken.whole} == {"agnostic.predictor.deltas", "points.out"}
+    assert taken.fresh == []
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_as_many_classes_of_other_names_or_in_another_order(classes: int) -> None:
+    """4 classes: deltas that are agnostic have 4 rows, too, and are of no class all the same."""
+    theirs = ("a", "b", "c", "d")[:classes]
+    ours = tuple(reversed(theirs))
+    model, source = fitted(Net(classes), 1), fitted(Net(classes), 2).state_dict()
+    taken = take_by_class(model, Net(classes + 1), source, ours, theirs).state
+    logits = "box.predictor.logits.weight"
+    assert taken[logits][:classes].equal(source[logits][:classes].flip(0)) and taken[logits][-1].equal(
+        source[logits][-1]
+    )
+    assert taken["agnostic.predictor.deltas.weight"].equal(source["agnostic.predictor.deltas.weight"])
+
+
+def test_layers_that_the_file_lacks_or_has_otherwise_stay_fresh() -> None:
+    model = fitted(Net(3), 1)
+    source = fitted(Net(4, keypoints=7), 2).state_dict()
+    del source["mask.logits.weight"], source["mask.logits.bias"]
+    source["box.predictor.deltas.weight"] = torch.zeros(4, 3)  # agnostic there
+    source["box.predictor.deltas.bias"] = torch.zeros(4)
+    taken = take_by_class(model, Net(4), source, OURS, THEIRS)
+    layers = {n.rpartition(".")[0] for n in taken.fresh}
+    assert layers == {"mask.logits", "box.predictor.deltas", "points.out"}
+    assert sorted(initialize_model(model, taken.state, "c.pt")) == sorted(taken.fresh)
+
+
+def test_a_body_that_does_not_fit_is_refused_all_the_same() -> None:
+    source = fitted(Net(4), 2).state_dict()
+    source["body.weight"] = torch.zeros(6, 4)
+    taken = take_by_class(fitted(Net(3), 1), Net(4), source, OURS, THEIRS)
+    with pytest.raises(CheckpointError, match=r"body\.weight is \[6, 4\], here \[3, 4\]"):
+        initialize_model(Net(3), taken.state, "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found"),
+    [
+        (("person",), ("dog", "person"), ["person"]),
+        (("Traffic-Light", "x"), ("traffic light",), ["traffic light", None]),
+        (("a b", "A_B"), ("a_b", "a b"), ["a b", "a_b"]),
+        (("+", "-"), ("-", "+"), ["+", "-"]),
+        (("Zelle", "細胞"), ("細胞",), [None, "細胞"]),
+    ],
+)
+def test_namesakes(ours: tuple[str, ...], theirs: tuple[str, ...], found: list[str | None]) -> None:
+    assert namesakes(ours, theirs) == found

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maskrcnn.config.registry import Named
 from maskrcnn.data.interfaces import Dataset
+
+if TYPE_CHECKING:
+    from maskrcnn.data.doctor.look import Look
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,11 @@ class Doubt:
     count, total, of: how many of how many, and of what.
     ids: of the first few, category, image or annotation ids by ``of``.
     names: the same few, in words.
-    advice: what it costs, and what to do.
+    cost: what becomes of it in training and evaluation.
+    advice: what to do.
+    every: all ids, where ``ids`` are of images or annotations.
+    images: of annotations, the id of the image of each of ``every``.
+    others: of repetitions, the id of what each of ``every`` repeats.
     """
 
     kind: str
@@ -37,13 +44,22 @@ class Doubt:
     of: str
     ids: tuple[int, ...]
     names: tuple[str, ...]
+    cost: str
     advice: str
+    every: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
         more = ", ..." if self.count > len(self.names) else ""
         named = f" ({', '.join(self.names)}{more})" if self.names else ""
-        return f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}; {self.advice}"
+        what = f"{self.where}: {self.what}: {self.count} of {self.total} {self.of}{named}"
+        return f"{what}; {self.cost}; {self.advice}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON's types, with all ids."""
+        return asdict(self)
 
 
 #: Looks at a data set, and at the training set that it stands beside (itself, where it is that one); of a
@@ -53,21 +69,47 @@ DOUBTS: Named[Doubter] = Named(
     "doubt",
     "maskrcnn.data.doctor",
     classes="doubts",
+    annotations="annotation_doubts",
     files="file_doubts",
     masks="mask_doubts",
     split="split_doubts",
 )
 
 
-def find_doubts(train: Dataset | None, val: Dataset | None) -> Iterator[Doubt]:
-    """What is hardly meant in the data that a run reads."""
+#: The same, of those that open every image or need a library of their own: ``maskrcnn doctor`` asks for them.
+ThoroughDoubter: TypeAlias = Callable[[Dataset, Dataset | None, "Look"], Iterable[Doubt]]
+THOROUGH: Named[ThoroughDoubter] = Named(
+    "thorough doubt",
+    "maskrcnn.data.doctor",
+    copies="copy_doubts",
+    images="image_doubts",
+    overlaps="overlap_doubts",
+)
+
+
+def find_doubts(train: Dataset | None, val: Dataset | None, look: Look | None = None) -> Iterator[Doubt]:
+    """What is hardly meant in the data that a run reads.
+
+    look: opens all images; None: what takes that is not asked for.
+    """
     for dataset in (train, val):
         if dataset is not None:
-            for name in DOUBTS.names():
-                yield from DOUBTS.get(name)(dataset, train)
+            found = [d for name in DOUBTS.names() for d in DOUBTS.get(name)(dataset, train)]
+            if look is not None:
+                more = [d for name in THOROUGH.names() for d in THOROUGH.get(name)(dataset, train, look)]
+                every = {d.kind for d in more}
+                found = [d for d in found if d.kind not in every] + more  # not those of a sample, too
+            yield from found
 
 
-def tell_doubts(train: Dataset | None, val: Dataset | None) -> None:
-    """Log each as a warning of one line."""
-    for doubt in find_doubts(train, val):
+def tell_doubts(train: Dataset | None, val: Dataset | None, *, thorough: bool = False) -> None:
+    """Log each as a warning of one line; ``thorough``: open every image for it."""
+    look = None
+    if thorough:
+        from maskrcnn.data.doctor.look import Look
+
+        look = Look()
+    for doubt in find_doubts(train, val, look):
         logger.warning("%s", doubt)
+    for what in look.skipped if look is not None else ():
+        logger.warning("not looked for: %s", what)

@@ -92,7 +92,9 @@ def same_names(categories: Categories) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _of_classes(index: AnnotationIndex, classes: Sequence[int], kind: str, what: str, advice: str) -> Doubt:
+def _of_classes(
+    index: AnnotationIndex, classes: Sequence[int], kind: str, what: str, cost: str, advice: str
+) -> Doubt:
     return Doubt(
         kind=kind,
         where=index.source,
@@ -102,6 +104,7 @@ def _of_classes(index: AnnotationIndex, classes: Sequence[int], kind: str, what:
         of="classes",
         ids=tuple(index.categories.ids[c] for c in classes[:NAMED]),
         names=few(repr(index.categories.names[c]) for c in classes),
+        cost=cost,
         advice=advice,
     )
 
@@ -112,7 +115,8 @@ def _root(index: AnnotationIndex, root: int) -> Doubt:
         [root],
         "root class",
         "a class that only groups the others, as exporters write it",
-        "no annotation has it, yet the model gets an output for it; remove its record from"
+        "no annotation has it, yet the model gets an output for it",
+        "remove its record from"
         " 'categories' of the training and the validation file (the other ids may stay as they are)",
     )
 
@@ -126,20 +130,23 @@ def _all_crowd(
         classes,
         "class all crowd",
         "classes whose annotations are all crowd regions (iscrowd: 1)",
-        f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions; set iscrowd to 0 on"
+        f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions",
+        "set iscrowd to 0 on"
         " those that are single objects (labelling tools write 1 for whatever they store as RLE)",
     )
     return replace(doubt, names=few(f"{index.categories.names[c]!r}: {crowds[c]}" for c in classes))
 
 
 def _absent(index: AnnotationIndex, classes: Sequence[int], training: bool) -> Doubt:
+    cost = "they cannot be learned" if training else "nothing says how well they are learned"
     learned = (
-        "they cannot be learned; annotate some, or remove their records from 'categories' of the training"
-        " and the validation file"
+        "annotate some, or remove their records from 'categories' of the training and the validation file"
     )
-    judged = "nothing says how well they are learned; the averages are over the other classes"
+    judged = "the averages are over the other classes"
     what = "classes without any annotation"
-    return _of_classes(index, classes, "class without annotations", what, learned if training else judged)
+    return _of_classes(
+        index, classes, "class without annotations", what, cost, learned if training else judged
+    )
 
 
 def _nothing_to_judge(index: AnnotationIndex, images: int) -> Doubt:
@@ -152,7 +159,8 @@ def _nothing_to_judge(index: AnnotationIndex, images: int) -> Doubt:
         of="images",
         ids=(),
         names=(),
-        advice="no figure can be computed, and so no checkpoint is kept as the best; name a file that has"
+        cost="no figure can be computed, and so no checkpoint is kept as the best",
+        advice="name a file that has"
         " annotations as data.val, or evaluate for the results alone (maskrcnn eval --results FILE)",
     )
 
@@ -170,7 +178,8 @@ def _one_name(index: AnnotationIndex, groups: Sequence[Sequence[int]]) -> Doubt:
         names=few(
             " = ".join(f"{categories.names[c]!r} (id {categories.ids[c]})" for c in g[:NAMED]) for g in groups
         ),
-        advice="the model learns to tell them apart; if they are one class, give their annotations one"
+        cost="the model learns to tell them apart",
+        advice="if they are one class, give their annotations one"
         " category_id and remove the other record, in the training and the validation file; else name"
         " them apart",
     )

@@ -62,12 +62,13 @@ def repeated_file_doubt(index: AnnotationIndex) -> Doubt | None:
         of="files",
         ids=tuple(int(index.image_ids[p]) for _, places in first for p in places)[:NAMED],
         names=few(
-            f"{_shown(name)}: images {' and '.join(str(index.image_ids[p]) for p in places[:NAMED])}"
+            f"{printable(name)}: images {' and '.join(str(index.image_ids[p]) for p in places[:NAMED])}"
             for name, places in first
         ),
-        advice=f"the annotations of {parted} of them are parted among their ids, and each id is trained or"
-        " judged without the objects of the others; give all annotations of a file one image_id, and remove"
-        " the other records from 'images'",
+        every=tuple(int(index.image_ids[p]) for places in repeated.values() for p in places),
+        cost=f"the annotations of {parted} of them are parted among their ids, and each id is trained or"
+        " judged without the objects of the others",
+        advice="give all annotations of a file one image_id, and remove the other records from 'images'",
     )
 
 
@@ -84,14 +85,14 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
     if not found:
         return None
     dataset.report.told("damaged", [int(dataset.image_ids[i]) for i, _ in found])
-    return _of_files(
+    return doubt_of_files(
         dataset,
-        {i: f"image {int(dataset.image_ids[i])}: {_shown(dataset.path(i).name)}" for i, _ in found},
+        {i: f"image {int(dataset.image_ids[i])}: {printable(dataset.path(i).name)}" for i, _ in found},
         len(sample),
         "damaged images",
         "JPEG files that are damaged inside and decode all the same",
-        f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted; restore the files,"
-        " or remove their records",
+        f"the decoder says {found[0][1]!r}; parts of them may be gray or shifted",
+        "restore the files, or remove their records",
     )
 
 
@@ -103,18 +104,19 @@ def page_doubt(dataset: CocoDataset) -> Doubt | None:
     if not found:
         return None
     dataset.report.told("pages", [int(dataset.image_ids[i]) for i, _ in found])
-    return _of_files(
+    return doubt_of_files(
         dataset,
-        {i: f"{_shown(dataset.path(i).name)}: {pages}" for i, pages in found},
+        {i: f"{printable(dataset.path(i).name)}: {pages}" for i, pages in found},
         len(sample),
         "several pages",
-        "image files with several frames or pages, of which the first alone is read",
+        "image files with several frames or pages",
+        "the first alone is read",
         "if the others are annotated too, store each as a file of its own",
     )
 
 
-def _of_files(
-    dataset: CocoDataset, names: Mapping[int, str], looked: int, kind: str, what: str, advice: str
+def doubt_of_files(
+    dataset: CocoDataset, names: Mapping[int, str], looked: int, kind: str, what: str, cost: str, advice: str
 ) -> Doubt:
     """A doubt about files, by their place in the data set, of ``looked`` that were looked at."""
     return Doubt(
@@ -126,7 +128,9 @@ def _of_files(
         of="files" if looked == len(dataset) else "files looked at",
         ids=tuple(int(dataset.image_ids[i]) for i in list(names)[:NAMED]),
         names=few(names.values()),
+        cost=cost,
         advice=advice,
+        every=tuple(int(dataset.image_ids[i]) for i in names),
     )
 
 
@@ -139,6 +143,6 @@ def spread(
     return values[np.linspace(0, len(values) - 1, most).astype(np.int64)]
 
 
-def _shown(name: str) -> str:
+def printable(name: str) -> str:
     """A file name for a message, whatever bytes it is made of."""
     return name.encode("utf-8", "replace").decode("utf-8")

@@ -115,7 +115,7 @@ def mask_boxes(index: AnnotationIndex, parts: Polygons) -> tuple[Integers, Float
     others = rle.boxes([encode(row) for row in coded.tolist()]) if len(coded) else np.zeros((0, 4))
     others[:, 2:] += others[:, :2]
     rows = np.concatenate([drawn, coded])
-    return rows, _clipped(np.concatenate([boxes, others]), _sides(index, rows))
+    return rows, _clipped(np.concatenate([boxes, others]), image_sides(index, rows))
 
 
 def _have_area(boxes: Floats) -> Flags:
@@ -128,7 +128,7 @@ def box_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     rows, masks = mask_boxes(index, parts)
     drawn = _have_area(masks)
     rows, masks = rows[drawn], masks[drawn]
-    sides = _sides(index, rows)
+    sides = image_sides(index, rows)
     boxes = index.boxes[rows]
     boxes[:, 2:] += boxes[:, :2]
     boxes = _clipped(boxes, sides)
@@ -136,13 +136,14 @@ def box_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     if not bad.any():
         return None
     reason = _reason(boxes[bad], masks[bad], sides[bad])
-    return _of_annotations(
+    return doubt_of_annotations(
         index,
         np.sort(rows[bad]),
         len(bad),
         "box disagrees with mask",
         "boxes that disagree with their masks",
-        f"{reason}a 'bbox' is [x of the left side, y of the upper side, width, height] in pixels;"
+        f"{reason}the RPN and the box head learn them, the mask head the masks",
+        "a 'bbox' is [x of the left side, y of the upper side, width, height] in pixels;"
         " write it so, or leave it out: then it is taken from the mask",
     )
 
@@ -154,13 +155,14 @@ def empty_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     rows = np.sort(every[~_have_area(masks) & (sides > SLACK)])
     if not len(rows):
         return None
-    return _of_annotations(
+    return doubt_of_annotations(
         index,
         rows,
         len(every),
         "mask of nothing",
         "masks that cover nothing of their image",
-        "they train, and are judged, as objects without a pixel; draw their masks, or remove the annotations",
+        "they train, and are judged, as objects without a pixel",
+        "draw their masks, or remove the annotations",
     )
 
 
@@ -169,14 +171,14 @@ def unit_doubt(index: AnnotationIndex) -> Doubt | None:
     rows = np.flatnonzero((index.boxes[:, :2] + index.boxes[:, 2:] <= 1).all(1))
     if not 2 * len(rows) > len(index.images):
         return None
-    return _of_annotations(
+    return doubt_of_annotations(
         index,
         rows,
         len(index.images),
         "boxes within a pixel",
         "boxes that lie within the first pixel of their image",
-        "they look normalised to [0, 1]; 'bbox' and 'segmentation' are in pixels: multiply x by the"
-        " width of the image, and y by its height",
+        "they look normalised to [0, 1], and train as objects of a pixel",
+        "'bbox' and 'segmentation' are in pixels: multiply x by the width of the image, and y by its height",
     )
 
 
@@ -196,14 +198,14 @@ def hole_doubt(index: AnnotationIndex, parts: Polygons) -> Doubt | None:
     if not len(rows) or (expected < LEAST_SHARE * masks and not _stated_holes(index, parts, nested)):
         return None
     limited = len(inner) > MOST_PAIRS
-    return _of_annotations(
+    return doubt_of_annotations(
         index,
         rows,
         masks,
         "hole as polygon",
         "masks with a polygon inside another of theirs" + (", at least" if limited else ""),
-        "a COCO mask is the union of its polygons, so the inner one is filled; if it is meant as a"
-        " hole, give the mask as RLE, or as one polygon that runs round the hole",
+        "a COCO mask is the union of its polygons, so the inner one is filled",
+        "if it is meant as a hole, give the mask as RLE, or as one polygon that runs round the hole",
         of="masks of polygons",
     )
 
@@ -317,7 +319,7 @@ def _reason(boxes: Floats, masks: Floats, sides: Floats) -> str:
     return f"they look like {words} ({count} of them fit); " if 2 * count >= len(boxes) else ""
 
 
-def _sides(index: AnnotationIndex, rows: Integers) -> Floats:
+def image_sides(index: AnnotationIndex, rows: Integers) -> Floats:
     """Width and height of each annotation's image, twice: float64 [n, 4]."""
     return np.tile(index.sizes[index.images[rows]][:, ::-1].astype(np.float64), 2)
 
@@ -326,12 +328,18 @@ def _clipped(boxes: Floats, sides: Floats) -> Floats:
     return np.clip(boxes, 0, sides)
 
 
-def _of_annotations(
-    index: AnnotationIndex, rows: Integers, total: int, kind: str, what: str, advice: str, of: str = ""
+def doubt_of_annotations(
+    index: AnnotationIndex,
+    rows: Integers,
+    total: int,
+    kind: str,
+    what: str,
+    cost: str,
+    advice: str,
+    of: str = "",
 ) -> Doubt:
     """A doubt about the annotations ``rows``, rising, of ``total`` that were looked at."""
-    first = rows[:NAMED]
-    images, ids = index.image_ids[index.images[first]].tolist(), index.annotation_ids[first].tolist()
+    images, ids = index.image_ids[index.images[rows]].tolist(), index.annotation_ids[rows].tolist()
     return Doubt(
         kind=kind,
         where=index.source,
@@ -339,7 +347,10 @@ def _of_annotations(
         count=len(rows),
         total=total,
         of=of or ("annotations" if total == len(index.images) else "annotations looked at"),
-        ids=tuple(ids),
-        names=tuple(f"annotation {a} of image {i}" for a, i in zip(ids, images, strict=True)),
+        ids=tuple(ids[:NAMED]),
+        names=tuple(f"annotation {a} of image {i}" for a, i in zip(ids[:NAMED], images, strict=False)),
+        cost=cost,
         advice=advice,
+        every=tuple(ids),
+        images=tuple(images),
     )

@@ -37,18 +37,16 @@ def _of_a_run(dataset: Dataset, train: Dataset | None) -> Iterable[Doubt]:
 def repeated_split_doubt(train: CocoDataset, val: CocoDataset) -> Doubt | None:
     """Validation images that are training images too: the same file, or a file of the same content."""
     by_name = dict(zip(_paths(train), _places(train), strict=True))
-    same: dict[int, str] = {}
-    for path, place in zip(_paths(val), _places(val), strict=True):
-        if path in by_name:
-            same[place] = (
-                f"image {val.index.image_ids[place]} is image {train.index.image_ids[by_name[path]]}"
-            )
+    same = {
+        place: by_name[path] for path, place in zip(_paths(val), _places(val), strict=True) if path in by_name
+    }
+    words = "is image"
     sought = len(val)
     if not same:
         annotated = np.unique(val.index.images)  # empty pictures are alike without being the same
         candidates = spread(np.intersect1d(annotated, _places(val)), MOST_VAL)
         same = _same_content(train, val, candidates.tolist())
-        sought = len(candidates)
+        words, sought = "has the bytes of image", len(candidates)
     if not same:
         return None
     return Doubt(
@@ -59,14 +57,18 @@ def repeated_split_doubt(train: CocoDataset, val: CocoDataset) -> Doubt | None:
         total=sought,
         of="images" if sought == len(val) else "images looked at",
         ids=tuple(int(val.index.image_ids[p]) for p in list(same)[:NAMED]),
-        names=few(same.values()),
-        advice="the figures will say how well they are remembered; give data.val images that are not in"
-        " data.train",
+        names=few(
+            f"image {val.index.image_ids[p]} {words} {train.index.image_ids[q]}" for p, q in same.items()
+        ),
+        every=tuple(int(val.index.image_ids[p]) for p in same),
+        others=tuple(int(train.index.image_ids[q]) for q in same.values()),
+        cost="the figures will say how well they are remembered",
+        advice="give data.val images that are not in data.train",
     )
 
 
-def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -> dict[int, str]:
-    """By place of a validation image, which training image it equals byte for byte."""
+def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -> dict[int, int]:
+    """By place of a validation image, that of the training image that it equals byte for byte."""
     sizes: dict[int, list[tuple[int, Path]]] = {}
     for place in candidates:
         path = image_path(val.images, val.index.info(place).file_name)
@@ -77,7 +79,7 @@ def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -
         path = image_path(train.images, train.index.info(place).file_name)
         if (size := file_size(path)) in sizes:
             alike.setdefault(size, []).append((place, path))
-    same: dict[int, str] = {}
+    same: dict[int, int] = {}
     pieces, compared = 0, 0
     for size, others in alike.items():
         if pieces + len(sizes[size]) + len(others) > MOST_PIECES:
@@ -91,10 +93,7 @@ def _same_content(train: CocoDataset, val: CocoDataset, candidates: list[int]) -
             compared += 1
             with contextlib.suppress(OSError):
                 if filecmp.cmp(path, match[1], shallow=False):
-                    same[place] = (
-                        f"image {val.index.image_ids[place]} has the bytes of"
-                        f" image {train.index.image_ids[match[0]]}"
-                    )
+                    same[place] = match[0]
     return same
 
 

@@ -327,7 +327,7 @@ class ImageRecords:
                 where = f"image {number} of the list" if known is None else f"image {known}"
                 if known is not None:
                     dropped.add(known)
-                report.record(fault.kind, f"{name}: {where}: {fault}")
+                report.record(fault.kind, f"{name}: {where}: {fault}", known)
                 continue
             if seen.setdefault(image_id, entry) != entry:
                 raise DataError(f"{name}: image {image_id}: the id stands for two images, give each its own")

@@ -113,7 +113,8 @@ class ResNetConfig(Config):
     depth: Depth = 50
     #: Normalisation: frozen_bn (fine-tuning, the default of all peers), bn, sync_bn, gn (from scratch).
     norm: NormName = "frozen_bn"
-    #: ImageNet weights: a torchvision checkpoint file of the same depth (its ``fc`` layer is left out).
+    #: ImageNet weights: by name (torchvision/resnet50; `maskrcnn weights list`), or a torchvision checkpoint
+    #: file of the same depth (its ``fc`` layer is left out).
     weights: Path | None = None
     #: 0 = train everything, 1 = freeze the stem, 2 = stem and c2 (Detectron2's default), ... 5 = all.
     freeze_at: Annotated[int, Range(0, 5)] = 2

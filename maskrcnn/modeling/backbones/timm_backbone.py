@@ -15,7 +15,8 @@ from maskrcnn.config import Config
 from maskrcnn.config.ranges import any_number
 from maskrcnn.errors import CheckpointError, ConfigError, few
 from maskrcnn.modeling.interfaces import BACKBONES, Backbone
-from maskrcnn.weights.state_dict import mismatch, read_state_dict
+from maskrcnn.weights.efficientnet_names import is_efficientnet, to_timm
+from maskrcnn.weights.state_dict import mismatch, read_backbone
 
 _ANY = any_number("arguments of timm's own")
 TimmOption = bool | Annotated[int, _ANY] | Annotated[float, _ANY] | str
@@ -109,13 +110,29 @@ class TimmBackbone(Backbone):
             features = [f.permute(0, 3, 1, 2) for f in features]
         return dict(zip(self.channels, features, strict=True))
 
+    @property
+    def pixels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of R, G, B in 0..255 that timm states for this model's usual weights."""
+        config = self._create().pretrained_cfg
+        mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+        return mean, std
+
     def load_weights(self, path: Path) -> None:
-        """Copy the weights of this model's classifier, as timm stores them; layers above are left out.
+        """Copy weights of this model's classifier, in timm's names or those of EfficientNet-PyTorch; layers
+        above are left out.  Of a detector of ours, its backbone.
 
         Raises:
             CheckpointError: the file cannot be read, or is not of the same model.
         """
-        source = read_state_dict(path)
+        source = read_backbone(path)
+        if is_efficientnet(source):
+            source = to_timm(source)
+        if source and all(name.startswith("net.") for name in source):
+            source = {name.removeprefix("net."): value for name, value in source.items()}
+            if problem := mismatch(self.net.state_dict(), source):
+                raise CheckpointError(f"{path}: its backbone is no {self.name}: {problem}")
+            self.net.load_state_dict(source)
+            return
         own = {_flat(name): name for name in self.net.state_dict()}
         # A classification layer of any size will do, but it must be there: a file of a deeper model, whose
         # first layers would fit, is refused.
@@ -149,7 +166,8 @@ class TimmConfig(Config):
 
     #: timm's name, such as convnext_tiny; ``timm.list_models()`` lists them.
     name: str
-    #: Weights: a checkpoint file of the same model as timm publishes it (``pytorch_model.bin``).
+    #: Weights: by name (timm/MODEL.TAG), or a file of the same model as timm publishes it
+    #: (``model.safetensors``, ``pytorch_model.bin``) or in the names of EfficientNet-PyTorch.
     weights: Path | None = None
     #: Levels by stride: c2 = 4, c3 = 8, c4 = 16, c5 = 32; the last of several layers of a stride.
     outputs: tuple[str, ...] = ("c2", "c3", "c4", "c5")

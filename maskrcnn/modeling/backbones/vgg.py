@@ -63,7 +63,8 @@ class VGG16(Backbone):
 class VGG16Config(Config):
     """VGG16; see :class:`VGG16`."""
 
-    #: ImageNet weights: torchvision's vgg16 checkpoint file (its ``classifier`` is left out).
+    #: ImageNet weights: by name (torchvision/vgg16), or torchvision's checkpoint file (its ``classifier`` is
+    #: left out).
     weights: Path | None = None
     #: Stages that are not trained, 0 to 5 (Girshick 2015, section 4.5: conv3_1 and up are trained, so 2).
     freeze_at: Annotated[int, Range(0, 5)] = 2

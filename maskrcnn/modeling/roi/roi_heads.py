@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config
-from maskrcnn.config.ranges import Boxes, NotNegative, Share
+from maskrcnn.config.ranges import Boxes, NotNegative, Positive, Share
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.interfaces import (
@@ -64,6 +64,12 @@ class RoIHeadsConfig(Config):
     min_size: NotNegative = 0.0
     #: Which peer's rounding guards the choice of the pyramid level (differs at exact powers of 2 only).
     level_rule: LevelRule = "detectron2"
+    #: How much RoIs of a class weigh in the classification loss, by its name (``background`` too), > 0;
+    #: others 1.  Default none.
+    class_weights: dict[str, Positive] = field(default_factory=dict, hash=False)
+    #: Weigh the other classes (background keeps 1) by the inverse square root of their number of instances,
+    #: 1 on the mean over all instances: half-way to a loss in which they all weigh the same.  Default false.
+    balance_classes: bool = False
     #: Several box heads in a row, or one.
     cascade: CascadeConfig | None = None
 
@@ -125,7 +131,9 @@ class RoIHeadsConfig(Config):
             trunk=trunk,
             stage_ious=None if self.cascade is None else self.cascade.ious,
             stage_weights=(self.box_weights,) if self.cascade is None else self.cascade.box_weights,
-            **self.arguments("levels", "box_weights", "level_rule", "cascade"),
+            **self.arguments(
+                *("levels", "box_weights", "level_rule", "cascade", "class_weights", "balance_classes")
+            ),
         )
 
 
@@ -166,6 +174,8 @@ class RoIHeads(nn.Module):
     mask_head: MaskHead | None
     keypoint_head: KeypointHead | None
     trunk: RoITrunk | None
+    #: [K + 1], background last, for the classification loss; None: all classes weigh the same.
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -202,6 +212,7 @@ class RoIHeads(nn.Module):
         self.num_classes = num_classes
         self.sampler = sampler
         self.head_names = tuple(heads)
+        self.register_buffer("class_weights", None, persistent=False)
         # Checkpoints know parameters by these names, and an optimizer's state by their order.
         self.box_pooler = box_pooler
         if stage_ious is None:
@@ -309,7 +320,7 @@ class RoIHeads(nn.Module):
                 weights=weights,
             )
             suffix = "" if ious is None else f"_stage{i + 1}"
-            losses["loss_box_cls" + suffix] = class_loss(logits, labels)
+            losses["loss_box_cls" + suffix] = class_loss(logits, labels, self.class_weights)
             losses["loss_box_reg" + suffix] = box_loss
             if i + 1 < len(stages):
                 boxes = _decode(deltas.detach(), rois, weights)

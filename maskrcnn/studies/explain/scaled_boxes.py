@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.index import read_annotations
-from maskrcnn.data.interfaces import Transform
-from maskrcnn.data.transforms.moving import apply_transforms
-from maskrcnn.errors import DataError, UserError
-from maskrcnn.structures import ImageInfo, RawSample, Targets
+from maskrcnn.data.transforms.network_size import Resize, network_sizes
+from maskrcnn.errors import UserError
 from maskrcnn.studies.explain.placement import Floats
-
-#: (height, width) of an image in the original frame -> in the network frame, pixels.
-Resize = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -56,31 +50,6 @@ def load_boxes(annotations: Path, resize: Resize, *, image_ids: Sequence[int] | 
         boxes, image = boxes[keep], image[keep]
     if not len(boxes):
         raise UserError(f"{annotations}: there is no box in it, so there is nothing to measure")
-    old, which = np.unique(index.sizes, axis=0, return_inverse=True)
-    new = np.array([resize(int(h), int(w)) for h, w in old], dtype=np.int64)
-    which = which.reshape(-1)[image]
-    factor = (new / old)[which][:, [1, 0, 1, 0]]
-    return Boxes(boxes * factor, new[which], annotations.name, len(np.unique(image)))
-
-
-def resize_of(transforms: Sequence[Transform], where: str) -> Resize:
-    """What a chain of transforms does to an image's size, found by sending one through.
-
-    Raises (when called):
-        DataError: the chain also crops, pads or mirrors: then there is no one scale.
-    """
-
-    def resize(height: int, width: int) -> tuple[int, int]:
-        # The box is the left half: a mirror moves it, a crop or a pad changes its share of the frame.
-        box = torch.tensor([[0.0, 0.0, width / 2, float(height)]])
-        targets = Targets(box, torch.zeros(1, dtype=torch.int64), None, torch.zeros(1, dtype=torch.int64))
-        image = np.zeros((height, width, 3), dtype=np.uint8)
-        sample = RawSample(image, ImageInfo(0, "", height, width), targets)
-        out = apply_transforms(transforms, sample, np.random.default_rng(0))
-        h, w = out.size
-        want = torch.tensor([[0.0, 0.0, w / 2, float(h)]])
-        if out.targets.boxes.shape != want.shape or not torch.allclose(out.targets.boxes, want, atol=0.01):
-            raise DataError(f"{where} does more than resize, so that boxes have no one network scale")
-        return h, w
-
-    return resize
+    new = network_sizes(index.sizes, resize)
+    factor = (new / index.sizes)[image][:, [1, 0, 1, 0]]
+    return Boxes(boxes * factor, new[image], annotations.name, len(np.unique(image)))

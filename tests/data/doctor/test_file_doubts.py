@@ -312,10 +312,23 @@ def test_a_plugin_adds_a_doubt_about_any_data_set(monkeypatch: pytest.MonkeyPatc
 
     def alone(dataset: Any, train: Any) -> list[Doubt]:
         place = "train" if dataset is train else "val"
-        return [Doubt("alone", place, "images", len(dataset), len(dataset), "images", (), (), "add more")]
+        return [
+            Doubt(
+                "alone",
+                place,
+                "images",
+                len(dataset),
+                len(dataset),
+                "images",
+                (),
+                (),
+                "little is learned",
+                "add more",
+            )
+        ]
 
     monkeypatch.setitem(DOUBTS._entries, "alone", alone)
     found = list(find_doubts([0], [0, 1]))  # type: ignore[arg-type]
     assert [(d.where, d.count) for d in found] == [("train", 1), ("val", 2)]
-    assert str(found[0]) == "train: images: 1 of 1 images; add more"
+    assert str(found[0]) == "train: images: 1 of 1 images; little is learned; add more"
     assert [d.where for d in find_doubts(None, [0])] == ["val"]  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_the_likely_mistake_is_found(wrong: Callable[..., list[float]], words: s
     assert doubt is not None
     assert doubt.total == 12
     assert doubt.count > 6
-    assert f"they look like {words}" in doubt.advice
+    assert f"they look like {words}" in doubt.cost
     # The advice: without 'bbox', it is taken from the mask.
     for annotation in source["annotations"]:
         del annotation["bbox"]
@@ -129,7 +129,7 @@ def test_one_wrong_box_of_many_is_named_without_a_guess() -> None:
     doubt = of_boxes(source)
     assert doubt is not None
     assert (doubt.count, doubt.total, doubt.ids) == (1, 12, (107,))
-    assert "1 of 12 annotations (annotation 107 of image 7); a 'bbox' is" in str(doubt)
+    assert "1 of 12 annotations (annotation 107 of image 7); the RPN" in str(doubt)
 
 
 @pytest.mark.parametrize(

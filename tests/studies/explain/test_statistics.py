@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from maskrcnn.data.transforms.basic import HorizontalFlip
+from maskrcnn.data.transforms.network_size import resize_of
 from maskrcnn.data.transforms.resizing import Resize, ResizeShortestEdge
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.studies.explain.measured import full, sentence, summary
 from maskrcnn.studies.explain.region import BoxOnMap, Region
-from maskrcnn.studies.explain.scaled_boxes import Boxes, load_boxes, resize_of
+from maskrcnn.studies.explain.scaled_boxes import Boxes, load_boxes
 from maskrcnn.studies.explain.statistics import measure, misalignment, strides_of
 from maskrcnn.studies.explain.written_ops import parse_op
 

@@ -1,0 +1,3 @@
+from maskrcnn.run.model import Model as Model
+
+__version__: str
