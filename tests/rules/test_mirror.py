@@ -73,8 +73,8 @@ COVERS = {
     "studies/explain/test_pictures.py": "cli.explain_roi studies.explain.view viz.example viz.figure"
     " viz.roi_picture viz.roi_view",
     "studies/explain/test_placement.py": "studies.explain.region",
-    "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured studies.explain.scaled_boxes"
-    " studies.explain.written_ops",
+    "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured"
+    " studies.explain.scaled_boxes studies.explain.written_ops",
     "test_resume.py": "engine.best run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from maskrcnn.config.registry import Named, Registry, on_demand
-from maskrcnn.data.doctor import DOUBTS
+from maskrcnn.data.doctor import DOUBTS, THOROUGH
 from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS
 from maskrcnn.data.interfaces import DATASETS, TRANSFORMS
 from maskrcnn.engine.optim import OPTIMIZERS
 from maskrcnn.engine.schedules import SCHEDULES
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling import interfaces
+from maskrcnn.run.setup import RECIPE_DOUBTS
 from tests.engine.tiny import write_recipe
 from tests.rules.test_imports import MODULES
 
@@ -30,6 +31,8 @@ REGISTRIES: dict[str, Named[Any]] = {
     "DOUBTS": DOUBTS,
     "IMPORTERS": IMPORTERS,
     "EXPORTERS": EXPORTERS,
+    "THOROUGH": THOROUGH,
+    "RECIPE_DOUBTS": RECIPE_DOUBTS,
 }
 
 

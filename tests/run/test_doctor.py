@@ -43,7 +43,7 @@ def test_a_healthy_installation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert line(report, "torch").startswith(f"{torch.__version__}, ")
     assert "numpy" in line(report, "dependencies") or "not installed" in line(report, "dependencies")
     assert line(report, "verdict") == "the compiled operators work"
-    assert doctor.run(argparse.Namespace()) == 0
+    assert doctor.run(argparse.Namespace(data=None)) == 0
     assert capsys.readouterr().out == f"{report}\n"
 
 
@@ -52,7 +52,7 @@ def test_an_installation_without_compiled_operators(monkeypatch: pytest.MonkeyPa
     assert not report.healthy
     assert line(report, "CPU ops") == "not loaded: no compiler is found"
     assert "plain torch" in line(report, "verdict")
-    assert doctor.run(argparse.Namespace()) == 1
+    assert doctor.run(argparse.Namespace(data=None)) == 1
 
 
 def test_an_operator_that_computes_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from maskrcnn.config.registry import Named
+from maskrcnn.config.registry import Named, on_demand
 from maskrcnn.data.interfaces import Dataset
-
-if TYPE_CHECKING:
-    from maskrcnn.data.doctor.look import Look
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +73,9 @@ DOUBTS: Named[Doubter] = Named(
 )
 
 
-#: The same, of those that open every image or need a library of their own: ``maskrcnn doctor`` asks for them.
-ThoroughDoubter: TypeAlias = Callable[[Dataset, Dataset | None, "Look"], Iterable[Doubt]]
+#: The same, of those that open every image (by a ``look.Look``) or need a library of
+#: their own: ``maskrcnn doctor`` asks for them.
+ThoroughDoubter: TypeAlias = Callable[[Dataset, Dataset | None, Any], Iterable[Doubt]]
 THOROUGH: Named[ThoroughDoubter] = Named(
     "thorough doubt",
     "maskrcnn.data.doctor",
@@ -87,10 +85,14 @@ THOROUGH: Named[ThoroughDoubter] = Named(
 )
 
 
-def find_doubts(train: Dataset | None, val: Dataset | None, look: Look | None = None) -> Iterator[Doubt]:
+#: What few runs need is imported when it is asked for.
+__getattr__ = on_demand(__name__, Look="look")
+
+
+def find_doubts(train: Dataset | None, val: Dataset | None, look: Any = None) -> Iterator[Doubt]:
     """What is hardly meant in the data that a run reads.
 
-    look: opens all images; None: what takes that is not asked for.
+    look: a :class:`maskrcnn.data.doctor.look.Look` opens all images; None: what takes that is not asked for.
     """
     for dataset in (train, val):
         if dataset is not None:
@@ -104,11 +106,7 @@ def find_doubts(train: Dataset | None, val: Dataset | None, look: Look | None = 
 
 def tell_doubts(train: Dataset | None, val: Dataset | None, *, thorough: bool = False) -> None:
     """Log each as a warning of one line; ``thorough``: open every image for it."""
-    look = None
-    if thorough:
-        from maskrcnn.data.doctor.look import Look
-
-        look = Look()
+    look = __getattr__("Look")() if thorough else None
     for doubt in find_doubts(train, val, look):
         logger.warning("%s", doubt)
     for what in look.skipped if look is not None else ():
