@@ -5,6 +5,7 @@ Every key has its default, unit and source beside it; ``maskrcnn config show FIL
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from maskrcnn.config import Config, Loaded, Range, load_traced, loads
 from maskrcnn.config.ranges import Count, Positive, Share, any_number
-from maskrcnn.data.interfaces import DATASETS, TRANSFORMS, DatasetConfig, Transform
+from maskrcnn.data.images import RGB, Channels, ContrastConfig, ImageReading
+from maskrcnn.data.interfaces import AUGMENTATIONS, DATASETS, TRANSFORMS, Dataset, DatasetConfig, Transform
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
@@ -44,10 +46,26 @@ class DataConfig(Config):
             TRANSFORMS.make("hflip"),
         )
     )
-    #: The same for evaluation and prediction.  Default: short side 800 px, at most 1333 px long.
+    #: Augmentations by the kind of pictures, behind ``train_transforms``: microscopy, aerial, photos, or a
+    #: name that a plugin registers (`config show` prints what it stands for).  Default none.
+    augment: str = "none"
+    #: Boxes of training images become the tight boxes of their masks, behind all transforms: where they were
+    #: drawn wider than the objects.  Default false.
+    tighten_boxes: bool = False
+    #: As ``train_transforms``, for evaluation and prediction.  Default: short side 800 px, at most 1333 px
+    #: long.
     eval_transforms: tuple[Annotated[Transform, TRANSFORMS], ...] = field(
         default_factory=lambda: (TRANSFORMS.make("resize_shortest_edge"),)
     )
+    #: Channels of the images, 1 to 1024: of 3 gray is repeated and alpha dropped, of 1 colours become gray,
+    #: other numbers are what the files hold (TIFF, npy).  model.preprocess has a mean for each.  Default 3.
+    channels: Channels = 3
+    #: Pages of a TIFF: first (the others are left out), channels (all together are one image), or images
+    #: (each is one: the json names it ``file.tif[2]``, counted from 0).  Default first.
+    pages: Literal["first", "channels", "images"] = "first"
+    #: Which values of a file are black and white, for 12 bits in 16 and for floats; images then keep their
+    #: depth, as float32 in 0..255.  null: 8 and 16 bits as they are.  Default null.
+    contrast: ContrastConfig | None = None
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
@@ -62,6 +80,41 @@ class DataConfig(Config):
     #: process.  null: as many as cores are left over by this machine's ranks, at most 8, and 0 where training
     #: itself uses the cores (CPU).
     workers: Annotated[int, Range(0, MOST_WORKERS, "each is a process, and all start at once")] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment != "none":
+            try:
+                AUGMENTATIONS.get(self.augment)
+            except KeyError as error:
+                raise ValueError(f"augment: {error.args[0]}") from None
+
+    @property
+    def reading(self) -> ImageReading:
+        """How files become arrays."""
+        return ImageReading(self.channels, self.pages, self.contrast)
+
+    def build(self, part: DatasetConfig, training: bool) -> Dataset:
+        """``train`` or ``val``, its images read as this says.
+
+        Raises:
+            DataError: a file is wrong.
+            ConfigError: images are to be read in a way that a data set of one's own does not know.
+        """
+        options: dict[str, Any] = {"on_error": self.on_error}
+        if self.reading != RGB:
+            if "reading" not in inspect.signature(part.build).parameters:
+                raise ConfigError(
+                    f"data.channels, data.pages or data.contrast is set, and {type(part).__name__} reads its"
+                    " images in a way of its own; leave them out, or give its build() a parameter 'reading'"
+                )
+            options["reading"] = self.reading
+        return part.build(training, **options)
+
+    def augmentation(self) -> tuple[Transform, ...]:
+        """What ``augment`` and ``tighten_boxes`` put behind ``train_transforms``."""
+        named = () if self.augment == "none" else AUGMENTATIONS.get(self.augment)()
+        return (*named, TRANSFORMS.make("tighten_boxes")) if self.tighten_boxes else named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ COMMANDS = (
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
     Command("config", "show, check or compare config files"),
-    Command("data", "generate the synthetic data set"),
+    Command("data", "generate the synthetic data set; mean and deviation of one's own"),
     Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),
     Command("export-data", "write a data set in another format"),
     Command("split", "divide a data set into one for training and one for validation"),

@@ -8,6 +8,8 @@ from typing import Any
 
 from maskrcnn.cli.options import add_config_arguments, add_set_argument
 from maskrcnn.config import Loaded, dump, flatten
+from maskrcnn.config.encode import one_line
+from maskrcnn.config.schema import Slot
 from maskrcnn.errors import ConfigError
 
 HELP = "show what a config resolves to and where each value was set, check configs, compare two"
@@ -56,6 +58,14 @@ def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
 def _show(path: str, overrides: list[str], plain: bool) -> int:
     loaded = _resolve(path, overrides)
     print(dump(loaded.value) if plain else loaded.render(), end="")
+    data = None if plain else getattr(loaded.value, "data", None)
+    named = () if data is None else data.augmentation()
+    if named:
+        from maskrcnn.data.interfaces import TRANSFORMS
+
+        print("# Behind data.train_transforms data.augment and data.tighten_boxes put:")
+        for transform in named:
+            print(f"#   - {one_line(Slot(TRANSFORMS), transform)}")
     return 0
 
 

@@ -1,18 +1,28 @@
-"""``maskrcnn data``: make data sets."""
+"""``maskrcnn data``: make data sets, and measure them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from maskrcnn.cli.options import add_config_arguments
 from maskrcnn.errors import DataError
 
-HELP = "Generate the synthetic data set: shapes of six classes in COCO format."
+HELP = "generate the synthetic data set (shapes of six classes in COCO format), or measure a config's images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``synthetic`` is the only kind so far."""
-    parser.add_argument("kind", choices=["synthetic"], help="what to make")
+    """Add the two sub-commands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="synthetic|statistics")
+    measure = actions.add_parser(
+        "statistics",
+        help="print mean and deviation of each channel of data.train, as model.preprocess takes them",
+    )
+    add_config_arguments(measure)
+    measure.add_argument(
+        "--images", type=int, default=500, metavar="N", help="read at most so many (default 500)"
+    )
+    parser = actions.add_parser("synthetic", help="write shapes of six classes in COCO format")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, with train/ and val/ in it")
     parser.add_argument("--level", choices=["easy", "medium", "hard"], default="medium")
     parser.add_argument("--train", type=int, default=800, metavar="N", help="training images (default 800)")
@@ -23,6 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Dispatch to the sub-command."""
+    return _statistics(args) if args.action == "statistics" else _synthetic(args)
+
+
+def _statistics(args: argparse.Namespace) -> int:
+    """Print a config fragment.
+
+    Raises:
+        ConfigError, DataError: the config or an image is wrong.
+    """
+    from maskrcnn.data.statistics import pixel_statistics
+    from maskrcnn.recipe import load_recipe
+
+    if args.images < 1:
+        raise DataError(f"--images must be at least 1, got {args.images}")
+    data = load_recipe(args.config, args.overrides).data
+    found = pixel_statistics(data.build(data.train, True), args.images)
+    print(f"# Of {found.images} images of data.train, in 0..255 as the network takes them.")
+    print("model:")
+    print(f"  preprocess: {{mean: {list(found.mean)}, std: {list(found.std)}}}")
+    return 0
+
+
+def _synthetic(args: argparse.Namespace) -> int:
     """Write ``OUT/{train,val}/{images/,annotations.json}`` and say where they are.
 
     Raises:

@@ -113,6 +113,11 @@ def dump(obj: Any, origin_of: Callable[[str], Origin] | None = None) -> str:
     return "\n".join(lines) + "\n" if lines else "{}\n"
 
 
+def one_line(spec: Spec, value: Any) -> str:
+    """A value as YAML in one line, which builds to it again."""
+    return _flow(encode(spec, value))
+
+
 def flatten(obj: Any) -> dict[str, str]:
     """Every value by key path, as YAML text; lists of single values are one value."""
     return dict(_walk(encode(Struct(type(obj)), obj), ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
@@ -63,6 +64,12 @@ def image_path(folder: Path, name: str) -> Path:
         return path
     meant = folder.joinpath(*windows.parts)
     return meant if os.path.exists(meant) else path  # noqa: PTH110
+
+
+def split_page(name: str) -> tuple[str, int]:
+    """``stack.tif[2]``, ImageMagick's name of a page (from 0), as ``stack.tif`` and 2; of others 0."""
+    found = re.fullmatch(r"(.+)\[(\d{1,6})\]", name)
+    return (found[1], int(found[2])) if found else (name, 0)
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:

@@ -1,23 +1,88 @@
-"""Image files to RGB arrays."""
+"""Image files to arrays [H, W, C]: RGB, or any number of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import any_number
+from maskrcnn.config.registry import Named
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
-from maskrcnn.errors import DataError
+from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.structures.samples import Image
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
 SixteenBit: TypeAlias = Literal["scale", "keep"]
+
+Percentile = Annotated[float, Range(0, 100)]
+FileValue = Annotated[float, any_number("files hold values of any size")]
+#: Channels of an image; cameras have at most some hundreds.
+Channels = Annotated[int, Range(1, 1024, "images of so many channels fill the memory")]
+#: Pixels of a channel from which percentiles are taken, evenly over it; more change them by very little.
+_SAMPLED = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig(Config):
+    """Which values of a file become 0 and 255; between them straight, beyond them cut off, as float32."""
+
+    #: Percentiles of an image's values, lowest first.  Default 1 and 99.8 (StarDist: Schmidt et al. 2018).
+    percentiles: tuple[Percentile, Percentile] = (1.0, 99.8)
+    #: Values of the file themselves, in place of percentiles: [0, 4095] for 12 bits.  Default null.
+    range: tuple[FileValue, FileValue] | None = None
+    #: channel: the percentiles of each channel by itself; image: of all together, which keeps colours.
+    over: Literal["channel", "image"] = "channel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("percentiles", "range"):
+            ends = getattr(self, name)
+            if ends is not None and ends[0] >= ends[1]:
+                raise ConfigError(f"{name} {list(ends)} must name two values, the lower first")
+
+    def apply(self, image: npt.NDArray[Any]) -> Image:
+        """[H, W, C] of any real type -> float32 [H, W, C] in [0, 255]; an image of one value becomes 0."""
+        if self.range is not None:
+            low, high = np.float64(self.range[0]), np.float64(self.range[1])
+        else:
+            values = image.reshape(-1, image.shape[2] if self.over == "channel" else 1)
+            sample = values[:: max(1, len(values) // _SAMPLED)]
+            if not np.issubdtype(image.dtype, np.integer):
+                sample = np.where(np.isfinite(sample), sample, np.nan)
+                sample = np.where(np.isnan(sample).all(0), 0.0, sample)
+            low, high = np.nanpercentile(sample, self.percentiles, axis=0)
+        scale = 255 / np.where(high > low, high - low, np.inf)
+        exact = image.dtype.itemsize <= 2 or image.dtype == np.float32  # else float32 would round first
+        kind = np.float32 if exact else np.float64
+        out = (image.astype(kind) - np.asarray(low, kind)) * np.asarray(scale, kind)
+        out = np.clip(np.nan_to_num(out, copy=False, posinf=255, neginf=0), 0, 255)
+        return np.asarray(out, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ImageReading:
+    """How files become arrays; see the keys of the same names below ``data``."""
+
+    channels: int = 3
+    pages: Literal["first", "channels", "images"] = "first"
+    contrast: ContrastConfig | None = None
+
+
+#: The files of most data sets.
+RGB = ImageReading()
+
+#: Decodes the formats that OpenCV does not, or not as they are: (bytes, reading, page) -> [H, W, C].
+Decoder: TypeAlias = Callable[[bytes, ImageReading, int], npt.NDArray[Any]]
+DECODERS: Named[Decoder] = Named("decoder", "maskrcnn.data", npy="arrays", tiff="arrays")
 
 
 def read_image(
@@ -26,20 +91,26 @@ def read_image(
     exif: bool = True,
     sixteen_bit: SixteenBit = "scale",
     check: Callable[[ImageHeader], None] | None = None,
+    reading: ImageReading = RGB,
+    page: int = 0,
 ) -> Image:
-    """Decode an image file: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
+    """Decode an image file: [H, W, C], uint8, or float32 in [0, 255] for kept 16-bit data or with a contrast.
 
-    Gray becomes three equal channels, palettes are looked up, alpha is dropped.  Python opens the file, so
-    that it may have any name (OpenCV takes no bytes that are not UTF-8).
+    Of three channels gray becomes three equal ones, palettes are looked up, alpha is dropped; of one channel
+    colours become their gray; of any other number the file has just those.  Python opens the file, so that it
+    may have any name (OpenCV takes no bytes that are not UTF-8).
 
     exif: turn the image as its EXIF orientation says.
-    sixteen_bit: ``scale``: value / 257 rounded, so that 65535 becomes 255; ``keep``: value / 257 unrounded.
+    sixteen_bit: ``scale``: value / 257 rounded, so that 65535 becomes 255; ``keep``: value / 257 unrounded;
+        with a contrast it has no effect.
+    reading: the channels, and what becomes of pages and values.
+    page: of a TIFF, with ``pages: images``.
     check: called with what the file says of itself before its pixels take memory (not for formats whose
         header is not known here); what it raises passes.
 
     Raises:
-        DataError: the file is missing, truncated, of no known format, of another number type, larger than
-            OpenCV reads, or no file at all (a folder, a named pipe).
+        DataError: the file is missing, truncated, of no known format, of another number type or of channels,
+            larger than OpenCV reads, or no file at all (a folder, a named pipe).
     """
     try:
         with open_image(path) as file:
@@ -54,12 +125,19 @@ def read_image(
     if check is not None and header is not None:
         check(header)
     try:
-        return decode_image(data, exif=exif, sixteen_bit=sixteen_bit)
+        return decode_image(data, exif=exif, sixteen_bit=sixteen_bit, reading=reading, page=page)
     except DataError as error:
         raise DataError(f"{shown(path)}: {error}") from None
 
 
-def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "scale") -> Image:
+def decode_image(
+    data: bytes,
+    *,
+    exif: bool = True,
+    sixteen_bit: SixteenBit = "scale",
+    reading: ImageReading = RGB,
+    page: int = 0,
+) -> Image:
     """:func:`read_image` for the bytes of a file.
 
     Raises:
@@ -67,12 +145,15 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
     """
     if not data:
         raise DataError("the image file is empty")
+    if decoder := _decoder(data, reading):
+        return to_values(DECODERS.get(decoder)(data, reading, page), sixteen_bit, reading.contrast)
     check_size(data)
     # OpenCV fills what a cut JPEG lacks with gray, without an error; so look for its end.
     if _is_truncated(data):
         raise DataError("the image file is truncated (its end marker is missing)")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    if not exif:
+    kinds = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
+    flags = kinds.get(reading.channels, cv2.IMREAD_UNCHANGED)
+    if not exif and reading.channels in kinds:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
@@ -82,17 +163,67 @@ def decode_image(data: bytes, *, exif: bool = True, sixteen_bit: SixteenBit = "s
         raise DataError(f"the image cannot be decoded: {error.err}") from None
     if image is None:
         raise DataError("the image is damaged, truncated, or of a format that OpenCV does not read")
-    rgb: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if rgb.dtype == np.uint8:
-        return rgb
-    if rgb.dtype != np.uint16:
-        raise DataError(f"the image holds {rgb.dtype} values; store it with 8 or 16 bits a channel")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] != reading.channels:
+        raise DataError(wrong_channels(image.shape[2], reading))
+    if image.shape[2] >= 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    header = parse_header(data)
+    if exif and header is not None and reading.channels not in kinds:  # which OpenCV turns by itself
+        image = np.ascontiguousarray(_upright(image, header.orientation))
+    return to_values(image, sixteen_bit, reading.contrast)
+
+
+def _upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """As EXIF's orientation (1 to 8) says: 5 to 8 lie on their side, the even of the others are mirrored."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return image[::rows, ::columns]
+
+
+def _decoder(data: bytes, reading: ImageReading) -> str:
+    """Which of :data:`DECODERS` a file needs; empty: none, OpenCV reads it."""
+    if data.startswith(b"\x93NUMPY"):
+        return "npy"
+    tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return "tiff" if tiff and (reading.channels not in (1, 3) or reading.pages != "first") else ""
+
+
+def to_values(image: npt.NDArray[Any], sixteen_bit: SixteenBit, contrast: ContrastConfig | None) -> Image:
+    """What a file holds, [H, W, C], as the transforms take it: uint8, or float32 in [0, 255].
+
+    Raises:
+        DataError: its values need a contrast, and there is none.
+    """
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * np.uint8(255)
+    if contrast is not None and image.dtype.kind in "uif":
+        return contrast.apply(image)
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype != np.uint16:
+        raise DataError(
+            f"the image holds {image.dtype} values; store it with 8 or 16 bits a channel, or say by"
+            " data.contrast which of them are black and white: {percentiles: [1, 99.8]}, or {range: [0, 1]}"
+        )
     if sixteen_bit == "keep":
-        kept: Image = rgb.astype(np.float32) / np.float32(257)
+        kept: Image = image.astype(np.float32) / np.float32(257)
         return kept
     # 65535 = 257 * 255; adding half of 257 rounds.
-    scaled: Image = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    scaled: Image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return scaled
+
+
+def wrong_channels(found: int, reading: ImageReading) -> str:
+    """What to do about a file of ``found`` channels where others are read."""
+    return (
+        f"the image has {found} channels, and data.channels is {reading.channels}; set data.channels to"
+        f" {found}, or store {reading.channels} channels (TIFF and npy hold any number; data.pages: channels"
+        " takes a TIFF's pages for channels)"
+    )
 
 
 def _is_truncated(data: bytes) -> bool:

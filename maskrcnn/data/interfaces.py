@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from maskrcnn.config.registry import Registry
+from maskrcnn.config.registry import Named, Registry
 from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.structures import KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
@@ -68,6 +68,10 @@ class Transform(Protocol):
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample: ...
 
 
+#: Transforms of training images under one name; what each is for stands in its docstring.
+Augmentation: TypeAlias = Callable[[], tuple[Transform, ...]]
+
+
 class DatasetConfig(Protocol):
     def build(
         self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
@@ -93,7 +97,18 @@ DATASETS: Registry[DatasetConfig] = Registry(
 TRANSFORMS: Registry[Transform] = Registry(
     "transform",
     "maskrcnn.data.transforms",
+    affine="affine",
+    albumentations="albumentations_pipeline",
+    blur="colour",
+    brightness="colour",
+    contrast="colour",
+    gamma="colour",
+    gray="colour",
     hflip="basic",
+    invert="colour",
+    noise="colour",
+    tighten_boxes="affine",
+    torchvision_v2="torchvision_pipeline",
     vflip="basic",
     rotate90="basic",
     random_crop="basic",
@@ -102,4 +117,12 @@ TRANSFORMS: Registry[Transform] = Registry(
     resize="resizing",
     resize_longest="resizing",
     resize_shortest_edge="resizing",
+)
+AUGMENTATIONS: Named[Augmentation] = Named(
+    "augmentation",
+    "maskrcnn.data.transforms",
+    aerial="presets",
+    microscopy="presets",
+    none="presets",
+    photos="presets",
 )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
+from maskrcnn.modeling.channels import ChannelsFrom, fit_backbone
 from maskrcnn.modeling.interfaces import (
     BACKBONES,
     BOX_HEADS,
@@ -197,6 +198,10 @@ class MaskRCNNConfig(Config):
     mask_target: MaskTarget = "polygon"
     #: Pixel statistics and padding.
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    #: For images of another number of channels than 3 (``data.channels``, and as many means): how the first
+    #: convolution is fitted from weights of three: mean: each channel has the mean of the three; copy: they
+    #: are taken in turn.  It then trains, even where the rest is frozen.  Default mean.
+    channels_from: ChannelsFrom = "mean"
     #: Keep activations in channels_last memory.
     channels_last: bool = True
 
@@ -209,6 +214,11 @@ class MaskRCNNConfig(Config):
                     " and not one that the model or a record has already; choose another"
                 )
 
+    @property
+    def num_channels(self) -> int:
+        """C, of the images."""
+        return len(self.preprocess.mean)
+
     def build(self, num_classes: int) -> MaskRCNN:
         """The model for ``num_classes`` classes (without background), randomly initialised but the backbone.
 
@@ -219,6 +229,9 @@ class MaskRCNNConfig(Config):
         if num_classes < 1:
             raise ConfigError(f"the model needs at least one class, got {num_classes}")
         backbone = _built("model.backbone", self.backbone.build)
+        if self.num_channels != 3:
+            trained = getattr(self.backbone, "weights", None) is not None
+            fit_backbone(backbone, self.num_channels, self.channels_from, trained=trained)
         channels, strides = backbone.channels, backbone.strides
         neck = None
         if self.neck is not None:

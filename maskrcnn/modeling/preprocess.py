@@ -77,11 +77,12 @@ class Preprocess(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(Config):
-    """Pixel statistics and padding."""
+    """Pixel statistics and padding; as many channels as there are means, see ``data.channels``."""
 
-    #: Mean of R, G, B in 0..255 (ImageNet, as torchvision's weights were trained: 0.485, 0.456, 0.406 x 255).
+    #: Mean of R, G, B (or of each channel) in 0..255 (ImageNet, as torchvision's weights were trained: 0.485,
+    #: 0.456, 0.406 x 255).
     mean: tuple[Pixel, ...] = (123.675, 116.28, 103.53)
-    #: Standard deviation of R, G, B in 0..255 (ibid.: 0.229, 0.224, 0.225 x 255).
+    #: Standard deviation of R, G, B (or of each channel) in 0..255 (ibid.: 0.229, 0.224, 0.225 x 255).
     std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
     #: Pad the sides to a multiple of this; a pyramid to stride 32 needs 32 (Detectron2, torchvision: 32).
     size_divisor: Annotated[int, Range(1, 16_384, "images padded so far fill the memory")] = 32
@@ -89,9 +90,11 @@ class PreprocessConfig(Config):
     def build(self, channels_last: bool) -> Preprocess:
         """
         Raises:
-            ConfigError: not three values.
+            ConfigError: no values, or not as many of one as of the other.
         """
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise ConfigError(f"model.preprocess.{name} needs three values, of R, G and B")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ConfigError(
+                f"model.preprocess.mean has {len(self.mean)} values and model.preprocess.std {len(self.std)};"
+                " give one of each to every channel (three, of R, G and B)"
+            )
         return Preprocess(**self.arguments(), channels_last=channels_last)

@@ -13,7 +13,7 @@ from maskrcnn.errors import UserError
 from maskrcnn.viz.picture_names import PictureNames, plain_name
 
 #: Taken from folders; a file named outright may have any name.
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".npy", ".png", ".tif", ".tiff", ".webp")
 #: This many files and folders that were passed over are named.
 _NAMED = 5
 

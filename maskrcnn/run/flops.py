@@ -50,7 +50,7 @@ def count_cost(
 def run_parts(model: MaskRCNN, divisor: int, size: tuple[int, int], proposals: int, detections: int) -> None:
     """All that depends on the image alone, and the heads on as many RoIs; pooling has no weights."""
     height, width = (-(-side // divisor) * divisor for side in size)
-    features = model.features(torch.empty(1, 3, height, width))
+    features = model.features(torch.empty(1, len(model.preprocess.mean), height, width))
     if model.rpn is not None:
         model.rpn.head([features[level] for level in model.rpn.levels])
     roi = model.roi

@@ -14,6 +14,7 @@ from torch import Tensor
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
 from maskrcnn.errors import CheckpointError, UserError, few
+from maskrcnn.modeling.channels import fit_state
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
 from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
@@ -61,6 +62,8 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
     name = recipe.weights.as_posix()
     checkpoint = load_weights(file)
     state = _with_heads(model, checkpoint.model, start)
+    if recipe.model.num_channels != 3:
+        state = fit_state(state, model, recipe.model.channels_from)
     theirs = checkpoint.category_names
     if recipe.drop_head:
         state, _ = drop_head(state, model)

@@ -55,7 +55,7 @@ def check_batch(recipe: Recipe, dataset: Dataset, ranks: Ranks, *, training: boo
     count = setup.images_per_pass(recipe, ranks) if training else min(asked, len(dataset))
     cuda = ranks.device.type == "cuda"
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if cuda else _memory(ranks)
-    need = count * 3 * size[0] * size[1] * 4  # float32, as the network takes them
+    need = count * recipe.model.num_channels * size[0] * size[1] * 4  # float32, as the network takes them
     if memory and need > memory:
         more = " or raise solver.accumulate" if training else ""
         raise UserError(

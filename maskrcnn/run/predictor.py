@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data import Categories, RawSample, apply_transforms
-from maskrcnn.data.images import read_image
+from maskrcnn.data.images import RGB, SixteenBit, read_image, to_values, wrong_channels
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
@@ -25,7 +25,7 @@ from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.structures import ImageInfo, Targets, clip_boxes, large_enough
 from maskrcnn.structures.rle import decode
-from maskrcnn.viz.instances import draw_records
+from maskrcnn.viz.instances import as_rgb, draw_records
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.skeletons import sure
 
@@ -121,11 +121,17 @@ class Predictor:
         self.model = load_model(self.recipe, state, path, self.device).eval()
         self._transforms = build_transforms(self.recipe, training=False)
         self._precision = precision
+        # As the evaluation data are read.
+        data = self.recipe.data.val or self.recipe.data.train
+        self._sixteen_bit: SixteenBit = getattr(data, "sixteen_bit", "scale")
 
     def __call__(
         self, image: npt.NDArray[Any] | Path | str, proposals: npt.NDArray[Any] | None = None
     ) -> Prediction:
         """Find the instances in an image file, or in uint8 [H, W, 3] RGB (or [H, W] gray).
+
+        A model of other channels (``data.channels``) or with a contrast (``data.contrast``) takes [H, W, C]
+        of the type of its files.
 
         proposals: float [P, 4] xyxy, pixels of the image; for a model without RPN, which needs them.
 
@@ -139,7 +145,12 @@ class Predictor:
                 if proposals is None
                 else "this model makes its own proposals; give it none"
             )
-        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else _as_rgb(image)
+        if isinstance(image, (str, Path)):
+            pixels = read_image(Path(image), sixteen_bit=self._sixteen_bit, reading=self.recipe.data.reading)
+        elif self.recipe.data.reading == RGB:
+            pixels = _as_rgb(image)
+        else:
+            pixels = self._as_pixels(image)
         height, width = pixels.shape[:2]
         info = ImageInfo(image_id=0, file_name=str(image)[:200], height=height, width=width)
         given = None if proposals is None else _as_boxes(proposals, height, width)
@@ -163,7 +174,7 @@ class Predictor:
         boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return Prediction(
-            image=np.clip(np.rint(pixels), 0, 255).astype(np.uint8),
+            image=as_rgb(pixels),
             boxes=boxes,
             scores=found.scores.double().numpy(),
             labels=found.labels.numpy(),
@@ -173,6 +184,17 @@ class Predictor:
             keypoint_scores=keypoint_scores(self.recipe),
             extras={name: values.numpy() for name, values in found.extras.items()},
         )
+
+    def _as_pixels(self, image: npt.NDArray[Any]) -> Image:
+        """An array as the model's images are read from files."""
+        reading = self.recipe.data.reading
+        if image.ndim == 2:
+            image = np.repeat(image[:, :, None], 3 if reading.channels == 3 else 1, axis=2)
+        if image.ndim != 3 or not image.size:
+            raise DataError(f"an image is [H, W, {reading.channels}], got {list(image.shape)}")
+        if image.shape[2] != reading.channels:
+            raise DataError(wrong_channels(image.shape[2], reading))
+        return np.ascontiguousarray(to_values(image, self._sixteen_bit, reading.contrast))
 
 
 def _as_rgb(image: npt.NDArray[Any]) -> Image:

@@ -80,7 +80,7 @@ def propose(
     ranks = connect(recipe.device)
     with closing(new_console(ranks)) as console:
         console.take_logs()
-        dataset = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+        dataset = one_first(ranks, lambda: recipe.data.build(config, False))
         preflight.before_proposals(recipe, f"data.{split}", dataset, output, ranks, console)
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))

@@ -59,6 +59,11 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
                 publisher_of(path).facts(path.as_posix())
             except CheckpointError as error:
                 problems.add(loaded.origin(key), key, str(error))
+    try:
+        setup.check_channels(recipe)
+        setup.build_transforms(recipe, training=True)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)

@@ -65,8 +65,8 @@ def build_data(recipe: Recipe, ranks: Ranks) -> Data:
     config = recipe.data
 
     def read() -> Data:
-        train = config.train.build(True, on_error=config.on_error)
-        val = None if config.val is None else config.val.build(False, on_error=config.on_error)
+        train = config.build(config.train, True)
+        val = None if config.val is None else config.build(config.val, False)
         if val is not None:
             check_same_categories(train.categories, val.categories, f"data.val ({val.annotation_file})")
         return Data(train, val)
@@ -91,7 +91,7 @@ def build_val(recipe: Recipe, ranks: Ranks) -> Dataset:
     config = recipe.data.val
     if config is None:
         raise UserError("data.val is not set, so there is nothing to evaluate on; set it in the config")
-    val = one_first(ranks, lambda: config.build(False, on_error=recipe.data.on_error))
+    val = one_first(ranks, lambda: recipe.data.build(config, False))
     main_alone(ranks, lambda: _tell_doubts(recipe, None, val))
     return val
 
@@ -132,15 +132,22 @@ def _told(ranks: Ranks, work: Callable[[], T] | None) -> tuple[T] | None:
 
 
 def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
-    """The recipe's transforms.
+    """The recipe's transforms, and behind those of training what ``data.augment`` and the like stand for.
 
     Raises:
-        ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong.
+        ConfigError: one of ``data.eval_transforms`` cannot be undone, so detections would be wrong; or one
+            needs a library that is missing or does not take its options.
     """
+    key = "data.train_transforms" if training else "data.eval_transforms"
     transforms = recipe.data.train_transforms if training else recipe.data.eval_transforms
     for index, what in [] if training else not_undoable(transforms):
-        raise ConfigError(f"data.eval_transforms.{index}: {what}")
-    return [as_transform(transform) for transform in transforms]
+        raise ConfigError(f"{key}.{index}: {what}")
+    for index, transform in enumerate(transforms):
+        try:
+            getattr(transform, "prepare", lambda: None)()
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{index}.{error}") from None
+    return [*map(as_transform, transforms), *(recipe.data.augmentation() if training else ())]
 
 
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
@@ -152,6 +159,7 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         UserError: it does not fit into memory.
     """
     compiled_devices()  # what is said while they are built or missed comes first, and workers share them
+    check_channels(recipe)
     doubt = cuda_levels_doubt(recipe)
     if doubt and device.type == "cuda" and has_kernels("cuda"):
         raise ConfigError(doubt)
@@ -166,6 +174,20 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         if model.neck is not None:
             model.neck.compile()
     return model
+
+
+def check_channels(recipe: Recipe) -> None:
+    """The model takes images of as many channels as the data have.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    channels, means = recipe.data.channels, recipe.model.num_channels
+    if channels != means:
+        raise ConfigError(
+            f"model.preprocess.mean has {means} values, and data.channels is {channels}; give mean and std of"
+            " each channel: `maskrcnn data statistics CONFIG` prints those of the training images"
+        )
 
 
 def cuda_levels_doubt(recipe: Recipe) -> str:

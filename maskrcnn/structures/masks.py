@@ -38,7 +38,7 @@ class InstanceMasks:
         polygon_ends: int64 [Q], where in ``points`` each polygon ends.
         instance_ends: int64 [G], where in ``polygon_ends`` each instance ends; an RLE instance has none.
         rles: G entries, None for an instance of polygons.
-        affines: float64 [G, 2, 3], stored frame -> current frame, each axis-aligned; None: the same frame.
+        affines: float64 [G, 2, 3], stored frame -> current frame; None: the same frame.
     """
 
     def __init__(
@@ -143,16 +143,11 @@ class InstanceMasks:
     # ---- transforms: all exact, none touches a pixel ----------------------------------------------------
 
     def transform(self, matrix: npt.ArrayLike, height: int, width: int) -> InstanceMasks:
-        """Apply an axis-aligned affine map (scale, flip, quarter turn, shift) and set the new frame.
+        """Apply an affine map and set the new frame.
 
         matrix: [2, 3]; a point (x, y) of this frame goes to ``matrix @ (x, y, 1)``, in pixels.
-
-        Raises:
-            ValueError: the map shears or turns by other than quarter turns.
         """
         m = np.asarray(matrix, dtype=np.float64)
-        if not ((m[0, 1] == 0 and m[1, 0] == 0) or (m[0, 0] == 0 and m[1, 1] == 0)):
-            raise ValueError("instance masks take scales, flips, quarter turns and shifts only")
         affines = m[:, :2] @ self._affines
         affines[:, :, 2] += m[:, 2]
         return InstanceMasks(
@@ -284,8 +279,9 @@ class InstanceMasks:
         """A 0/1 bitmap [h, w] around instance ``index``, and where it lies: its point (x, y) is at
         (sx x + tx, sy y + ty) of the current frame, for the (sx, sy, tx, ty) that come with it.
 
-        An RLE is read at its stored scale, polygons are drawn in the current frame.  A pixel of background is
-        kept on each side inside the image, so that reading the crop equals reading the whole.
+        An RLE is read at its stored scale, unless it was turned or sheared: then it is resampled once, as
+        polygons are drawn, in the current frame.  A pixel of background is kept on each side inside the
+        image, so that reading the crop equals reading the whole.
         """
         if self._rles[index] is not None:
             return self._oriented(index)
@@ -300,6 +296,8 @@ class InstanceMasks:
         assert entry is not None
         bitmap, x0, y0 = rle.decode_crop(entry, margin=1)
         m = self._affines[i]
+        if not axis_aligned(m):
+            return self._turned(bitmap, x0, y0, m)
         tx, ty = (m[:, :2] @ np.array([x0, y0], dtype=np.float64) + m[:, 2]).tolist()
         if m[0, 0] == 0:
             bitmap = bitmap.T
@@ -311,6 +309,38 @@ class InstanceMasks:
         if sy < 0:
             bitmap, ty, sy = bitmap[::-1], ty + sy * bitmap.shape[0], -sy
         return bitmap, (sx, sy, tx, ty)
+
+    def _turned(
+        self, source: Bitmap, x0: int, y0: int, m: FloatArray
+    ) -> tuple[Bitmap, tuple[float, float, float, float]]:
+        """A bitmap [h, w] with its corner at (x0, y0) of the stored frame, through any ``m`` [2, 3], in
+        pixels of the current frame, of which one more is kept around it.
+        """
+        height, width = source.shape
+        corners = np.array([[x, y] for x in (x0, x0 + width) for y in (y0, y0 + height)], dtype=np.float64)
+        moved = _apply(m, corners)
+        limit = [self.width + 1, self.height + 1]
+        low = np.clip(np.floor(moved.min(0)), -1, limit).astype(int)
+        high = np.clip(np.ceil(moved.max(0)), -1, limit).astype(int)
+        if not source.size or (high <= low).any():
+            return np.zeros((0, 0), dtype=np.uint8), (1.0, 1.0, 0.0, 0.0)
+        inverse = np.linalg.inv(m[:, :2])
+        # Pixel centres to pixel centres, as in `tile`.
+        shift = inverse @ (low + 0.5 - m[:, 2]) - (x0, y0) - 0.5
+        values = cv2.warpAffine(
+            np.ascontiguousarray(source) * np.uint8(255),
+            np.column_stack((inverse, shift)),
+            tuple((high - low).tolist()),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+        )
+        return (values >= 128).astype(np.uint8), (1.0, 1.0, float(low[0]), float(low[1]))
+
+
+def axis_aligned(matrix: FloatArray) -> bool:
+    """Whether a map [2, 3] is of scales, flips, quarter turns and shifts."""
+    m = matrix
+    return bool((m[0, 1] == 0 and m[1, 0] == 0) or (m[0, 0] == 0 and m[1, 1] == 0))
 
 
 def polygon_area(points: FloatArray) -> float:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from maskrcnn.structures.masks import InstanceMasks
 
-#: An image before it is a tensor: [H, W, 3] RGB, uint8, or float32 in [0, 255] for kept 16-bit data.
+#: An image before it is a tensor: [H, W, C] (three: RGB), uint8, or float32 in [0, 255] where files are
+#: deeper and that is kept, or have a contrast.
 Image: TypeAlias = npt.NDArray[Any]
 
 
@@ -80,7 +81,7 @@ class Targets:
 class Sample:
     """One image after the transforms.
 
-    image: uint8 (or float32 in [0, 255] where 16-bit data is kept) [C, H, W], RGB order, network frame.
+    image: uint8 (or float32 in [0, 255]) [C, H, W], three in RGB order, network frame.
     proposals: float32 [P, 4] xyxy, network frame, by falling score, where the data come with them.
     """
 
@@ -106,7 +107,7 @@ class Note:
 class RawSample:
     """One image on its way through the transforms.
 
-    image: uint8 (float32 in [0, 255] for kept 16-bit data) [H, W, 3] RGB, current frame.
+    image: uint8 (or float32 in [0, 255]) [H, W, C], three in RGB order, current frame.
     info: which image, and its size in the original frame.
     targets: the ground truth in the current frame.
     proposals: float32 [P, 4] xyxy in the current frame and inside it, by falling score; None where the
@@ -128,7 +129,7 @@ class RawSample:
         return self.image.shape[0], self.image.shape[1]
 
     def to_sample(self) -> Sample:
-        """As the model takes it: a [3, H, W] tensor."""
+        """As the model takes it: a [C, H, W] tensor."""
         image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
         return Sample(image, self.info, self.targets, self.proposals)
 

@@ -135,7 +135,7 @@ def draw_detections(
     """Draw detections or ground truth that are in the frame of ``image``.
 
     Args:
-        image: uint8 [H, W, 3] RGB, or a tensor [3 or 1, H, W] in [0, 255].
+        image: uint8 [H, W, 3] RGB, or a tensor [C, H, W]; see :func:`as_rgb`.
         instances: in that frame.
         names: name of each class.
         min_score, most: of detections, only the best ``most`` of at least ``min_score`` are drawn.
@@ -163,13 +163,21 @@ def draw_detections(
 def as_rgb(image: npt.NDArray[Any]) -> Image:
     """A new uint8 [H, W, 3] array from RGB or gray, values clipped to 0..255.
 
+    Of other numbers of channels the first three are shown, each from its percentile 1 to 99.8; of two the
+    second as green.
+
     Raises:
         ValueError: the array has another shape.
     """
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise ValueError(f"an image is [H, W, 3], [H, W, 1] or [H, W], got {image.shape}")
+    if image.ndim != 3:
+        raise ValueError(f"an image is [H, W, C] or [H, W], got {image.shape}")
+    if image.shape[2] not in (1, 3):
+        shown = image[..., :3].astype(np.float32)
+        low, high = np.percentile(shown, (1, 99.8), axis=(0, 1))
+        shown = (shown - low) * (255 / np.maximum(high - low, 1e-6))
+        image = np.concatenate((shown, np.zeros((*shown.shape[:2], 3 - shown.shape[2]))), axis=2)
     if image.dtype != np.uint8:
         image = np.clip(np.rint(image.astype(np.float64)), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy())

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from maskrcnn.data.images import decode_image, read_image
-from maskrcnn.errors import DataError
+from maskrcnn.data.images import ContrastConfig, ImageReading, decode_image, read_image
+from maskrcnn.errors import ConfigError, DataError
 from tests.data.files import palette_png, with_exif
 
 
@@ -131,3 +131,67 @@ def test_missing_file_folder_and_floats(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "float.tiff"), np.zeros((4, 4, 3), dtype=np.float32))
     with pytest.raises(DataError, match=r"float32 values; store it with 8 or 16 bits"):
         read_image(tmp_path / "float.tiff")
+
+
+def test_twelve_bits_in_sixteen_have_contrast() -> None:
+    """Between percentiles, or between values of the file: what was nearly black fills the range."""
+    deep = np.random.default_rng(0).integers(100, 4000, (60, 50, 3), dtype=np.uint16)
+    data = encode(".png", deep)
+    assert decode_image(data).max() <= 16  # a sixteenth of the range
+    found = decode_image(data, reading=ImageReading(contrast=ContrastConfig()))
+    assert found.dtype == np.float32 and (found.min(), found.max()) == (0, 255)
+    low, high = np.percentile(deep[..., ::-1], (1, 99.8), axis=(0, 1))
+    expected = ((deep[..., ::-1] - low) / (high - low) * 255).clip(0, 255)
+    assert np.allclose(found, expected, atol=0.01)
+    both = ContrastConfig(percentiles=(0, 100), over="image")
+    together = decode_image(data, reading=ImageReading(contrast=both))
+    assert np.allclose(together, (deep[..., ::-1] - float(deep.min())) / float(np.ptp(deep)) * 255, atol=0.01)
+    fixed = decode_image(data, reading=ImageReading(contrast=ContrastConfig(range=(0, 4095))))
+    assert np.allclose(fixed, deep[..., ::-1] / 4095 * 255, atol=0.01)
+
+
+def test_contrast_of_floats_of_holes_and_of_one_value() -> None:
+    values = np.linspace(-3, 5, 3000).reshape(50, 60)[..., None].repeat(2, 2)
+    values[0, 0] = (np.nan, np.inf)
+    found = ContrastConfig(percentiles=(0, 100)).apply(values)
+    assert np.isfinite(found).all() and found[0, 1, 0] < 1 and found[-1, -1, 0] == 255
+    assert found[0, 0].tolist() == [0, 255]
+    large = np.array([[[2**40], [2**40 + 100]]], dtype=np.int64)  # float32 holds no difference of 100 there
+    assert ContrastConfig(percentiles=(0, 100)).apply(large)[..., 0].tolist() == [[0, 255]]
+    assert (ContrastConfig().apply(np.full((4, 4, 1), 7, np.uint16)) == 0).all()
+    nothing = ContrastConfig().apply(np.full((4, 4, 1), np.nan))
+    assert (nothing == 0).all()
+    with pytest.raises(ConfigError, match=r"percentiles \[99, 1\] must name two values, the lower first"):
+        ContrastConfig(percentiles=(99, 1))
+    with pytest.raises(ConfigError, match="percentiles must be in"):
+        ContrastConfig(percentiles=(1, 101))
+
+
+def test_one_and_four_channels_of_ordinary_files() -> None:
+    bgra = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    four = decode_image(encode(".png", bgra), reading=ImageReading(channels=4))
+    assert np.array_equal(four, bgra[..., [2, 1, 0, 3]])
+    gray = decode_image(encode(".png", bgra[..., 0]), reading=ImageReading(channels=1))
+    assert np.array_equal(gray, bgra[..., :1])
+    equal = decode_image(encode(".png", bgra[..., :1].repeat(3, 2)), reading=ImageReading(channels=1))
+    assert np.array_equal(equal, gray)
+    with pytest.raises(DataError, match=r"has 3 channels, and data\.channels is 5; set data\.channels to 3"):
+        decode_image(encode(".png", bgra[..., :3]), reading=ImageReading(channels=5))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_four_channels_as_three(orientation: int) -> None:
+    import io
+
+    import PIL.Image
+
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 13, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    for exif_on in (True, False):
+        three = decode_image(file.getvalue(), exif=exif_on)
+        four = decode_image(file.getvalue(), exif=exif_on, reading=ImageReading(channels=4))
+        assert np.array_equal(four[..., :3], three)

@@ -98,6 +98,8 @@ def damage_doubt(dataset: CocoDataset) -> Doubt | None:
 
 def page_doubt(dataset: CocoDataset) -> Doubt | None:
     """Animated or many-page files, in a sample.  The loader then does not tell them again."""
+    if dataset.reading.pages != "first":
+        return None
     able = [i for i in range(len(dataset)) if dataset.path(i).suffix.lower() in SUFFIXES]
     sample = spread(np.asarray(able, dtype=np.int64), MOST_OPENED).tolist()
     found = [(i, pages) for i in sample if (pages := count_pages(dataset.path(i))) > 1]
@@ -111,7 +113,8 @@ def page_doubt(dataset: CocoDataset) -> Doubt | None:
         "several pages",
         "image files with several frames or pages",
         "the first alone is read",
-        "if the others are annotated too, store each as a file of its own",
+        "if the others are annotated too, store each as a file of its own (of TIFFs, data.pages may say what"
+        " pages are)",
     )
 
 

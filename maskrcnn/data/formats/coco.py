@@ -21,9 +21,9 @@ from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.file_names import refuse_outside, shown
-from maskrcnn.data.image_files import image_path
+from maskrcnn.data.image_files import image_path, split_page
 from maskrcnn.data.image_header import ImageHeader, read_header
-from maskrcnn.data.images import SixteenBit, read_image
+from maskrcnn.data.images import RGB, ImageReading, SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.proposal_file import ProposalFile
@@ -48,6 +48,7 @@ class CocoDataset:
         training: leave out images without ground truth that trains, where ``filter_empty``.
         on_error: see :data:`maskrcnn.data.fault_report.OnError`.
         categories: the classes that the file must share (those of the training data).
+        reading: channels, pages and contrast of its images; the recipe's.
         proposals: file of proposals that every image then carries, see :mod:`maskrcnn.data.proposal_file`.
         images and the rest: see :class:`CocoConfig`.
 
@@ -77,12 +78,14 @@ class CocoDataset:
         proposals: Path | None = None,
         num_proposals: int | None = None,
         records: Mapping[str, Any] | None = None,
+        reading: ImageReading = RGB,
     ) -> None:
         self.images = Path(images)
         self.annotation_file = Path(annotations)
         self.on_error = on_error
         self.exif = exif
         self.sixteen_bit = sixteen_bit
+        self.reading = reading
         self.report = FaultReport(str(self.annotation_file), on_error)
         if max_images is not None and max_images < 1:
             raise DataError(f"max_images is {max_images}; it must be at least 1")
@@ -162,8 +165,12 @@ class CocoDataset:
 
     def path(self, index: int) -> Path:
         """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""
+        return image_path(self.images, self._page(index)[0])
+
+    def _page(self, index: int) -> tuple[str, int]:
+        """The name of its file, and which page of that it is."""
         name = self.index.info(int(self.kept[index])).file_name
-        return image_path(self.images, name)
+        return split_page(name) if self.reading.pages == "images" else (name, 0)
 
     def load(self, index: int) -> RawSample:
         """Image ``index`` in [0, N) with its ground truth, original frame.
@@ -181,7 +188,8 @@ class CocoDataset:
 
         try:
             with overhear() as heard:
-                image = read_image(path, exif=self.exif, sixteen_bit=self.sixteen_bit, check=check)
+                options: Any = {"exif": self.exif, "sixteen_bit": self.sixteen_bit, "reading": self.reading}
+                image = read_image(path, check=check, page=self._page(index)[1], **options)
             if image.shape[:2] != says:
                 raise DataError(self._wrong_size(path, (image.shape[0], image.shape[1]), says))
         except DataError as error:
@@ -190,7 +198,8 @@ class CocoDataset:
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))
-        return RawSample(image, info, targets, proposals, self._mirror, file_notes(path, heard))
+        notes = file_notes(path, heard, pages=self.reading.pages == "first")
+        return RawSample(image, info, targets, proposals, self._mirror, notes)
 
     def _wrong_size(self, path: Path, found: tuple[int, int], says: tuple[int, int]) -> str:
         """What to do about an image of (height, width) ``found`` where the json ``says`` another size."""
@@ -211,23 +220,24 @@ class CocoDataset:
 
     def digest(self) -> str:
         """Its content as sixteen hex digits, see :func:`maskrcnn.data.digest.coco_digest`."""
-        names = [self.index.info(int(i)).file_name for i in self.kept]
+        names = [self._page(i)[0] for i in range(len(self))]
         return coco_digest(self._content, self.images, names, self._other_files)
 
 
-def file_notes(path: Path, heard: Sequence[str]) -> tuple[Note, ...]:
+def file_notes(path: Path, heard: Sequence[str], *, pages: bool = True) -> tuple[Note, ...]:
     """What is doubtful about an image file that was read.
 
-    heard: what the decoder said meanwhile.
+    heard: what the decoder said meanwhile.  pages: whether the first alone was read.
     """
     notes = []
     if heard:
         damage = f"damaged inside, parts of it may be gray or shifted (the decoder says {heard[0]!r})"
         notes.append(Note("damaged", heard[0], f"{path.name} is {damage}; restore the file"))
-    pages = count_pages(path)
-    if pages > 1:
-        what = f"{path.name} holds {pages} frames or pages, of which the first alone is read"
-        notes.append(Note("pages", f"{pages} pages", f"{what}; store those to use as files of their own"))
+    count = count_pages(path) if pages else 1
+    if count > 1:
+        what = f"{path.name} holds {count} frames or pages, of which the first alone is read"
+        advice = "store those to use as files of their own, or say by data.pages what the pages of a TIFF are"
+        notes.append(Note("pages", f"{count} pages", f"{what}; {advice}"))
     return tuple(notes)
 
 
@@ -271,8 +281,13 @@ class CocoConfig(Config):
     num_proposals: Boxes | None = None
 
     def build(
-        self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
+        self,
+        training: bool,
+        *,
+        categories: Categories | None = None,
+        on_error: OnError = None,
+        reading: ImageReading = RGB,
     ) -> CocoDataset:
         """Read the json; see :class:`CocoDataset`."""
-        options = self.arguments() | {"on_error": self.on_error or on_error}
+        options = self.arguments() | {"on_error": self.on_error or on_error, "reading": reading}
         return CocoDataset(training=training, categories=categories, **options)

@@ -18,6 +18,7 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes
 from maskrcnn.data.fault_report import OnError
 from maskrcnn.data.formats.coco import CocoDataset
+from maskrcnn.data.images import RGB, ImageReading
 from maskrcnn.data.interfaces import DATASETS
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
@@ -150,10 +151,15 @@ class SyntheticConfig(Config):
     num_proposals: Boxes | None = None
 
     def build(
-        self, training: bool, *, categories: Categories | None = None, on_error: OnError = None
+        self,
+        training: bool,
+        *,
+        categories: Categories | None = None,
+        on_error: OnError = None,
+        reading: ImageReading = RGB,
     ) -> CocoDataset:
         """Generate the data if they are not there yet, and read them."""
         folder = synthetic_dataset(self.root or default_root(), self)
         options = self.arguments("level", "split", "num_images", "size", "seed", "root")
-        options |= {"training": training, "on_error": on_error, "categories": categories}
+        options |= {"training": training, "on_error": on_error, "categories": categories, "reading": reading}
         return CocoDataset(folder / "images", folder / "annotations.json", **options)

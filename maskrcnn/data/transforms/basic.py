@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,11 +12,12 @@ import numpy as np
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Count, NotNegative, Share
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.moving import crop_to, move
+from maskrcnn.data.transforms.moving import by_fours, crop_to, move
 from maskrcnn.structures import RawSample
+from maskrcnn.structures.samples import Image
 
 
-class _Sometimes(Config):
+class Sometimes(Config):
     """Done with probability ``p``, else the sample stays as it is."""
 
     p: float
@@ -34,7 +36,7 @@ class _Sometimes(Config):
 
 @TRANSFORMS.register("hflip")
 @dataclass(frozen=True)
-class HorizontalFlip(_Sometimes):
+class HorizontalFlip(Sometimes):
     """Mirror left and right."""
 
     #: Probability, 0 to 1.
@@ -42,12 +44,12 @@ class HorizontalFlip(_Sometimes):
 
     def always(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         width = float(sample.size[1])
-        return move(sample, cv2.flip(sample.image, 1), np.array([[-1, 0, width], [0, 1, 0]]))
+        return move(sample, _flipped(sample.image, 1), np.array([[-1, 0, width], [0, 1, 0]]))
 
 
 @TRANSFORMS.register("vflip")
 @dataclass(frozen=True)
-class VerticalFlip(_Sometimes):
+class VerticalFlip(Sometimes):
     """Mirror top and bottom."""
 
     #: Probability, 0 to 1.
@@ -55,12 +57,12 @@ class VerticalFlip(_Sometimes):
 
     def always(self, sample: RawSample, rng: np.random.Generator) -> RawSample:
         height = float(sample.size[0])
-        return move(sample, cv2.flip(sample.image, 0), np.array([[1, 0, 0], [0, -1, height]]))
+        return move(sample, _flipped(sample.image, 0), np.array([[1, 0, 0], [0, -1, height]]))
 
 
 @TRANSFORMS.register("rotate90")
 @dataclass(frozen=True)
-class Rotate90(_Sometimes):
+class Rotate90(Sometimes):
     """Turn by 90, 180 or 270 degrees, each as likely."""
 
     #: Probability of a turn, 0 to 1; 0.75 makes all four directions as likely.
@@ -70,13 +72,13 @@ class Rotate90(_Sometimes):
         for _ in range(int(rng.integers(1, 4))):
             # Counter-clockwise: (x, y) -> (y, W - x).
             matrix = np.array([[0, 1, 0], [-1, 0, float(sample.size[1])]])
-            sample = move(sample, cv2.rotate(sample.image, cv2.ROTATE_90_COUNTERCLOCKWISE), matrix)
+            sample = move(sample, by_fours(sample.image, _turned), matrix)
         return sample
 
 
 @TRANSFORMS.register("random_crop")
 @dataclass(frozen=True)
-class RandomCrop(_Sometimes):
+class RandomCrop(Sometimes):
     """A window anywhere; boxes that it cuts shrink to what is left of their masks."""
 
     #: Pixels; a smaller image is taken whole.
@@ -100,7 +102,7 @@ class RandomCrop(_Sometimes):
 class ColorJitter(Config):
     """Brightness, contrast and saturation times factors drawn evenly from [1 - a, 1 + a], in this order.
 
-    Contrast scales about the image's mean gray, saturation about each pixel's gray (ITU-R 601 weights).
+    Contrast scales about the image's mean gray, saturation about each pixel's gray (see ``gray_of``).
     """
 
     resizes_only: ClassVar[bool] = True
@@ -116,7 +118,7 @@ class ColorJitter(Config):
         draws = (2 * rng.random(3) - 1) * (self.brightness, self.contrast, self.saturation) + 1
         brightness, contrast, saturation = draws.astype(np.float32)
         image = sample.image.astype(np.float32) * brightness
-        gray = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        gray = gray_of(image)
         mean = gray.mean()
         image = (image - mean) * contrast + mean
         gray = ((gray - mean) * contrast + mean)[:, :, None]
@@ -124,3 +126,19 @@ class ColorJitter(Config):
         if sample.image.dtype == np.uint8:
             image = (image + 0.5).astype(np.uint8)
         return replace(sample, image=image)
+
+
+def _turned(image: Image, _: Sequence[float]) -> Image:
+    return cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)
+
+
+def _flipped(image: Image, axis: int) -> Image:
+    return by_fours(image, lambda part, _: cv2.flip(part, axis))
+
+
+def gray_of(image: Image) -> Image:
+    """float32 [H, W, C] -> [H, W]: ITU-R 601's weights of R, G and B; of other channels the mean."""
+    if image.shape[2] == 3:
+        gray: Image = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        return gray
+    return np.asarray(image.mean(axis=2, dtype=np.float32))

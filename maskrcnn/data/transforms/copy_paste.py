@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -55,7 +54,7 @@ class CopyPasteConfig(Config):
         cover, pasted = _stencil(other, other.targets.select(chosen))
         if not len(pasted):
             return sample
-        image = cv2.copyTo(other.image, cover, sample.image.copy())
+        image = np.where(cover[..., None] > 0, other.image, sample.image)
         proposals = sample.proposals
         if proposals is not None and other.proposals is not None:
             proposals = torch.cat((proposals, other.proposals))

@@ -6,7 +6,7 @@ x to W - x, so a box and the pixels under it never part (no half-pixel drift).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from maskrcnn.data.interfaces import Transform
 from maskrcnn.structures import RawSample, clip_boxes, large_enough
+from maskrcnn.structures.masks import axis_aligned
 from maskrcnn.structures.samples import Image
 
 #: ``linear``: of the 4 nearest pixels, as OpenCV (so mmdetection, and torchvision's detectors in float):
@@ -57,15 +58,24 @@ def crop_to(sample: RawSample, x0: int, y0: int, width: int, height: int, min_si
     """
     image = sample.image[y0 : y0 + height, x0 : x0 + width]
     moved = move(sample, image, np.array([[1, 0, -x0], [0, 1, -y0]], dtype=np.float64))
-    targets = moved.targets
-    boxes = clip_boxes(targets.boxes, height, width)
-    cut = (boxes != targets.boxes).any(1)
+    return fit_boxes(moved, min_side)
+
+
+def fit_boxes(sample: RawSample, min_side: float, *, loose: bool = False) -> RawSample:
+    """Boxes cut to the frame.
+
+    Those that are cut, and with ``loose`` all, become the tight boxes of what is left of their masks (of the
+    box, where there are no masks), and are dropped where a side is below ``min_side`` pixels, or nothing.
+    """
+    targets = sample.targets
+    boxes = clip_boxes(targets.boxes, *sample.size)
+    cut = (boxes != targets.boxes).any(1) | loose
     if targets.masks is not None and cut.any():
         rows = cut.nonzero()[:, 0]
         boxes[rows] = targets.masks.select(rows.tolist()).boxes()
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = ~cut | ((sides >= min_side) & (sides > 0)).all(1)
-    return replace(moved, targets=replace(targets, boxes=boxes).select(keep))
+    return replace(sample, targets=replace(targets, boxes=boxes).select(keep))
 
 
 def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, int]) -> RawSample:
@@ -73,8 +83,25 @@ def pad_to(sample: RawSample, height: int, width: int, value: tuple[int, int, in
     h, w = sample.size
     if (h, w) == (height, width):
         return sample
-    image = cv2.copyMakeBorder(sample.image, 0, height - h, 0, width - w, cv2.BORDER_CONSTANT, value=value)
+    border = (0, height - h, 0, width - w, cv2.BORDER_CONSTANT)
+    image = by_fours(sample.image, lambda part, fill: cv2.copyMakeBorder(part, *border, value=fill), value)
     return move(sample, image, np.array([[1.0, 0, 0], [0, 1.0, 0]]))
+
+
+def by_fours(
+    image: Image, change: Callable[[Image, Sequence[float]], Image], fill: tuple[int, int, int] = (0, 0, 0)
+) -> Image:
+    """``change`` of an image [H, W, C], four channels at a time where there are more: OpenCV's most.
+
+    change: takes some of the channels, and of ``fill`` the values of those; without three channels in all
+        each has their mean.
+    """
+    channels = image.shape[2]
+    fills = list(fill) if channels == 3 else [round(sum(fill) / 3)] * 4
+    if channels <= 4:
+        return change(image, fills)
+    parts = (change(np.ascontiguousarray(image[..., i : i + 4]), fills) for i in range(0, channels, 4))
+    return np.dstack(list(parts))
 
 
 def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> RawSample:
@@ -83,6 +110,8 @@ def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> Ra
     Proposals are cut to the image, and those of which nothing is left dropped.  Keypoints outside count as
     not labelled, and where ``matrix`` mirrors, left and right ones change places.
     """
+    if image.ndim == 2:  # OpenCV drops the axis of a single channel
+        image = image[..., None]
     targets = sample.targets
     boxes = move_boxes(targets.boxes, matrix)
     height, width = image.shape[:2]
@@ -101,9 +130,12 @@ def move(sample: RawSample, image: Image, matrix: npt.NDArray[np.float64]) -> Ra
 
 
 def move_boxes(boxes: Tensor, matrix: npt.NDArray[np.float64]) -> Tensor:
-    """float32 [N, 4] xyxy through ``matrix`` [2, 3]; a quarter turn or a mirror keeps x1 <= x2, y1 <= y2."""
+    """float32 [N, 4] xyxy through ``matrix`` [2, 3]: the box around the moved one, x1 <= x2, y1 <= y2."""
     m = torch.from_numpy(matrix)
-    corners = boxes.double().view(-1, 2, 2) @ m[:, :2].T + m[:, 2]
+    corners = boxes.double().view(-1, 2, 2)
+    if not axis_aligned(matrix):
+        corners = boxes.double()[:, [0, 1, 2, 3, 0, 3, 2, 1]].view(-1, 4, 2)
+    corners = corners @ m[:, :2].T + m[:, 2]
     return torch.cat((corners.amin(1), corners.amax(1)), dim=1).float()
 
 
@@ -129,22 +161,22 @@ def resample(image: Image, height: int, width: int, how: Resample) -> Image:
     shrinks, ``antialias`` gives what PIL gives to the bit, on every machine.
 
     Args:
-        image: [H, W, 3], uint8 or float32.
+        image: [H, W, C], uint8 or float32.
 
     Returns:
-        [height, width, 3] of the same type, writable.
+        [height, width, C] of the same type, writable; of a single channel maybe [height, width].
     """
     h, w = image.shape[:2]
     if how == "antialias" and (height < h or width < w):
         return _antialias(image, height, width)
     shrinks = height < h and width < w
     mode = cv2.INTER_AREA if how == "area" and shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=mode)
+    return by_fours(image, lambda part, _: cv2.resize(part, (width, height), interpolation=mode))
 
 
 def _antialias(image: Image, height: int, width: int) -> Image:
     size = (width, height)
-    if image.dtype == np.uint8:
+    if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.array(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR))
     channels = [PIL.Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
     return np.stack([np.asarray(c.resize(size, PIL.Image.Resampling.BILINEAR)) for c in channels], axis=-1)

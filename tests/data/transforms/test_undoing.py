@@ -10,11 +10,17 @@ import pytest
 
 from maskrcnn.data import RawSample, Transform
 from maskrcnn.data.interfaces import TRANSFORMS, as_transform
+from maskrcnn.data.transforms.affine import Affine, TightenBoxes
+from maskrcnn.data.transforms.albumentations_pipeline import AlbumentationsPipeline
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, Rotate90, VerticalFlip
+from maskrcnn.data.transforms.colour import Blur, Brightness, Contrast, Gamma, Gray, Invert, Noise
 from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from maskrcnn.data.transforms.moving import crop_to, pad_to, resize_to
+from maskrcnn.data.transforms.pipelines import Step
 from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
+from maskrcnn.data.transforms.torchvision_pipeline import TorchvisionPipeline
 from maskrcnn.data.transforms.undoing import not_undoable, resizes_only
+from tests.data.transforms.libraries import needs_albumentations
 
 BUILT_IN = [
     (Resize(90, 31), True),
@@ -30,6 +36,21 @@ BUILT_IN = [
     (RandomCrop(32, 32), False),
     (RandomCrop(600, 600, p=0.5), False),
     (LargeScaleJitter((64, 64), 0.5, 1.0), False),
+    (Affine(), False),
+    (Affine(p=0.0), True),
+    (TightenBoxes(), True),
+    (Brightness(), True),
+    (Contrast(), True),
+    (Gamma(), True),
+    (Invert(), True),
+    (Gray(), True),
+    (Blur(), True),
+    (Noise(), True),
+    (TorchvisionPipeline(pipeline=(Step(name="RandomHorizontalFlip"),)), False),
+    (TorchvisionPipeline(pipeline=(Step(name="ColorJitter"),)), True),
+    pytest.param(
+        *(AlbumentationsPipeline(pipeline=(Step(name="HorizontalFlip"),)), False), marks=needs_albumentations
+    ),
 ]
 
 
@@ -50,7 +71,8 @@ def test_what_transforms_say_is_what_is_found_by_trying(transform: Transform, an
 
 
 def test_every_registered_transform_is_covered() -> None:
-    built = {type(transform).__name__ for transform, _ in BUILT_IN}
+    cases = (case.values if hasattr(case, "values") else case for case in BUILT_IN)
+    built = {type(transform).__name__ for transform, _ in cases}
     own = [
         TRANSFORMS.get(n) for n in TRANSFORMS.names() if TRANSFORMS.get(n).__module__.startswith("maskrcnn.")
     ]
