@@ -41,14 +41,14 @@ def write(name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "base", ["configs/base/mask_rcnn_fpn.yaml", "configs/base/mask_rcnn_fpn", "${HERE}/gn.yaml"]
+    "base", ["configs/base/mask_rcnn_fpn.yaml", "configs/base/mask_rcnn_fpn", "${PARTS}/gn.yaml"]
 )
 def test_a_base_is_found_from_anywhere_and_provenance_says_so(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HERE", "configs/base")
+    monkeypatch.setenv("PARTS", "configs/base")
     loaded = load_traced(Recipe, write("sub/mine.yaml", f"base: {base}{DATA}"))
-    name = "shipped configs/base/" + ("gn.yaml:3" if "HERE" in base else "mask_rcnn_fpn.yaml:4")
+    name = "shipped configs/base/" + ("gn.yaml:3" if "PARTS" in base else "mask_rcnn_fpn.yaml:4")
     assert loaded.origin("model.backbone.norm").short == name
     assert f"# {name}" in loaded.render()
     assert loaded.origin("data.train.type").short == "sub/mine.yaml:3"
