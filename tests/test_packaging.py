@@ -89,6 +89,7 @@ def test_a_wheel_holds_the_objects_and_the_sources_and_no_python_tag(project: Pa
         "maskrcnn/configs/base/x.yaml",
         "maskrcnn/py.typed",
         "maskrcnn/viz/templates/page.html.j2",
+        "maskrcnn/weights/published.yaml",
         "maskrcnn/cli/__init__.py",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/", "csrc/", "configs/"))]

@@ -26,7 +26,10 @@ KEYS: dict[str, tuple[str, str]] = {
     "deterministic": ("solver.deterministic=true", ""),
     "imgsz": ("data.train_transforms.0.min_sizes=[640]", "the shorter side, where that transform resizes"),
     "workers": ("data.workers=4", ""),
-    "weights": ("weights=FILE", "or model.backbone.weights=FILE for an ImageNet classifier"),
+    "weights": (
+        "weights=FILE",
+        "or a name of maskrcnn weights list; model.backbone.weights for a classifier's",
+    ),
     "freeze": ("model.backbone.freeze_at=2", ""),
     "backbone": ("model.backbone.depth=18", "or model.backbone={type: ...}"),
     "conf": ("model.roi.score_threshold=0.05", ""),

@@ -23,7 +23,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="C",
-        help="a checkpoint file, or a run folder (its best)",
+        help="a checkpoint file, a run folder (its best), or published weights (maskrcnn weights list)",
     )
 
 

@@ -87,9 +87,13 @@ def _are_numbers(names: tuple[str, ...]) -> bool:
 
 
 def _wider(config: MaskRCNNConfig, classes: int) -> MaskRCNN:
-    """The same model for a class more, without memory."""
-    with torch.device("meta"):
-        return without_weights(config).build(classes + 1)
+    """The same model for a class more, without memory where its parts can be built so."""
+    try:
+        with torch.device("meta"):
+            return without_weights(config).build(classes + 1)
+    except (RuntimeError, NotImplementedError):  # of a plugin's part, which needs real tensors
+        with torch.random.fork_rng(devices=[]):
+            return without_weights(config).build(classes + 1)
 
 
 def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> dict[str, Tensor]:

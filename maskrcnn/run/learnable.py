@@ -146,7 +146,10 @@ def _advice(
     elif norms and "frozen_bn" in keys:
         free.append("model.backbone.frozen_bn: false")
     own = "model.backbone.weights: FILE for the backbone alone, or " if "weights" in keys else ""
-    text = f"Name a file of weights ({own}weights: FILE for the whole model), or train from scratch: "
+    text = (
+        f"Name a file of weights ({own}weights: FILE for the whole model; or a name that 'maskrcnn weights"
+        " list' shows), or train from scratch: "
+    )
     if free and len(deep) == len(layers):
         like = ", as configs/base/scratch.yaml does for a ResNet" if deep or norms else ""
         return f"{text}set {' and '.join(free)}{like}."

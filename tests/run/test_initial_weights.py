@@ -229,3 +229,15 @@ def test_statistics_of_a_model_of_timms_are_told() -> None:
     assert told.endswith(f"set model.preprocess.mean: {half}, model.preprocess.std: {half}")
     right = replace(config.preprocess, mean=(127.5,) * 3, std=(127.5,) * 3)
     assert start_model(model, recipe_of(replace(config, preprocess=right)), None, OURS).doubts == []
+
+
+def test_weights_of_another_model_name_the_recipe_that_has_it(tmp_path: Path) -> None:
+    file = written(tmp_path, FORMS["mask"])
+    stated = {"url": "https://example.org/net.pth", "recipe": "coco/mask_rcnn_r50_fpn_torchvision"}
+    add("own/net", Published(kind="detector", **stated))
+    config = replace(FORMS["mask"], backbone=ResNetConfig(depth=34, width=8))
+    recipe = recipe_of(config, weights=Path("own/net"))
+    with pytest.raises(
+        CheckpointError, match=r"own/net: does not fit.*base: configs/coco/mask_rcnn_r50_fpn_t"
+    ):
+        start_model(config.build(3), recipe, file, OURS)

@@ -11,6 +11,7 @@ import torch
 from maskrcnn.cli import main
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.errors import CheckpointError
+from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run.named_weights import is_name, local_file, with_local_weights
 from maskrcnn.weights.published import add
@@ -137,8 +138,6 @@ def test_an_unknown_name_is_told_by_its_place(
 
 
 def test_names_become_files_in_all_places(tmp_path: Path, trained: tuple[Path, Path]) -> None:
-    from maskrcnn.modeling.backbones.resnet import ResNetConfig
-
     state = ResNetConfig(depth=18, width=8, norm="bn").build().state_dict()
     torch.save(state | {"fc.weight": torch.ones(3, 64), "fc.bias": torch.ones(3)}, tmp_path / "net.pth")
     with serving((tmp_path / "net.pth").read_bytes()) as server:
@@ -153,6 +152,24 @@ def test_names_become_files_in_all_places(tmp_path: Path, trained: tuple[Path, P
     made = getattr(local.model.backbone, "weights")  # noqa: B009 - of this kind of backbone
     assert set(torch.load(made, weights_only=True)) == {n for n in state if not n.endswith("tracked")}
     local.model.backbone.build()
+
+
+def test_a_run_from_a_named_backbone_learns_with_frozen_norms(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it can learn is asked of the file, and the name stays in the run's folder."""
+    state = ResNetConfig(depth=18, width=8, norm="bn").build().state_dict()
+    state = {n: v + 0.1 if n.endswith("running_mean") else v for n, v in state.items()}
+    torch.save(state | {"fc.weight": torch.ones(3, 64), "fc.bias": torch.ones(3)}, tmp_path / "net.pth")
+    backbone = "model.backbone={type: resnet, depth: 18, width: 8, weights: own/backbone}"
+    command = ["train", str(trained[0]), *settings(backbone, "solver.steps=1", "data.val=null")]
+    with serving((tmp_path / "net.pth").read_bytes()) as server:
+        add("own/backbone", server.entry(kind="backbone", rate=1.0))
+        assert main([*command, "--output", "named"]) == 0
+    assert "own/backbone: is fine-tuned at a rate of 0.125" in capsys.readouterr().err
+    assert "weights: own/backbone" in Path("named/config.yaml").read_text()
+    made = load(Path("named/checkpoints/last.pt")).model
+    assert made["backbone.layer1.0.conv1.weight"].equal(state["layer1.0.conv1.weight"])  # frozen
 
 
 def test_a_checkpoint_may_be_a_name(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
