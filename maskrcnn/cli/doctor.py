@@ -105,8 +105,9 @@ def _data(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace) -> tuple[DataConfig, Recipe | None]:
     """The data sets; and the recipe, where a config was named and not data alone."""
+    from maskrcnn.data.formats.data_folder import DATA_FILE
     from maskrcnn.recipe import load_recipe
-    from maskrcnn.run.data_argument import DATA_FILE, read_data_argument
+    from maskrcnn.run.data_argument import read_data_argument
 
     config = read_data_argument(args.data, args.images, args.overrides)
     alone = args.data.is_dir() or args.data.suffix == ".json" or args.data.name == DATA_FILE

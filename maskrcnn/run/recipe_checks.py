@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from maskrcnn.config import Loaded
-from maskrcnn.config.nodes import Problems, join
+from maskrcnn.config.nodes import Problems
 from maskrcnn.engine.optim import check_patterns, freeze
 from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.evaluation.oks import choose_sigmas

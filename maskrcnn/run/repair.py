@@ -24,12 +24,13 @@ from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
+from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.data.image_files import image_path, missing_files, open_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.errors import UserError
 from maskrcnn.files import write_bytes, write_json, write_text
 from maskrcnn.recipe import DataConfig
-from maskrcnn.run.data_argument import DATA_FILE, read_data_argument
+from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.examine import READER, Examination, read_sets
 from maskrcnn.structures import rle
 from maskrcnn.structures.masks import polygon_area

@@ -26,7 +26,7 @@ from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, few
 from maskrcnn.evaluation import save_results
 from maskrcnn.files import clear_temporaries, write_image, write_json
 from maskrcnn.modeling.mask_rcnn import without_weights
