@@ -61,9 +61,10 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
         return start
     name = recipe.weights.as_posix()
     checkpoint = load_weights(file)
-    state = _with_heads(model, checkpoint.model, start)
+    state = checkpoint.model
     if recipe.model.num_channels != 3:
         state = fit_state(state, model, recipe.model.channels_from)
+    state = _with_heads(model, state, start)
     theirs = checkpoint.category_names
     if recipe.drop_head:
         state, _ = drop_head(state, model)
@@ -87,13 +88,9 @@ def _are_numbers(names: tuple[str, ...]) -> bool:
 
 
 def _wider(config: MaskRCNNConfig, classes: int) -> MaskRCNN:
-    """The same model for a class more, without memory where its parts can be built so."""
-    try:
-        with torch.device("meta"):
-            return without_weights(config).build(classes + 1)
-    except (RuntimeError, NotImplementedError):  # of a plugin's part, which needs real tensors
-        with torch.random.fork_rng(devices=[]):
-            return without_weights(config).build(classes + 1)
+    """The same model for a class more, without memory."""
+    with torch.device("meta"):
+        return without_weights(config).build(classes + 1)
 
 
 def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> dict[str, Tensor]:
