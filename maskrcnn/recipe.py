@@ -14,8 +14,18 @@ from typing import Annotated, Any, Literal
 
 from maskrcnn.config import Config, Loaded, Range, load_traced, loads
 from maskrcnn.config.ranges import Count, Positive, Share, any_number
-from maskrcnn.data.images import RGB, Channels, ContrastConfig, ImageReading
-from maskrcnn.data.interfaces import AUGMENTATIONS, DATASETS, TRANSFORMS, Dataset, DatasetConfig, Transform
+from maskrcnn.data.interfaces import (
+    AUGMENTATIONS,
+    DATASETS,
+    RGB,
+    TRANSFORMS,
+    Channels,
+    ContrastConfig,
+    Dataset,
+    DatasetConfig,
+    ImageReading,
+    Transform,
+)
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig

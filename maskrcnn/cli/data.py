@@ -43,7 +43,7 @@ def _statistics(args: argparse.Namespace) -> int:
     Raises:
         ConfigError, DataError: the config or an image is wrong.
     """
-    from maskrcnn.data.statistics import pixel_statistics
+    from maskrcnn.data.pixel_statistics import pixel_statistics
     from maskrcnn.recipe import load_recipe
 
     if args.images < 1:

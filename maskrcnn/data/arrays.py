@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.image_header import MAX_PIXELS, TOO_LARGE
-from maskrcnn.data.images import DECODERS, ImageReading, wrong_channels
+from maskrcnn.data.images import DECODERS, wrong_channels
+from maskrcnn.data.interfaces import ImageReading
 from maskrcnn.errors import DataError
 
 Array = npt.NDArray[Any]

@@ -3,82 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.config import Config, Range
-from maskrcnn.config.ranges import any_number
 from maskrcnn.config.registry import Named
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
-from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.data.interfaces import RGB, ContrastConfig, ImageReading
+from maskrcnn.errors import DataError
 from maskrcnn.structures.samples import Image
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
 SixteenBit: TypeAlias = Literal["scale", "keep"]
 
-Percentile = Annotated[float, Range(0, 100)]
-FileValue = Annotated[float, any_number("files hold values of any size")]
-#: Channels of an image; cameras have at most some hundreds.
-Channels = Annotated[int, Range(1, 1024, "images of so many channels fill the memory")]
 #: Pixels of a channel from which percentiles are taken, evenly over it; more change them by very little.
 _SAMPLED = 2**20
 
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastConfig(Config):
-    """Which values of a file become 0 and 255; between them straight, beyond them cut off, as float32."""
-
-    #: Percentiles of an image's values, lowest first.  Default 1 and 99.8 (StarDist: Schmidt et al. 2018).
-    percentiles: tuple[Percentile, Percentile] = (1.0, 99.8)
-    #: Values of the file themselves, in place of percentiles: [0, 4095] for 12 bits.  Default null.
-    range: tuple[FileValue, FileValue] | None = None
-    #: channel: the percentiles of each channel by itself; image: of all together, which keeps colours.
-    over: Literal["channel", "image"] = "channel"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("percentiles", "range"):
-            ends = getattr(self, name)
-            if ends is not None and ends[0] >= ends[1]:
-                raise ConfigError(f"{name} {list(ends)} must name two values, the lower first")
-
-    def apply(self, image: npt.NDArray[Any]) -> Image:
-        """[H, W, C] of any real type -> float32 [H, W, C] in [0, 255]; an image of one value becomes 0."""
-        if self.range is not None:
-            low, high = np.float64(self.range[0]), np.float64(self.range[1])
-        else:
-            values = image.reshape(-1, image.shape[2] if self.over == "channel" else 1)
-            sample = values[:: max(1, len(values) // _SAMPLED)]
-            if not np.issubdtype(image.dtype, np.integer):
-                sample = np.where(np.isfinite(sample), sample, np.nan)
-                sample = np.where(np.isnan(sample).all(0), 0.0, sample)
-            low, high = np.nanpercentile(sample, self.percentiles, axis=0)
-        scale = 255 / np.where(high > low, high - low, np.inf)
-        exact = image.dtype.itemsize <= 2 or image.dtype == np.float32  # else float32 would round first
-        kind = np.float32 if exact else np.float64
-        out = (image.astype(kind) - np.asarray(low, kind)) * np.asarray(scale, kind)
-        out = np.clip(np.nan_to_num(out, copy=False, posinf=255, neginf=0), 0, 255)
-        return np.asarray(out, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class ImageReading:
-    """How files become arrays; see the keys of the same names below ``data``."""
-
-    channels: int = 3
-    pages: Literal["first", "channels", "images"] = "first"
-    contrast: ContrastConfig | None = None
-
-
-#: The files of most data sets.
-RGB = ImageReading()
 
 #: Decodes the formats that OpenCV does not, or not as they are: (bytes, reading, page) -> [H, W, C].
 Decoder: TypeAlias = Callable[[bytes, ImageReading, int], npt.NDArray[Any]]
@@ -201,7 +146,7 @@ def to_values(image: npt.NDArray[Any], sixteen_bit: SixteenBit, contrast: Contra
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * np.uint8(255)
     if contrast is not None and image.dtype.kind in "uif":
-        return contrast.apply(image)
+        return stretch(image, contrast)
     if image.dtype == np.uint8:
         return image
     if image.dtype != np.uint16:
@@ -215,6 +160,25 @@ def to_values(image: npt.NDArray[Any], sixteen_bit: SixteenBit, contrast: Contra
     # 65535 = 257 * 255; adding half of 257 rounds.
     scaled: Image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return scaled
+
+
+def stretch(image: npt.NDArray[Any], contrast: ContrastConfig) -> Image:
+    """[H, W, C] of any real type -> float32 [H, W, C] in [0, 255]; an image of one value becomes 0."""
+    if contrast.range is not None:
+        low, high = np.float64(contrast.range[0]), np.float64(contrast.range[1])
+    else:
+        values = image.reshape(-1, image.shape[2] if contrast.over == "channel" else 1)
+        sample = values[:: max(1, len(values) // _SAMPLED)]
+        if not np.issubdtype(image.dtype, np.integer):
+            sample = np.where(np.isfinite(sample), sample, np.nan)
+            sample = np.where(np.isnan(sample).all(0), 0.0, sample)
+        low, high = np.nanpercentile(sample, contrast.percentiles, axis=0)
+    scale = 255 / np.where(high > low, high - low, np.inf)
+    exact = image.dtype.itemsize <= 2 or image.dtype == np.float32  # else float32 would round first
+    kind = np.float32 if exact else np.float64
+    out = (image.astype(kind) - np.asarray(low, kind)) * np.asarray(scale, kind)
+    out = np.clip(np.nan_to_num(out, copy=False, posinf=255, neginf=0), 0, 255)
+    return np.asarray(out, dtype=np.float32)
 
 
 def wrong_channels(found: int, reading: ImageReading) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from maskrcnn.config import Config, Range
+from maskrcnn.config.ranges import any_number
 from maskrcnn.config.registry import Named, Registry
 from maskrcnn.data.fault_report import FaultReport, OnError
+from maskrcnn.errors import ConfigError
 from maskrcnn.structures import KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -68,6 +72,43 @@ class Transform(Protocol):
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> RawSample: ...
 
 
+Percentile = Annotated[float, Range(0, 100)]
+FileValue = Annotated[float, any_number("files hold values of any size")]
+#: Channels of an image; cameras have at most some hundreds.
+Channels = Annotated[int, Range(1, 1024, "images of so many channels fill the memory")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig(Config):
+    """Which values of a file become 0 and 255; between them straight, beyond them cut off, as float32."""
+
+    #: Percentiles of an image's values, lowest first.  Default 1 and 99.8 (StarDist: Schmidt et al. 2018).
+    percentiles: tuple[Percentile, Percentile] = (1.0, 99.8)
+    #: Values of the file themselves, in place of percentiles: [0, 4095] for 12 bits.  Default null.
+    range: tuple[FileValue, FileValue] | None = None
+    #: channel: the percentiles of each channel by itself; image: of all together, which keeps colours.
+    over: Literal["channel", "image"] = "channel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("percentiles", "range"):
+            ends = getattr(self, name)
+            if ends is not None and ends[0] >= ends[1]:
+                raise ConfigError(f"{name} {list(ends)} must name two values, the lower first")
+
+
+@dataclass(frozen=True)
+class ImageReading:
+    """How files become arrays; see the keys of the same names below ``data``."""
+
+    channels: int = 3
+    pages: Literal["first", "channels", "images"] = "first"
+    contrast: ContrastConfig | None = None
+
+
+#: The files of most data sets.
+RGB = ImageReading()
+
 #: Transforms of training images under one name; what each is for stands in its docstring.
 Augmentation: TypeAlias = Callable[[], tuple[Transform, ...]]
 
@@ -81,6 +122,8 @@ class DatasetConfig(Protocol):
         training: images without ground truth may be left out; in evaluation never.
         categories: the classes of the training data, which a validation set must share.
         on_error: the recipe's choice, where this config makes none of its own.
+
+        A config whose images have other channels, pages or a contrast takes ``reading: ImageReading`` too.
         """
         ...
 

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ import maskrcnn
 
 
 def versions() -> dict[str, str]:
-    """Of maskrcnn, torch and Python."""
+    """Of maskrcnn, torch and Python, and of the libraries whose augmentations this process uses."""
+    used = {name: sys.modules.get(module) for name, module in _AUGMENTING.items()}
     return {
         "maskrcnn": maskrcnn.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
+        **{name: version(name) for name, module in used.items() if module is not None},
     }
 
+
+#: Libraries whose versions decide what is drawn, once a config names their transforms; the module used then.
+_AUGMENTING = {"albumentations": "albumentations", "torchvision": "torchvision.transforms.v2"}
 
 #: Parts of the package that decide no result: nothing imports the last two, viz is given all that it shows.
 _NO_RESULT = ("viz", "studies", "cli")

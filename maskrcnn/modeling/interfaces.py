@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.config.registry import Registry
+from maskrcnn.config.registry import Named, Registry
 from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
 from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
@@ -307,6 +307,21 @@ class HeadConfig(Protocol[Head]):
         ...
 
 
+class ChannelFitting(Protocol):
+    """How a network for three channels is fitted to images of others."""
+
+    def fit(self, backbone: nn.Module, channels: int, *, trained: bool) -> None:
+        """Let ``backbone`` take ``channels``; its first convolution then trains, frozen or not.
+
+        trained: its weights come from a file, and are fitted; else they are drawn anew, as strong as before.
+        """
+        ...
+
+    def fit_state(self, state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """``state`` of a model for three channels, its first convolution fitted to that of ``model``."""
+        ...
+
+
 class KeypointHeadConfig(Protocol):
     """What a ``keypoint_head`` registration makes from a YAML mapping."""
 
@@ -331,3 +346,6 @@ BOX_HEADS: Registry[BoxHeadConfig] = Registry(
 MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head", _ROI, fcn="mask_head", mlp="mask_mlp")
 KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head", _ROI, conv="keypoint_head")
 ROI_HEADS: Registry[RoIHeadConfig] = Registry("RoI head")
+CHANNEL_FITTINGS: Named[type[ChannelFitting]] = Named(
+    "fitting of channels", "maskrcnn.modeling", copy="channels", mean="channels"
+)

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.channels import ChannelsFrom, fit_backbone
 from maskrcnn.modeling.interfaces import (
     BACKBONES,
     BOX_HEADS,
+    CHANNEL_FITTINGS,
     KEYPOINT_HEADS,
     MASK_HEADS,
     NECKS,
@@ -201,7 +202,7 @@ class MaskRCNNConfig(Config):
     #: For images of another number of channels than 3 (``data.channels``, and as many means): how the first
     #: convolution is fitted from weights of three: mean: each channel has the mean of the three; copy: they
     #: are taken in turn.  It then trains, even where the rest is frozen.  Default mean.
-    channels_from: ChannelsFrom = "mean"
+    channels_from: Literal["mean", "copy"] = "mean"
     #: Keep activations in channels_last memory.
     channels_last: bool = True
 
@@ -231,7 +232,8 @@ class MaskRCNNConfig(Config):
         backbone = _built("model.backbone", self.backbone.build)
         if self.num_channels != 3:
             trained = getattr(self.backbone, "weights", None) is not None
-            fit_backbone(backbone, self.num_channels, self.channels_from, trained=trained)
+            fitting = CHANNEL_FITTINGS.get(self.channels_from)()
+            _built("model.backbone", partial(fitting.fit, trained=trained), backbone, self.num_channels)
         channels, strides = backbone.channels, backbone.strides
         neck = None
         if self.neck is not None:

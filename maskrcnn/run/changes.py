@@ -19,6 +19,8 @@ from maskrcnn.run.setup import Data
 #: What of ``run.json`` decides results: where it stands, and its name.
 _FACTS = {
     "versions.torch": "torch",
+    "versions.albumentations": "albumentations",
+    "versions.torchvision": "torchvision",
     "code": "the package's code (fingerprint)",
     "plugins": "the sources of the plugins (fingerprint)",
     "device_name": "the device",

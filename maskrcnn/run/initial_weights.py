@@ -14,7 +14,7 @@ from torch import Tensor
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
 from maskrcnn.errors import CheckpointError, UserError, few
-from maskrcnn.modeling.channels import fit_state
+from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
 from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
@@ -63,7 +63,7 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
     checkpoint = load_weights(file)
     state = checkpoint.model
     if recipe.model.num_channels != 3:
-        state = fit_state(state, model, recipe.model.channels_from)
+        state = CHANNEL_FITTINGS.get(recipe.model.channels_from)().fit_state(state, model)
     state = _with_heads(model, state, start)
     theirs = checkpoint.category_names
     if recipe.drop_head:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data import Categories, RawSample, apply_transforms
-from maskrcnn.data.images import RGB, SixteenBit, read_image, to_values, wrong_channels
+from maskrcnn.data.images import SixteenBit, read_image, to_values, wrong_channels
+from maskrcnn.data.interfaces import RGB
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from maskrcnn.cli import main
-from maskrcnn.data.images import ContrastConfig
-from maskrcnn.data.statistics import pixel_statistics
+from maskrcnn.data.interfaces import ContrastConfig
+from maskrcnn.data.pixel_statistics import pixel_statistics
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor
 from tests.engine import tiny

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskrcnn.data.images import ContrastConfig, ImageReading, decode_image, read_image
+from maskrcnn.data.images import decode_image, read_image
+from maskrcnn.data.interfaces import ContrastConfig, ImageReading
 from maskrcnn.errors import DataError
 
 needs_tifffile = pytest.mark.skipif(

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from maskrcnn.data.images import ContrastConfig, ImageReading, decode_image, read_image
+from maskrcnn.data.images import decode_image, read_image, stretch
+from maskrcnn.data.interfaces import ContrastConfig, ImageReading
 from maskrcnn.errors import ConfigError, DataError
 from tests.data.files import palette_png, with_exif
 
@@ -133,6 +134,10 @@ def test_missing_file_folder_and_floats(tmp_path: Path) -> None:
         read_image(tmp_path / "float.tiff")
 
 
+def apply(contrast: ContrastConfig, image: np.ndarray) -> np.ndarray:
+    return stretch(image, contrast)
+
+
 def test_twelve_bits_in_sixteen_have_contrast() -> None:
     """Between percentiles, or between values of the file: what was nearly black fills the range."""
     deep = np.random.default_rng(0).integers(100, 4000, (60, 50, 3), dtype=np.uint16)
@@ -153,13 +158,13 @@ def test_twelve_bits_in_sixteen_have_contrast() -> None:
 def test_contrast_of_floats_of_holes_and_of_one_value() -> None:
     values = np.linspace(-3, 5, 3000).reshape(50, 60)[..., None].repeat(2, 2)
     values[0, 0] = (np.nan, np.inf)
-    found = ContrastConfig(percentiles=(0, 100)).apply(values)
+    found = apply(ContrastConfig(percentiles=(0, 100)), values)
     assert np.isfinite(found).all() and found[0, 1, 0] < 1 and found[-1, -1, 0] == 255
     assert found[0, 0].tolist() == [0, 255]
     large = np.array([[[2**40], [2**40 + 100]]], dtype=np.int64)  # float32 holds no difference of 100 there
-    assert ContrastConfig(percentiles=(0, 100)).apply(large)[..., 0].tolist() == [[0, 255]]
-    assert (ContrastConfig().apply(np.full((4, 4, 1), 7, np.uint16)) == 0).all()
-    nothing = ContrastConfig().apply(np.full((4, 4, 1), np.nan))
+    assert apply(ContrastConfig(percentiles=(0, 100)), large)[..., 0].tolist() == [[0, 255]]
+    assert (apply(ContrastConfig(), np.full((4, 4, 1), 7, np.uint16)) == 0).all()
+    nothing = apply(ContrastConfig(), np.full((4, 4, 1), np.nan))
     assert (nothing == 0).all()
     with pytest.raises(ConfigError, match=r"percentiles \[99, 1\] must name two values, the lower first"):
         ContrastConfig(percentiles=(99, 1))

@@ -16,6 +16,7 @@ from tests.rules.test_imports import MODULES, PACKAGE, imported, module_name
 #: Tests that cover modules which have no test file of their name.
 COVERS = {
     "cli/test_parser.py": "cli.foreign cli.options",
+    "cli/test_channels.py": "data.pixel_statistics",
     "cli/test_train.py": "cli.demo",
     "cli/test_convert.py": "run.convert run.converted_recipe",
     "cli/test_eval.py": "run.evaluate",
@@ -39,6 +40,8 @@ COVERS = {
     "data/test_keypoints.py": "structures.keypoints",
     "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
+    "data/transforms/test_pipelines.py": "data.transforms.albumentations_pipeline"
+    " data.transforms.torchvision_pipeline",
     "data/transforms/test_undoing.py": "data.interfaces",
     "engine/test_events.py": "engine.board",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",

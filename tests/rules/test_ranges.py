@@ -83,11 +83,11 @@ def numbers(spec: Spec, text: str = "{}") -> Iterator[tuple[Leaf, str]]:
             for i, part in enumerate(parts):
                 items = ["1"] * len(parts)
                 items[i] = "{}"
-                yield from numbers(part, text.format(f"[{', '.join(items)}]"))
+                yield from numbers(part, text.replace("{}", f"[{', '.join(items)}]"))
         case ListOf(part):
-            yield from numbers(part, text.format("[{}]"))
+            yield from numbers(part, text.replace("{}", "[{}]"))
         case DictOf(part):
-            yield from numbers(part, text.format("{{k: {}}}"))
+            yield from numbers(part, text.replace("{}", "{{k: {}}}"))
         case _:
             for part in inner(spec):
                 yield from numbers(part, text)
@@ -121,8 +121,8 @@ def test_a_number_has_a_range_or_a_reason(cls: type, name: str, leaf: Leaf, text
 
 
 def takes_other_kinds(spec: Spec) -> bool:
-    """A whole number may then be read as another one, or as a word (timm's own options alone)."""
-    return any(isinstance(part, OneOf) for part in (spec, *inner(spec)))
+    """A whole number may then be read as another one, or as a word (options of timm and the like)."""
+    return isinstance(spec, OneOf) or any(map(takes_other_kinds, inner(spec)))
 
 
 def outside(leaf: Leaf) -> list[str]:

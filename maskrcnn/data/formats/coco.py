@@ -23,9 +23,9 @@ from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path, split_page
 from maskrcnn.data.image_header import ImageHeader, read_header
-from maskrcnn.data.images import RGB, ImageReading, SixteenBit, read_image
+from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.data.interfaces import DATASETS
+from maskrcnn.data.interfaces import DATASETS, RGB, ImageReading
 from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.errors import DataError
 from maskrcnn.structures import RawSample

@@ -18,8 +18,7 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes
 from maskrcnn.data.fault_report import OnError
 from maskrcnn.data.formats.coco import CocoDataset
-from maskrcnn.data.images import RGB, ImageReading
-from maskrcnn.data.interfaces import DATASETS
+from maskrcnn.data.interfaces import DATASETS, RGB, ImageReading
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
 from maskrcnn.files import locked, unwritten, write_image, write_text

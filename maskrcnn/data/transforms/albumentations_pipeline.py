@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.pipelines import Foreign, ForeignPipeline, Step, each, make_step, run_foreign
+from maskrcnn.data.transforms.pipelines import (
+    Foreign,
+    ForeignPipeline,
+    PipelineStep,
+    each,
+    make_step,
+    run_foreign,
+)
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample
 
@@ -43,7 +50,7 @@ class AlbumentationsPipeline(ForeignPipeline):
             if not moving:
                 given.image = pipeline(image=given.image)["image"]
                 return given
-            more = {} if given.points is None else {"keypoints": given.points}
+            more: dict[str, Any] = {} if given.points is None else {"keypoints": given.points}
             if given.bitmaps is not None and len(given.bitmaps):
                 more["masks"] = given.bitmaps
             out = pipeline(image=given.image, bboxes=given.boxes, rows=given.rows, **more)
@@ -62,7 +69,7 @@ class AlbumentationsPipeline(ForeignPipeline):
 
 
 @lru_cache(maxsize=8)
-def _pipeline(steps: tuple[Step, ...], keypoints: bool) -> tuple[bool, Any]:
+def _pipeline(steps: tuple[PipelineStep, ...], keypoints: bool) -> tuple[bool, Any]:
     """Whether any step moves the image, and the library's object, made once a process."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
     try:
@@ -72,7 +79,7 @@ def _pipeline(steps: tuple[Step, ...], keypoints: bool) -> tuple[bool, Any]:
             "pipeline: the albumentations library is not installed: pip install maskrcnn[albumentations]"
         ) from None
 
-    def made(step: Step) -> Any:
+    def made(step: PipelineStep) -> Any:
         inner = {"transforms": [made(part) for part in step.of]} if step.of else {}
         base = (albumentations.BasicTransform, albumentations.BaseCompose)
         with warnings.catch_warnings():  # it tells wrong arguments by a warning

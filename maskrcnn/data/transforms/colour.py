@@ -171,4 +171,5 @@ class Noise(_Values):
 
     def change(self, image: Image, rng: np.random.Generator) -> Image:
         std = np.float32(_between(self.std, rng))
-        return image + std * rng.standard_normal(image.shape, dtype=np.float32)
+        noisy: Image = image + std * rng.standard_normal(image.shape, dtype=np.float32)
+        return noisy

@@ -29,7 +29,7 @@ Option = Single | tuple[Single, ...] | tuple[tuple[Single, ...], ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Config):
+class PipelineStep(Config):
     """One transform of the library."""
 
     #: Its class, as ``HorizontalFlip``.
@@ -37,7 +37,7 @@ class Step(Config):
     #: Arguments of the class by name; a mapping is written as JSON in quotes, '{"x": [0.9, 1.1]}'.
     options: dict[str, Option] = field(default_factory=dict, hash=False)
     #: Of a class that holds other transforms (``OneOf``, ``RandomApply``): those.
-    of: tuple[Step, ...] = ()
+    of: tuple[PipelineStep, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class PipelineFile(Config):
     """A YAML file of steps."""
 
     #: In order.
-    pipeline: tuple[Step, ...]
+    pipeline: tuple[PipelineStep, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ForeignPipeline(Config):
 
     #: The steps, or a file of them: YAML with the key ``pipeline``, or the JSON that albumentations saves.
     #: What the file holds becomes part of the recipe, as if it stood there.
-    pipeline: Path | tuple[Step, ...]
+    pipeline: Path | tuple[PipelineStep, ...]
 
     def __post_init__(self) -> None:
         if isinstance(self.pipeline, Path):
@@ -62,7 +62,7 @@ class ForeignPipeline(Config):
         super().__post_init__()
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[PipelineStep, ...]:
         """What stands in ``pipeline``, or in the file that it named."""
         return () if isinstance(self.pipeline, Path) else self.pipeline
 
@@ -190,7 +190,7 @@ def _taken_back(sample: RawSample, found: Foreign) -> RawSample:
     return replace(whole, targets=whole.targets.select(large_enough(whole.targets.boxes, 0)))
 
 
-def make_step(step: Step, library: str, module: Any, base: tuple[type, ...], **arguments: Any) -> Any:
+def make_step(step: PipelineStep, library: str, module: Any, base: tuple[type, ...], **arguments: Any) -> Any:
     """The library's object.
 
     module: where its classes are.  base: what they must be of.
@@ -220,7 +220,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_steps(path: Path) -> tuple[Step, ...]:
+def read_steps(path: Path) -> tuple[PipelineStep, ...]:
     """The steps that a file holds, see :class:`ForeignPipeline`.
 
     Raises:
@@ -240,14 +240,14 @@ def read_steps(path: Path) -> tuple[Step, ...]:
     return saved.of if saved.name == "Compose" else (saved,)
 
 
-def _of_saved(entry: dict[str, Any]) -> Step:
+def _of_saved(entry: dict[str, Any]) -> PipelineStep:
     """A step of what albumentations calls the dictionary of a transform."""
     name = str(entry["__class_fullname__"]).rpartition(".")[2]
     settings = {"__class_fullname__", "transforms", "bbox_params", "keypoint_params", "additional_targets"}
     options = {key: _option(value) for key, value in entry.items() if key not in settings}
     if name == "Compose":
         options = {key: value for key, value in options.items() if key == "p" and value != 1.0}
-    return Step(name=name, options=options, of=tuple(map(_of_saved, entry.get("transforms", ()))))
+    return PipelineStep(name=name, options=options, of=tuple(map(_of_saved, entry.get("transforms", ()))))
 
 
 def _option(value: Any) -> Any:

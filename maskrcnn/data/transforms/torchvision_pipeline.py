@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from maskrcnn.data.interfaces import TRANSFORMS
-from maskrcnn.data.transforms.pipelines import Foreign, ForeignPipeline, Step, each, make_step, run_foreign
+from maskrcnn.data.transforms.pipelines import (
+    Foreign,
+    ForeignPipeline,
+    PipelineStep,
+    each,
+    make_step,
+    run_foreign,
+)
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import RawSample
 
@@ -78,16 +85,16 @@ class TorchvisionPipeline(ForeignPipeline):
 
 
 @lru_cache(maxsize=8)
-def _pipeline(steps: tuple[Step, ...]) -> tuple[bool, Any]:
+def _pipeline(steps: tuple[PipelineStep, ...]) -> tuple[bool, Any]:
     """Whether any step moves the image, and the library's object, made once a process."""
     from torchvision.transforms import InterpolationMode, v2
 
-    def made(step: Step) -> Any:
+    def made(step: PipelineStep) -> Any:
         more: dict[str, Any] = {"transforms": [made(part) for part in step.of]} if step.of else {}
         mode = step.options.get("interpolation")
         if isinstance(mode, str) and mode in {m.value for m in InterpolationMode}:
             more["interpolation"] = InterpolationMode(mode)
-            step = Step(
+            step = PipelineStep(
                 name=step.name, options={k: v for k, v in step.options.items() if k != "interpolation"}
             )
         return make_step(step, _NAME, v2, (v2.Transform,), **more)

@@ -14,7 +14,7 @@ from maskrcnn.data import TRANSFORMS, RawSample, apply_transforms
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop, Rotate90, VerticalFlip
 from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from maskrcnn.data.transforms.moving import crop_to
-from maskrcnn.data.transforms.pipelines import Step
+from maskrcnn.data.transforms.pipelines import PipelineStep
 from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
 from maskrcnn.errors import ConfigError
 from maskrcnn.structures import ImageInfo, InstanceMasks, Targets, rle
@@ -214,8 +214,8 @@ def test_float_images_resize_too() -> None:
 NEEDED: dict[str, dict[str, Any]] = {
     # A turn would draw boxes tight to masks, and proposals around what was turned.
     "affine": {"rotate": (0.0, 0.0), "scale": (0.7, 1.4), "translate": 0.2, "min_side": 0.0},
-    "albumentations": {"pipeline": (Step(name="HorizontalFlip"),)},
-    "torchvision_v2": {"pipeline": (Step(name="ColorJitter", options={"brightness": 0.3}),)},
+    "albumentations": {"pipeline": (PipelineStep(name="HorizontalFlip"),)},
+    "torchvision_v2": {"pipeline": (PipelineStep(name="ColorJitter", options={"brightness": 0.3}),)},
     "resize": {"height": 50, "width": 60},
     "resize_longest": {"size": 50},
     "random_crop": {"height": 20, "width": 20},

@@ -19,7 +19,7 @@ from maskrcnn.config import dump, loads
 from maskrcnn.data import TRANSFORMS, Transform
 from maskrcnn.data.transforms import albumentations_pipeline
 from maskrcnn.data.transforms.basic import HorizontalFlip, VerticalFlip
-from maskrcnn.data.transforms.pipelines import Step
+from maskrcnn.data.transforms.pipelines import PipelineStep
 from maskrcnn.data.transforms.undoing import resizes_only
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import Recipe
@@ -38,7 +38,7 @@ def plain(channels: int = 3) -> RawSample:
 def pipeline(library: str, *steps: Any) -> Transform:
     """Of steps ``(name, options, inner steps)``, or names alone."""
     made = [step if isinstance(step, tuple) else (step, {}, ()) for step in steps]
-    given = tuple(Step(name=name, options=options, of=of) for name, options, of in made)
+    given = tuple(PipelineStep(name=name, options=options, of=of) for name, options, of in made)
     return TRANSFORMS.make(library, pipeline=given)
 
 
@@ -54,7 +54,7 @@ def random_steps(library: str) -> Transform:
             library,
             ("Affine", {"rotate": (-60.0, 60.0), "scale": (0.8, 1.2), "p": 1.0}, ()),
             ("RandomCrop", {"height": 120, "width": 150, "p": 1.0}, ()),
-            ("OneOf", {"p": 1.0}, (Step(name="HorizontalFlip"), Step(name="VerticalFlip"))),
+            ("OneOf", {"p": 1.0}, (PipelineStep(name="HorizontalFlip"), PipelineStep(name="VerticalFlip"))),
             ("RandomBrightnessContrast", {"p": 1.0}, ()),
             ("GaussNoise", {"p": 1.0}, ()),
         )
@@ -62,7 +62,11 @@ def random_steps(library: str) -> Transform:
         library,
         ("RandomAffine", {"degrees": (-60.0, 60.0), "scale": (0.8, 1.2), "interpolation": "bilinear"}, ()),
         ("RandomCrop", {"size": (120, 150)}, ()),
-        ("RandomChoice", {}, (Step(name="RandomHorizontalFlip"), Step(name="RandomVerticalFlip"))),
+        (
+            "RandomChoice",
+            {},
+            (PipelineStep(name="RandomHorizontalFlip"), PipelineStep(name="RandomVerticalFlip")),
+        ),
         ("ColorJitter", {"brightness": 0.3}, ()),
         ("GaussianNoise", {}, ()),
     )

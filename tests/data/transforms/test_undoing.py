@@ -16,7 +16,7 @@ from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCr
 from maskrcnn.data.transforms.colour import Blur, Brightness, Contrast, Gamma, Gray, Invert, Noise
 from maskrcnn.data.transforms.jitter import LargeScaleJitter
 from maskrcnn.data.transforms.moving import crop_to, pad_to, resize_to
-from maskrcnn.data.transforms.pipelines import Step
+from maskrcnn.data.transforms.pipelines import PipelineStep
 from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
 from maskrcnn.data.transforms.torchvision_pipeline import TorchvisionPipeline
 from maskrcnn.data.transforms.undoing import not_undoable, resizes_only
@@ -46,10 +46,11 @@ BUILT_IN = [
     (Gray(), True),
     (Blur(), True),
     (Noise(), True),
-    (TorchvisionPipeline(pipeline=(Step(name="RandomHorizontalFlip"),)), False),
-    (TorchvisionPipeline(pipeline=(Step(name="ColorJitter"),)), True),
+    (TorchvisionPipeline(pipeline=(PipelineStep(name="RandomHorizontalFlip"),)), False),
+    (TorchvisionPipeline(pipeline=(PipelineStep(name="ColorJitter"),)), True),
     pytest.param(
-        *(AlbumentationsPipeline(pipeline=(Step(name="HorizontalFlip"),)), False), marks=needs_albumentations
+        *(AlbumentationsPipeline(pipeline=(PipelineStep(name="HorizontalFlip"),)), False),
+        marks=needs_albumentations,
     ),
 ]
 
