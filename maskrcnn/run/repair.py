@@ -6,7 +6,6 @@ the reader's rules, the annotations.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -24,11 +23,11 @@ from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
-from maskrcnn.data.formats.data_folder import DATA_FILE
+from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.image_files import image_path, missing_files, open_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.errors import UserError
-from maskrcnn.files import write_bytes, write_json, write_text
+from maskrcnn.files import write_bytes, write_json
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.examine import READER, Examination, read_sets
@@ -78,7 +77,6 @@ def repair(
         )
     done: list[dict[str, Any]] = []
     contents: dict[str, dict[str, Any]] = {}
-    lines = ["data:"]
     grouping = _root_classes(list(sets.values()))
     for name, dataset in sets.items():
         log = _Repairs(str(dataset.annotation_file))
@@ -91,16 +89,17 @@ def repair(
             )
         contents[name] = content
         done += log.done
-    for name, dataset in sets.items():
-        content = contents[name]
-        write_json(folder / f"{name}.json", content)
-        images = str(dataset.images.absolute())
-        if copy:
-            images = f"${{HERE}}/images/{name}"
-            _copy_images(dataset, content["images"], folder / "images" / name)
-        part = config.train if name == "train" else config.val
-        lines.append(f"  {name}: {_entry(part, images, '${HERE}/' + name + '.json')}")
-    write_text(folder / DATA_FILE, "\n".join(lines) + "\n")
+    places = {name: dataset.images.absolute() for name, dataset in sets.items()}
+    if copy:
+        places = {name: Path("images", name) for name in sets}
+        for name, dataset in sets.items():
+            _copy_images(dataset, contents[name]["images"], folder / places[name])
+    write_data_folder(
+        folder,
+        {name: (places[name], content) for name, content in contents.items()},
+        of_split={"train": _options(config.train), "val": _options(config.val)},
+        note=f"A repaired copy: {REPAIRS} lists what was done.",
+    )
     left = _left(found, {kind for entry in done for kind in _KINDS.get(entry["what"], ())}, folder)
     write_json(folder / REPAIRS, {"done": done, "left": [d.as_json() for d in left]}, indent=1)
     told = [f"{entry['where']}: {entry['count']} {entry['of']}: {entry['what']}" for entry in done]
@@ -348,15 +347,11 @@ def _copy_images(dataset: CocoDataset, records: list[Any], folder: Path) -> None
         write_bytes(folder / name, data)
 
 
-def _entry(part: Any, images: str, annotations: str) -> str:
-    """The entry of a data set in data.yaml, with what it sets besides."""
-    entry: dict[str, Any] = {"type": "coco", "images": images, "annotations": annotations}
+def _options(part: Any) -> dict[str, Any]:
+    """What the config of a data set says besides where it is."""
+    found: dict[str, Any] = {}
     for item in fields(part) if isinstance(part, CocoConfig) else ():
         value = getattr(part, item.name)
-        if item.name not in entry and item.default is not MISSING and value != item.default:
-            entry[item.name] = str(value) if isinstance(value, Path) else value
-    return (
-        "{"
-        + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items())
-        + "}"
-    )
+        if item.default is not MISSING and value != item.default:
+            found[item.name] = str(value) if isinstance(value, Path) else value
+    return found

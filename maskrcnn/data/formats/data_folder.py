@@ -24,13 +24,14 @@ def write_data_folder(
     masks: bool = True,
     keypoints: bool = False,
     options: Mapping[str, Any] | None = None,
+    of_split: Mapping[str, Mapping[str, Any]] | None = None,
     note: str = "",
 ) -> list[Path]:
     """Write ``SPLIT.json`` for each split, and ``data.yaml``, which comes last.
 
     contents: by split, the folder of its images (a relative one lies in ``out``), and its json.
     masks, keypoints: whether it has them.
-    options: further keys of the data sets, with values that YAML holds.
+    options: further keys of the data sets, with values that YAML holds; ``of_split``: of single ones.
     note: a comment at the head of ``data.yaml``.
 
     Returns:
@@ -46,7 +47,7 @@ def write_data_folder(
         written.append(out / f"{split}.json")
         write_json(written[-1], content)
         if split in _KEYS:
-            lines += _lines(split, images, given)
+            lines += _lines(split, images, {**given, **(of_split or {}).get(split, {})})
     written.append(out / DATA_FILE)
     write_text(written[-1], "\n".join(lines) + "\n")
     return written
