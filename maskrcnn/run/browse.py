@@ -29,6 +29,8 @@ from maskrcnn.viz.tables import Table
 EXAMPLES = 2
 #: Classes that the table lists.
 MOST_CLASSES = 100
+#: Records of a json that are decoded at a time.
+_DECODED = 1000
 #: Longest sentence about an image that cannot be read.
 _LONGEST = 300
 
@@ -210,10 +212,11 @@ def _of_annotations(annotations: Sequence[int], dataset: Dataset) -> Iterator[in
     wanted -= set(truth.annotation_ids[rows].tolist())
     if not wanted or not isinstance(dataset, CocoDataset):
         return
-    for record in load_coco(dataset.annotation_file, shown(dataset.annotation_file))["annotations"]:
-        if isinstance(record, dict) and as_id(record.get("id")) in wanted:
-            image = as_id(record.get("image_id"))
-            if image is not None:
+    records = load_coco(dataset.annotation_file, shown(dataset.annotation_file))["annotations"]
+    for start in range(0, len(records), _DECODED):
+        for record in records[start : start + _DECODED]:
+            image = as_id(record.get("image_id")) if isinstance(record, dict) else None
+            if image is not None and as_id(record.get("id")) in wanted:
                 yield image
 
 
