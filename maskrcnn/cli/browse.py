@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.data.doctor.look import Look
     from maskrcnn.files import write_text
     from maskrcnn.recipe import Recipe
-    from maskrcnn.run.browse import Wishes, browse
+    from maskrcnn.run.browse import SheetWishes, browse
     from maskrcnn.run.data_argument import read_data_or_recipe
 
     folders = [given for given in args.images if isinstance(given, Path)]
     data, recipe = read_data_or_recipe(args.data, folders[-1] if folders else None, args.overrides)
-    wishes = Wishes(
+    wishes = SheetWishes(
         images=_number(args),
         epochs=args.epochs,
         seed=args.seed,

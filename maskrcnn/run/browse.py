@@ -36,7 +36,7 @@ _LONGEST = 300
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SheetWishes:
     """What the sheet shows.
 
     images: at most so many.  epochs: how often each is drawn, from epoch 0 on.
@@ -66,7 +66,7 @@ class Sheet:
 def browse(
     recipe: Recipe,
     title: str,
-    wishes: Wishes,
+    wishes: SheetWishes,
     *,
     fits: bool = True,
     look: Look | None = None,
@@ -237,7 +237,7 @@ def _classes(dataset: Dataset) -> dict[int, dict[int, int]]:
 
 def _choose(
     dataset: Dataset,
-    wishes: Wishes,
+    wishes: SheetWishes,
     classes: Mapping[int, Mapping[int, int]],
     doubts: Sequence[Doubt],
     of_doubts: Sequence[frozenset[int]],
@@ -314,7 +314,9 @@ def _counts(dataset: Dataset, classes: Mapping[int, Mapping[int, int]], cards: S
     return Table(("class", "objects", "images", "shown here"), rows, more)
 
 
-def _told(recipe: Recipe, dataset: Dataset, wishes: Wishes, shown_here: int, chosen: int) -> Iterator[str]:
+def _told(
+    recipe: Recipe, dataset: Dataset, wishes: SheetWishes, shown_here: int, chosen: int
+) -> Iterator[str]:
     """What the page shows, and what it leaves out."""
     size = recipe.solver.batch_size
     yield (

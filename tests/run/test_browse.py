@@ -22,7 +22,7 @@ from maskrcnn.data.schedule import TrainSchedule, repeat_factors
 from maskrcnn.errors import UserError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import setup
-from maskrcnn.run.browse import Wishes, browse
+from maskrcnn.run.browse import SheetWishes, browse
 from tests.cli import test_channels
 from tests.engine.tiny import write_recipe
 
@@ -148,7 +148,9 @@ def test_the_pictures_are_those_of_the_steps(tmp_path: Path) -> None:
 
 def test_boxes_and_masks_are_drawn_over_the_augmented_image(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path), ["data.train_transforms=[]"])
-    (card, *_) = [c for c in Page(browse(recipe, "t", Wishes()).html).of("img") if "image 2:" in c["alt"]]
+    (card, *_) = [
+        c for c in Page(browse(recipe, "t", SheetWishes()).html).of("img") if "image 2:" in c["alt"]
+    ]
     shown = cv2.imdecode(
         np.frombuffer(base64.b64decode(card["data-src"].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR
     )
@@ -234,9 +236,9 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_the_page_stays_under_its_bound(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
-    whole = browse(recipe, "t", Wishes())
+    whole = browse(recipe, "t", SheetWishes())
     one = max(len(attrs["data-src"]) for attrs in Page(whole.html).of("img"))
-    bounded = browse(recipe, "t", Wishes(most_bytes=4 * one))
+    bounded = browse(recipe, "t", SheetWishes(most_bytes=4 * one))
     shown = Page(bounded.html).of("img")
     assert 0 < sum(len(attrs["data-src"]) for attrs in shown) <= 4 * one
     left = 5 - len(Page(bounded.html).cards)
@@ -301,10 +303,10 @@ def test_no_image_of_both_is_told(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
     change(tmp_path, lambda c: c["annotations"][1].update(bbox=[0, 0, 60, 60]))
     change(tmp_path, lambda c: c["annotations"].pop(0))
-    wishes = Wishes(classes=("box",), findings=("box disagrees with mask",))
+    wishes = SheetWishes(classes=("box",), findings=("box disagrees with mask",))
     with pytest.raises(UserError, match="no image is of the class and finding"):
         browse(recipe, "t", wishes)
-    assert Page(browse(recipe, "t", Wishes(findings=wishes.findings)).html).images == [2]
+    assert Page(browse(recipe, "t", SheetWishes(findings=wishes.findings)).html).images == [2]
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
