@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maskrcnn.config.registry import did_you_mean
-from maskrcnn.data.doctor import Doubt, find_doubts
+from maskrcnn.data.doctor import Doubt
 from maskrcnn.data.doctor.look import Look
 from maskrcnn.data.file_names import shown
-from maskrcnn.data.formats.coco import CocoDataset
-from maskrcnn.data.formats.coco_json import as_id, load_coco
 from maskrcnn.data.interfaces import Dataset, Transform
 from maskrcnn.data.loader import training_sample
 from maskrcnn.data.schedule import Draw, TrainSchedule, repeat_factors
 from maskrcnn.errors import DataError, UserError, few
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
-from maskrcnn.run.examine import missing_doubts, quietly, reader_doubts
-from maskrcnn.run.recipe_checks import build_without_memory
+from maskrcnn.run.examine import quietly
+from maskrcnn.run.image_findings import objects_by_image, places_of, train_doubts
 from maskrcnn.structures.seeds import derive_seed
 from maskrcnn.viz.contact_sheet import Card, Picture, contact_sheet, picture_of
 from maskrcnn.viz.tables import Table
@@ -29,8 +27,6 @@ from maskrcnn.viz.tables import Table
 EXAMPLES = 2
 #: Classes that the table lists.
 MOST_CLASSES = 100
-#: Records of a json that are decoded at a time.
-_DECODED = 1000
 #: Longest sentence about an image that cannot be read.
 _LONGEST = 300
 
@@ -85,9 +81,9 @@ def browse(
     """
     dataset = _read(recipe)
     transforms = setup.build_transforms(recipe, training=True)
-    doubts = list(_doubts(recipe, dataset, look, fits=fits))
-    of_doubts = [_places(doubt, dataset) for doubt in doubts]
-    classes = _classes(dataset)
+    doubts = list(train_doubts(recipe, dataset, look, fits=fits))
+    of_doubts = [places_of(doubt, dataset) for doubt in doubts]
+    classes = objects_by_image(dataset)
     chosen = _choose(dataset, wishes, classes, doubts, of_doubts)
     draws = [_draws(recipe, dataset, epoch) for epoch in range(wishes.epochs)]
     artist = _Artist(recipe, dataset, transforms, wishes.side)
@@ -103,6 +99,7 @@ def browse(
             break
         cards.append(card)
     told = list(_told(recipe, dataset, wishes, len(cards), len(chosen)))
+    skipped = ["what takes opening every image (--thorough)"] if look is None else look.skipped
     html = contact_sheet(
         cards,
         title=title,
@@ -110,7 +107,10 @@ def browse(
         counts=_counts(dataset, classes, cards),
         names=dataset.categories.names,
         kinds=[doubt.kind for doubt in doubts],
-        findings=[f"{doubt.kind}: {doubt}" for doubt in doubts],
+        findings=[
+            *(f"{doubt.kind}: {doubt}" for doubt in doubts),
+            *(f"not looked for: {w}" for w in skipped),
+        ],
         transforms=map(repr, transforms),
     )
     return Sheet(html, tuple(told))
@@ -168,71 +168,6 @@ def _read(recipe: Recipe) -> Dataset:
         part = replace(part, on_error="skip")  # type: ignore[type-var]
     with quietly():
         return replace(recipe.data, on_error="skip").build(part, True)
-
-
-def _doubts(recipe: Recipe, dataset: Dataset, look: Look | None, *, fits: bool) -> Iterator[Doubt]:
-    """What the doctor finds of the training set."""
-    yield from reader_doubts(dataset)
-    if look is None:
-        yield from missing_doubts(dataset)
-    yield from find_doubts(dataset, None, look)
-    if fits:
-        model = build_without_memory(recipe)
-        strides = [] if model.rpn is None else model.rpn.anchors.strides
-        for name in setup.RECIPE_DOUBTS.names():
-            yield from setup.RECIPE_DOUBTS.get(name)(recipe, strides, dataset, None)
-
-
-def _places(doubt: Doubt, dataset: Dataset) -> frozenset[int]:
-    """The images (places in ``dataset``) that a finding is about; none where it is about no single ones."""
-    if doubt.images:
-        ids: Iterable[int] = doubt.images
-    elif doubt.of == "classes":
-        truth = dataset.ground_truth()
-        labels = [i for i, c in enumerate(truth.category_ids) if c in doubt.ids]
-        ids = truth.image_ids[truth.images[np.isin(truth.labels, labels)]].tolist()
-    elif any(word in doubt.of for word in ("annotation", "object", "mask", "box")):
-        ids = _of_annotations(doubt.every, dataset)
-    else:
-        ids = doubt.every
-    here = _by_id(dataset)
-    return frozenset(here[i] for i in ids if i in here)
-
-
-def _by_id(dataset: Dataset) -> dict[int, int]:
-    """The place of each image."""
-    return {int(image_id): place for place, image_id in enumerate(np.asarray(dataset.image_ids))}
-
-
-def _of_annotations(annotations: Sequence[int], dataset: Dataset) -> Iterator[int]:
-    """Ids of the images of annotations, of such that were left out, too."""
-    wanted, truth = set(annotations), dataset.ground_truth()
-    rows = np.flatnonzero(np.isin(truth.annotation_ids, list(wanted)))
-    yield from truth.image_ids[truth.images[rows]].tolist()
-    wanted -= set(truth.annotation_ids[rows].tolist())
-    if not wanted or not isinstance(dataset, CocoDataset):
-        return
-    records = load_coco(dataset.annotation_file, shown(dataset.annotation_file))["annotations"]
-    for start in range(0, len(records), _DECODED):
-        for record in records[start : start + _DECODED]:
-            image = as_id(record.get("image_id")) if isinstance(record, dict) else None
-            if image is not None and as_id(record.get("id")) in wanted:
-                yield image
-
-
-def _classes(dataset: Dataset) -> dict[int, dict[int, int]]:
-    """Objects of each class, by the place of the image that has any."""
-    truth = dataset.ground_truth()
-    k = max(len(truth.category_ids), 1)
-    kept = ~truth.crowds
-    pairs, counts = np.unique(truth.images[kept] * k + truth.labels[kept], return_counts=True)
-    here = _by_id(dataset)
-    found: dict[int, dict[int, int]] = {}
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        place = here.get(int(truth.image_ids[pair // k]))
-        if place is not None:
-            found.setdefault(place, {})[pair % k] = count
-    return found
 
 
 def _choose(
@@ -314,18 +249,16 @@ def _counts(dataset: Dataset, classes: Mapping[int, Mapping[int, int]], cards: S
     return Table(("class", "objects", "images", "shown here"), rows, more)
 
 
-def _told(
-    recipe: Recipe, dataset: Dataset, wishes: SheetWishes, shown_here: int, chosen: int
-) -> Iterator[str]:
+def _told(recipe: Recipe, dataset: Dataset, wishes: SheetWishes, cards: int, chosen: int) -> Iterator[str]:
     """What the page shows, and what it leaves out."""
     size = recipe.solver.batch_size
     yield (
-        f"{shown_here} of {len(dataset)} training images of {dataset.annotation_file}, as stored and as steps"
+        f"{cards} of {len(dataset)} training images of {dataset.annotation_file}, as stored and as steps"
         f" of the first {'epoch' if wishes.epochs == 1 else f'{wishes.epochs} epochs'} see them: seed"
         f" {recipe.seed}, batches of {size} dealt by one process"
     )
-    if shown_here < chosen:
+    if cards < chosen:
         yield (
-            f"{chosen - shown_here} more are left out: with them the page would be over"
+            f"{chosen - cards} more are left out: with them the page would be over"
             f" {wishes.most_bytes / 2**20:.0f} MiB; lower --side, --images or --epochs, or raise --most"
         )
