@@ -35,6 +35,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("demo", "train and evaluate a small model on generated data, in minutes"),
+    Command("new", "write a config that fits a data set and this machine, with a reason at each key"),
     Command("train", "train a model from a config file"),
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
     Command("predict", "find objects in images: overlays and a results file"),

@@ -61,6 +61,9 @@ class CosineConfig(Config):
 
     #: Steps of linear warm-up, >= 0; multiplied with the cosine.  Default 1000.
     warmup_steps: Annotated[int, Range(0)] = 1000
+    #: At most this share of all steps is warm-up, in [0, 1], so that a shorter training warms up for less.
+    #: Default 1.
+    warmup_share: Share = 1.0
     #: The rate's factor at step 0, in [0, 1].  Default 0.001 (Detectron2's WARMUP_FACTOR).
     warmup_factor: Share = 0.001
     #: What is left of the rate after the last step, in [0, 1].  Default 0.
@@ -71,4 +74,8 @@ class CosineConfig(Config):
         done = min(1.0, step / max(1, total_steps))
         cosine = 0.5 * (1.0 + math.cos(math.pi * done))
         value = self.final_factor + (1.0 - self.final_factor) * cosine
-        return value * warm_up(step, self.warmup_steps, self.warmup_factor)
+        return value * warm_up(step, self.warms_up_for(total_steps), self.warmup_factor)
+
+    def warms_up_for(self, total_steps: int) -> int:
+        """Steps of warm-up in a training of so many."""
+        return min(self.warmup_steps, int(self.warmup_share * total_steps))

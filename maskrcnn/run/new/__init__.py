@@ -1,0 +1,1 @@
+"""``maskrcnn new``: a config that fits data and a machine, with a reason at each key."""
