@@ -99,7 +99,8 @@ def browse(
             break
         cards.append(card)
     told = list(_told(recipe, dataset, wishes, len(cards), len(chosen)))
-    skipped = ["what takes opening every image (--thorough)"] if look is None else look.skipped
+    passed = ["what takes opening every image (--thorough)"] if look is None else look.skipped
+    skipped = [f"not looked for: {what}" for what in passed]
     html = contact_sheet(
         cards,
         title=title,
