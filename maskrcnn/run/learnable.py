@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
+from maskrcnn.engine.schedules import CosineConfig
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.recipe import SolverConfig
@@ -192,6 +193,8 @@ def _schedule_doubts(solver: SolverConfig) -> list[str]:
             f" rate never falls; set solver.schedule.milestones: {drops} (2/3 and 8/9 of the steps, as in 1x)"
         )
     warm_up = getattr(solver.schedule, "warmup_steps", 0)
+    if isinstance(solver.schedule, CosineConfig):
+        warm_up = solver.schedule.warms_up_for(steps)
     if warm_up >= steps:
         found.append(
             f"solver.schedule.warmup_steps {warm_up} last to the end (solver.steps {steps}), so the"

@@ -34,6 +34,8 @@ _IN_WINDOW = 0.5
 EPOCHS = {True: 30, False: 60}
 LEAST_STEPS = 1000
 _EVALUATIONS = 10
+#: Share of a training's time that evaluations may take.
+_JUDGING = 0.1
 _WARM_UP, _WARM_UP_SHARE = 500, 0.1
 #: Classes in fewer images are rare; a factor is at most its square root of 16.
 _RARE, _MOST_REPEAT = 0.1, 16.0
@@ -56,7 +58,7 @@ class Machine:
     samples: int
 
 
-CPU = Machine("CPU", floor=256, window=320, batch=4, samples=128)
+CPU = Machine("CPU", floor=256, window=288, batch=4, samples=128)
 GPU = Machine("GPU", floor=640, window=1024, batch=16, samples=512)
 
 
@@ -89,8 +91,8 @@ def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
             window = None
             fits = _multiple(machine.window * 1.5 / math.sqrt(float(np.median(aspects))), down=True)
             limit = (
-                f"{short} px would take too much memory and time on a {machine.name}, and objects are too large"
-                f" for windows of {machine.window} px. "
+                f"{short} px would take too much memory and time on a {machine.name}, and objects are too"
+                f" large for windows of {machine.window} px. "
                 if fits < short
                 else ""
             )
@@ -134,8 +136,8 @@ def _small_told(facts: DataFacts, short: int) -> str:
     if not share:
         return f"No object is under {SMALL:g} px then."
     return (
-        f"{share:.1%} of the objects are under {SMALL:g} px then, of which about {SMALL_RECALL:.0%} are found:"
-        f" expect a recall of at most {1 - (1 - SMALL_RECALL) * share:.1%}."
+        f"{share:.1%} of the objects are under {SMALL:g} px then, of which about {SMALL_RECALL:.0%} are"
+        f" found: expect a recall of at most {1 - (1 - SMALL_RECALL) * share:.1%}."
     )
 
 
@@ -212,7 +214,10 @@ def choose_augment(facts: DataFacts) -> Choice:
     side = float(np.median(facts.sides(1.0)))
     count = float(np.median(facts.counts))
     dense = count >= 5 and side < 0.2
-    seen = f"{facts.gray:.0%} of the images are gray, with {count:.0f} objects of {side:.1%} of the side (medians)"
+    seen = (
+        f"{facts.gray:.0%} of the images are gray, with {count:.0f} objects of {side:.1%} of the side"
+        " (medians)"
+    )
     if facts.joints:
         return Choice(
             "data.augment", "photos", f"Keypoints have an up and down: pictures are not turned. ({seen})"
@@ -257,9 +262,10 @@ def median_area(facts: DataFacts, short: int) -> float:
     return short**2 * float(np.median(facts.sizes.max(1) / facts.sizes.min(1)))
 
 
-def eval_every(steps: int) -> int:
-    """Steps between evaluations."""
-    return max(1, math.ceil(steps / _EVALUATIONS))
+def eval_every(steps: int, cost: float) -> int:
+    """Steps between evaluations, each of which takes as long as ``cost`` steps."""
+    count = min(_EVALUATIONS, max(1, int(_JUDGING * steps / max(cost, 1e-9))))
+    return max(1, math.ceil(steps / count))
 
 
 def round_up(count: float) -> int:

@@ -158,7 +158,7 @@ def make_config(
             )
         text, choices = _text(parts, data, out)
         write_text(draft, text)
-        notes += [str(doubt) for doubt in check_recipe(load_traced_recipe(draft)).doubts]
+        notes += check_recipe(load_traced_recipe(draft))
     except UserError as error:
         raise type(error)(str(error).replace(str(draft), str(out))) from None
     finally:
@@ -235,8 +235,9 @@ def _data_choices(config: DataConfig, inline: bool, boxes_alone: bool) -> Iterat
                 if not name.startswith(prefix) or (last in usual and getattr(part, last) == usual[last]):
                     continue
                 value = getattr(part, last, None)
-                path = isinstance(value, Path)
-                yield Choice(f"data.{name}", flow(escape_path(str(value.absolute()))) if path else text)
+                if isinstance(value, Path):
+                    text = flow(escape_path(str(value.absolute())))
+                yield Choice(f"data.{name}", text)
         elif boxes_alone:
             yield Choice(f"data.{key}.masks", "false", "No object has a mask.")
     for name in ("channels", "pages"):
@@ -295,8 +296,10 @@ def _choices(parts: _Parts) -> Iterator[Choice]:
     steps = _number(parts.asked, "solver.steps") or int(
         next(c.value for c in choose.choose_steps(facts, batch, tuned=start.tuned) if c.key == "solver.steps")
     )
-    every = choose.eval_every(steps)
-    why = f"Ten times on the way, on {parts.val_images} images."
+    every = _every(parts, steps, batch)
+    why = (
+        f"{-(-steps // every)} times in all, on {parts.val_images} images: about a tenth of the time."
+    )
     yield Choice("train.checkpoint_every", str(every), "At each evaluation." if parts.val_images else "")
     if parts.val_images:
         yield Choice("train.eval_every", str(every), why)
@@ -305,6 +308,19 @@ def _choices(parts: _Parts) -> Iterator[Choice]:
         metric = f"{'bbox' if facts.masks == 'none' else 'segm'}/AP@{kept}"
         why = f"COCO's own AP counts 100 detections an image, and there are up to {facts.most} objects."
         yield Choice("eval.best_metric", metric, why)
+
+
+def _areas(parts: _Parts) -> tuple[float, float]:
+    """Pixels of an image in an evaluation, and in training."""
+    sizes = choose.choose_sizes(parts.facts, parts.machine)
+    whole = choose.median_area(parts.facts, sizes.short)
+    return whole, whole if sizes.window is None else min(whole, sizes.window**2)
+
+
+def _every(parts: _Parts, steps: int, batch: int) -> int:
+    """Steps between evaluations, which take time too."""
+    whole, seen = _areas(parts)
+    return choose.eval_every(steps, parts.val_images * whole / (_PASSES * batch * seen))
 
 
 def _with_settings(choices: list[Choice], asked: Mapping[str, str]) -> list[Choice]:
@@ -317,7 +333,8 @@ def _with_settings(choices: list[Choice], asked: Mapping[str, str]) -> list[Choi
         above = [c.key for c in choices if key.startswith(f"{c.key}.")]
         if above:
             raise UserError(
-                f"--set {key}: {above[0]} is written in one line here; set it whole, or change the file afterwards"
+                f"--set {key}: {above[0]} is written in one line here; set it whole, or change the"
+                " file afterwards"
             )
         new = Choice(key, text, "As --set asks.")
         hit = [i for i, c in enumerate(choices) if c.key == key or c.key.startswith(f"{key}.")]
@@ -330,9 +347,13 @@ def _head(parts: _Parts, data: Path, choices: Sequence[Choice]) -> str:
     facts, measured = parts.facts, parts.measured
     counted = zip(facts.class_objects.tolist(), facts.classes, strict=True)
     classes = few((f"{name} ({count})" for count, name in sorted(counted, key=lambda c: -c[0])), _NAMED)
+    objects = int(facts.class_objects.sum())
+    made = (
+        f"Made by `maskrcnn new {shown(data)}` for {facts.images} training images with {objects} objects, and"
+        f" {parts.val_images} for validation."
+    )
     lines = [
-        f"Made by `maskrcnn new {shown(data)}` for {facts.images} training images with"
-        f" {int(facts.class_objects.sum())} objects, and {parts.val_images} for validation.",
+        made,
         f"Classes: {classes}.",
         f"Starts: {parts.start.told}",
     ]
@@ -344,11 +365,9 @@ def _head(parts: _Parts, data: Path, choices: Sequence[Choice]) -> str:
 
 
 def _time(parts: _Parts, steps: int, measured: Measured) -> str:
-    facts, sizes = parts.facts, choose.choose_sizes(parts.facts, parts.machine)
-    whole = choose.median_area(facts, sizes.short)
-    seen = whole if sizes.window is None else min(whole, sizes.window**2)
+    whole, seen = _areas(parts)
     an_image = measured.seconds / measured.batch / _PASSES * whole / seen
-    every = choose.eval_every(steps)
+    every = _every(parts, steps, measured.batch)
     judged = -(-steps // every) * parts.val_images * an_image if steps else 0.0
     training = steps * measured.seconds
     return (

@@ -38,7 +38,12 @@ _PATIENCE = 3.0
 _TUNING, _SCRATCH = (0.02, 16), (0.02, 4)
 _BASE = "zoo/base/mask_rcnn_fpn"
 #: Blocks of the four stages -> depth of the ResNet; of 34 and 50 they are the same, and the blocks differ.
-_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_DEPTHS: dict[tuple[int, ...], int] = {
+    (2, 2, 2, 2): 18,
+    (3, 4, 6, 3): 50,
+    (3, 4, 23, 3): 101,
+    (3, 8, 36, 3): 152,
+}
 #: timm's models that a file of this family's names is tried as.
 _TRIED = 6
 #: More images than these are worth a deeper network where there is a GPU.
@@ -120,8 +125,8 @@ def _named(path: Path, facts: DataFacts, cuda: bool, how: str) -> Start:
         found = re.search(r"(?:resnet|R-)(\d+)", name)
         if found is None:
             raise ConfigError(
-                f"{name}: what config these weights need is not known here; make the file with --weights none,"
-                " and write model.backbone yourself"
+                f"{name}: what config these weights need is not known here; make the file with --weights"
+                " none, and write model.backbone yourself"
             )
         backbone = {"depth": int(found[1]), "weights": name, "stride_in_1x1": bool(known.stride_in_1x1)}
         return _on_backbone(facts, cuda, backbone, name, known, rate, f"{how}{licence}")
@@ -201,7 +206,7 @@ def _scratch(facts: DataFacts, cuda: bool, why: str) -> Start:
     depth = 50 if deep else 18
     size = f"{facts.images} images" + ("" if cuda else " and a CPU")
     choices = [
-        Choice("model.backbone.depth", str(depth), f"{why} A ResNet-{depth} suits {size}."),
+        Choice("model.backbone.depth", str(depth), f"From scratch: a ResNet-{depth} suits {size}."),
         Choice(
             "model.backbone.norm", "gn", "Groups in each image: a step has too few images for batch norm."
         ),
@@ -262,7 +267,7 @@ def _resnet_depth(state: Any) -> int | None:
     """Of a plain ResNet in torchvision's names; None: it is another network."""
     if "layer1.0.conv1.weight" not in state:
         return None
-    blocks = tuple(
+    blocks: tuple[int, ...] = tuple(
         1 + max((int(m[1]) for n in state if (m := re.match(rf"layer{k}\.(\d+)\.", n))), default=-1)
         for k in (1, 2, 3, 4)
     )
