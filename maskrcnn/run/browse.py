@@ -20,7 +20,7 @@ from maskrcnn.run import setup
 from maskrcnn.run.examine import quietly
 from maskrcnn.run.image_findings import objects_by_image, places_of, train_doubts
 from maskrcnn.structures.seeds import derive_seed
-from maskrcnn.viz.contact_sheet import Card, Picture, contact_sheet, picture_of
+from maskrcnn.viz.contact_sheet import Card, Picture, picture_of, sheet_page
 from maskrcnn.viz.tables import Table
 
 #: Images of each finding that are shown whatever else chance takes, as far as half of the sheet.
@@ -101,7 +101,7 @@ def browse(
     told = list(_told(recipe, dataset, wishes, len(cards), len(chosen)))
     passed = ["what takes opening every image (--thorough)"] if look is None else look.skipped
     skipped = [f"not looked for: {what}" for what in passed]
-    html = contact_sheet(
+    html = sheet_page(
         cards,
         title=title,
         notes=told,

@@ -57,7 +57,7 @@ def picture_of(sample: RawSample | Sample, names: Sequence[str], side: int, capt
     return Picture(data_uri(drawn, QUALITY), drawn.shape[1], drawn.shape[0], caption)
 
 
-def contact_sheet(
+def sheet_page(
     cards: Sequence[Card],
     *,
     title: str,

@@ -297,9 +297,7 @@ def _choices(parts: _Parts) -> Iterator[Choice]:
         next(c.value for c in choose.choose_steps(facts, batch, tuned=start.tuned) if c.key == "solver.steps")
     )
     every = _every(parts, steps, batch)
-    why = (
-        f"{-(-steps // every)} times in all, on {parts.val_images} images: about a tenth of the time."
-    )
+    why = f"{-(-steps // every)} times in all, on {parts.val_images} images: about a tenth of the time."
     yield Choice("train.checkpoint_every", str(every), "At each evaluation." if parts.val_images else "")
     if parts.val_images:
         yield Choice("train.eval_every", str(every), why)
