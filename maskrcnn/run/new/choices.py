@@ -41,6 +41,8 @@ _WARM_UP, _WARM_UP_SHARE = 500, 0.1
 _RARE, _MOST_REPEAT = 0.1, 16.0
 #: Fitted anchors are written where they reach so many more; after weights that know others, more.
 _GAIN = {False: 0.01, True: 0.1}
+#: Ratios that differ by less than this factor are spread by the other.
+_ALIKE, _SPREAD = 1.25, 1.4
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,14 @@ def choose_anchors(facts: DataFacts, short: int, *, trained: bool) -> Iterator[C
     boxes, usual = facts.scaled(short), AnchorConfig()
     base = [level.numpy() for level in usual.build(STRIDES).base]
     own, fit = anchor_recall(boxes, base, STRIDES), fit_anchors(boxes, STRIDES)
-    reach = f"overlap {own:.1%} of the objects by an IoU of {REACHED:g}, {{}} {fit.recall:.1%}"
-    sizes, ratios = fit.sizes, fit.ratios
+    sizes, ratios, reached = fit.sizes, fit.ratios, fit.recall
+    if max(ratios) < _ALIKE * min(ratios):  # all objects have one shape, which augmentation does not leave so
+        ratios = tuple(float(f"{ratios[1] * factor:.2g}") for factor in (1 / _SPREAD, 1, _SPREAD))
+        spread = [level.numpy() for level in AnchorConfig(sizes=sizes, ratios=ratios).build(STRIDES).base]
+        reached = anchor_recall(boxes, spread, STRIDES)
+    reach = f"overlap {own:.1%} of the objects by an IoU of {REACHED:g}, {{}} {reached:.1%}"
     told = f"Fitted to the boxes by k-means in IoU. The usual anchors {reach.format('these')}."
-    if fit.recall < own + _GAIN[trained]:
+    if reached < own + _GAIN[trained]:
         sizes, ratios = usual.sizes, usual.ratios
         known = ", and the weights know the usual ones" if trained else ""
         told = f"The usual anchors {reach.format('fitted ones')}{known}: the usual."

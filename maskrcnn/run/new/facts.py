@@ -119,8 +119,21 @@ def with_readable_masks(data: DataConfig) -> DataConfig:
     Raises:
         DataError: the data cannot be read.
     """
-    if not getattr(data.train, "masks", False) or len(data.build(data.train, True)):
+    if not getattr(data.train, "masks", False):
         return data
+    try:
+        data.build(data.train, True)
+    except DataError as error:
+        without = _without_masks(data)
+        try:
+            without.build(without.train, True)
+        except DataError:
+            raise error from None
+        return without
+    return data
+
+
+def _without_masks(data: DataConfig) -> DataConfig:
     parts: dict[str, Any] = {
         key: replace(part, masks=False)
         for key in ("train", "val")

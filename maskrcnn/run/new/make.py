@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.config.encode import escape_path, flatten
-from maskrcnn.data import CocoConfig, CocoDataset
+from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.data.images import ContrastConfig
@@ -200,10 +200,8 @@ def _number(asked: Mapping[str, str], key: str) -> int | None:
 
 def _divide(config: DataConfig, out: Path, wishes: Wishes) -> tuple[Divided | None, Path]:
     folder = out.with_name(f"{out.stem}_split")
-    dataset = config.build(config.train, False)
-    if len(dataset) < _LEAST_DIVIDED or not isinstance(dataset, CocoDataset):
-        return None, folder
-    if not dataset.annotation_file.is_file():
+    # Of other kinds of data a COCO json would not hold all that their reader knows.
+    if not isinstance(config.train, CocoConfig) or len(config.build(config.train, False)) < _LEAST_DIVIDED:
         return None, folder
     options: dict[str, Any] = {"by": wishes.by, "seed": wishes.seed, "overwrite": wishes.overwrite}
     return split_data(config, folder, wishes.val, **options), folder
@@ -334,7 +332,8 @@ def _with_settings(choices: list[Choice], asked: Mapping[str, str]) -> list[Choi
                 f"--set {key}: {above[0]} is written in one line here; set it whole, or change the"
                 " file afterwards"
             )
-        new = Choice(key, text, "As --set asks.")
+        was = " ".join(c.reason for c in choices if c.key == key and "easured" in c.reason)
+        new = Choice(key, text, f"As --set asks. {was}".rstrip())
         hit = [i for i, c in enumerate(choices) if c.key == key or c.key.startswith(f"{key}.")]
         choices = [c for i, c in enumerate(choices) if i not in hit]
         choices.insert(hit[0] if hit else len(choices), new)
