@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from maskrcnn.data import CocoDataset, Dataset
 from maskrcnn.data.doctor.look import look_at
-from maskrcnn.data.statistics import PixelStatistics, pixel_statistics
+from maskrcnn.data.pixel_statistics import PixelStatistics, pixel_statistics
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.fit_doubts import Seen

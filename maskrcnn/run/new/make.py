@@ -12,7 +12,7 @@ from maskrcnn.config.encode import escape_path, flatten
 from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE
-from maskrcnn.data.images import ContrastConfig
+from maskrcnn.data.interfaces import ContrastConfig
 from maskrcnn.engine.distributed import connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import UserError, few

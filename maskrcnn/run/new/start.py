@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from maskrcnn.config.encode import escape_path
 from maskrcnn.config.text import format_plain
-from maskrcnn.data.statistics import PixelStatistics
+from maskrcnn.data.pixel_statistics import PixelStatistics
 from maskrcnn.errors import CheckpointError, ConfigError, UserError
 from maskrcnn.modeling.backbones.timm_backbone import TimmConfig
 from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
