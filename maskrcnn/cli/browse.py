@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     for line in sheet.told:
         print(line)
     size = len(sheet.html.encode("utf-8")) / 2**20
-    print(f"{args.out}: {'replaced' if replaced else 'written'}, {size:.1f} MiB; open it in a browser")
+    done = "replaced" if replaced else "written"
+    print(f"{args.out}: {done}, {size:.1f} MiB (of pictures at most {args.most}); open it in a browser")
     return 0
 
 

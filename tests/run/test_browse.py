@@ -271,7 +271,7 @@ def test_data_alone_is_seen_as_by_default(tmp_path: Path, capsys: pytest.Capture
     assert len(page.cards) == 3 and "ResizeShortestEdge" in page.text
     assert re.search(r"epoch 0, position \d+: 800 x 800|epoch 0, position \d+: 6\d\d x|: 7\d\d x", page.text)
     told = capsys.readouterr().out
-    assert "3 of 4 training images" in told and "MiB; open it in a browser" in told
+    assert "3 of 4 training images" in told and "MiB (of pictures at most 64); open it in a browser" in told
 
 
 @pytest.mark.parametrize(
