@@ -6,7 +6,7 @@
 
 namespace mrcnn {
 
-// The numbers are the positions in maskrcnn/layers/roi_pool.py's ROUNDINGS and BINS.
+// The numbers are the positions in maskrcnn/layers/ops.py's ROUNDINGS and BINS.
 enum Rounding : int64_t { kRound = 0, kFloor = 1, kSppnet = 2 };
 enum Bins : int64_t { kOverlap = 0, kPartition = 1, kTruncate = 2 };
 

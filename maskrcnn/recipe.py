@@ -31,10 +31,11 @@ from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
 from maskrcnn.errors import ConfigError, DataError, few
-from maskrcnn.inference.loop import Precision
 from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
+from maskrcnn.modeling.precision import Precision
 from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.ground_truth import IouType
 
 #: Processes that load images, a rank: far above any use, and below what takes a machine down.
 MOST_WORKERS = 512
@@ -216,7 +217,7 @@ class EvalConfig(Config):
     #: Images a forward pass and rank, 1 to 4096.  Default 1 (so that padding never touches a result).
     batch_size: Annotated[int, Range(1, 4096, "the images of a pass must fit into memory")] = 1
     #: What is compared: boxes, masks, keypoints.  Default all; what the model does not predict is left out.
-    iou_types: tuple[Literal["bbox", "segm", "keypoints"], ...] = ("bbox", "segm", "keypoints")
+    iou_types: tuple[IouType, ...] = ("bbox", "segm", "keypoints")
     #: Metric whose highest value marks best.pt; null: the first there is of segm/AP, keypoints/AP, bbox/AP.
     best_metric: str | None = None
     #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), or as torchvision does.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from maskrcnn.structures import InstanceMasks
+from tests.structures.instances import HEIGHT, WIDTH, draw_bitmaps, make_segmentations
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,3 +36,21 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def segmentations() -> list[Any]:
+    """Polygons and run-length codes of six instances, see ``tests/structures/instances.py``."""
+    return make_segmentations()
+
+
+@pytest.fixture
+def masks(segmentations: list[Any]) -> InstanceMasks:
+    """All of them."""
+    return InstanceMasks.from_coco(segmentations, HEIGHT, WIDTH)
+
+
+@pytest.fixture
+def bitmaps(segmentations: list[Any]) -> torch.Tensor:
+    """uint8 [6, HEIGHT, WIDTH], as pycocotools draws them."""
+    return draw_bitmaps(segmentations)

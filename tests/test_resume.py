@@ -1,6 +1,6 @@
 """A run that was stopped and went on is the run that never stopped, to the bit.
 
-Covers ``maskrcnn/engine/best.py``.
+Covers ``maskrcnn/run/evaluations.py``.
 """
 
 from __future__ import annotations

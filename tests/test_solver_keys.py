@@ -22,11 +22,11 @@ from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import read_metrics
-from maskrcnn.engine.seed import seed_everything
 from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.recipe import load_recipe, parse_recipe
 from maskrcnn.run import train
 from maskrcnn.run.setup import class_weights
+from maskrcnn.structures.seeds import seed_everything
 from tests.engine.tiny import write_data, write_recipe
 from tests.test_resume import StopAfter, assert_same_state
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import hashlib
 import importlib
 import io
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from maskrcnn import __version__
-from maskrcnn.cli.complain import complain, leave_if_held
 from maskrcnn.cli.parser import Parser
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.engine.interrupt import Interrupted
@@ -51,7 +52,7 @@ COMMANDS = (
     Command("convert", "take over weights from other frameworks"),
     Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
-    Command("doctor", "say whether the installation is in order"),
+    Command("doctor", "say whether the installation is in order, or with DATA|CONFIG whether the data are"),
 )
 
 #: Modules of commands that a module cannot be called as: a word of Python's.
@@ -204,3 +205,31 @@ def _load(name: str) -> CommandModule:
         if e.name != module:
             raise
         raise UserError(f"the command {name!r} is not part of this version ({__version__})") from None
+
+
+def complain(text: str) -> None:
+    """Print ``maskrcnn: text`` on standard error, unless another process of this run on this machine did.
+
+    Each attempt of torchrun gives its processes a folder in common; a file in it stands for the sentence.
+    """
+    given = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if given and os.environ.get("WORLD_SIZE", "1") != "1":
+        folder = Path(given).parent.parent  # .../attempt_0/<local rank>/error.json
+        mark = folder / f"said-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"maskrcnn: {text}", file=sys.stderr, flush=True)
+
+
+def leave_if_held(status: int) -> None:
+    """End the process at once where one that it started cannot be ended (hung in a disk's driver, say)."""
+    if any(child.is_alive() for child in multiprocessing.active_children()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)

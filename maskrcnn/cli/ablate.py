@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError, few
 
 HELP = "train the variants of a suite over some seeds, and compare them with error bars"

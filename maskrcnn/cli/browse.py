@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
 HELP = (

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from maskrcnn.cli.options import add_config_arguments, add_set_argument
+from maskrcnn.cli.parser import add_config_arguments, add_set_argument
 from maskrcnn.config import Loaded, dump, flatten
 from maskrcnn.config.encode import one_line
 from maskrcnn.config.schema import Slot
@@ -43,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: a config is wrong (``check`` prints it instead).
     """
     if args.action == "show":
-        return _show(args.config, args.overrides, args.plain)
+        loaded = _resolve(args.config, args.overrides)
+        print(dump(loaded.value) if args.plain else loaded.render(), end="")
+        if not args.plain:
+            _show_named(loaded.value)
+        return 0
     if args.action == "check":
         return _check(args.configs, args.overrides)
     return _diff(args.a, args.b, args.overrides)
@@ -55,18 +59,15 @@ def _resolve(path: str, overrides: list[str]) -> Loaded[Any]:
     return load_traced_recipe(path, overrides)
 
 
-def _show(path: str, overrides: list[str], plain: bool) -> int:
-    loaded = _resolve(path, overrides)
-    print(dump(loaded.value) if plain else loaded.render(), end="")
-    data = None if plain else getattr(loaded.value, "data", None)
-    named = () if data is None else data.augmentation()
-    if named:
-        from maskrcnn.data.interfaces import TRANSFORMS
+def _show_named(recipe: Any) -> None:
+    """Print what a recipe's named augmentation stands for, as comments."""
+    from maskrcnn.data.interfaces import TRANSFORMS
 
+    named = recipe.data.augmentation() if hasattr(recipe, "data") else ()
+    if named:
         print("# Behind data.train_transforms data.augment and data.tighten_boxes put:")
-        for transform in named:
-            print(f"#   - {one_line(Slot(TRANSFORMS), transform)}")
-    return 0
+    for transform in named:
+        print(f"#   - {one_line(Slot(TRANSFORMS), transform)}")
 
 
 def _check(paths: list[str], overrides: list[str]) -> int:
@@ -93,15 +94,21 @@ def _doubts(loaded: Loaded[Any]) -> list[str]:
     Raises:
         ConfigError: parts do not fit.
     """
+    from maskrcnn.run.evaluation_checks import check_figures
     from maskrcnn.run.learnable import solver_doubts
     from maskrcnn.run.recipe_checks import check_recipe
     from maskrcnn.run.setup import cuda_levels_doubt
 
     levels = cuda_levels_doubt(loaded.value)
-    return [*check_recipe(loaded), *solver_doubts(loaded.value.solver), *([levels] if levels else [])]
+    return [
+        *check_recipe(loaded, [check_figures]),
+        *solver_doubts(loaded.value.solver),
+        *([levels] if levels else []),
+    ]
 
 
 def _fetched(loaded: Loaded[Any]) -> list[str]:
+    """What a training would fetch first, a sentence each."""
     from maskrcnn.run.recipe_checks import to_fetch
 
     return to_fetch(loaded.value)

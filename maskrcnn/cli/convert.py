@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
 HELP = "take over weights from other frameworks, or hand ours to torchvision"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_config_arguments
+from maskrcnn.cli.parser import add_config_arguments
 from maskrcnn.errors import DataError
 
 HELP = "generate the synthetic data set (shapes of six classes in COCO format), or measure a config's images"

@@ -6,7 +6,7 @@ import argparse
 from itertools import chain, count
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 
 HELP = "train and evaluate a small model on generated data, in minutes"
 

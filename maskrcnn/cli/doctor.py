@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument, add_trained_arguments
+from maskrcnn.cli.parser import add_set_argument, add_trained_arguments
 
 #: A figure under ``expect:`` was not met.  (2 is a user's error, as everywhere.)
 EXIT_NOT_MET = 1
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables; 1 where a figure that the recipe expects is not met, else 0."""
     from maskrcnn.recipe import load_recipe
-    from maskrcnn.run import evaluate
+    from maskrcnn.run.evaluation import evaluate
 
     recipe = None if args.config is None else load_recipe(args.config, args.overrides)
     found = evaluate(

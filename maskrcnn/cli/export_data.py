@@ -10,7 +10,7 @@ HELP = "Write a data set in another format, images copied: coco, labelme, labels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from maskrcnn.cli.options import add_data_arguments
+    from maskrcnn.cli.parser import add_data_arguments
     from maskrcnn.data.formats.exchange import EXPORTERS
 
     add_data_arguments(parser)

@@ -12,12 +12,17 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from maskrcnn.data.formats.exchange import IMPORTERS
-
     parser.add_argument("labels", type=Path, metavar="LABELS", help="a file or a folder of labels")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie, if not there")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--format", choices=IMPORTERS.names(), help="look for this one alone")
+    parser.add_argument("--format", metavar="NAME", help="look for this one alone")
+    parser.add_argument(
+        "--plugins",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules to import first, with importers of one's own",
+    )
     parser.add_argument(
         "--copy", action="store_true", help="copy the images, too; else they stay where they are"
     )
@@ -46,11 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write ``OUT/data.yaml`` and a json a split, and say what was found and what was left out."""
+    from maskrcnn.config.nodes import Origin, Scalar
+    from maskrcnn.config.plugins import import_plugins
     from maskrcnn.data.formats.data_folder import DATA_FILE
     from maskrcnn.data.formats.sources import LabelSource
     from maskrcnn.run.import_data import import_data
     from maskrcnn.viz.shares import shares
 
+    import_plugins([Scalar(name, name, Origin("--plugins")) for name in args.plugins], [])
     source = LabelSource(
         args.labels,
         args.images,

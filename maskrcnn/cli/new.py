@@ -14,7 +14,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from maskrcnn.cli.options import add_data_arguments, add_set_argument
+    from maskrcnn.cli.parser import add_data_arguments, add_set_argument
 
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the config to write (.yaml)")

@@ -1,4 +1,4 @@
-"""argparse whose complaints are our sentences, with the option that was probably meant."""
+"""argparse whose complaints are our sentences, with the option that was probably meant; shared arguments."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from maskrcnn.cli.foreign import advice, misspelt
 from maskrcnn.errors import UserError
 
+SET_HELP = (
+    "change one value, as in --set solver.optimizer.lr=0.01 or --set model.roi_op=roi_pool; may be repeated"
+)
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
 
@@ -62,6 +66,48 @@ class Parser(argparse.ArgumentParser):
     def _complain(self, text: str) -> NoReturn:
         stop = "" if text.endswith("?") else "."
         raise UserError(f"{text}{stop} '{self.prog} --help' lists its arguments")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``CONFIG`` (``args.config``) and ``--set`` (``args.overrides``, a list)."""
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file")
+    add_set_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint`` (``args.checkpoint``, a path), which must be given."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="C",
+        help="a checkpoint file, a run folder (its best), or published weights (maskrcnn weights list)",
+    )
+
+
+def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint``, and ``CONFIG`` (``args.config``, or None) in place of the config kept in it."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="the YAML file; default: the config kept in the checkpoint",
+    )
+    add_checkpoint_argument(parser)
+
+
+def add_set_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set KEY=VALUE``, collected in ``args.overrides``."""
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=SET_HELP
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``DATA`` (``args.data``) and ``--images``; :mod:`maskrcnn.run.data_argument` reads them."""
+    what = "a folder with a data.yaml, that file, a COCO json, or a config"
+    parser.add_argument("data", type=Path, metavar="DATA", help=what)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the images of a COCO json")
 
 
 def _sentence(message: str, prog: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from maskrcnn.cli.options import add_checkpoint_argument, add_set_argument
+from maskrcnn.cli.parser import add_checkpoint_argument, add_set_argument
 from maskrcnn.errors import DataError, UserError
 
 HELP = "find objects in images: writes an overlay an image and predictions.json"

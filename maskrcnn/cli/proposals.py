@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument, add_trained_arguments
+from maskrcnn.cli.parser import add_set_argument, add_trained_arguments
 from maskrcnn.errors import UserError
 
 HELP = "write the proposals of a trained RPN to a file, and their average recall"

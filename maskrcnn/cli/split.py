@@ -12,7 +12,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from maskrcnn.cli.options import add_data_arguments
+    from maskrcnn.cli.parser import add_data_arguments
 
     add_data_arguments(parser)
     parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images (default 0.2)")

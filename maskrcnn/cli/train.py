@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from maskrcnn.cli.options import add_set_argument
+from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
 HELP = "train a model from a config file, with evaluations, checkpoints and logs in a run folder"

@@ -72,9 +72,9 @@ def build(spec: Spec, node: Node, path: str, problems: Problems) -> Any:
             return _choice(values, node, path, problems)
         case Leaf(kind) if isinstance(node, Scalar):
             value = _leaf(kind, node, path, problems)
-            fault = fault_of(spec, value, _key(path))
+            fault = fault_of(spec, value, path)
             if fault:
-                problems.add(node.where, path, fault)
+                problems.add(node.where, "", fault)
             return FAILED if fault else value
     hint = ""
     if isinstance(node, Map) and node.dotted:
@@ -119,11 +119,6 @@ def blame(message: str, node: Map, path: str) -> tuple[Origin, str]:
         if where != DEFAULT:
             return where, join(path, word)
     return node.where, join(path, named[0]) if named else path
-
-
-def _key(path: str) -> str:
-    """The key that holds a value: its path's last word that is no index of a list."""
-    return next((word for word in reversed(path.split(".")) if not word.isdigit()), path)
 
 
 def _choice(values: tuple[Any, ...], node: Scalar, path: str, problems: Problems) -> Any:

@@ -134,7 +134,7 @@ class BatchLoader:
     """
 
     def __init__(
-        self, images: _Images, batches: Sequence[list[Draw]], *, workers: int, pin_memory: bool
+        self, images: _Images, batches: Sequence[list[Draw]], *, workers: int, pin_memory: bool = False
     ) -> None:
         self.dataset = images.dataset
         #: Whether the run was asked to stop: then a batch that does not come is not waited for any longer.
@@ -241,7 +241,6 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    pin_memory: bool = False,
     limit: int | None = None,
 ) -> BatchLoader:
     """All images once over all ranks, in the data set's order: rank r takes images r, r + world size, ...
@@ -254,8 +253,7 @@ def eval_loader(
     """
     mine = [Draw(0, i, i) for i in range(rank, min(len(dataset), limit or len(dataset)), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    images = _Images(dataset, transforms)
-    return BatchLoader(images, batches, workers=workers, pin_memory=pin_memory)
+    return BatchLoader(_Images(dataset, transforms), batches, workers=workers)
 
 
 def _as_is(item: Any) -> Any:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.engine.events import BOARDS
 from maskrcnn.files import Appender
 
 
-class Board(Appender):
+@BOARDS.register("tensorboard")
+class EventFile(Appender):
     """One event file in ``folder``."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:

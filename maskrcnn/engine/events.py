@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from maskrcnn.engine.board import Board
+from maskrcnn.config.registry import Named
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
 from maskrcnn.engine.step import StepResult
@@ -30,6 +30,20 @@ _MEANING = {
 }
 #: Above this share of the time spent waiting for data the user is told once.
 _DATA_BOUND = 0.3
+
+
+class Board(Protocol):
+    """A file of numbers and pictures (uint8 [H, W, 3] RGB); OSError where one cannot be written yet."""
+
+    @property
+    def path(self) -> Path: ...
+    def scalar(self, name: str, value: float, step: int) -> None: ...
+    def image(self, name: str, image: np.ndarray[Any, np.dtype[np.uint8]], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+#: By the key of ``train`` that asks for one: from a folder, and the step from which earlier records are void.
+BOARDS: Named[Callable[[Path, int], Board]] = Named("board", "maskrcnn.engine", tensorboard="board")
 
 
 @dataclass
@@ -99,7 +113,7 @@ class Events:
         self._told_legend = False
         if self.tensorboard:
             try:
-                self._board = Board(self.folder / "tensorboard", self.start_step + 1)
+                self._board = BOARDS.get("tensorboard")(self.folder / "tensorboard", self.start_step + 1)
             except ImportError:
                 self.console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
 

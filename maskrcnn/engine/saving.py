@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
-from maskrcnn.engine.best import improved
 from maskrcnn.engine.checkpoint import Checkpoint, Parts, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.soundness import Soundness
+from maskrcnn.engine.faults import Soundness
 from maskrcnn.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+#: What decides which evaluation was the best, where the recipe does not say.
+DEFAULT = ("segm/AP", "keypoints/AP", "bbox/AP")
 
 
 @dataclass
@@ -28,7 +34,7 @@ class Saving:
     folder: where they go, on rank 0; None: nowhere.
     console: where warnings go.
     weights: what is trained, and watched for ruin.
-    best_metric: the metric whose highest value marks ``best.pt``; None: see ``engine.best``.
+    best_metric: the metric whose highest value marks ``best.pt``; None: see :func:`improved`.
     guard: raises a UserError where the run must not write any more; asked at logs and checkpoints, on rank 0
         alone.
     """
@@ -160,3 +166,32 @@ class Saving:
                 f" Stop, and begin a new run with a lower --set solver.optimizer.lr{weights}"
             )
         self._ruined.add(step)
+
+
+def improved(
+    metrics: Mapping[str, float], wanted: str | None, best: Mapping[str, float], step: int
+) -> dict[str, float] | None:
+    """The new record, or None where these metrics do not beat it.
+
+    Args:
+        metrics: name -> value, of the evaluation at ``step``; a figure that is not defined (no ground truth
+            of that size) is left out.
+        wanted: the metric whose highest value wins; None: the first there is of :data:`DEFAULT`.
+        best: the record so far, ``{metric: value, "step": step}``, or empty.
+    """
+    name = wanted or next((m for m in DEFAULT if m in metrics), None)
+    if name is None:
+        return None
+    if name not in metrics:
+        # That the name exists is checked before training (check_metric); what was trained must not be lost.
+        logger.warning(
+            "eval.best_metric: %s is not defined in this evaluation (no ground truth of that kind), so"
+            " best.pt stays as it is; choose another, as %s",
+            name,
+            next((m for m in DEFAULT if m in metrics), "bbox/AP"),
+        )
+        return None
+    value = metrics[name]
+    if not math.isfinite(value) or value <= best.get(name, -math.inf):
+        return None
+    return {name: value, "step": step}

@@ -17,11 +17,11 @@ from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Part, Parts
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.optim import clip_gradients
-from maskrcnn.engine.seed import seed_step
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import UserError
-from maskrcnn.inference.loop import Precision, autocast
+from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
+from maskrcnn.structures.seeds import seed_step
 
 
 class Wishes(NamedTuple):

@@ -17,7 +17,6 @@ from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import rates_of
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.soundness import LossWatch
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
 from maskrcnn.errors import UserError
 from maskrcnn.structures import Batch
@@ -77,7 +76,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._ranks = self.step.ranks
         self._tally = Tally()
-        self._losses: LossWatch | None = LossWatch() if self._ranks.is_main else None
+        self._losses: faults.LossWatch | None = faults.LossWatch() if self._ranks.is_main else None
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Train to the end.

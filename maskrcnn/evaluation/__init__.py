@@ -1,9 +1,9 @@
 """From detections to masks, COCO results, COCO's figures, and pictures."""
 
 from maskrcnn.evaluation.backends import Backend
-from maskrcnn.evaluation.coco import IouType, evaluate_coco
+from maskrcnn.evaluation.coco import evaluate_coco
 from maskrcnn.evaluation.eval_result import ClassFigures, EvalResult, Matches
-from maskrcnn.inference.loop import Precision, PredictionProgress, predict_batches, predict_dataset
+from maskrcnn.inference.loop import PredictionProgress, predict_batches, predict_dataset
 from maskrcnn.inference.paste import Paste, encode_masks, paste_masks
 from maskrcnn.inference.records import (
     Result,
@@ -13,6 +13,8 @@ from maskrcnn.inference.records import (
     merge_results,
     save_results,
 )
+from maskrcnn.modeling.precision import Precision
+from maskrcnn.structures.ground_truth import IouType
 from maskrcnn.structures.rle import TextRLE
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,8 @@ from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
 from maskrcnn.evaluation.detections import DetectionColumns, read_detections
 from maskrcnn.evaluation.diagnose import why_zero
 from maskrcnn.evaluation.eval_result import AT_CAP, ClassFigures, EvalResult, Matches
-from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.structures.ground_truth import GroundTruth, IouType
 
-IouType = Literal["bbox", "segm", "keypoints"]
 #: COCO's numbers of detections an image and class.
 MAX_DETECTIONS = (1, 10, 100)
 #: Places of COCO's area ranges: all, small (< 32^2 px), medium, large (> 96^2 px).

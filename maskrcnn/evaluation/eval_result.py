@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.evaluation.legend import legend
+from maskrcnn.config.registry import did_you_mean
+from maskrcnn.errors import UserError
 from maskrcnn.viz.tables import Table
 
 IntArray = npt.NDArray[np.int64]
@@ -22,6 +23,16 @@ TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR
 TEN = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 #: Figures repeated at the model's own cap on detections where that is above 100.
 AT_CAP = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+#: COCO's largest number of detections an image; the figures ``@cap`` exist for larger caps.
+_COCO_CAP = 100
+#: Sizes by the letter at the end of a figure's name: word, and area of the mask or box (COCO's areaRng).
+_SIZES = {
+    "s": ("small", "under 32 x 32 px"),
+    "m": ("medium", "32 x 32 to 96 x 96 px"),
+    "l": ("large", "96 x 96 px or more"),
+}
+#: A cap on recall below this is told.
+_LOW = 0.9
 #: Recall levels of COCO's precision-recall curve.
 RECALLS = np.linspace(0.0, 1.00, 101)
 
@@ -200,3 +211,72 @@ class EvalResult:
 
 def _number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def check_metric(wanted: str | None, iou_types: Sequence[str], max_detections: int) -> None:
+    """The metric that is to mark the best checkpoint is one that the evaluations will give.
+
+    Args:
+        iou_types: of "bbox", "segm" and "keypoints", those that are evaluated.
+        max_detections: the model's cap on detections an image.
+
+    Raises:
+        UserError: it is not.
+    """
+    names: list[str] = []
+    for kind in iou_types:
+        names += [f"{kind}/{name}" for name in (TEN if kind == "keypoints" else TWELVE)]
+        if kind != "keypoints" and max_detections > _COCO_CAP:
+            names += [f"{kind}/{name}@{max_detections}" for name in AT_CAP]
+    if wanted is None or wanted in names:
+        return
+    bare = [name for name in names if name.partition("/")[2] == wanted]
+    hint = f" Did you mean {' or '.join(map(repr, bare))}?" if bare else did_you_mean(wanted, names)
+    raise UserError(f"eval.best_metric: this run's evaluations give no metric {wanted[:60]!r}.{hint}")
+
+
+Figures = Mapping[str, Mapping[str, float | None]]
+
+
+def legend(figures: Figures, images: int, objects: Sequence[int]) -> list[str]:
+    """A sentence for each kind of figure that needs one; most results need none.
+
+    Args:
+        figures: kind of evaluation -> name -> value, None where it is not defined.
+        images: how many were evaluated.
+        objects: instances of each class, crowds left out.
+    """
+    return [*_undefined(figures, sum(objects)), *_capped(figures, images, [n for n in objects if n])]
+
+
+def _undefined(figures: Figures, objects: int) -> list[str]:
+    found = []
+    for letter, (word, area) in _SIZES.items():
+        names = [
+            name
+            for name in (f"AP{letter}", f"AR{letter}")
+            if any(named.get(name, 0) is None for named in figures.values())
+        ]
+        if names and objects:
+            verb = "are" if len(names) > 1 else "is"
+            found.append(
+                f"{' and '.join(names)} {verb} n/a: the annotations hold no {word} objects ({area};"
+                " crowds do not count)"
+            )
+    return found
+
+
+def _capped(figures: Figures, images: int, counts: Sequence[int]) -> list[str]:
+    """AR1 and AR10 count so many detections an image and class: crowded images cannot reach 1."""
+    if not counts or not any("AR1" in named for named in figures.values()):
+        return []
+    caps = {n: sum(min(1.0, n * images / c) for c in counts) / len(counts) for n in (1, 10, 100)}
+    low = {n: cap for n, cap in caps.items() if cap < _LOW}
+    if not low:
+        return []
+    told = ", ".join(f"AR{n} above {cap:.2f}" for n, cap in low.items())
+    sentence = (
+        "AR1, AR10 and AR100 allow 1, 10 and 100 detections an image and class; with"
+        f" {sum(counts) / images:.3g} objects an image no model can reach {told}"
+    )
+    return [sentence]

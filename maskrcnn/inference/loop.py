@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.inference.paste import Paste
 from maskrcnn.inference.records import Result, coco_results
+from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, Detections, ImageInfo
 from maskrcnn.structures.categories import Categories
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class PredictingModel(Protocol):
@@ -58,12 +57,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a model runs at ``precision``."""
-    dtype = getattr(torch, precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def predict_batches(

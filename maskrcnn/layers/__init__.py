@@ -6,13 +6,10 @@ Every operator takes one map or a list of pyramid levels (one fused call), NCHW 
 bfloat16, float32 or float64, and is differentiable.
 """
 
-from maskrcnn.layers.legacy import RoIAlignAvg, RoIAlignLegacy, RoIAlignMax, roi_align_legacy
-from maskrcnn.layers.nms import batched_nms
+from maskrcnn.config.registry import on_demand
 from maskrcnn.layers.operator import ROI_OPS, RoIOperator
-from maskrcnn.layers.prroi_pool import PrRoIPool, prroi_pool
+from maskrcnn.layers.ops import batched_nms
 from maskrcnn.layers.roi_align import RoIAlign, roi_align
-from maskrcnn.layers.roi_pool import RoIPool, roi_pool
-from maskrcnn.layers.roi_warp import RoIWarp, roi_warp
 
 __all__ = [
     "ROI_OPS",
@@ -31,3 +28,17 @@ __all__ = [
     "roi_pool",
     "roi_warp",
 ]
+
+__getattr__ = on_demand(
+    __name__,
+    PrRoIPool="other_operators",
+    RoIAlignAvg="other_operators",
+    RoIAlignLegacy="other_operators",
+    RoIAlignMax="other_operators",
+    RoIPool="other_operators",
+    RoIWarp="other_operators",
+    prroi_pool="other_operators",
+    roi_align_legacy="other_operators",
+    roi_pool="other_operators",
+    roi_warp="other_operators",
+)

@@ -35,7 +35,9 @@ def register() -> None:
     library.register_autograd("maskrcnn::roi_average", _average_backward, setup_context=_average_setup)
     for name, backward in (("roi_sample", ops.roi_sample_backward), ("roi_pool", ops.roi_pool_backward)):
         library.register_fake(f"maskrcnn::{name}", _output_and_argmax)
-        library.register_fake(f"maskrcnn::{name}_backward", _maps_from_argmax)
+        library.register_fake(
+            f"maskrcnn::{name}_backward", lambda grad, argmax, *inputs: _maps(grad, *inputs)
+        )
         formula = _backward_from_argmax(backward.default)
         library.register_autograd(f"maskrcnn::{name}", formula, setup_context=_argmax_setup)
     library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
@@ -68,10 +70,6 @@ def _maps(
         _new(grad, (images, channels, sizes[2 + 2 * i], sizes[3 + 2 * i]), grad.dtype, bool(flag))
         for i, flag in enumerate(layouts)
     ]
-
-
-def _maps_from_argmax(grad: Tensor, argmax: Tensor, *inputs: Any) -> list[Tensor]:
-    return _maps(grad, *inputs)
 
 
 def _like_rois(grad: Any, features: Any, rois: Tensor, levels: Any, scales: Any) -> Tensor:

@@ -40,10 +40,10 @@ ROI_OPS: Registry[RoIOpConfig] = Registry(
     "RoI op",
     "maskrcnn.layers",
     roi_align="roi_align",
-    roi_align_legacy="legacy",
-    roi_pool="roi_pool",
-    prroi_pool="prroi_pool",
-    roi_warp="roi_warp",
+    roi_align_legacy="other_operators",
+    roi_pool="other_operators",
+    prroi_pool="other_operators",
+    roi_warp="other_operators",
 )
 
 

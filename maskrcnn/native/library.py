@@ -23,9 +23,6 @@ import torch
 from maskrcnn.native import build as _build
 from maskrcnn.native import cache as _cache
 
-#: Importing torch.ops' namespace under another name would hide which library an operator comes from.
-NAMESPACE = "maskrcnn"
-
 
 @dataclass(frozen=True)
 class LoadState:

@@ -1,7 +1,6 @@
 """What the commands do, as functions: train, evaluate, predict."""
 
 from maskrcnn.config.registry import on_demand
-from maskrcnn.run.evaluate import Evaluation, evaluate
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.train import TrainResult, train
 
@@ -18,5 +17,11 @@ __all__ = [
 ]
 
 __getattr__ = on_demand(
-    __name__, Model="model", Prediction="predictor", Predictor="predictor", propose="proposals"
+    __name__,
+    Evaluation="evaluation",
+    Model="model",
+    Prediction="predictor",
+    Predictor="predictor",
+    evaluate="evaluation",
+    propose="proposals",
 )

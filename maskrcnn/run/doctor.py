@@ -59,7 +59,11 @@ def diagnose() -> InstallationReport:
         ("cache", str(_cache.cache_dir())),
         *(("trial", trial) for trial in trials),
         ("dependencies", ", ".join(_dependencies())),
-        ("environment", ", ".join(_environment()) or "nothing set that matters"),
+        (
+            "environment",
+            ", ".join(f"{n}={os.environ[n]}" for n in ENVIRONMENT if n in os.environ)
+            or "nothing set that matters",
+        ),
         ("verdict", _verdict(healthy, states["cpu"])),
     ]
     return InstallationReport(tuple(aligned(found, left=(0, 1))), healthy)
@@ -134,10 +138,6 @@ def _dependencies() -> Iterable[str]:
         except importlib.metadata.PackageNotFoundError:
             found.append(f"{name} MISSING")
     return found
-
-
-def _environment() -> list[str]:
-    return [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
 
 
 def _verdict(healthy: bool, cpu: _library.LoadState) -> str:

@@ -26,7 +26,7 @@ from maskrcnn.evaluation import IouType
 from maskrcnn.modeling.rpn.anchor_fit import fit_anchors
 from maskrcnn.recipe import DataConfig, Recipe, check_same_categories
 from maskrcnn.run import setup
-from maskrcnn.run.fit_doubts import Seen, reached, suggested
+from maskrcnn.run.fit_doubts import Seen, fit_doubts, reached, suggested
 from maskrcnn.run.learnable import epoch_doubts, solver_doubts
 from maskrcnn.run.recipe_checks import build_without_memory
 from maskrcnn.run.step_cost import count_step, measure_step
@@ -139,8 +139,7 @@ def read_sets(config: DataConfig) -> tuple[Sets, list[Doubt]]:
     def read(part: Any) -> Dataset:
         tolerant = replace(part, on_error="skip") if hasattr(part, "on_error") else part
         with quietly():
-            dataset: Dataset = tolerant.build(False, on_error="skip")
-        return dataset
+            return replace(config, on_error="skip").build(tolerant, False)
 
     data = {"data.train": read(config.train)}
     if config.val is None:
@@ -221,11 +220,11 @@ def missing_doubts(dataset: Dataset) -> list[Doubt]:
 
 def _of_recipe(found: Examination, recipe: Recipe, measure: bool) -> None:
     """Add what the recipe makes of the data."""
-    train, val = found.data["data.train"], found.data.get("data.val")
+    train = found.data["data.train"]
     model = build_without_memory(recipe)
     strides = [] if model.rpn is None else model.rpn.anchors.strides
-    for name in setup.RECIPE_DOUBTS.names():
-        found.doubts += setup.RECIPE_DOUBTS.get(name)(recipe, strides, train, val)
+    for key, dataset in found.data.items():
+        found.doubts += fit_doubts(recipe, strides, dataset, training=key == "data.train")
     for sentence in [*solver_doubts(recipe.solver), *epoch_doubts(recipe.solver, len(train))]:
         found.doubts.append(_of_solver(sentence, len(train)))
     seen = _seen(train, recipe)

@@ -30,7 +30,8 @@ from maskrcnn.modeling.rpn.anchor_fit import (
     fit_anchors,
 )
 from maskrcnn.recipe import Recipe
-from maskrcnn.run.setup import RECIPE_DOUBTS, build_transforms
+from maskrcnn.run.preflight import CHECKS, Start
+from maskrcnn.run.setup import build_transforms
 
 Integers = npt.NDArray[np.int64]
 
@@ -149,18 +150,29 @@ class Seen:
         )
 
 
-@RECIPE_DOUBTS.register("fit")
+@CHECKS.register("fit")
+def _before_a_training(start: Start) -> Iterator[str]:
+    """All of this module, as warnings."""
+    if start.model is None or start.recipe.train.check_data == "none":
+        return
+    strides = [] if start.model.rpn is None else start.model.rpn.anchors.strides
+    for doubt in fit_doubts(start.recipe, strides, start.dataset, training=start.training):
+        yield str(doubt)
+
+
 def fit_doubts(
-    recipe: Recipe, strides: Sequence[int], train: Dataset, val: Dataset | None
+    recipe: Recipe, strides: Sequence[int], dataset: Dataset, *, training: bool
 ) -> Iterator[Doubt]:
-    """All of this module."""
-    seen = Seen(train, recipe)
-    if seen.counts.any():
+    """What does not fit of a recipe and the data that it trains on, or judges by.
+
+    strides: of the RPN's levels, pixels a cell.
+    """
+    seen = Seen(dataset, recipe)
+    if training and seen.counts.any():
         yield from sample_doubts(seen)
         with contextlib.suppress(DataError):  # transforms of one's own have no one scale
             yield from filter(None, [small_doubt(seen), anchor_doubt(seen, strides)])
-    for dataset, training in ((train, True), *([] if val is None else [(val, False)])):
-        yield from cap_doubts(Seen(dataset, recipe), training=training)
+    yield from cap_doubts(seen, training=training)
 
 
 def cap_doubts(seen: Seen, *, training: bool) -> list[Doubt]:

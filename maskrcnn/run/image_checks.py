@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from maskrcnn.data.image_files import longest_gap, missing_files, no_file
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.loader import MAX_REPLACEMENTS
 from maskrcnn.errors import DataError, few
+from maskrcnn.run.preflight import CHECKS, Finding, Start
 
 #: Images whose size is compared with the json's before the start; the others are when they are read.
 _SAMPLED = 64
@@ -20,39 +21,26 @@ _SAMPLED = 64
 _ASKED = 5
 
 
-@dataclass
-class Findings:
-    """problems that end the run, and warnings; a sentence each."""
+@CHECKS.register("images")
+def check_images(start: Start) -> Iterator[Finding]:
+    """Look for the files of the data set, and at the first bytes of some of them.
 
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def check_images(key: str, dataset: Dataset, *, replace: bool) -> Findings:
-    """Look for the files of ``dataset``, and at the first bytes of some of them.
-
-    A data set without a method ``path(index) -> Path`` is not looked at.
-
-    Args:
-        key: the data set's in the config.
-        replace: the loader replaces unreadable images, of at most ``MAX_REPLACEMENTS`` in a row.
+    A data set without a method ``path(index) -> Path`` is not looked at.  In training the loader replaces
+    unreadable images, of at most ``MAX_REPLACEMENTS`` in a row.
     """
-    found = Findings()
+    key, dataset = start.key, start.dataset
     path_of = getattr(dataset, "path", None)
     if path_of is None:
-        return found
+        return
     paths = [Path(path_of(i)) for i in range(len(dataset))]
     missing = missing_files(paths)
     if missing:
-        _tell_missing(found, key, dataset, [paths[i] for i in missing], missing, replace)
+        yield _missing(key, dataset, [paths[i] for i in missing], missing, start.training)
     gone = set(missing)
-    _tell_sizes(found, key, dataset, paths, [i for i in range(len(paths)) if i not in gone])
-    return found
+    yield from _sizes(key, dataset, paths, [i for i in range(len(paths)) if i not in gone])
 
 
-def _tell_missing(
-    found: Findings, key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool
-) -> None:
+def _missing(key: str, dataset: Dataset, paths: list[Path], missing: list[int], replace: bool) -> Finding:
     instead = {path: f", but {kind}" for path in paths[:_ASKED] if (kind := no_file(path))}
     named = few(
         f"{shown(path)} (image {int(dataset.image_ids[i])}{instead.get(path, '')})"
@@ -70,19 +58,17 @@ def _tell_missing(
                 f"restore them, take their records out of {dataset.annotation_file}, or set {where}.on_error"
                 " to skip to go on without them"
             )
-        found.problems.append(f"{what}; {advice}")
-        return
+        return DataError(f"{what}; {advice}")
     gap = longest_gap(missing, len(dataset))
     if replace and gap >= MAX_REPLACEMENTS:
-        found.problems.append(
+        return DataError(
             f"{what}; {gap} of them follow each other, and training passes over at most"
             f" {MAX_REPLACEMENTS - 1} in a row: take their records out of {dataset.annotation_file}"
         )
-        return
-    found.warnings.append(f"{what}; passed over (on_error: skip)")
+    return f"{what}; passed over (on_error: skip)"
 
 
-def _tell_sizes(found: Findings, key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> None:
+def _sizes(key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> Iterator[Finding]:
     """Compare the sizes of some images by their headers, and read those that seem wrong to be sure."""
     if not there:
         return
@@ -101,6 +87,6 @@ def _tell_sizes(found: Findings, key: str, dataset: Dataset, paths: list[Path], 
         return
     what = f"{key}: {len(sentences)} of {len(places)} images looked at have another size than the json says"
     if dataset.on_error == "skip":
-        found.warnings.append(f"{what}, as: {sentences[0]} (passed over: on_error: skip)")
+        yield f"{what}, as: {sentences[0]} (passed over: on_error: skip)"
     else:
-        found.problems.append(f"{what}, as: {sentences[0]}")
+        yield DataError(f"{what}, as: {sentences[0]}")

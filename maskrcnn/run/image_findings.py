@@ -13,8 +13,8 @@ from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.recipe import Recipe
-from maskrcnn.run import setup
 from maskrcnn.run.examine import missing_doubts, reader_doubts
+from maskrcnn.run.fit_doubts import fit_doubts
 from maskrcnn.run.recipe_checks import build_without_memory
 
 #: Records of a json that are decoded at a time.
@@ -30,8 +30,7 @@ def train_doubts(recipe: Recipe, dataset: Dataset, look: Look | None, *, fits: b
     if fits:
         model = build_without_memory(recipe)
         strides = [] if model.rpn is None else model.rpn.anchors.strides
-        for name in setup.RECIPE_DOUBTS.names():
-            yield from setup.RECIPE_DOUBTS.get(name)(recipe, strides, dataset, None)
+        yield from fit_doubts(recipe, strides, dataset, training=True)
 
 
 def places_of(doubt: Doubt, dataset: Dataset) -> frozenset[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.formats.exchange import IMPORTERS, Gathered
@@ -49,7 +50,10 @@ def find_format(source: LabelSource, wanted: str | None = None) -> tuple[str, st
         raise UserError(f"{shown(source.images)}: there is no such folder of images")
     if source.labels.suffix.lower() in (".zip", ".tar", ".gz", ".7z", ".rar"):
         raise UserError(f"{where}: is an archive; unpack it, and name the folder")
-    importers = {name: IMPORTERS.get(name)() for name in ([wanted] if wanted else IMPORTERS.names())}
+    known = IMPORTERS.names()
+    if wanted and wanted not in known:
+        raise UserError(f"--format {wanted}: there is no such format.{did_you_mean(wanted, known)}")
+    importers = {name: IMPORTERS.get(name)() for name in ([wanted] if wanted else known)}
     found = {name: what for name, importer in importers.items() if (what := importer.find(source))}
     if not found:
         looked = "; ".join(f"{name}: {importer.title}" for name, importer in importers.items())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from maskrcnn.errors import CheckpointError, UserError, few
 from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
-from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
+from maskrcnn.run.named_weights import FirstWeights, WeightsFacts, is_name, publisher_of
+from maskrcnn.run.training import BEGINNINGS
 from maskrcnn.structures.categories import Categories
 from maskrcnn.viz.tables import Table
 from maskrcnn.weights.restore import TakenOver, drop_head, initialize_model, take_by_class
@@ -30,21 +30,8 @@ _UNSEEN = ("preprocess.mean", "preprocess.std", "backbone.stride_in_1x1", "roi.b
 _RATE = 2.0
 
 
-@dataclass
-class Start:
-    """What is said of a model's first weights.
-
-    lines: of what was taken over, to be printed.
-    fresh: names of the tensors that the weights gave nothing to.
-    doubts: what is likely a mistake, a sentence each.
-    """
-
-    lines: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-
-def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: Categories) -> Start:
+@BEGINNINGS.register("weights")
+def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: Categories) -> FirstWeights:
     """Take over ``weights``, and compare what is known of them and of the backbone's with the recipe.
 
     Args:
@@ -55,16 +42,15 @@ def start_model(model: MaskRCNN, recipe: Recipe, file: Path | None, categories: 
     Raises:
         CheckpointError: the file cannot be read or does not fit; the model is then unchanged.
     """
-    start = Start(doubts=_rate_doubts(recipe))
+    start = FirstWeights(doubts=_rate_doubts(recipe))
     if recipe.weights is None or file is None:
         start.doubts += _backbone_doubts(model, recipe.model)
         return start
     name = recipe.weights.as_posix()
     checkpoint = load_weights(file)
-    state = checkpoint.model
+    state = _with_heads(model, checkpoint.model, start)
     if recipe.model.num_channels != 3:
         state = CHANNEL_FITTINGS.get(recipe.model.channels_from)().fit_state(state, model)
-    state = _with_heads(model, state, start)
     theirs = checkpoint.category_names
     if recipe.drop_head:
         state, _ = drop_head(state, model)
@@ -88,12 +74,16 @@ def _are_numbers(names: tuple[str, ...]) -> bool:
 
 
 def _wider(config: MaskRCNNConfig, classes: int) -> MaskRCNN:
-    """The same model for a class more, without memory."""
-    with torch.device("meta"):
-        return without_weights(config).build(classes + 1)
+    """The same model for a class more, without memory where its parts can be built so."""
+    try:
+        with torch.device("meta"):
+            return without_weights(config).build(classes + 1)
+    except (RuntimeError, NotImplementedError):  # of a plugin's part, which needs real tensors
+        with torch.random.fork_rng(devices=[]):
+            return without_weights(config).build(classes + 1)
 
 
-def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: Start) -> dict[str, Tensor]:
+def _with_heads(model: MaskRCNN, state: Mapping[str, Tensor], start: FirstWeights) -> dict[str, Tensor]:
     """``state`` with the model's own tensors for further heads (masks, keypoints) that it lacks, without
     those that the model lacks, and with fresh outputs for keypoints of another number.
     """
@@ -182,8 +172,10 @@ def _backbone_facts(model: MaskRCNN, config: MaskRCNNConfig) -> WeightsFacts | N
 
 
 def _differing(name: str, values: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """A sentence on the keys of which weights and recipe have different values."""
-    found = {key: pair for key, pair in values.items() if not _equal(*pair)}
+    """A sentence on the keys of which weights and recipe have different values; those of images of another
+    number of channels cannot be compared.
+    """
+    found = {key: pair for key, pair in values.items() if not _equal(*pair) and _comparable(*pair)}
     if not found:
         return []
     what = "; ".join(
@@ -192,6 +184,10 @@ def _differing(name: str, values: Mapping[str, tuple[Any, Any]]) -> list[str]:
     keys = ", ".join(f"model.{key}: {_show(theirs)}" for key, (theirs, _) in found.items())
     doubt = f"{name}: the weights were trained with other values, and these spoil them: {what}; set {keys}"
     return [doubt]
+
+
+def _comparable(a: Any, b: Any) -> bool:
+    return not (isinstance(a, tuple) and isinstance(b, tuple)) or len(a) == len(b)
 
 
 def _equal(a: Any, b: Any) -> bool:

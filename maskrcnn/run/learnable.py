@@ -22,6 +22,8 @@ from maskrcnn.engine.schedules import CosineConfig
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.recipe import SolverConfig
+from maskrcnn.run.preflight import CHECKS, Start
+from maskrcnn.run.setup import images_per_pass
 
 #: Parts deep enough that they do not train where their normalisation does nothing.
 _DEEP = ("backbone.", "roi.trunk.")
@@ -30,6 +32,22 @@ _SHOWN = 3
 #: So many times the default rate an image is told, however it was written; training from scratch with
 #: normalisation bears about four times (configs/nuclei).
 _HIGH = 8.0
+
+
+@CHECKS.register("frozen")
+def look_at_frozen(start: Start) -> None:
+    """See :func:`check_frozen`."""
+    assert start.model is not None
+    check_frozen(start.model, start.recipe.model, start.held)
+
+
+@CHECKS.register("learning")
+def doubts(start: Start) -> list[str]:
+    """What is likely a mistake in a training that begins, a sentence each."""
+    assert start.model is not None
+    solver = start.recipe.solver
+    norms = norm_doubts(start.model, images_per_pass(start.recipe, start.ranks), start.ranks.size)
+    return [*solver_doubts(solver), *epoch_doubts(solver, len(start.dataset)), *norms]
 
 
 def check_frozen(model: MaskRCNN, config: MaskRCNNConfig, held: Collection[str] = ()) -> None:

@@ -9,28 +9,28 @@ import numpy as np
 import torch
 
 from maskrcnn.data import Dataset, Transform, apply_transforms
-from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.launch import read_launch
+from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.errors import UserError
-from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
+from maskrcnn.run.preflight import CHECKS, Start
 from maskrcnn.run.room import in_words
 
 #: Loading processes a core, beyond which a machine only gets slower; and how many are always possible.
 _WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 32
 
 
-def check_workers(recipe: Recipe, ranks: Ranks) -> None:
+@CHECKS.register("workers")
+def check_workers(start: Start) -> None:
     """All loading processes of this machine's ranks together are not more than it can bear.
 
     Raises:
         UserError: they are.
     """
-    wanted = recipe.data.workers
+    wanted = start.recipe.data.workers
     if wanted is None:
         return
     cores = os.cpu_count() or 1
-    here = _ranks_here(ranks)
+    here = _ranks_here(start.ranks)
     most = max(_ALWAYS_WORKERS, _WORKERS_PER_CORE * cores)
     if wanted * here > most:
         raise UserError(
@@ -39,7 +39,8 @@ def check_workers(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def check_batch(recipe: Recipe, dataset: Dataset, ranks: Ranks, *, training: bool) -> None:
+@CHECKS.register("batch")
+def check_batch(start: Start) -> None:
     """The images of one forward pass fit into the memory, even before the network makes anything of them.
 
     Judged by the first image that can be read, at its size after the transforms.
@@ -47,6 +48,7 @@ def check_batch(recipe: Recipe, dataset: Dataset, ranks: Ranks, *, training: boo
     Raises:
         UserError: they do not.
     """
+    recipe, dataset, ranks, training = start.recipe, start.dataset, start.ranks, start.training
     size = _network_size(dataset, setup.build_transforms(recipe, training=training))
     if size is None:
         return

@@ -21,8 +21,9 @@ from maskrcnn.errors import CheckpointError, UserError
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import DataConfig, Recipe, parse_recipe
 from maskrcnn.run.data_argument import read_data_argument
-from maskrcnn.run.evaluate import evaluate
+from maskrcnn.run.evaluation import evaluate
 from maskrcnn.run.find_images import find_images
+from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.predictor import Prediction, Predictor
 from maskrcnn.run.recipe_checks import load_checked_recipe
 from maskrcnn.run.train import TrainResult, train
@@ -197,7 +198,7 @@ def _file_of(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    file = find_checkpoint(path)
+    file = local_file(path)
     if not file.exists():
         raise CheckpointError(
             f"{path}: no run folder, checkpoint or config of that name, and weights by that name are unknown;"

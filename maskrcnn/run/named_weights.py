@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,20 @@ class WeightsFacts:
     rate: float | None = None
     recipe: str | None = None
     licence: str | None = None
+
+
+@dataclass
+class FirstWeights:
+    """What is said of a model's first weights.
+
+    lines: of what was taken over, to be printed.
+    fresh: names of the tensors that the weights gave nothing to.
+    doubts: what is likely a mistake, a sentence each.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
 
 
 class Publisher(Protocol):

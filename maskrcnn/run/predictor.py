@@ -19,8 +19,8 @@ from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
-from maskrcnn.inference.loop import Precision, autocast
 from maskrcnn.inference.records import in_image
+from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model

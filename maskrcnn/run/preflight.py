@@ -1,171 +1,142 @@
 """What can be known before the first step is told before the first step, all of it together.
 
-Each check gives sentences; :func:`before_training` and its like collect them over the ranks, and raise one
-error that lists them.
+A check is a function that is registered in :data:`CHECKS` and looks at a :class:`Start`; a plugin can add its
+own.  :func:`run_checks` collects what they find over the ranks, and raises one error that lists it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from torch import nn
 
+from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.errors import DataError, UserError, few
-from maskrcnn.evaluation.backends import choose_backend
+from maskrcnn.errors import UserError, few
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
-from maskrcnn.run import data_checks, machine_checks, setup
-from maskrcnn.run.image_checks import Findings, check_images
-from maskrcnn.run.room import check_file, check_folder, check_room, checkpoint_bytes, in_words
 
 #: Problems that are written out; the others are counted.
 _LISTED = 20
 
 
-def before_training(
-    recipe: Recipe,
-    output: Path,
-    data: setup.Data,
-    model: MaskRCNN,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-    console: Console,
-) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What is about to begin, and the one data set of it that a check looks at.
+
+    key: where the config names ``dataset``; in a training ``data.train`` is trained on.
+    folders, files: that will be written, by the option that chooses them; nothing is written into them.
+    model, optimizer: of a training.
+    held: names of the parameters that ``solver.freeze`` froze.
+    """
+
+    recipe: Recipe
+    ranks: Ranks
+    console: Console
+    key: str
+    dataset: Dataset
+    _: KW_ONLY
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    model: MaskRCNN | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    held: Collection[str] = ()
+
+    @property
+    def training(self) -> bool:
+        """Whether ``dataset`` is to be trained on."""
+        return self.model is not None and self.key == "data.train"
+
+
+#: A problem that ends the run, or a warning.
+Finding: TypeAlias = UserError | str
+#: Raises the only problem there is, or gives what it finds.
+Check: TypeAlias = Callable[[Start], Iterable[Finding] | None]
+CHECKS: Named[Check] = Named(
+    "check",
+    "maskrcnn.run",
+    keypoints="data_checks",
+    usable="data_checks",
+    masks="data_checks",
+    images="image_checks",
+    workers="machine_checks",
+    batch="machine_checks",
+    places="room",
+    disk="room",
+    frozen="learnable",
+    learning="learnable",
+    transforms="evaluation_checks",
+    backend="evaluation_checks",
+    judged_masks="evaluation_checks",
+    judged_keypoints="evaluation_checks",
+    best="evaluation_checks",
+    fit="fit_doubts",
+)
+#: What is looked at before each of them, in the order in which it is told; a training asks a plugin's, too.
+TRAINING = ("keypoints", "usable", "masks", "workers", "batch", "places", "disk", "fit")
+EVALUATION = ("transforms", "backend", "batch", "usable", "judged_masks", "judged_keypoints")
+PROPOSALS = ("transforms", "workers", "places", "images")
+_OURS = frozenset(CHECKS.names())
+
+
+def before_training(start: Start, val: Dataset | None) -> None:
     """Everything that a training will need: images, masks, metrics, folders, room, processes.
 
     Args:
-        output: the run folder; nothing is written into it.
+        start: with the training data.  val: what the model is judged on.
+
+    Raises:
+        UserError: as :func:`run_checks`.
+    """
+    checks = [(name, start) for name in TRAINING]
+    last = [("images", start), *((name, start) for name in CHECKS.names() if name not in _OURS)]
+    if val is not None:
+        judged = replace(start, key="data.val", dataset=val)
+        checks += [(name, judged) for name in (*EVALUATION, "best", "fit")]
+        last.append(("images", judged))
+    run_checks([*checks, *last], "before the first step")
+
+
+def tell(name: str, start: Start) -> None:
+    """Run the check called ``name`` on this process alone; warnings are rank 0's to tell.
+
+    Raises:
+        UserError: the first problem that it finds.
+    """
+    for finding in _look(name, start):
+        if isinstance(finding, UserError):
+            raise finding
+        if start.ranks.is_main:
+            start.console.warn(finding)
+
+
+def _look(name: str, start: Start) -> Iterator[Finding]:
+    try:
+        yield from CHECKS.get(name)(start) or ()
+    except UserError as error:
+        yield error
+
+
+def run_checks(checks: Sequence[tuple[str, Start]], when: str) -> None:
+    """Run checks, by their names, on the first process of each machine, and raise on all what was found.
 
     Raises:
         UserError: (ConfigError, DataError) what is wrong, on every rank; several problems are listed.
     """
-    train, val = data.train, data.val
-
-    def checks() -> Iterator[Callable[[], object]]:
-        yield lambda: setup.check_keypoints(recipe, model, train)
-        yield lambda: data_checks.check_any_usable(recipe, "data.train", train)
-        yield lambda: data_checks.check_masks_to_train_on(recipe, train)
-        yield lambda: machine_checks.check_workers(recipe, ranks)
-        yield lambda: machine_checks.check_batch(recipe, train, ranks, training=True)
-        yield lambda: check_folder(output)
-        yield lambda: _tell_room(output, model, optimizer, best=val is not None, console=console)
-        if val is not None:
-            yield from _evaluation_checks(recipe, val, ranks)
-            yield lambda: _check_best(recipe, val, console)
-
-    datasets = {"data.train": train} | ({} if val is None else {"data.val": val})
-    _all(checks(), datasets, ranks, console, "before the first step", training=True)
-    if ranks.is_main and recipe.train.check_data != "none":
-        strides = [] if model.rpn is None else model.rpn.anchors.strides
-        for name in setup.RECIPE_DOUBTS.names():
-            for doubt in setup.RECIPE_DOUBTS.get(name)(recipe, strides, train, val):
-                console.warn(str(doubt))
-
-
-def before_evaluation(
-    recipe: Recipe,
-    val: Dataset,
-    ranks: Ranks,
-    console: Console,
-    *,
-    results: Path | None = None,
-    pictures: Path | None = None,
-) -> None:
-    """Everything that an evaluation will need, and that its files can be written.
-
-    Args:
-        results: of ``--results``, a file.  pictures: of ``--pictures``, a folder.
-
-    Raises:
-        UserError: as :func:`before_training`.
-    """
-
-    def checks() -> Iterator[Callable[[], object]]:
-        yield from _evaluation_checks(recipe, val, ranks)
-        yield lambda: machine_checks.check_workers(recipe, ranks)
-        if results is not None:
-            yield lambda: check_file(results, "--results")
-        if pictures is not None:
-            yield lambda: check_folder(pictures, "--pictures")
-
-    _all(checks(), {"data.val": val}, ranks, console, "before the evaluation")
-
-
-def before_proposals(
-    recipe: Recipe, key: str, dataset: Dataset, output: Path, ranks: Ranks, console: Console
-) -> None:
-    """Everything that proposals of ``dataset``, the config's ``key``, need.
-
-    Raises:
-        UserError: as :func:`before_training`.
-    """
-    checks: list[Callable[[], object]] = [
-        lambda: setup.build_transforms(recipe, training=False),
-        lambda: machine_checks.check_workers(recipe, ranks),
-        lambda: check_file(output, "--output"),
-    ]
-    _all(checks, {key: dataset}, ranks, console, "before the proposals")
-
-
-def _all(
-    checks: Iterable[Callable[[], object]],
-    datasets: dict[str, Dataset],
-    ranks: Ranks,
-    console: Console,
-    when: str,
-    *,
-    training: bool = False,
-) -> None:
-    """Run the checks on the first process of each machine, and raise on all what was found."""
-    found: list[UserError] = []
-    warnings: list[str] = []
-    if ranks.local_rank == 0:
-        for check in checks:
-            try:
-                check()
-            except UserError as error:
-                found.append(error)
-        for key, dataset in datasets.items():
-            findings: Findings = check_images(key, dataset, replace=training and key == "data.train")
-            found += map(DataError, findings.problems)
-            warnings += findings.warnings
-    for warning in dict.fromkeys(w for part in ranks.gather(warnings) for w in part):
+    ranks, console = checks[0][1].ranks, checks[0][1].console
+    found = [finding for check in checks for finding in _look(*check)] if ranks.local_rank == 0 else []
+    gathered = [finding for part in ranks.gather(found) for finding in part]
+    for warning in dict.fromkeys(f for f in gathered if isinstance(f, str)):
         console.warn(warning)
-    told = {str(e): type(e) for part in ranks.gather(found) for e in part}
-    told = ranks.share(told)
+    told = ranks.share({str(f): type(f) for f in gathered if isinstance(f, UserError)})
     if len(told) == 1:
         ((sentence, kind),) = told.items()
         raise kind(sentence)
     if told:
         listed = few(told, _LISTED, "\n  ")
         raise UserError(f"{len(told)} problems, found {when}\n  {listed}")
-
-
-def _evaluation_checks(recipe: Recipe, val: Dataset, ranks: Ranks) -> Iterator[Callable[[], object]]:
-    yield lambda: setup.build_transforms(recipe, training=False)
-    yield lambda: choose_backend(recipe.eval.backend)
-    yield lambda: machine_checks.check_batch(recipe, val, ranks, training=False)
-    yield lambda: data_checks.check_any_usable(recipe, "data.val", val)
-    yield lambda: data_checks.check_masks_to_evaluate(recipe, val)
-    yield lambda: data_checks.check_keypoints_to_evaluate(recipe, val)
-
-
-def _check_best(recipe: Recipe, val: Dataset, console: Console) -> None:
-    setup.check_best_metric(recipe)
-    if doubt := data_checks.best_metric_doubt(recipe, val):
-        console.warn(doubt)
-
-
-def _tell_room(
-    output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, best: bool, console: Console
-) -> None:
-    size = checkpoint_bytes(model, optimizer)
-    free = check_room(output, size, best=best)
-    console.line(
-        f"a checkpoint takes about {in_words(size)}, and {in_words(free)} are free for the run folder"
-    )

@@ -10,28 +10,27 @@ from typing import Literal
 
 import torch
 
-from maskrcnn.data import Dataset, eval_loader
+from maskrcnn.data import Dataset
 from maskrcnn.data.proposal_file import ProposalSpool, write_proposals
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.errors import UserError
-from maskrcnn.evaluation import PredictionProgress
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
 from maskrcnn.files import scratch, unwritten
-from maskrcnn.inference.loop import autocast, evaluating
+from maskrcnn.inference.loop import PredictionProgress, evaluating
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.modeling.precision import autocast
 from maskrcnn.modeling.rpn.rpn import RPN
 from maskrcnn.recipe import Recipe
-from maskrcnn.run import preflight
-from maskrcnn.run.evaluate import progress_lines
+from maskrcnn.run.evaluation import progress_lines
+from maskrcnn.run.preflight import PROPOSALS, Start, run_checks
 from maskrcnn.run.setup import (
-    build_transforms,
+    eval_batches,
     load_model,
     load_state,
     new_console,
     one_first,
-    worker_count,
 )
 from maskrcnn.viz.tables import aligned
 
@@ -81,7 +80,8 @@ def propose(
     with closing(new_console(ranks)) as console:
         console.take_logs()
         dataset = one_first(ranks, lambda: recipe.data.build(config, False))
-        preflight.before_proposals(recipe, f"data.{split}", dataset, output, ranks, console)
+        start = Start(recipe, ranks, console, f"data.{split}", dataset, files={"--output": output})
+        run_checks([(name, start) for name in PROPOSALS], "before the proposals")
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))
         console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")
@@ -130,15 +130,7 @@ def _run(
     total: int,
 ) -> list[torch.Tensor]:
     """This rank's images into ``spool``; for each of ``RECALL_AT`` the IoUs of all ground truths."""
-    loader = eval_loader(
-        dataset,
-        build_transforms(recipe, training=False),
-        batch_size=recipe.eval.batch_size,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=worker_count(recipe, ranks),
-        limit=total,
-    )
+    loader = eval_batches(dataset, recipe, ranks, limit=total)
     overlaps: list[list[torch.Tensor]] = [[torch.zeros(0)] for _ in RECALL_AT]
     tell = progress_lines(console, "proposing")
     begin, done, share = time.perf_counter(), 0, -(-total // ranks.size)

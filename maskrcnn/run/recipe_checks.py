@@ -6,7 +6,7 @@ Nothing is computed, no weights are read and no operators built: the model lives
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -14,11 +14,10 @@ from maskrcnn.config import Loaded
 from maskrcnn.config.nodes import Problems
 from maskrcnn.engine.optim import check_patterns, freeze
 from maskrcnn.errors import CheckpointError, UserError
-from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe, load_traced_recipe
-from maskrcnn.run import setup
 from maskrcnn.run.named_weights import is_name, publisher_of, weight_keys
+from maskrcnn.run.setup import build_transforms, check_channels
 
 #: Classes of the model that is tried; how many there are is known from the data alone.
 _CLASSES = 2
@@ -31,12 +30,17 @@ def load_checked_recipe(path: str | os.PathLike[str], overrides: Sequence[str] =
         ConfigError: as there, and as :func:`check_recipe`.
     """
     loaded = load_traced_recipe(path, overrides)
-    check_recipe(loaded, evaluation=False)  # which waits for all else that is told before the first step
+    check_recipe(loaded)  # its evaluation waits for all else that is told before the first step
     return loaded.value
 
 
-def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str]:
-    """Whether the model can be built and, with ``evaluation``, its evaluation be had; nothing is read.
+def check_recipe(
+    loaded: Loaded[Recipe], further: Iterable[Callable[[Recipe, MaskRCNN | None], None]] = ()
+) -> list[str]:
+    """Whether the model can be built; nothing is read.
+
+    Args:
+        further: checks of the recipe and its model, None where it cannot be built; each raises a UserError.
 
     Returns:
         Doubts, a sentence each: files of weights that are not there (now, on this machine), and a part of
@@ -53,17 +57,17 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
         if not path.exists() and not is_name(path)
     ]
 
+    try:
+        check_channels(recipe)
+        build_transforms(recipe, training=True)
+    except UserError as error:
+        problems.add(loaded.blame(str(error)), "", str(error))
     for key, path in weight_keys(recipe):
         if is_name(path):
             try:
                 publisher_of(path).facts(path.as_posix())
             except CheckpointError as error:
                 problems.add(loaded.origin(key), key, str(error))
-    try:
-        setup.check_channels(recipe)
-        setup.build_transforms(recipe, training=True)
-    except UserError as error:
-        problems.add(loaded.blame(str(error)), "", str(error))
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)
@@ -76,12 +80,9 @@ def check_recipe(loaded: Loaded[Recipe], *, evaluation: bool = True) -> list[str
             "whether the parts of the model fit shows at the start of training: built without memory, it ends"
             f" in {type(error).__name__}: {error}"
         )
-    if evaluation and recipe.data.val is not None:
+    for check in further:
         try:
-            setup.check_best_metric(recipe)
-            head = None if model is None else model.roi.keypoint_head
-            if head is not None and "keypoints" in setup.iou_types(recipe):
-                choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
+            check(recipe, model)
         except UserError as error:
             problems.add(loaded.blame(str(error)), "", str(error))
     problems.raise_if_any()

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from maskrcnn.errors import UserError
+from maskrcnn.run.preflight import CHECKS, Start
 
 #: Optimizer states a parameter where the optimizer does not say: two moments, as Adam.
 _STATES = 2
 #: Of what is not a tensor in a checkpoint: recipe, names, the format's own.
 _OVERHEAD = 64 * 1024
+
+
+@CHECKS.register("places")
+def check_places(start: Start) -> Iterator[UserError]:
+    """All that will be written can be written; see :func:`check_file` and :func:`check_folder`."""
+    for check, places in ((check_file, start.files), (check_folder, start.folders)):
+        for option, place in places.items():
+            try:
+                check(place, option)
+            except UserError as error:
+                yield error
+
+
+@CHECKS.register("disk")
+def tell_room(start: Start) -> None:
+    """Say what a checkpoint of a training takes; see :func:`check_room`."""
+    assert start.model is not None and start.optimizer is not None
+    size = checkpoint_bytes(start.model, start.optimizer)
+    for folder in start.folders.values():
+        free = in_words(check_room(folder, size, best=start.recipe.data.val is not None))
+        told = f"a checkpoint takes about {in_words(size)}, and {free} are free for the run folder"
+        start.console.line(told)
 
 
 def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -59,8 +83,7 @@ def check_folder(folder: Path, option: str = "--output") -> None:
     Raises:
         UserError: it cannot.
     """
-    why = _why_not(folder)
-    if why:
+    if why := _why_not(folder):
         raise UserError(f"{folder}: cannot be written: {why}; choose another place with {option}")
 
 
@@ -70,8 +93,7 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    why = "it is a folder" if path.is_dir() else _why_not(path.parent)
-    if why:
+    if why := "it is a folder" if path.is_dir() else _why_not(path.parent):
         raise UserError(f"{path}: cannot be written: {why}; choose another place with {option}")
 
 

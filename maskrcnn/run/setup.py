@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from maskrcnn.config.registry import Named, did_you_mean
-from maskrcnn.data.doctor import Doubt, tell_doubts
+from maskrcnn.config.registry import did_you_mean
+from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
+from maskrcnn.data.loader import BatchLoader, eval_loader
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.best import check_metric
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.console import Console
-from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.engine.faults import out_of_memory_is_told
-from maskrcnn.engine.launch import read_launch
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
-from maskrcnn.evaluation import IouType
-from maskrcnn.evaluation.oks import choose_sigmas
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
 from maskrcnn.recipe import Recipe, check_same_categories, parse_recipe
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.ground_truth import IouType
 from maskrcnn.weights.restore import restore_model
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Looks at a recipe, the strides of its RPN's levels, and the data sets it trains and is judged on.
-RecipeDoubter: TypeAlias = Callable[[Recipe, Sequence[int], Dataset, Dataset | None], Iterable[Doubt]]
-RECIPE_DOUBTS: Named[RecipeDoubter] = Named("recipe doubt", "maskrcnn.run", fit="fit_doubts")
 
 #: What the class of RoIs without an object is called.
 BACKGROUND = "background"
@@ -150,6 +144,19 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
     return [*map(as_transform, transforms), *(recipe.data.augmentation() if training else ())]
 
 
+def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
+    """This rank's images of ``dataset``, of the first ``limit``, as ``recipe`` evaluates them."""
+    return eval_loader(
+        dataset,
+        build_transforms(recipe, training=False),
+        batch_size=recipe.eval.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        limit=limit,
+    )
+
+
 def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskRCNN:
     """The recipe's model on ``device``, in its memory format, compiled where asked.
 
@@ -234,29 +241,6 @@ def class_weights(config: RoIHeadsConfig, dataset: Dataset, device: torch.device
     return weights.float().to(device)
 
 
-def check_keypoints(recipe: Recipe, model: MaskRCNN, dataset: Dataset) -> None:
-    """A keypoint head trains on keypoints of its own number, and its evaluation will know their sigmas.
-
-    Raises:
-        DataError: ``dataset``, the training set, has none, or another number.
-        UserError: ``eval.sigmas`` are missing or do not fit.
-    """
-    head = model.roi.keypoint_head
-    if head is None:
-        return
-    if dataset.keypoints is None:
-        raise DataError(
-            "model.keypoint_head is set, but data.train brings no keypoints: set data.train.keypoints to true"
-        )
-    if len(dataset.keypoints) != head.num_keypoints:
-        raise DataError(
-            f"{dataset.annotation_file}: instances have {len(dataset.keypoints)} keypoints, the model"
-            f" {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
-        )
-    if recipe.data.val is not None and "keypoints" in recipe.eval.iou_types:
-        choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
-
-
 def keypoint_scores(recipe: Recipe) -> str:
     """What the keypoint head's scores are: probability, or logit (also where a head of one's own is mute)."""
     is_probability = getattr(recipe.model.keypoint_head, "scores", None) == "probability"
@@ -280,15 +264,6 @@ def iou_types(recipe: Recipe) -> tuple[IouType, ...]:
         why = " and ".join(missing[k] for k in recipe.eval.iou_types)
         raise UserError(f"eval.iou_types asks for {asked} alone, but the model has {why}; use [bbox]")
     return kinds
-
-
-def check_best_metric(recipe: Recipe) -> None:
-    """``eval.best_metric`` is one that the evaluations will give.
-
-    Raises:
-        UserError: it is not, or nothing is left to evaluate.
-    """
-    check_metric(recipe.eval.best_metric, iou_types(recipe), recipe.model.roi.max_detections)
 
 
 def load_state(

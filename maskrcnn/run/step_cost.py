@@ -16,7 +16,6 @@ from maskrcnn.data.loader import train_loader
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
-from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import NotMadeError, Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.errors import UserError
@@ -25,6 +24,7 @@ from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 from maskrcnn.run.flops import count_cost, run_parts
 from maskrcnn.run.room import checkpoint_bytes, in_words
+from maskrcnn.structures.seeds import seed_everything
 
 #: Forward, and backward for the input and the weights of each layer.
 _PASSES = 3
@@ -87,7 +87,7 @@ def count_step(recipe: Recipe, size: tuple[int, int], num_classes: int, per_pass
     optimizer = recipe.solver.optimizer.build(built, recipe.solver.learning_rate)
     gradients = sum(p.numel() * p.element_size() for p in built.parameters() if p.requires_grad)
     fixed = checkpoint_bytes(built, optimizer) + gradients
-    images = 3 * 4 * size[0] * size[1]
+    images = model.num_channels * 4 * size[0] * size[1]
     return StepCost(
         memory=fixed + per_pass * (activations + images),
         multiply_adds=_PASSES * flops * recipe.solver.batch_size,

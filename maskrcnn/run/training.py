@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from maskrcnn.config import dump
+from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.data.schedule import Repeats, repeat_factors
@@ -22,24 +22,30 @@ from maskrcnn.engine.events import Events
 from maskrcnn.engine.optim import freeze, set_rates
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.seed import seed_everything
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import UserError, few
-from maskrcnn.evaluation import save_results
-from maskrcnn.files import clear_temporaries, write_image, write_json
-from maskrcnn.modeling.mask_rcnn import without_weights
+from maskrcnn.errors import few
+from maskrcnn.files import clear_temporaries
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
-from maskrcnn.run.evaluate import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.folder import RunFolder
-from maskrcnn.run.initial_weights import Start, start_model
-from maskrcnn.run.learnable import check_fresh, check_frozen, epoch_doubts, norm_doubts, solver_doubts
+from maskrcnn.run.learnable import check_fresh
 from maskrcnn.run.lock import RunLock
-from maskrcnn.run.named_weights import with_local_weights
+from maskrcnn.run.named_weights import FirstWeights, weight_keys, with_local_weights
+from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.seeds import seed_everything
 
+#: How a run whose config names evaluation data judges its model, by a name: COCO's figures.
+EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Mapping[str, float] | None]] = (
+    Named("evaluation", "maskrcnn.run", coco="evaluations")
+)
+#: How a run whose config names weights begins: they are taken over, and what belongs to them is compared.
+BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWeights]] = Named(
+    "beginning", "maskrcnn.run", weights="initial_weights"
+)
 #: Classes that a line of the log names.
 _CLASSES = 10
 
@@ -65,7 +71,7 @@ class TrainingRun:
         self.metrics: dict[str, float] = {}
         #: On rank 0, once the run has begun.
         self.events: Events | None = None
-        self._lock = lock
+        self.lock = lock
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
@@ -74,7 +80,7 @@ class TrainingRun:
         self._local = replace(recipe, model=without_weights(recipe.model))
         if not goes_on:
             self._local = setup.one_first(ranks, lambda: with_local_weights(recipe))
-        self._start = Start()
+        self._taken = FirstWeights()
         self.model = setup.place_model(self._local, len(self.data.train.categories), ranks.device)
         solver = recipe.solver
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
@@ -92,7 +98,18 @@ class TrainingRun:
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
         )
-        preflight.before_training(recipe, folder.path, self.data, self.model, optimizer, ranks, console)
+        self._start = preflight.Start(
+            recipe,
+            ranks,
+            console,
+            "data.train",
+            self.data.train,
+            folders={"--output": folder.path},
+            model=self.model,
+            optimizer=optimizer,
+            held=self._frozen,
+        )
+        preflight.before_training(self._start, self.data.val)
 
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
@@ -105,13 +122,13 @@ class TrainingRun:
             self._load(*found, facts, strict)
         else:
             file, categories = self._local.weights, self.data.train.categories
-            self._start = start_model(self.model, recipe, file, categories)
-            if recipe.train.allow_frozen_random:
-                pass
-            elif file is None:
-                check_frozen(self.model, self._local.model, self._frozen)
-            else:
-                check_fresh(self._frozen.intersection(self._start.fresh), file)
+            if weight_keys(recipe):
+                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+            if not recipe.train.allow_frozen_random:
+                if recipe.weights is None:
+                    preflight.tell("frozen", replace(self._start, recipe=self._local))
+                else:
+                    check_fresh(self._frozen.intersection(self._taken.fresh), recipe.weights)
         ranks.barrier()
         setup.main_alone(ranks, lambda: self._open(start.step if start else 0, facts))
         self._describe(start, resume)
@@ -175,11 +192,11 @@ class TrainingRun:
             line(f"going on after step {start.step} of {solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
-        for text in self._start.lines:
+        for text in self._taken.lines:
             line(text)
         if start is None:
-            doubts = [*self._start.doubts, *solver_doubts(solver), *epoch_doubts(solver, images)]
-            self._warn([*doubts, *norm_doubts(self.model, self._per_pass, ranks.size)])
+            self._warn(self._taken.doubts)
+            preflight.tell("learning", self._start)
 
     def _repeat_factors(self) -> Repeats | None:
         threshold, train = self.recipe.data.repeat_threshold, self.data.train
@@ -212,7 +229,7 @@ class TrainingRun:
                 console=self.console,
                 weights=self.step.parameters,
                 best_metric=recipe.eval.best_metric,
-                guard=self._lock.check,
+                guard=self.lock.check,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
@@ -248,32 +265,9 @@ class TrainingRun:
         )
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
-        self.console.line(f"evaluating after step {step} on {len(val)} images")
-        try:
-            found = run_evaluation(self.model, val, self.recipe, self.ranks, self.console, stopping)
-        except BrokenOff:
-            return None
-        if found is None:
-            return {}
-        self.console.line(found.result.table())
-        self.metrics = found.result.scalars()
-        with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
-            self._lock.check()
-            self._write(val, step, found)
-        for line in found.compared:
-            self.console.line(line)
-        return self.metrics
-
-    def _write(self, val: Dataset, step: int, found: Evaluation) -> None:
-        """Results, figures and pictures; what cannot be written is told, and the run goes on."""
-        folder, attempt = self.folder, self.console.unwritten.attempt
-        figures = {"step": step, **found.result.as_json()}
-        attempt(folder.results, lambda: save_results(folder.results, found.records))
-        attempt(folder.figures, lambda: write_json(folder.figures, figures, indent=1))
-        for name, image in draw_pictures(val, found.records, self.recipe):
-            attempt(folder.pictures, partial(write_image, folder.pictures / f"{name}.png", image))
-            if self.events is not None:
-                self.events.picture(step, f"eval/{name}", image)
+        metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
+        self.metrics = dict(metrics or self.metrics)
+        return metrics
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> str:

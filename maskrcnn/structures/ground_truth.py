@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from maskrcnn.structures import rle
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+#: What of an instance is compared with the truth.
+IouType = Literal["bbox", "segm", "keypoints"]
 
 
 @dataclass(frozen=True, eq=False)

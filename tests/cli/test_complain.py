@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.cli.complain import complain
+from maskrcnn.cli import complain
 
 
 def test_processes_of_one_run_say_a_sentence_once(

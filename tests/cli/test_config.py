@@ -32,7 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = types.ModuleType("maskrcnn.recipe")
     recipe.load_traced_recipe = functools.partial(load_traced, Recipe)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "maskrcnn.recipe", recipe)
-    monkeypatch.setattr(config, "_doubts", lambda loaded: [])  # which are about recipes; see tests/run
+    for about_recipes in ("_doubts", "_fetched"):  # see tests/run
+        monkeypatch.setattr(config, about_recipes, lambda loaded: [])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.yaml").write_text("name: x\nsolver:\n  lr: 1e-3\n")
     (tmp_path / "a.yaml").write_text("base: base.yaml\nseed: 5\n")

@@ -1,6 +1,6 @@
 """``maskrcnn eval``: the figures of a checkpoint, a run, or a file of predictions.
 
-Covers ``maskrcnn/run/evaluate.py``.
+Covers ``maskrcnn/run/evaluation.py``.
 """
 
 from __future__ import annotations

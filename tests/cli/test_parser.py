@@ -1,7 +1,4 @@
-"""Wrong command lines end in one sentence each, which names what was probably meant.
-
-Covers ``maskrcnn/cli/options.py``.
-"""
+"""Wrong command lines end in one sentence each, which names what was probably meant."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_what_is_right_is_made() -> None:
 
 
 def test_a_number_is_told_by_its_own_place_in_a_list() -> None:
-    with pytest.raises(ConfigError, match=r"^f:2:4: sides.2: sides must be >= 1, got 0$"):
+    with pytest.raises(ConfigError, match=r"^f:2:4: sides.2 must be >= 1, got 0$"):
         loads(Part, "sides: [1, 5,\n   0]", "f")
 
 

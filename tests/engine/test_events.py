@@ -1,3 +1,8 @@
+"""What is seen of a run while it runs.
+
+Covers ``maskrcnn/engine/board.py``.
+"""
+
 from __future__ import annotations
 
 import logging

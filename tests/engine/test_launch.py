@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn.engine.launch import VARIABLES, Launch, read_launch
+from maskrcnn.engine.distributed import VARIABLES, Launch, read_launch
 from maskrcnn.errors import UserError
 
 GOOD = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn.engine.seed import seed_everything, seed_step
+from maskrcnn.structures.seeds import seed_everything, seed_step
 
 
 def draw(seed: int) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from maskrcnn.engine.soundness import LossWatch, Soundness, root_mean_square
+from maskrcnn.engine.faults import LossWatch, Soundness, root_mean_square
 
 
 def test_the_root_mean_square_is_over_all_elements_and_does_not_overflow() -> None:

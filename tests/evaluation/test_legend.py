@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from maskrcnn.evaluation import evaluate_coco
-from maskrcnn.evaluation.eval_result import EvalResult
-from maskrcnn.evaluation.legend import legend
+from maskrcnn.evaluation.eval_result import EvalResult, legend
 
 SIDES = {"small": 20, "medium": 50, "large": 120}
 

@@ -13,11 +13,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
 
-from maskrcnn.engine.seed import seed_step
 from maskrcnn.errors import CheckpointError
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, TwoFCBoxHeadConfig, VGGBoxHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
-from maskrcnn.modeling.rpn.head import RPNHead
+from maskrcnn.modeling.rpn.rpn import RPNHead
+from maskrcnn.structures.seeds import seed_step
 
 
 def lively(module: nn.Module) -> nn.Module:

@@ -1,7 +1,4 @@
-"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on.
-
-Covers ``maskrcnn/layers/nms.py``.
-"""
+"""From head outputs to boxes: proposals of the RPN, detections of the box head, and the batch they run on."""
 
 from __future__ import annotations
 

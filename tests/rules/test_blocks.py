@@ -20,6 +20,7 @@ import pytest
 from maskrcnn.cli import build_parser, main
 from maskrcnn.config import load_traced
 from maskrcnn.data import DATASETS
+from maskrcnn.data.formats.exchange import IMPORTERS
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
@@ -193,7 +194,8 @@ def python_blocks() -> list[Any]:
 @pytest.fixture
 def _registries() -> Iterator[None]:
     """What a block registers is forgotten, so that no other test meets it."""
-    before = [(registry, dict(registry._entries)) for registry in (BACKBONES, ROI_OPS, ROI_HEADS, DATASETS)]
+    slots = (BACKBONES, ROI_OPS, ROI_HEADS, DATASETS, IMPORTERS)
+    before: list[tuple[Any, dict[str, Any]]] = [(slot, dict(slot._entries)) for slot in slots]
     modules = set(sys.modules)
     yield
     for registry, entries in before:

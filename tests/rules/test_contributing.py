@@ -35,8 +35,8 @@ def test_an_option_of_roi_align_touches_the_files_that_are_listed() -> None:
 #: What the recipe for a figure promises: it is in the table, it is logged, and it can be the best one's.
 SHOWS = """
 import json
-from maskrcnn.engine.best import check_metric
 from maskrcnn.evaluation import evaluate_coco, eval_result
+from maskrcnn.evaluation.eval_result import check_metric
 assert eval_result.__file__.startswith({folder!r}), eval_result.__file__
 box = {{"image_id": 1, "category_id": 1, "bbox": [10, 10, 100, 100]}}
 truth = {{

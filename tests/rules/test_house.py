@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
+from tests.engine.tiny import write_recipe
 from tests.rules.test_imports import MODULES, imported, module_name
+from tests.rules.test_mirror import faces
 
 #: Files that ``maskrcnn train`` imports, as an import statement anywhere in them says.  To be lowered.
-MOST_FILES = 150
+MOST_FILES = 110
 #: Who imports by a name that is computed, which :data:`MOST_FILES` cannot count, and what.
 BY_STRING = {
     "maskrcnn": "Model, the object for Python, when it is asked for",
@@ -57,8 +64,35 @@ def test_what_training_imports() -> None:
         name = ahead.pop()
         if name in graph and name not in found:  # else a class or function of a module that is there too
             found.add(name)
-            ahead += [*graph[name], name.rpartition(".")[0]]
+            ahead += [
+                *graph[name],
+                *(faces()[n] for n in graph[name] if n in faces()),
+                name.rpartition(".")[0],
+            ]
     assert len(found) <= MOST_FILES, f"{len(found)} files"
+
+
+#: Trains the recipe, and prints what of this package was imported for it.
+TRAINS = """
+import sys
+from maskrcnn.cli import main
+assert main(["train", *sys.argv[1:]]) == 0
+print("imported", *(name for name in sys.modules if name.startswith("maskrcnn.")))
+"""
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_training_imports_what_its_config_names(evaluates: bool, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    wishes = ["train.tensorboard=true"] if evaluates else ["data.val=null"]
+    options = [part for wish in ("solver.steps=1", *wishes) for part in ("--set", wish)]
+    command = [sys.executable, "-c", TRAINS, str(recipe), "--output", str(tmp_path / "run"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("imported"))
+    rooms = {name for name in line.split() if re.match(r"maskrcnn\.(evaluation|inference|viz)$", name)}
+    assert rooms == ({"maskrcnn.evaluation", "maskrcnn.inference", "maskrcnn.viz"} if evaluates else set())
+    assert ("maskrcnn.engine.board" in line.split()) == evaluates
+    assert "maskrcnn.layers.other_operators" not in line.split()
 
 
 def test_imports_by_string_are_known() -> None:

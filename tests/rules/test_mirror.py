@@ -15,11 +15,11 @@ from tests.rules.test_imports import MODULES, PACKAGE, imported, module_name
 
 #: Tests that cover modules which have no test file of their name.
 COVERS = {
-    "cli/test_parser.py": "cli.foreign cli.options",
+    "cli/test_parser.py": "cli.foreign",
     "cli/test_channels.py": "data.pixel_statistics",
     "cli/test_train.py": "cli.demo",
     "cli/test_convert.py": "run.convert run.converted_recipe",
-    "cli/test_eval.py": "run.evaluate",
+    "cli/test_eval.py": "run.evaluation",
     "cli/test_predict.py": "run.predictor",
     "cli/test_proposals.py": "run.proposals",
     "config/test_construct.py": "config.plugins config.registry config.schema",
@@ -48,25 +48,25 @@ COVERS = {
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
+    "inference/test_loop.py": "modeling.precision",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
-    "layers/test_other_operators.py": "layers.legacy layers.prroi_pool layers.roi_warp",
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",
     "modeling/test_cascade.py": "modeling.roi.roi_heads modeling.roi.stages",
     "modeling/test_heads_contract.py": "modeling.interfaces modeling.roi.mask_head",
     "modeling/test_heads_losses.py": "modeling.losses modeling.rpn.rpn modeling.rpn.targets",
-    "modeling/test_heads_peers.py": "modeling.rpn.head",
     "modeling/test_heads_sampling.py": "modeling.matching modeling.roi.targets",
     "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
-    "modeling/test_proposals_and_detections.py": "layers.nms modeling.backbones.fpn modeling.preprocess"
+    "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn modeling.preprocess"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
-    "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
     "run/test_examine.py": "run.finding_pictures",
-    "run/test_preflight.py": "run.data_checks run.folder run.image_checks run.machine_checks",
+    "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
+    "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
+    " run.machine_checks",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
@@ -79,7 +79,7 @@ COVERS = {
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured"
     " studies.explain.scaled_boxes studies.explain.written_ops",
-    "test_resume.py": "engine.best run.train run.training",
+    "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
 }

@@ -17,8 +17,8 @@ from tests.rules.test_imports import MODULES, module_name
 #: Who parses json text, and what.
 READERS = {
     "maskrcnn.data.formats.coco_json": "annotations, results and proposals",
-    "maskrcnn.weights.fetch": "digests of a file that was checked",
     "maskrcnn.data.transforms.pipelines": "what albumentations saves, and its arguments that are mappings",
+    "maskrcnn.weights.fetch": "digests of a file that was checked",
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json",
     "maskrcnn.run.lock": "run.lock",

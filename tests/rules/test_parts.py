@@ -18,7 +18,6 @@ from maskrcnn.engine.optim import OPTIMIZERS
 from maskrcnn.engine.schedules import SCHEDULES
 from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling import interfaces
-from maskrcnn.run.setup import RECIPE_DOUBTS
 from tests.engine.tiny import write_recipe
 from tests.rules.test_imports import MODULES
 
@@ -29,10 +28,9 @@ REGISTRIES: dict[str, Named[Any]] = {
     "OPTIMIZERS": OPTIMIZERS,
     "SCHEDULES": SCHEDULES,
     "DOUBTS": DOUBTS,
+    "THOROUGH": THOROUGH,
     "IMPORTERS": IMPORTERS,
     "EXPORTERS": EXPORTERS,
-    "THOROUGH": THOROUGH,
-    "RECIPE_DOUBTS": RECIPE_DOUBTS,
 }
 
 

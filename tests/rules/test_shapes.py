@@ -23,7 +23,7 @@ from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
 from maskrcnn.modeling.rpn.anchors import grid_anchors
 from maskrcnn.modeling.rpn.decode import select_proposals
-from maskrcnn.modeling.rpn.head import RPNHead
+from maskrcnn.modeling.rpn.rpn import RPNHead
 from maskrcnn.structures import InstanceMasks, boxes, rle
 from tests.rules.shapes import RESULTS, SHAPE, Function, ShapeError, compare, of_tensors, read, states_a_shape
 from tests.rules.test_imports import MODULES, module_name

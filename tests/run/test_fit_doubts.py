@@ -56,7 +56,9 @@ def doubts(recipe: Recipe) -> list[Doubt]:
     assert data.val is not None
     model = build_without_memory(recipe)
     strides = [] if model.rpn is None else model.rpn.anchors.strides
-    return list(fit_doubts(recipe, strides, data.train.build(True), data.val.build(False)))
+    train, val = data.train.build(True), data.val.build(False)
+    found = list(fit_doubts(recipe, strides, train, training=True))
+    return found + list(fit_doubts(recipe, strides, val, training=False))
 
 
 def advised(doubt: Doubt) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.data.fault_report import FaultError
+from maskrcnn.data.formats.exchange import IMPORTERS
 from maskrcnn.data.formats.sources import LabelSource, common_folder, image_size, split_of
 from maskrcnn.errors import DataError, OutputError, UserError
 from maskrcnn.run.import_data import find_format
@@ -24,6 +25,7 @@ from tests.data.formats.test_labelme import SQUARE, shape
 from tests.data.formats.test_labelme import write as write_labelme
 from tests.data.formats.test_yolo import NAMES
 from tests.data.formats.test_yolo import write as write_yolo
+from tests.rules.pages import ROOT, blocks
 
 
 def make(kind: str, folder: Path) -> Path:
@@ -185,3 +187,25 @@ def test_sizes_folders_and_splits(tmp_path: Path) -> None:
     assert split_of(Path("instances_val2017.json"), file_too=True) == "val"
     with pytest.raises(FaultError, match="no name that a file can have"):
         LabelSource(tmp_path).find_image("a\0b", tmp_path)
+
+
+def test_a_format_of_ones_own_as_the_page_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text,) = [b for b in blocks(ROOT / "docs" / "data.md", "python") if "text_boxes" in b]
+    (tmp_path / "own_format_of_a_test.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(IMPORTERS, "_entries", dict(IMPORTERS._entries))
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.box").write_text("cat 1 2 10 12\ndog 3 4 -5 6\n")
+    (tmp_path / "in" / "b.box").write_text("cat 1 2 10 12\n")
+    words = ["import", "in", "--plugins", "own_format_of_a_test", "--out", "mine"]
+    assert main(words) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "1 zero-area box" in told and "1 missing image" in told and "(format text_boxes)" in told
+    assert datasets(tmp_path / "mine")["train"].ground_truth().boxes.tolist() == [[1, 2, 10, 12]]
+
+
+def test_a_format_that_is_not_known(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--format yollo: there is no such format. Did you mean 'yolo'"):
+        find_format(LabelSource(tmp_path), "yollo")

@@ -15,7 +15,8 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.recipe import Recipe, parse_recipe
-from maskrcnn.run.initial_weights import Start, start_model
+from maskrcnn.run.initial_weights import start_model
+from maskrcnn.run.named_weights import FirstWeights
 from maskrcnn.structures.categories import Categories
 from maskrcnn.weights.published import Published, add
 from tests.convert.foreign import FORMS
@@ -53,7 +54,7 @@ def written(folder: Path, config: MaskRCNNConfig, names: Categories = THEIRS, te
 
 def begun(
     config: MaskRCNNConfig, weights: Path, names: Categories = OURS, **changes: object
-) -> tuple[MaskRCNN, Start]:
+) -> tuple[MaskRCNN, FirstWeights]:
     torch.manual_seed(2)
     model = config.build(len(names))
     recipe = recipe_of(config, weights=weights, **changes)

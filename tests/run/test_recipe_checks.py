@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from maskrcnn.cli import main
+from maskrcnn.config import Loaded
 from maskrcnn.config.shipped import shipped_recipes
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.interfaces import ROI_HEADS
 from maskrcnn.native import library
-from maskrcnn.recipe import load_traced_recipe
+from maskrcnn.recipe import Recipe, load_traced_recipe
+from maskrcnn.run.evaluation_checks import check_figures
 from maskrcnn.run.recipe_checks import build_without_memory, check_recipe, load_checked_recipe
 from tests.engine.tiny import write_recipe
 
@@ -184,9 +186,14 @@ def write(folder: Path, model: dict[str, Any], key: str = "", value: Any = None,
     return path
 
 
+def check_all(loaded: Loaded[Recipe]) -> list[str]:
+    """As ``maskrcnn config check``."""
+    return check_recipe(loaded, [check_figures])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_models_that_are_spoilt_below_are_right(name: str, tmp_path: Path) -> None:
-    assert check_recipe(load_traced_recipe(write(tmp_path, FAMILIES[name]))) == []
+    assert check_all(load_traced_recipe(write(tmp_path, FAMILIES[name]))) == []
 
 
 @pytest.mark.parametrize(
@@ -197,7 +204,7 @@ def test_a_wrong_value_of_the_model_is_told_by_its_place(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as told:
-        check_recipe(load_traced_recipe(write(tmp_path, model, key, value).name))
+        check_all(load_traced_recipe(write(tmp_path, model, key, value).name))
     assert words in str(told.value)
     assert "\n" not in str(told.value)
     # The sentence may begin with another key that is written, too, and could as well be changed.
@@ -235,26 +242,26 @@ def test_an_evaluation_that_the_model_cannot_have_is_told(
     monkeypatch.chdir(tmp_path)
     loaded = load_traced_recipe(write(tmp_path, FPN, rest=rest).name)
     with pytest.raises(ConfigError, match=sentence):
-        check_recipe(loaded)
-    assert check_recipe(loaded, evaluation=False) == []  # before a training all else is told with it
+        check_all(loaded)
+    assert check_recipe(loaded) == []  # before a training all else is told with it
 
 
 def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, FPN, "roi.levels", ["p9"], "eval: {best_metric: segm/APP}")
     with pytest.raises(ConfigError, match=r"(?s)2 problems .*model.roi.levels.*eval.best_metric"):
-        check_recipe(load_traced_recipe(path))
+        check_all(load_traced_recipe(path))
 
 
 def test_weights_are_looked_for_and_not_read(tmp_path: Path) -> None:
     (tmp_path / "no_checkpoint.pth").write_text("nothing that could be read")
     model = FPN | {"backbone": FPN["backbone"] | {"weights": str(tmp_path / "no_checkpoint.pth")}}
-    assert check_recipe(load_traced_recipe(write(tmp_path, model))) == []
+    assert check_all(load_traced_recipe(write(tmp_path, model))) == []
     (tmp_path / "no_checkpoint.pth").unlink()
     for rest, missing in (
         ("", f"model.backbone.weights: there is no file {tmp_path / 'no_checkpoint.pth'}"),
         ("weights: away.pt", "weights: there is no file away.pt"),  # which give the backbone's, too
     ):
-        doubts = check_recipe(load_traced_recipe(write(tmp_path, model, rest=rest)))
+        doubts = check_all(load_traced_recipe(write(tmp_path, model, rest=rest)))
         assert [d.partition(": ")[2] for d in doubts] == [missing]
     assert all("base.yaml:" in d for d in doubts)
 
@@ -297,7 +304,7 @@ def test_what_a_part_of_ones_own_refuses_is_told_by_its_key(
 
 def test_a_part_that_needs_real_tensors_is_a_doubt_and_no_fault(plugin: str, tmp_path: Path) -> None:
     heads = {"mine": {"type": "of_recipe_checks", "kind": "item"}}
-    (doubt,) = check_recipe(load_traced_recipe(write(tmp_path, FPN, "heads", heads, plugin)))
+    (doubt,) = check_all(load_traced_recipe(write(tmp_path, FPN, "heads", heads, plugin)))
     assert "fit shows at the start of training" in doubt and "meta" in doubt
 
 
@@ -305,7 +312,7 @@ def test_the_shipped_recipes_fit_and_nothing_is_drawn_or_loaded() -> None:
     before, states = torch.get_rng_state(), dict(library._states)
     for path in shipped_recipes().values():
         loaded = load_traced_recipe(path)
-        assert all("there is no file" in doubt for doubt in check_recipe(loaded)), path
+        assert all("there is no file" in doubt for doubt in check_all(loaded)), path
     model = build_without_memory(loaded.value)
     assert all(tensor.device.type == "meta" for tensor in model.state_dict().values())
     assert torch.equal(torch.get_rng_state(), before) and library._states == states

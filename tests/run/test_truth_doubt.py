@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from maskrcnn.evaluation.eval_result import check_metric
 from maskrcnn.recipe import load_recipe
-from maskrcnn.run.setup import check_best_metric
 from maskrcnn.run.truth_doubt import truth_doubt
 from tests.data.doctor.scenes import content, dataset, octagon
 from tests.engine.tiny import write_recipe
@@ -46,6 +46,6 @@ def test_more_than_a_hundred_of_a_class_are_told_with_a_figure_that_counts_them(
     settings = re.findall(r"([a-z_.]+): ([\w/@]+)", doubt.advice.partition("set ")[2])
     recipe = load_recipe(write_recipe(tmp_path), [f"{key}={value}" for key, value in settings])
     assert recipe.model.roi.max_detections == 120
-    check_best_metric(recipe)
+    check_metric(recipe.eval.best_metric, ("bbox", "segm"), recipe.model.roi.max_detections)
     again = truth_doubt(dataset(tmp_path, source), ("bbox", "segm"), 120)
     assert again is not None and "(AP@120: 1.000)" in again.cost

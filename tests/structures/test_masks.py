@@ -19,27 +19,10 @@ from tests.structures.instances import (
     TURNS,
     WIDTH,
     cropped,
-    draw_bitmaps,
     flipped,
-    make_segmentations,
     polygon,
     resized,
 )
-
-
-@pytest.fixture
-def segmentations() -> list[Any]:
-    return make_segmentations()
-
-
-@pytest.fixture
-def masks(segmentations: list[Any]) -> InstanceMasks:
-    return InstanceMasks.from_coco(segmentations, HEIGHT, WIDTH)
-
-
-@pytest.fixture
-def bitmaps(segmentations: list[Any]) -> Tensor:
-    return draw_bitmaps(segmentations)
 
 
 def test_bitmaps_and_codes_are_those_of_pycocotools(masks: InstanceMasks, bitmaps: Tensor) -> None:

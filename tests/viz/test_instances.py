@@ -204,8 +204,12 @@ def test_detections_are_filtered_by_score_and_targets_are_drawn() -> None:
 def test_images_of_other_kinds_become_rgb() -> None:
     assert as_rgb(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
     assert as_rgb(np.full((4, 5, 1), 300.0)).max() == 255
-    with pytest.raises(ValueError, match=r"got \(4, 5, 4\)"):
-        as_rgb(np.zeros((4, 5, 4), np.uint8))
+    many = np.random.default_rng(0).random((40, 50, 5)) * [1, 1e5, 3, 9, 9]
+    shown = as_rgb(many)  # the first three, each over its own range
+    assert shown.shape == (40, 50, 3) and (shown.min((0, 1)) == 0).all() and (shown.max((0, 1)) == 255).all()
+    assert np.array_equal(as_rgb(many[..., :2]), np.dstack((shown[..., :2], 0 * shown[..., 2])))
+    with pytest.raises(ValueError, match=r"got \(4,\)"):
+        as_rgb(np.zeros(4))
 
 
 def test_side_by_side_keeps_both_pictures() -> None:

@@ -27,8 +27,7 @@ def image_doubts(dataset: CocoDataset, facts: list[ImageFacts]) -> list[Doubt]:
     """All of them, from what is known of each image."""
     forms = [f.form for f in facts]
     deep = [f.highest for f in facts if f.bits == 16 and f.highest >= 0]
-    reading = getattr(dataset, "reading", None)  # channels and contrast, where they are chosen
-    stretched = getattr(reading, "contrast", None) is not None
+    stretched = dataset.reading.contrast is not None
     shallow = bool(deep) and max(deep) < FEW_VALUES and not stretched
     found: list[Doubt] = []
 
@@ -100,7 +99,7 @@ def image_doubts(dataset: CocoDataset, facts: list[ImageFacts]) -> list[Doubt]:
         "images with transparency or more than three channels",
         "what is beyond red, green and blue is dropped, and transparent pixels show what is under them",
         "store them as RGB over a background; or read all their channels with data.channels",
-        which=lambda i, f: f.form in ("alpha", "many") and getattr(reading, "channels", 3) == 3,
+        which=lambda i, f: f.form in ("alpha", "many") and dataset.reading.channels == 3,
     )
     if shallow:
         highest = max(deep)

@@ -170,7 +170,9 @@ def _objects(
     listed = table.listed.get(mask.path)
     beside = None if mask.classes is None else _flat(read_labels(mask.classes))
     by_class = beside is None and listed is None and bool(table.colours)
-    if by_class or table.parts:  # a value is a class, and its separate parts are the objects
+    if by_class or (
+        table.parts and listed is None and beside is None
+    ):  # a value is a class, and its separate parts are the objects
         if not by_class:
             what = (
                 "separate parts of a file of one value taken for objects (--binary whole takes all for one)"

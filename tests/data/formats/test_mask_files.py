@@ -140,6 +140,18 @@ def test_files_of_one_value_hold_an_object_a_part_or_one_in_all(tmp_path: Path) 
     assert "taken for objects (--binary whole takes all for one)" in "\n".join(made.notes)
     assert [o[2].sum() for o in objects(datasets(tmp_path / "mine")["train"])["a.png"]] == [460, 30]
     masks_are(found_in(tmp_path / "in", tmp_path / "whole", binary="whole")["a.png"], [ring()])
+    corner = squares((1, 1))[0] | squares((9, 9))[0]  # parts that touch by a corner are one
+    plane(tmp_path / "in" / "masks" / "a.png", corner * 255)
+    masks_are(found_in(tmp_path / "in", tmp_path / "touching")["a.png"], [corner])
+
+
+def test_an_object_that_a_table_lists_keeps_its_parts_though_it_is_alone(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "images" / "a.png")
+    plane(tmp_path / "in" / "labels" / "a.png", ring())
+    (tmp_path / "in" / "labels" / "classes.csv").write_text("file,value,class,crowd\na.png,1,cat,1\n")
+    found = found_in(tmp_path / "in", tmp_path / "mine")["a.png"]
+    masks_are(found, [ring()], ["cat"])
+    assert found[0][1]
 
 
 def test_folders_of_classes_and_a_class_of_ones_own(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from maskrcnn.config import dump, loads
 from maskrcnn.data import TRANSFORMS, Transform
-from maskrcnn.data.transforms import albumentations_pipeline
+from maskrcnn.data.transforms import albumentations_pipeline, torchvision_pipeline
 from maskrcnn.data.transforms.basic import HorizontalFlip, VerticalFlip
 from maskrcnn.data.transforms.pipelines import PipelineStep
 from maskrcnn.data.transforms.undoing import resizes_only
@@ -144,6 +144,13 @@ def test_values_alone_leave_masks_as_they_are(library: str) -> None:
     out = change(deep, rng(1)).image
     assert out.dtype == np.float32
     assert np.abs(out - found.image).max() < 2
+
+
+def test_torchvisions_transforms_of_values_alone_are_its_own() -> None:
+    from torchvision.transforms import v2
+
+    for name in torchvision_pipeline._VALUES_ALONE:
+        assert issubclass(getattr(v2, name), v2.Transform)
 
 
 @pytest.mark.parametrize("library", BOTH)

@@ -18,26 +18,9 @@ from tests.structures.instances import (
     HEIGHT,
     TURNS,
     WIDTH,
-    draw_bitmaps,
     jittered,
-    make_segmentations,
     resized,
 )
-
-
-@pytest.fixture
-def segmentations() -> list[Any]:
-    return make_segmentations()
-
-
-@pytest.fixture
-def masks(segmentations: list[Any]) -> InstanceMasks:
-    return InstanceMasks.from_coco(segmentations, HEIGHT, WIDTH)
-
-
-@pytest.fixture
-def bitmaps(segmentations: list[Any]) -> Tensor:
-    return draw_bitmaps(segmentations)
 
 
 @pytest.mark.parametrize("size", [7, 28])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from maskrcnn.data import Dataset, RawSample, eval_loader
+from maskrcnn.data import Dataset, RawSample
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.workers import StalledError
 from maskrcnn.engine.console import Console, Unwritten
@@ -33,17 +33,16 @@ from maskrcnn.evaluation import (
 )
 from maskrcnn.files import write_image
 from maskrcnn.recipe import Expectation, Recipe, check_same_categories
-from maskrcnn.run import preflight
+from maskrcnn.run.preflight import EVALUATION, Start, run_checks
 from maskrcnn.run.setup import (
-    build_transforms,
     build_val,
     checkpoint_categories,
+    eval_batches,
     iou_types,
     keypoint_scores,
     load_model,
     load_state,
     new_console,
-    worker_count,
 )
 from maskrcnn.structures import Batch
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -104,14 +103,7 @@ def run_evaluation(
         DataError: not one image can be read.
         UserError: out of memory.
     """
-    loader = eval_loader(
-        dataset,
-        build_transforms(recipe, training=False),
-        batch_size=recipe.eval.batch_size,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=worker_count(recipe, ranks),
-    )
+    loader = eval_batches(dataset, recipe, ranks)
     loader.stopping = stopping
     records: list[Result] | None = None  # where it is broken off
     with suppress(BrokenOff, StalledError):
@@ -265,7 +257,11 @@ def evaluate(
     with closing(new_console(ranks)) as console:
         console.take_logs()
         val = build_val(recipe, ranks)
-        preflight.before_evaluation(recipe, val, ranks, console, results=results, pictures=pictures)
+        files = {} if results is None else {"--results": results}
+        folders = {} if pictures is None else {"--pictures": pictures}
+        start = Start(recipe, ranks, console, "data.val", val, files=files, folders=folders)
+        names = (*EVALUATION, "workers", "places", "images")
+        run_checks([(name, start) for name in names], "before the evaluation")
         known = checkpoint_categories(state)
         check_same_categories(known, val.categories, f"data.val ({val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)
