@@ -19,6 +19,7 @@ import numpy.typing as npt
 from maskrcnn.data.doctor import Doubt
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.interfaces import Dataset
+from maskrcnn.data.transforms.basic import RandomCrop
 from maskrcnn.data.transforms.network_size import network_sizes, resize_of
 from maskrcnn.errors import DataError
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
@@ -207,6 +208,9 @@ def _with_proposals(highest: int, most: int, what: str) -> str:
 
 def sample_doubts(seen: Seen) -> list[Doubt]:
     """Images with more objects than a step samples of them."""
+    assert seen.recipe is not None
+    if any(isinstance(transform, RandomCrop) for transform in seen.recipe.data.train_transforms):
+        return []  # a step sees a part of an image, with fewer objects
     model = _model(seen)
     stages = [("model.roi", model.roi)] + ([] if model.rpn is None else [("model.rpn", model.rpn)])
     found = []

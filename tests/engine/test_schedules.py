@@ -29,6 +29,15 @@ def test_cosine_is_multiplied_with_the_warm_up() -> None:
     assert schedule.factor(5, 100) == pytest.approx(0.5 * CosineConfig(warmup_steps=0).factor(5, 100))
 
 
+def test_cosine_warms_up_for_a_share_of_a_short_training() -> None:
+    schedule = CosineConfig(warmup_steps=50, warmup_share=0.1, warmup_factor=0.0)
+    assert (schedule.warms_up_for(100), schedule.warms_up_for(10_000)) == (10, 50)
+    plain = CosineConfig(warmup_steps=0)
+    for steps, half in ((100, 5), (10_000, 25)):
+        assert schedule.factor(half, steps) == pytest.approx(0.5 * plain.factor(half, steps))
+        assert schedule.factor(2 * half, steps) == pytest.approx(plain.factor(2 * half, steps))
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -36,6 +45,7 @@ def test_cosine_is_multiplied_with_the_warm_up() -> None:
         (lambda: MultiStepConfig(gamma=0.0), "gamma"),
         (lambda: MultiStepConfig(warmup_steps=-1), "warmup_steps"),
         (lambda: CosineConfig(warmup_factor=2.0), "warmup_factor"),
+        (lambda: CosineConfig(warmup_share=1.1), "warmup_share"),
         (lambda: CosineConfig(final_factor=-0.1), "final_factor"),
     ],
 )

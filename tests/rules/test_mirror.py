@@ -65,6 +65,7 @@ COVERS = {
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
+    "run/new/test_make.py": "cli.new run.new.choice run.new.choices run.new.facts",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
     " run.machine_checks",
     "run/test_split.py": "cli.split viz.shares",

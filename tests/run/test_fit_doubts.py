@@ -91,6 +91,14 @@ def test_more_objects_than_a_cap_are_told_and_the_advice_ends_it(
     assert doubts(recipe_of(tmp_path, source, **settings)) == []
 
 
+def test_windows_hold_fewer_objects_than_images(tmp_path: Path) -> None:
+    source, settings = many(content(), 60), {"model.roi.max_detections": "100"}
+    crop = "[{type: random_crop, height: 40, width: 40}]"
+    assert "more objects than RoIs" in {d.kind for d in doubts(recipe_of(tmp_path, source, **settings))}
+    settings["data.train_transforms"] = crop
+    assert "more objects than RoIs" not in {d.kind for d in doubts(recipe_of(tmp_path, source, **settings))}
+
+
 def test_the_share_that_is_lost_is_counted(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, many(content(), 30), **{"model.roi.samples": "512"})
     (doubt,) = (d for d in doubts(recipe) if d.kind == "more objects than detections")

@@ -71,7 +71,7 @@ def measure(
     size = batch or 1
     while True:
         if len(tries) > 1:
-            need = 2 * tries[-1][2] - tries[-2][2] + (tries[-1][2] - tries[-2][2])
+            need = tries[-1][2] + 2 * (tries[-1][2] - tries[-2][2])  # each image takes as much
             if need > limit:
                 why = f"{size} would take about {in_words(need)}"
                 break
