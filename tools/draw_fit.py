@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from maskrcnn.errors import UserError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run.fit_doubts import SMALL, Seen, reached
 from maskrcnn.run.recipe_checks import build_without_memory
@@ -53,4 +54,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
