@@ -163,7 +163,9 @@ def _read_text(path: Path, asked_at: Origin | None) -> str:
         raise ConfigError(f"{at}{name}: is a folder, not a config file{_similar(path / 'x')}") from None
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
-        raise ConfigError(f"{at}{name}: cannot be read: {reason}") from None
+        raise ConfigError(
+            f"{at}{name}: cannot be read: {reason}; name another file or folder, or mend that"
+        ) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -58,7 +58,6 @@ def check_recipe(
     ]
 
     try:
-        check_channels(recipe)
         build_transforms(recipe, training=True)
     except UserError as error:
         problems.add(loaded.blame(str(error)), "", str(error))
@@ -71,6 +70,7 @@ def check_recipe(
     model: MaskRCNN | None = None
     try:
         model = build_without_memory(recipe)
+        check_channels(recipe)
         freeze(model, recipe.solver.freeze)
         check_patterns(model, "solver.rates", recipe.solver.rates)
     except UserError as error:

@@ -110,7 +110,7 @@ def test_builds_and_takes_a_step(name: str) -> None:
 
 def full_size() -> list[str]:
     """A recipe for each model, whatever their schedules."""
-    return list({without_weights(recipe(name).model): name for name in reversed(NAMES)}.values())[::-1]
+    return list({repr(without_weights(recipe(name).model)): name for name in reversed(NAMES)}.values())[::-1]
 
 
 # The peak of getrusage would be that of the process which started this one, if that was larger.

@@ -312,10 +312,10 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_computed(
         ("model.rpn.pre_nms_train=-5", "pre_nms_train must be >= 1"),
         ("model.rpn.post_nms_test=1000000000", "post_nms_test must be at most 100,000"),
         ("data.train.num_proposals=1000000000", "num_proposals must be at most 100,000"),
-        ("data.eval_transforms.0.min_sizes=[1000000]", "min_sizes must be at most 16,384"),
+        ("data.eval_transforms.0.min_sizes=[1000000]", "min_sizes.0 must be at most 16,384"),
         ("data.eval_transforms=[{type: resize, height: 1000000, width: 5}]", "height must be at most 16,384"),
         ("data.eval_transforms=[{type: resize_longest, size: 1000000}]", "size must be at most 16,384"),
-        ("data.train_transforms=[{type: large_scale_jitter, size: [9, 1000000]}]", "size must be at most"),
+        ("data.train_transforms=[{type: large_scale_jitter, size: [9, 1000000]}]", "size.1 must be at most"),
         (
             "data.train_transforms=[{type: large_scale_jitter, max_scale: 1e9}]",
             "max_scale must be at most 64",

@@ -177,7 +177,7 @@ class TimmConfig(Config):
     frozen_bn: bool = True
     #: Further arguments of timm's create_model, such as {strict_img_size: false} for Swin Transformers and
     #: {dynamic_img_size: true} for ViTs, which else read one image size only.
-    options: dict[str, TimmOption] = field(default_factory=dict)
+    options: dict[str, TimmOption] = field(default_factory=dict, hash=False)
 
     def build(self) -> TimmBackbone:
         """
