@@ -169,6 +169,21 @@ def encode_png(image: npt.NDArray[np.uint8], compression: int | None = None) -> 
     return png.tobytes()
 
 
+def encode_jpeg(image: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """uint8 [H, W, 3] RGB as a JPEG; ``quality`` from 0 (small) to 100 (close to it).
+
+    Raises:
+        OutputError: OpenCV makes no JPEG of it.
+    """
+    import cv2
+
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    made, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not made:
+        raise OutputError(f"OpenCV cannot make a JPEG of {image.shape[1]} x {image.shape[0]} pixels")
+    return jpeg.tobytes()
+
+
 def write_image(path: Path, image: npt.NDArray[np.uint8], *, compression: int | None = None) -> None:
     """uint8 [H, W, 3] RGB as a PNG, as :func:`write_bytes` (OpenCV takes no names that are not UTF-8)."""
     write_bytes(path, encode_png(image, compression))

@@ -48,6 +48,7 @@ COMMANDS = (
     Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),
     Command("export-data", "write a data set in another format"),
     Command("split", "divide a data set into one for training and one for validation"),
+    Command("browse", "training images before and after augmentation, with findings, as one HTML file"),
     Command("convert", "take over weights from other frameworks"),
     Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),

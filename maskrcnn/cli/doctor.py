@@ -13,7 +13,6 @@ from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
-    from maskrcnn.recipe import DataConfig, Recipe
     from maskrcnn.run.examine import Examination
 
 HELP = (
@@ -79,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     from maskrcnn.data.doctor.look import Look
+    from maskrcnn.run.data_argument import read_data_or_recipe
     from maskrcnn.run.examine import examine
     from maskrcnn.run.room import check_folder
 
@@ -87,7 +87,7 @@ def _data(args: argparse.Namespace) -> int:
     for option, folder in (("--out", args.out), ("--fix", args.fix)):
         if folder is not None:
             check_folder(folder, option)
-    config, recipe = _read(args)
+    config, recipe = read_data_or_recipe(args.data, args.images, args.overrides)
     if args.measure and recipe is None:
         raise UserError("--measure makes steps of a training: name a config in place of DATA")
     look = None if args.quick else Look(_Progress())
@@ -101,17 +101,6 @@ def _data(args: argparse.Namespace) -> int:
         for line in repair(config, found, look, args.fix, copy=args.copy):
             _tell(line)
     return 1 if found.doubts else 0
-
-
-def _read(args: argparse.Namespace) -> tuple[DataConfig, Recipe | None]:
-    """The data sets; and the recipe, where a config was named and not data alone."""
-    from maskrcnn.data.formats.data_folder import DATA_FILE
-    from maskrcnn.recipe import load_recipe
-    from maskrcnn.run.data_argument import read_data_argument
-
-    config = read_data_argument(args.data, args.images, args.overrides)
-    alone = args.data.is_dir() or args.data.suffix == ".json" or args.data.name == DATA_FILE
-    return config, None if alone else load_recipe(args.data, args.overrides)
 
 
 def _write(found: Examination, folder: Path) -> None:

@@ -82,6 +82,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "import": {"output": "--out DIR", "source": "--images DIR"},
     "export-data": {"output": "--out DIR"},
     "split": {"output": "--out DIR"},
+    "browse": {"output": "--out FILE.html"},
 }
 #: Other spellings of the same.
 _SAME = {

@@ -217,6 +217,22 @@ def train_loader(
     return BatchLoader(images, batches, workers=workers, pin_memory=pin_memory)
 
 
+def training_sample(
+    dataset: Dataset,
+    transforms: Sequence[Transform],
+    draw: Draw,
+    *,
+    seed: int,
+    copy_paste: CopyPasteConfig | None = None,
+) -> Sample | None:
+    """What :func:`train_loader` makes of one image of a batch; None where no image can be read in its place.
+
+    Raises:
+        DataError: the image, or one to paste from it, cannot be read.
+    """
+    return _Images(dataset, transforms, seed, True, copy_paste)._sample(draw, [])
+
+
 def eval_loader(
     dataset: Dataset,
     transforms: Sequence[Transform],

@@ -121,6 +121,12 @@ class TrainSchedule:
         positions = batches[step * self.world_size + rank].tolist()
         return [Draw(epoch, position, int(order[position])) for position in positions]
 
+    def epoch_draws(self, epoch: int) -> list[Draw]:
+        """All images of an epoch (from 0) that reach a rank, in the order of the batches."""
+        order, batches = self._epoch(epoch)
+        dealt = batches[: self._length(len(order)) * self.world_size]
+        return [Draw(epoch, position, int(order[position])) for position in dealt.reshape(-1).tolist()]
+
     def _place(self, micro_step: int) -> tuple[int, int]:
         """The epoch, and the micro-step in it."""
         if self._factors is None:

@@ -12,7 +12,7 @@ from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.errors import UserError
-from maskrcnn.recipe import DataConfig, load_recipe
+from maskrcnn.recipe import DataConfig, Recipe, load_recipe
 
 _WAYS = (
     f"DATA is a folder with a {DATA_FILE} (which `maskrcnn import` makes), that file, a COCO json with"
@@ -56,6 +56,19 @@ def read_data_argument(path: Path, images: Path | None = None, overrides: Sequen
         raise UserError(f"{shown(path)}: there is no such file or folder; {_WAYS}")
     _refuse_yolo(find_config(path))
     return load_recipe(path, overrides).data
+
+
+def read_data_or_recipe(
+    path: Path, images: Path | None = None, overrides: Sequence[str] = ()
+) -> tuple[DataConfig, Recipe | None]:
+    """The same; and the recipe, where a config was named and not data alone.
+
+    Raises:
+        UserError, ConfigError: as there.
+    """
+    config = read_data_argument(path, images, overrides)
+    alone = path.is_dir() or path.suffix.lower() == ".json" or path.name == DATA_FILE
+    return config, None if alone else load_recipe(path, overrides)
 
 
 def _refuse_yolo(path: Path) -> None:

@@ -117,7 +117,7 @@ def examine(
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recipe is None else setup.iou_types(recipe)
     cap = 100 if recipe is None else recipe.model.roi.max_detections
     judged = train if val is None else val
-    with _quiet():
+    with quietly():
         found.doubts += filter(None, [truth_doubt(judged, kinds, cap)])
     found.facts[:0] = [fact for key, dataset in data.items() for fact in _facts(key, dataset)]
     found.tables += [_classes(data), _sizes(data, recipe)]
@@ -138,7 +138,7 @@ def read_sets(config: DataConfig) -> tuple[Sets, list[Doubt]]:
 
     def read(part: Any) -> Dataset:
         tolerant = replace(part, on_error="skip") if hasattr(part, "on_error") else part
-        with _quiet():
+        with quietly():
             return replace(config, on_error="skip").build(tolerant, False)
 
     data = {"data.train": read(config.train)}
@@ -338,7 +338,7 @@ def _read(dataset: Dataset, of: str) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """What reading logs is told as findings."""
     logger = logging.getLogger("maskrcnn")
     before = logger.level
