@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,18 @@ import torch
 import maskrcnn
 
 
-def versions() -> dict[str, str]:
-    """Of maskrcnn, torch and Python, and of the libraries whose augmentations this process uses."""
-    used = {name: sys.modules.get(module) for name, module in _AUGMENTING.items()}
+def versions(transforms: Iterable[object] = ()) -> dict[str, str]:
+    """Of maskrcnn, torch and Python, and of what ``transforms`` name as their ``library``, which decides what
+    they draw.
+    """
+    used = sorted({name for t in transforms if (name := getattr(t, "library", None))})
     return {
         "maskrcnn": maskrcnn.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        **{name: version(name) for name, module in used.items() if module is not None},
+        **{name: version(name) for name in used},
     }
 
-
-#: Libraries whose versions decide what is drawn, once a config names their transforms; the module used then.
-_AUGMENTING = {"albumentations": "albumentations", "torchvision": "torchvision.transforms.v2"}
 
 #: Parts of the package that decide no result: nothing imports the last two, viz is given all that it shows.
 _NO_RESULT = ("viz", "studies", "cli")
@@ -47,11 +47,14 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def describe_run(device: torch.device, world_size: int) -> dict[str, Any]:
-    """What goes into ``run.json`` beside the recipe's own facts."""
+def describe_run(device: torch.device, world_size: int, transforms: Iterable[object] = ()) -> dict[str, Any]:
+    """What goes into ``run.json`` beside the recipe's own facts.
+
+    transforms: of the training images.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
-        "versions": versions(),
+        "versions": versions(transforms),
         "code": code_fingerprint(),
         "command": _command(),
         "device": str(device),

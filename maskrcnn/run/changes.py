@@ -33,7 +33,10 @@ _FACTS = {
 
 def run_facts(recipe: Recipe, data: Data, ranks: Ranks) -> dict[str, Any]:
     """What ``run.json`` says of a start, besides its step: machine, code, data, plugins."""
-    facts = {**describe_run(ranks.device, ranks.size), "data": data_digests(data.train, data.val)}
+    facts = {
+        **describe_run(ranks.device, ranks.size, recipe.data.train_transforms),
+        "data": data_digests(data.train, data.val),
+    }
     return {**facts, "plugins": plugins_fingerprint(recipe.plugins)} if recipe.plugins else facts
 
 

@@ -238,7 +238,7 @@ class TrainingRun:
                 config=dump(recipe),
                 category_ids=self.data.train.categories.ids,
                 category_names=self.data.train.categories.names,
-                versions=versions(),
+                versions=versions(recipe.data.train_transforms),
             ),
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,

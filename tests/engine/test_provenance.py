@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import maskrcnn
-from maskrcnn.engine.provenance import code_fingerprint
+from maskrcnn.data.transforms.basic import HorizontalFlip
+from maskrcnn.data.transforms.pipelines import PipelineStep
+from maskrcnn.data.transforms.torchvision_pipeline import TorchvisionPipeline
+from maskrcnn.engine.provenance import code_fingerprint, versions
 
 
 def test_the_fingerprint_follows_what_decides_results(
@@ -29,3 +32,9 @@ def test_the_fingerprint_follows_what_decides_results(
         found.append(code_fingerprint())
     (tmp_path / "csrc/ops.cpp").rename(tmp_path / "csrc/other.cpp")
     assert code_fingerprint() not in found
+
+
+def test_versions_are_of_the_libraries_that_the_transforms_use_and_of_no_others() -> None:
+    steps = TorchvisionPipeline(pipeline=(PipelineStep(name="RandomGrayscale"),))
+    assert set(versions([HorizontalFlip()])) == {"maskrcnn", "torch", "python"}
+    assert versions([HorizontalFlip(), steps])["torchvision"].startswith("0.")

@@ -34,6 +34,7 @@ from tests.modeling.tiny import CONFIG
 from tests.rules.pages import PAGES
 from tests.rules.test_configs import NAMES, VARIANTS, recipe, small
 
+OWN_DATA = next(page for page in PAGES if page.name == "own_data.md")
 RESNET = ResNetConfig(depth=18, width=8)
 #: A key and its value, as a message tells to set it.
 ADVICE = re.compile(r"(model(?:\.\w+)+): (\w+|\[\])")
@@ -212,9 +213,9 @@ def test_the_base_for_scratch_can(tmp_path: Path) -> None:
     assert shipped_configs().is_dir()
 
 
-def test_the_readmes_advice_for_imagenet_weights(tmp_path: Path) -> None:
-    """Its two lines, over the base without scratch.yaml, with a file of a smaller network."""
-    text = re.sub(r"\s+", " ", PAGES[0].read_text(encoding="utf-8"))
+def test_the_advice_for_imagenet_weights(tmp_path: Path) -> None:
+    """The two lines of docs/own_data.md, over the base alone, with a file of a smaller network."""
+    text = re.sub(r"\s+", " ", OWN_DATA.read_text(encoding="utf-8"))
     model, solver = (re.search(rf"`({key}: {{[^`]*}})`", text)[1] for key in ("model", "solver"))  # type: ignore[index]
     torch.save(ResNetConfig(depth=18, width=16, norm="bn").build().state_dict(), tmp_path / "resnet50.pth")
     path = tmp_path / "mine.yaml"

@@ -9,7 +9,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class AlbumentationsPipeline(ForeignPipeline):
     Steps that change values alone leave masks as they are; where any step moves the image, masks go through
     it as bitmaps.
     """
+
+    library: ClassVar[str] = _NAME
 
     def prepare(self) -> None:
         """See :meth:`ForeignPipeline.prepare`."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,12 @@ class PipelineFile(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignPipeline(Config):
-    """Steps of a library, run as one transform; all randomness comes from ``rng`` by one seed."""
+    """Steps of a library, run as one transform; all randomness comes from ``rng`` by one seed.
+
+    library: the distribution's name; its version decides what is drawn.
+    """
+
+    library: ClassVar[str]
 
     #: The steps, or a file of them: YAML with the key ``pipeline``, or the JSON that albumentations saves.
     #: What the file holds becomes part of the recipe, as if it stood there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class TorchvisionPipeline(ForeignPipeline):
     Steps that change values alone leave masks as they are; where any step moves the image, masks go through
     it as bitmaps.  Interpolations are named as ``bilinear``.
     """
+
+    library: ClassVar[str] = "torchvision"
 
     def prepare(self) -> None:
         """See :meth:`ForeignPipeline.prepare`."""
