@@ -22,8 +22,8 @@ def export_data(data: DataConfig, format: str, out: Path, *, overwrite: bool = F
         OutputError: something cannot be written.
     """
     notes = refuse_or_tell(out, overwrite)
-    splits: dict[str, Dataset] = {"train": data.train.build(False, on_error=data.on_error)}
+    splits: dict[str, Dataset] = {"train": data.build(data.train, False)}
     if data.val is not None:
-        splits["val"] = data.val.build(False, on_error=data.on_error)
+        splits["val"] = data.build(data.val, False)
     lost = EXPORTERS.get(format)(splits, out)
     return notes + [f"not kept: {count} {what}" for what, count in lost.items() if count]

@@ -71,7 +71,7 @@ def split_data(
         advice = f"; divide its training set alone by naming {known}" if known else ""
         raise UserError(f"this data set has a validation set already{advice}")
     notes = refuse_or_tell(out, overwrite)
-    dataset = config.build(False, on_error=data.on_error)
+    dataset = data.build(config, False)
     if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
         raise UserError(
             f"{shown(dataset.annotation_file)}: only a COCO json can be divided; export the data as one first"
