@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the processes of a parallel run from fighting over the cores."""
+    """Keep the processes of a parallel run from fighting over the cores; hear hangups even under nohup."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    if hasattr(
+        signal, "SIGHUP"
+    ):  # the tests send it, and processes that they start inherit that it is ignored
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,9 @@ def test_without_imagehash_it_is_said_what_was_not_looked_for(
     train, val = two_sets(tmp_path, "102.png", scene(102))
     look = Look(workers=0)
     assert list(find_doubts(train, val, look)) == []
-    assert [s.partition(" (")[0] for s in look.skipped] == ["near-duplicates across training and validation"]
+    # Without shapely the self-overlaps are told, too.
+    skipped = [s.partition(" (")[0] for s in look.skipped]
+    assert "near-duplicates across training and validation" in skipped
 
 
 def test_processes_find_what_one_finds_and_tell_their_progress(tmp_path: Path) -> None:
