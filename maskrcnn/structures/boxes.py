@@ -9,13 +9,15 @@ Legend: M, N = numbers of boxes; all tensors are floating point and keep their d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Areas, in square pixels.  ``boxes`` [N, 4] xyxy -> [N]; negative sides count as 0."""
-    return (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
+    """Areas, in square pixels.  ``boxes`` [..., 4] xyxy -> [...]; negative sides count as 0."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -31,8 +33,16 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, inter / union, torch.zeros_like(inter))
 
 
-def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Cut boxes to the image.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4]."""
+def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+    """Cut boxes to the image, or each to its own.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4].
+
+    Args:
+        height, width: pixels; tensors of the boxes' device have the shape [...], or one that broadcasts to it.
+    """
+    if isinstance(height, Tensor):
+        assert isinstance(width, Tensor)
+        limits = torch.stack((width, height, width, height), dim=-1).to(boxes.dtype)
+        return boxes.clamp(min=0).minimum(limits)
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(
         (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
@@ -40,9 +50,24 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
 
 
 def large_enough(boxes: Tensor, min_size: float) -> Tensor:
-    """Which boxes have both sides of at least ``min_size`` pixels, and more than 0.  [N, 4] -> bool [N]."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return ((sides >= min_size) & (sides > 0)).all(dim=1)
+    """Which boxes have both sides of at least ``min_size`` pixels, and more than 0.  [..., 4] -> bool [...]."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return ((sides >= min_size) & (sides > 0)).all(dim=-1)
+
+
+def unit_box(like: Tensor) -> Tensor:
+    """The box (0, 0, 1, 1), [4], of the dtype and device of ``like`` [...]: it stands where there is none.
+
+    Whatever is computed of it is finite, and so are gradients that a mask then multiplies by 0.
+    """
+    return torch.cat((like.new_zeros(2), like.new_ones(2)))
+
+
+def numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    """``values`` as a tensor [n] of the dtype and device of ``like`` [...], without a copy from the host."""
+    if like.device.type == "cpu":
+        return like.new_tensor(values)
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
