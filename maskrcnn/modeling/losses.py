@@ -127,7 +127,11 @@ def mask_loss(logits: Tensor, targets: Tensor, real: Tensor | None = None) -> Te
         logits: [P, M, M].  targets: [P, M, M] in [0, 1].
         real: bool [P], which RoIs count; None: all.
     """
+    if targets.numel() == 0:
+        return logits.sum() * 0
     logits = wide(logits)
+    if real is None:
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
     return mean(F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none"), real)
 
 

@@ -14,39 +14,52 @@ from torch import Tensor
 
 from maskrcnn.structures.boxes import unit_box
 from maskrcnn.structures.masks import InstanceMasks
+from maskrcnn.structures.packed_masks import PackedMasks
 from maskrcnn.structures.samples import Targets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PaddedTargets:
     """The ground truth of a batch, in the network frame; what stands where ``real`` is False means nothing.
 
     boxes: float32 [N, G, 4] xyxy; (0, 0, 1, 1) where there is no instance.
     labels: int64 [N, G].
     real: bool [N, G]; those of an image come first.
-    masks: of every image, on the CPU; None where an image with instances has none.
+    masks: of every image, on the CPU, or packed, on the device; None where an image with instances has none.
     keypoints: float32 [N, G, J, 3] as in :class:`Targets`; None where an image with instances has none.
+        J is 0 where there is no instance at all.
+    static: G, and the lengths of packed masks, come from short lists.
     """
 
     boxes: Tensor
     labels: Tensor
     real: Tensor
-    masks: tuple[InstanceMasks | None, ...] | None
+    masks: tuple[InstanceMasks | None, ...] | PackedMasks | None
     keypoints: Tensor | None
+    static: bool
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
+    def packed(self, *, drawn: bool) -> PackedMasks | None:
+        """The masks on the boxes' device; ``drawn`` as in :meth:`PackedMasks.of`, where they are not packed."""
+        if self.masks is None or isinstance(self.masks, PackedMasks):
+            return self.masks
+        return PackedMasks.of(self.masks, drawn=drawn, padded=self.static).to(self.boxes.device)
 
-def pad_targets(targets: Sequence[Targets], room: int) -> PaddedTargets:
-    """``targets`` of every image with ``room`` [G] for each: [N, G, ...].  Copies alone; nothing is waited for.
+
+def pad_targets(targets: Sequence[Targets] | PaddedTargets, *, static: bool = False) -> PaddedTargets:
+    """``targets`` of every image as [N, G, ...], where they are; nothing is waited for.
+
+    G is what the batch needs, at least 1; where ``static``, the next of :func:`bucket`.
 
     Raises:
-        ValueError: an image has more instances, or instances with another number of keypoints than others.
+        ValueError: the instances have different numbers of keypoints.
     """
-    boxes, images = targets[0].boxes, len(targets)
-    if (most := max(map(len, targets))) > room:
-        raise ValueError(f"{most} instances do not fit into room for {room}")
+    if isinstance(targets, PaddedTargets):
+        return targets
+    boxes, images, most = targets[0].boxes, len(targets), max(map(len, targets))
+    room = bucket(most) if static else max(most, 1)
     some = [t for t in targets if len(t)]
     shapes = {None if t.keypoints is None else tuple(t.keypoints.shape[1:]) for t in some}
     if len(shapes - {None}) > 1:
@@ -56,7 +69,8 @@ def pad_targets(targets: Sequence[Targets], room: int) -> PaddedTargets:
         targets[0].labels.new_zeros(images, room),
         torch.zeros(images, room, dtype=torch.bool, device=boxes.device),
         None if any(t.masks is None for t in some) else tuple(t.masks for t in targets),
-        boxes.new_zeros(images, room, *shapes.pop()) if shapes and None not in shapes else None,
+        None if None in shapes else boxes.new_zeros(images, room, *(shapes or {(0, 3)}).pop()),
+        static,
     )
     for i, target in enumerate(targets):
         count = len(target)
@@ -68,7 +82,7 @@ def pad_targets(targets: Sequence[Targets], room: int) -> PaddedTargets:
     return padded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proposals(Sequence[Tensor]):
     """The proposals of a batch, network frame; as a sequence, the real boxes [Pi, 4] of every image.
 
@@ -99,8 +113,12 @@ class Proposals(Sequence[Tensor]):
         return self.scores[image][self.real[image]]
 
 
-def pad_proposals(boxes: Sequence[Tensor], room: int) -> Proposals:
-    """Boxes [Pi, 4] of every image -> [N, P, 4] with ``room`` P for each."""
+def pad_proposals(boxes: Sequence[Tensor] | Proposals, *, static: bool = False) -> Proposals:
+    """Boxes [Pi, 4] of every image -> [N, P, 4]; where ``static``, P is the next of :func:`bucket`."""
+    if isinstance(boxes, Proposals):
+        return boxes
+    most = max(map(len, boxes))
+    room = bucket(most) if static else most
     padded = unit_box(boxes[0]).expand(len(boxes), room, 4).clone()
     real = torch.zeros(len(boxes), room, dtype=torch.bool, device=padded.device)
     for i, of_image in enumerate(boxes):
