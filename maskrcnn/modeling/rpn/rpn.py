@@ -19,7 +19,8 @@ from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
 from maskrcnn.modeling.rpn.targets import anchor_targets
-from maskrcnn.structures.padded import PaddedTargets, Proposals
+from maskrcnn.structures import Targets
+from maskrcnn.structures.padded import PaddedTargets, Proposals, pad_targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
 
 NormalizeBy = Literal["capacity", "sampled"]
@@ -197,7 +198,7 @@ class RPN(nn.Module):
         self,
         batch: ImageBatch,
         features: Mapping[str, Tensor],
-        targets: PaddedTargets | None = None,
+        targets: PaddedTargets | Sequence[Targets] | None = None,
         seeds: Tensor | None = None,
         *,
         static: bool = False,
@@ -212,6 +213,7 @@ class RPN(nn.Module):
         proposals = self._select(batch, anchors, logits, deltas, training=targets is not None)
         if targets is None:
             return proposals, {}
+        targets = pad_targets(targets, static=static)
         index = self.anchors.index([features[level] for level in self.levels])
         keys = random_keys(image_seeds(seeds, len(targets), index.device)[:, None], ANCHORS, index)
         return proposals, self.losses(anchors, logits, deltas, targets, keys, static=static)
