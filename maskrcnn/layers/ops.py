@@ -115,6 +115,76 @@ def pooled(name: str, args: RoiArguments, rounding: Rounding, bins: Bins) -> Ten
     return reference.roi_pool(features, rois.detach(), levels, scales, (height, width), rounding, bins)
 
 
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    real: Tensor,
+    iou_threshold: float,
+    count: int,
+    groups: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Suppress, in every row, each box that overlaps a better one by more than ``iou_threshold``.
+
+    Shapes follow from shapes, and nothing waits for the device.  A row gives what ``torchvision.ops.nms`` gives
+    of its real boxes on a CPU, to the index; so does a GPU.  A NaN score is better than any number, a box with
+    a NaN neither suppresses nor is suppressed: as there.
+
+    Args:
+        boxes: [B, M, 4] xyxy, float32 or float64 (others are taken as float32).
+        scores: [B, M].
+        real: bool [B, M]; the others are not looked at.
+        iou_threshold: 0 or more.
+        count: how many are kept of a row at most.
+        groups: int64 [B, M], the group (class, level) of each box; groups do not suppress one another.
+
+    Returns:
+        index: int64 [B, count], places in M of the boxes kept, by falling score (ties: the lower place
+            first); 0 from ``number`` on.
+        number: int64 [B], how many are kept.
+
+    Raises:
+        ValueError: a negative threshold or count.
+    """
+    if not iou_threshold >= 0 or count < 0:
+        raise ValueError(f"nms: iou_threshold {iou_threshold} and count {count} must not be negative.")
+    boxes = boxes.detach() if boxes.dtype.itemsize >= 4 else boxes.detach().float()
+    arguments = boxes, scores.detach().to(boxes.dtype), real, groups, iou_threshold, count
+    if has_kernels(boxes.device.type):
+        found: tuple[Tensor, Tensor] = torch.ops.maskrcnn.nms.default(*arguments)
+        return found
+    return reference.nms(*arguments)
+
+
+def match(
+    truth: Tensor,
+    truth_real: Tensor,
+    boxes: Tensor,
+    low: float,
+    high: float,
+    low_quality: bool,
+    floor: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Give every box of every image the ground truth that it overlaps most, and a label: 1, 0 or -1.
+
+    ``modeling.matching.match_boxes`` says what the options and labels mean; nothing waits for the device.
+
+    Args:
+        truth: [N, G, 4] xyxy.
+        truth_real: bool [N, G]; the others overlap nothing and are given to nobody.
+        boxes: [M, 4] or [N, M, 4] xyxy, of the dtype of ``truth``; a box with a NaN overlaps nothing.
+
+    Returns:
+        index: int64 [N, M] into G, of several the first (0 where an image has none; meaningless unless
+            positive).
+        labels: int8 [N, M].
+    """
+    arguments = truth.detach(), truth_real, boxes.detach(), low, high, low_quality, floor
+    if truth.dtype == boxes.dtype and truth.dtype.itemsize >= 4 and has_kernels(boxes.device.type):
+        found: tuple[Tensor, Tensor] = torch.ops.maskrcnn.match.default(*arguments)
+        return found
+    return reference.match(*arguments)
+
+
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """Suppress, within each group, every box that overlaps a better one by more than ``iou_threshold``.
 
