@@ -71,8 +71,9 @@ class PackedMasks:
         return self._each(lambda values: values.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PackedMasks:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def bitmap(self, row: int) -> tuple[Bitmap, tuple[float, float, float, float]]:
         """The bitmap [h, w] of a row, [0, 0] where it has none, and its placing.  On the CPU."""
