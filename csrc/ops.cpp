@@ -33,4 +33,7 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
       "roi_precise_rois_backward(Tensor grad, Tensor[] features, Tensor rois, Tensor? levels, float[] scales) "
       "-> Tensor");
   m.def("rle_areas(Tensor text, Tensor sizes, Tensor totals) -> Tensor");
+  m.def(
+      "rasterise(Tensor points, Tensor polygon_ends, Tensor changes, Tensor column_ends, Tensor instances, "
+      "Tensor placing, Tensor boxes, Tensor instance, int size, bool soft) -> Tensor");
 }

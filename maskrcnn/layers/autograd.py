@@ -41,6 +41,7 @@ def register() -> None:
         formula = _backward_from_argmax(backward.default)
         library.register_autograd(f"maskrcnn::{name}", formula, setup_context=_argmax_setup)
     library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
+    library.register_fake("maskrcnn::rasterise", _squares)
 
 
 def _new(
@@ -74,6 +75,12 @@ def _maps(
 
 def _like_rois(grad: Any, features: Any, rois: Tensor, levels: Any, scales: Any) -> Tensor:
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
+
+
+def _squares(*inputs: Any) -> Tensor:
+    *_, boxes, _, size, _ = inputs
+    found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
+    return found
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:

@@ -63,6 +63,14 @@ class PackedMasks:
                 packer.add(of_image, image * per_image, drawn)
         return packer.finish(per_image, drawn, _rounded if padded else lambda length: length)
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the fields."""
+        return (
+            *(self.points, self.polygon_ends, self.changes, self.column_ends),
+            *(self.instances, self.placing),
+        )
+
     def to(self, device: torch.device | str) -> PackedMasks:
         """On ``device`` (asynchronously from pinned memory)."""
         return self._each(lambda values: values.to(device, non_blocking=True))
