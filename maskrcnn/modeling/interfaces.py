@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from maskrcnn.config.registry import Named, Registry

@@ -135,9 +135,7 @@ def mask_loss(logits: Tensor, targets: Tensor, real: Tensor | None = None) -> Te
     return mean(F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none"), real)
 
 
-def softmax_mask_loss(
-    own: Tensor, background: Tensor, targets: Tensor, real: Tensor | None = None
-) -> Tensor:
+def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
     """Mean multinomial cross-entropy over all pixels of positive RoIs, a scalar: the classes compete.
 
     The rival of :func:`mask_loss` in He et al. 2017, table 2b.  A pixel inside the object has the RoI's

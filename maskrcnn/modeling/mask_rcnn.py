@@ -42,8 +42,8 @@ from maskrcnn.modeling.interfaces import (
 from maskrcnn.modeling.norms import batch_norms
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
-from maskrcnn.modeling.roi.rois import FoundRoIs
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
+from maskrcnn.modeling.roi.rois import FoundRoIs
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
 from maskrcnn.structures.padded import PaddedTargets, pad_targets

@@ -63,6 +63,14 @@ class PackedMasks:
                 packer.add(of_image, image * per_image, drawn)
         return packer.finish(per_image, drawn, _rounded if padded else lambda length: length)
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the fields."""
+        return (
+            *(self.points, self.polygon_ends, self.changes, self.column_ends),
+            *(self.instances, self.placing),
+        )
+
     def to(self, device: torch.device | str) -> PackedMasks:
         """On ``device`` (asynchronously from pinned memory)."""
         return self._each(lambda values: values.to(device, non_blocking=True))
@@ -71,8 +79,9 @@ class PackedMasks:
         return self._each(lambda values: values.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PackedMasks:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def bitmap(self, row: int) -> tuple[Bitmap, tuple[float, float, float, float]]:
         """The bitmap [h, w] of a row, [0, 0] where it has none, and its placing.  On the CPU."""

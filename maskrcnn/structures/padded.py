@@ -25,27 +25,29 @@ class PaddedTargets:
     boxes: float32 [N, G, 4] xyxy; (0, 0, 1, 1) where there is no instance.
     labels: int64 [N, G].
     real: bool [N, G]; those of an image come first.
-    masks: of every image, on the CPU, or packed, on the device; None where an image with instances has none.
+    masks: of every image, on the CPU; None where an image with instances has none.
     keypoints: float32 [N, G, J, 3] as in :class:`Targets`; None where an image with instances has none.
         J is 0 where there is no instance at all.
-    static: G, and the lengths of packed masks, come from short lists.
+    packing: the masks, packed, on the boxes' device; None: not packed.
     """
 
     boxes: Tensor
     labels: Tensor
     real: Tensor
-    masks: tuple[InstanceMasks | None, ...] | PackedMasks | None
+    masks: tuple[InstanceMasks | None, ...] | None
     keypoints: Tensor | None
-    static: bool
+    packing: PackedMasks | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def packed(self, *, drawn: bool) -> PackedMasks | None:
-        """The masks on the boxes' device; ``drawn`` as in :meth:`PackedMasks.of`, where they are not packed."""
-        if self.masks is None or isinstance(self.masks, PackedMasks):
-            return self.masks
-        return PackedMasks.of(self.masks, drawn=drawn, padded=self.static).to(self.boxes.device)
+        """The masks on the boxes' device, ``drawn`` as in :meth:`PackedMasks.of`: packed now where they are not."""
+        if self.packing is not None and self.packing.drawn == drawn:
+            return self.packing
+        if self.masks is None:
+            return None
+        return PackedMasks.of(self.masks, drawn=drawn, padded=True).to(self.boxes.device)
 
 
 def pad_targets(targets: Sequence[Targets] | PaddedTargets, *, static: bool = False) -> PaddedTargets:
@@ -64,13 +66,14 @@ def pad_targets(targets: Sequence[Targets] | PaddedTargets, *, static: bool = Fa
     shapes = {None if t.keypoints is None else tuple(t.keypoints.shape[1:]) for t in some}
     if len(shapes - {None}) > 1:
         raise ValueError(f"the instances of a batch have different numbers of keypoints: {shapes}")
+    packings = {id(t.packed and t.packed[0]): t.packed and t.packed[0] for t in targets}
     padded = PaddedTargets(
         unit_box(boxes).expand(images, room, 4).clone(),
         targets[0].labels.new_zeros(images, room),
         torch.zeros(images, room, dtype=torch.bool, device=boxes.device),
         None if any(t.masks is None for t in some) else tuple(t.masks for t in targets),
         None if None in shapes else boxes.new_zeros(images, room, *(shapes or {(0, 3)}).pop()),
-        static,
+        packings.popitem()[1] if len(packings) == 1 else None,
     )
     for i, target in enumerate(targets):
         count = len(target)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError

@@ -58,7 +58,9 @@ def test_scores_are_probabilities() -> None:
     found = select_proposals(
         anchors, logits, [torch.zeros(1, 4, 4)], SIZE, pre_nms=4, post_nms=4, nms_threshold=0.9
     )
-    assert found.scores_of(0).tolist() == pytest.approx([0.98201, 0.95257, 0.73106], abs=1e-5)  # sigmoid of 4, 3, 1
+    assert found.scores_of(0).tolist() == pytest.approx(
+        [0.98201, 0.95257, 0.73106], abs=1e-5
+    )  # sigmoid of 4, 3, 1
 
 
 def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:

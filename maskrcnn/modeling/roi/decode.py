@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import batched_nms
-from maskrcnn.modeling._standins import nms
+from maskrcnn.layers import batched_nms, nms
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.roi.rois import DetectedRoIs
 from maskrcnn.structures import Detections, clip_boxes

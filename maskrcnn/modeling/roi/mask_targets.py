@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import roi_align
+from maskrcnn.layers import ops, roi_align
 from maskrcnn.structures import InstanceMasks, rle
 from maskrcnn.structures.masks import Bitmap, FloatArray, IntArray, gather_ranges
 from maskrcnn.structures.packed_masks import PackedMasks
@@ -77,6 +77,8 @@ def rasterise(packed: PackedMasks, boxes: Tensor, instance: Tensor, size: int, m
     if packed.drawn != (mode == "polygon"):
         raise ValueError(f"masks packed with drawn={packed.drawn} cannot be read in the mode {mode!r}")
     boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    if ops.has_kernels(boxes.device.type):
+        return ops.rasterise(packed.tensors, boxes, instance, size, mode == "bitmask")
     return _rasterise_slowly(packed, boxes, instance, size, mode == "bitmask")
 
 

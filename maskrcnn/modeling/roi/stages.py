@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maskrcnn.config import Config, Range
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import match
 from maskrcnn.modeling.box_coder import Weights
-from maskrcnn.modeling._standins import match
 from maskrcnn.modeling.roi.rois import SampledRoIs
 from maskrcnn.structures import clip_boxes, large_enough
 from maskrcnn.structures.boxes import unit_box
@@ -74,7 +74,9 @@ def relabel(rois: SampledRoIs, boxes: Tensor, image_sizes: Tensor, *, iou: float
     padded = unit_box(boxes).repeat(len(targets) * rois.room, 1).index_copy(0, rois.slots, boxes)
     truth = targets.boxes.to(boxes.dtype)
     padded = padded.view(len(targets), rois.room, 4)
-    index, matched = (x.flatten()[rois.slots] for x in match(truth, targets.real, padded, iou, iou, False, 0.0))
+    index, matched = (
+        x.flatten()[rois.slots] for x in match(truth, targets.real, padded, iou, iou, False, 0.0)
+    )
     labels = torch.where(matched > 0, targets.labels[rois.images, index], rois.num_classes)
     return replace(rois, labels=labels, truth=index, most_positive=rois.room)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn.modeling._standins import match
+from maskrcnn.layers import match
 from maskrcnn.modeling.matching import IGNORED, Sampler, draw
 from maskrcnn.modeling.roi.mask_targets import MaskTarget, rasterise
 from maskrcnn.modeling.roi.rois import SampledRoIs

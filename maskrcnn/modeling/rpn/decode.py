@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn.modeling._standins import nms
+from maskrcnn.layers import nms
 from maskrcnn.modeling.box_coder import decode_boxes
 from maskrcnn.structures import clip_boxes, large_enough
 from maskrcnn.structures.boxes import unit_box
@@ -79,6 +79,4 @@ def select_proposals(
     order = torch.where(valid, rank, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :room]
     valid = valid.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4))
-    return Proposals(
-        torch.where(valid[..., None], box, unit_box(box)), valid, score.gather(1, order)
-    )
+    return Proposals(torch.where(valid[..., None], box, unit_box(box)), valid, score.gather(1, order))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrcnn.modeling._standins import match
+from maskrcnn.layers import match
 from maskrcnn.modeling.matching import Sampler, draw
 from maskrcnn.structures.padded import PaddedTargets
 
