@@ -10,11 +10,14 @@ An operator takes (features, rois, levels, scales, height, width, *options, chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from maskrcnn.layers.geometry import PRECISE
+from maskrcnn.layers.reference import is_channels_last
 
 _registered = False
 
@@ -80,3 +83,62 @@ def _squares(*inputs: Any) -> Tensor:
     *_, boxes, _, size, _ = inputs
     found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
     return found
+
+
+def _kept(
+    boxes: Tensor, scores: Tensor, real: Any, groups: Any, iou_threshold: float, count: int
+) -> tuple[Tensor, Tensor]:
+    rows = scores.shape[0]
+    return scores.new_empty((rows, count), dtype=torch.int64), scores.new_empty(rows, dtype=torch.int64)
+
+
+def _matched(truth: Tensor, truth_real: Any, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    shape = (truth.shape[0], boxes.shape[-2])
+    return truth.new_empty(shape, dtype=torch.int64), truth.new_empty(shape, dtype=torch.int8)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    """Keep what a backward needs: of the maps their sizes and, for each, its layout."""
+    features, _, _, scales, _, _, *options, _ = inputs
+    sizes = [features[0].shape[0], features[0].shape[1]]
+    for level in features:
+        sizes += [level.shape[2], level.shape[3]]
+    layouts = [int(is_channels_last(level)) for level in features]
+    ctx.rest, ctx.inputs, ctx.levels = (scales, sizes, layouts, *options), len(inputs), len(features)
+
+
+def _deterministic() -> bool:
+    """Whether CUDA backwards must do without atomics; those of the CPU always do."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def _average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _remember(ctx, inputs)
+    features, rois, levels, _, _, _, geometry, _, _ = inputs
+    needs_maps = geometry == PRECISE and rois.requires_grad
+    ctx.save_for_backward(rois, levels, *(features if needs_maps else ()))
+
+
+def _average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    rois, levels, *features = ctx.saved_tensors
+    ops = torch.ops.maskrcnn
+    maps, boxes = [None] * ctx.levels, None
+    if any(ctx.needs_input_grad[0]):
+        maps = ops.roi_average_backward.default(grad, rois, levels, *ctx.rest, _deterministic())
+    if features and ctx.needs_input_grad[1]:
+        boxes = ops.roi_precise_rois_backward.default(grad, features, rois, levels, ctx.rest[0])
+    return maps, boxes, *[None] * (ctx.inputs - 2)
+
+
+def _argmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _remember(ctx, inputs)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], inputs[1], inputs[2])
+
+
+def _backward_from_argmax(operator: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+        maps = operator(grad, *ctx.saved_tensors, *ctx.rest, _deterministic())
+        return maps, *[None] * (ctx.inputs - 1)
+
+    return backward

@@ -147,7 +147,7 @@ class RoIHead(nn.Module):
         raise NotImplementedError
 
     def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
-        """What the layers give of every detection: [D, ...]; ``features.pool(self.pooler, rois)`` they read."""
+        """What the layers give of every detection: [D, ...], from ``features.pool(self.pooler, rois)``."""
         raise NotImplementedError
 
     def finish(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:

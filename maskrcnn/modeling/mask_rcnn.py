@@ -96,7 +96,7 @@ class MaskRCNN(nn.Module):
     def in_static_form(self, device: torch.device) -> bool:
         """Whether a pass on ``device`` has fixed shapes, so that it never waits for the host.
 
-        Left open, it has on a GPU; but batch normalisation over RoIs would take the statistics of empty rows, too.
+        Left open, it has on a GPU; but batch normalisation over RoIs would take statistics of empty rows.
         """
         if self.static_shapes is not None:
             return self.static_shapes
@@ -226,9 +226,9 @@ class MaskRCNNConfig(Config):
     #: convolution is fitted from weights of three: mean: each channel has the mean of the three; copy: they
     #: are taken in turn.  It then trains, even where the rest is frozen.  Default mean.
     channels_from: Literal["mean", "copy"] = "mean"
-    #: Whether all shapes are fixed, so that a step or a prediction never waits for the host and can be one graph:
-    #: room for all RoIs and detections, of which a mask tells the real ones.  auto: on a GPU, where it is faster,
-    #: but not in training where heads have norm: bn, whose statistics would be those of empty room, too.
+    #: Whether all shapes are fixed, so that a step or a prediction never waits for the host and can be one
+    #: graph: room for all RoIs and detections, a mask tells the real ones.  auto (default): on a GPU,
+    #: but not while heads with norm: bn train, whose statistics would be those of empty room, too.
     static_shapes: bool | Literal["auto"] = "auto"
     #: Keep activations in channels_last memory.
     channels_last: bool = True
@@ -293,8 +293,8 @@ class MaskRCNNConfig(Config):
         static = None if self.static_shapes == "auto" else self.static_shapes
         if static and any(p.requires_grad for norm in batch_norms(roi) for p in norm.parameters()):
             raise ConfigError(
-                "model.static_shapes is true, but heads with norm: bn or sync_bn take their statistics over RoIs,"
-                " empty room among them; set model.static_shapes: auto, or norm: gn in the heads"
+                "model.static_shapes is true, but heads with norm: bn or sync_bn take their statistics over"
+                " RoIs, empty room among them; set model.static_shapes: auto, or norm: gn in the heads"
             )
         preprocess = self.preprocess.build(self.channels_last)
         model = MaskRCNN(preprocess, backbone, neck, rpn, roi, static_shapes=static)

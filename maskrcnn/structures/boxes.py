@@ -37,7 +37,7 @@ def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> 
     """Cut boxes to the image, or each to its own.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4].
 
     Args:
-        height, width: pixels; tensors of the boxes' device have the shape [...], or one that broadcasts to it.
+        height, width: pixels; or tensors on the boxes' device that broadcast to the shape [...].
     """
     if isinstance(height, Tensor):
         assert isinstance(width, Tensor)
@@ -50,7 +50,7 @@ def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> 
 
 
 def large_enough(boxes: Tensor, min_size: float) -> Tensor:
-    """Which boxes have both sides of at least ``min_size`` pixels, and more than 0.  [..., 4] -> bool [...]."""
+    """Which boxes have no side below ``min_size`` pixels, and none of 0.  [..., 4] -> bool [...]."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return ((sides >= min_size) & (sides > 0)).all(dim=-1)
 

@@ -42,11 +42,11 @@ class PaddedTargets:
         return self.boxes.shape[0]
 
     def packed(self, *, drawn: bool) -> PackedMasks | None:
-        """The masks on the boxes' device, ``drawn`` as in :meth:`PackedMasks.of`: packed now where they are not."""
-        if self.packing is not None and self.packing.drawn == drawn:
-            return self.packing
+        """The masks on the boxes' device, packed now where they are not: see :meth:`PackedMasks.of`."""
         if self.masks is None:
             return None
+        if self.packing is not None and self.packing.drawn == drawn:
+            return self.packing
         return PackedMasks.of(self.masks, drawn=drawn, padded=True).to(self.boxes.device)
 
 

@@ -78,7 +78,7 @@ class Pooler(nn.Module):
         """
         Args:
             features: by level name, [N, C, Hl, Wl].
-            boxes: [R, 5], the image's index and xyxy in pixels of the network frame, or [Ri, 4] of every image.
+            boxes: [R, 5], the image's index and xyxy in pixels of the network frame; or [Ri, 4] an image.
 
         Returns:
             [R, C, s, s], in the order of the RoIs.

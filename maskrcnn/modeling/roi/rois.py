@@ -1,10 +1,10 @@
-"""The RoIs of a batch, one a row: the dynamic form has only those that there are, the static form masks them.
+"""The RoIs of a batch, one a row, in the static form (shapes are fixed, a mask tells what is real) or not.
 
-Both forms run the same code.  Where RoIs are left out (:meth:`RoIs.where`), the dynamic form keeps the rows of the
-others; in the static form all rows stay, fewer of them are real, and the losses leave the others out.
+Both forms run the same code.  Where RoIs are left out (:meth:`RoIs.where`), the dynamic form keeps the rows
+of the others; in the static form all rows stay, fewer of them are real, and losses leave the others out.
 
-Legend: N = images, S = room for RoIs of an image, R = RoIs of the batch, G = room for ground truths of an image,
-K = classes.
+Legend: N = images, S = room for RoIs of an image, R = RoIs of the batch, G = room for ground truths of an
+image, K = classes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Rows = TypeVar("Rows", bound="RoIs")
 class RoIs:
     """RoIs of all images, those of an image together.
 
-    rois: [R, 5], the image's index and xyxy pixels of the network frame; the box is (0, 0, 1, 1) where not real.
-    labels: int64 [R], their classes in [0, K), while one is trained on K is background; 0 where not real.
+    rois: [R, 5], the image's index and xyxy pixels of the network frame; (0, 0, 1, 1) where not real.
+    labels: int64 [R], their classes in [0, K), and K for background; 0 where not real.
     real: bool [R], which of them there are; None: all, in the dynamic form.
     """
 
@@ -69,7 +69,7 @@ class RoIs:
         return replace(self, **{k: v[rows] for k, v in values.items() if isinstance(v, Tensor)})
 
     def where(self: Rows, keep: Tensor) -> Rows:
-        """Those of ``keep``, bool [R]: their rows, or in the static form all rows, of which fewer are real."""
+        """Those of bool [R]: their rows, or in the static form all rows, of which fewer are real."""
         if self.real is None:
             return self.at(keep.nonzero()[:, 0])
         real = self.real & keep
@@ -83,7 +83,7 @@ class RoIs:
 
 
 def rois_of(proposals: Proposals, *, static: bool) -> RoIs:
-    """The proposals as RoIs, of no class, R = N * P of them where ``static``, else [R, 5] of the real ones."""
+    """The proposals as RoIs [R, 5] of no class; R is N * P where ``static``, else there are the real ones."""
     boxes, real = proposals.boxes.flatten(0, 1), proposals.real.flatten()
     images = torch.arange(len(proposals), device=boxes.device).repeat_interleave(proposals.boxes.shape[1])
     rois = torch.cat((images[:, None].to(boxes.dtype), boxes), dim=1)
@@ -148,7 +148,7 @@ class Finisher(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FoundRoIs(Sequence[Detections]):
-    """The detections of a batch; as a sequence, :class:`Detections` of every image, which waits for the device.
+    """The detections of a batch; as a sequence, those of every image: to read them waits for the device.
 
     size: N.
     rois: in the static form there are N * D rows.

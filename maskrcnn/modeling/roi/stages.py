@@ -74,9 +74,8 @@ def relabel(rois: SampledRoIs, boxes: Tensor, image_sizes: Tensor, *, iou: float
     padded = unit_box(boxes).repeat(len(targets) * rois.room, 1).index_copy(0, rois.slots, boxes)
     truth = targets.boxes.to(boxes.dtype)
     padded = padded.view(len(targets), rois.room, 4)
-    index, matched = (
-        x.flatten()[rois.slots] for x in match(truth, targets.real, padded, iou, iou, False, 0.0)
-    )
+    found = match(truth, targets.real, padded, iou, iou, False)
+    index, matched = (values.flatten()[rois.slots] for values in found)
     labels = torch.where(matched > 0, targets.labels[rois.images, index], rois.num_classes)
     return replace(rois, labels=labels, truth=index, most_positive=rois.room)
 

@@ -67,7 +67,7 @@ def select_proposals(
             (real, valid),
         ):
             of_level.append(F.pad(values, (0, most - count)))
-    images, levels = len(boxes[0]), len(boxes)
+    images = len(boxes[0])
     box, score, rank, valid = (torch.stack(x, dim=1).flatten(0, 1) for x in (boxes, scores, ranks, real))
     kept, number = nms(box, rank, valid, nms_threshold, min(post_nms, most))
     # Of all levels of an image, by falling rank: a stable sort, as if NMS had seen them in one row.

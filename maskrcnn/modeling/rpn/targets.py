@@ -50,7 +50,7 @@ def anchor_targets(
         static: always room for as many; else for those that are drawn.
     """
     truth = targets.boxes.to(anchors.dtype)
-    index, labels = match(truth, targets.real, anchors, low, high, True, 0.0)
+    index, labels = match(truth, targets.real, anchors, low, high, True)
     drawn = draw(labels, count, positive_fraction, keys, sampler)
     images = torch.arange(len(targets), device=anchors.device)[:, None]
     positive = (drawn.positive + images * anchors.shape[0]).flatten()
