@@ -63,11 +63,15 @@ def unit_box(like: Tensor) -> Tensor:
     return torch.cat((like.new_zeros(2), like.new_ones(2)))
 
 
-def numbers(values: Sequence[float], like: Tensor) -> Tensor:
-    """``values`` as a tensor [n] of the dtype and device of ``like`` [...], without a copy from the host."""
+def numbers(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``values`` as a tensor [n] of the dtype (or another) and on the device of ``like`` [...].
+
+    It is not copied there, which would be waited for.
+    """
+    dtype = dtype or like.dtype
     if like.device.type == "cpu":
-        return like.new_tensor(values)
-    return torch.stack([like.new_full((), value) for value in values])
+        return torch.tensor(values, dtype=dtype)
+    return torch.stack([torch.full((), value, dtype=dtype, device=like.device) for value in values])
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
