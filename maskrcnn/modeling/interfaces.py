@@ -204,7 +204,8 @@ class MaskHead(RoIHead):
         rois = rois.positive
         logits = self.own(features.pool(self.pooler, rois), rois.labels)
         wanted = mask_targets(rois, self.mask_size, self.mask_target)
-        return {"loss_mask": self.loss(logits, rois.labels, wanted, rois.real)}
+        real = () if rois.real is None else (rois.real,)
+        return {"loss_mask": self.loss(logits, rois.labels, wanted, *real)}
 
     def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
         """[D, M, M], the probabilities of the predicted class."""
@@ -252,7 +253,8 @@ class KeypointHead(RoIHead):
         rois = rois.where(show_keypoints(rois.boxes, keypoint_targets(rois, self.num_keypoints)))
         logits = self(features.pool(self.pooler, rois))
         wanted = keypoint_targets(rois, self.num_keypoints)
-        return {"loss_keypoint": self.loss(logits, rois.boxes, wanted, rois.real)}
+        real = () if rois.real is None else (rois.real,)
+        return {"loss_keypoint": self.loss(logits, rois.boxes, wanted, *real)}
 
     def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
         """The heat maps' logits [D, J, M, M]."""

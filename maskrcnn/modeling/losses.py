@@ -151,21 +151,26 @@ def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor, real: Te
 
 
 def masked(values: Tensor, real: Tensor | None) -> Tensor:
-    """``values`` [R, ...] -> [R, ...], 0 in the rows that are not real (bool [R]; None: all are)."""
+    """``values`` with 0 in the rows that are not ``real``: [R, ...], bool [R] (None: all are) -> [R, ...]."""
     if real is None:
         return values
     return torch.where(real.view(-1, *[1] * (values.dim() - 1)), values, 0)
 
 
 def row_count(rows: Tensor, real: Tensor | None) -> int | Tensor:
-    """How many of the rows [R, ...] are real (bool [R]; None: all are), at least 1; int64 [] or a number."""
+    """How many of ``rows`` [R, ...] are ``real`` (bool [R]; None: all), at least 1: a number or a scalar."""
     return max(rows.shape[0], 1) if real is None else real.sum().clamp(min=1)
 
 
 def mean(values: Tensor, real: Tensor | None = None) -> Tensor:
-    """The mean of ``values`` [R, ...] over the real rows (bool [R]; None: all), a scalar.
+    """The mean over the real rows, 0 with a gradient of 0 where there is none.
 
-    0, with a gradient of 0, where there is none.
+    Args:
+        values: [R, ...].
+        real: bool [R]; None: all are.
+
+    Returns:
+        A scalar.
     """
     if values.numel() == 0:
         return values.sum() * 0

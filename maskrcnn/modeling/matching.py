@@ -70,7 +70,7 @@ def match_boxes(
 def balanced_sample(
     labels: Tensor, count: int, positive_fraction: float, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw up to ``count`` boxes, at most ``positive_fraction`` of them positive, negatives for the rest.
+    """Drawn up to ``count`` boxes, at most ``positive_fraction`` of them positive, negatives for the rest.
 
     The slow twin of :func:`draw`, for one image.
 
@@ -89,7 +89,7 @@ def balanced_sample(
 
 
 @dataclass(frozen=True)
-class Draw:
+class Drawn:
     """The boxes drawn of every image, in room for P positive and Q negative ones.
 
     positive, negative: int64 [N, P] and [N, Q], places among the M boxes of the image.
@@ -104,7 +104,7 @@ class Draw:
 
 def draw(
     labels: Tensor, count: int, positive_fraction: float, keys: Tensor, sampler: Sampler | None = None
-) -> Draw:
+) -> Drawn:
     """What :func:`balanced_sample` (or another ``sampler``) draws of every image, in tensors of fixed shape.
 
     Args:
@@ -122,7 +122,7 @@ def draw(
         ]
         positive, positive_real = _padded([image[0] for image in drawn], room[0])
         negative, negative_real = _padded([image[1] for image in drawn], room[1])
-        return Draw(positive, negative, positive_real, negative_real)
+        return Drawn(positive, negative, positive_real, negative_real)
     least = torch.iinfo(keys.dtype).min
     positive = torch.where(labels > 0, keys, least).topk(room[0], dim=1).indices
     negative = torch.where(labels == 0, keys, least).topk(room[1], dim=1).indices
@@ -130,7 +130,7 @@ def draw(
     left = count - positive_real.sum(dim=1, keepdim=True)
     places = torch.arange(room[1], device=labels.device)
     negative_real = (labels.gather(1, negative) == 0) & (places < left)
-    return Draw(positive, negative, positive_real, negative_real)
+    return Drawn(positive, negative, positive_real, negative_real)
 
 
 def _padded(rows: Sequence[Tensor], room: int) -> tuple[Tensor, Tensor]:

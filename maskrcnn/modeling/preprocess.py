@@ -22,17 +22,20 @@ class ImageBatch:
 
     tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
     sizes: (height, width) of every image before padding, pixels: the network frame.
-    extents: the same as a float32 tensor [N, 2] on the images' device; from ``sizes`` where not given.
+    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them.
     """
 
     tensor: Tensor
     sizes: Sequence[tuple[int, int]]
-    extents: Tensor = None  # type: ignore[assignment]
+    given_extents: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.extents is None:
-            extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
-            object.__setattr__(self, "extents", extents.to(self.tensor.device, non_blocking=True))
+    @property
+    def extents(self) -> Tensor:
+        """The sizes as a float32 tensor [N, 2], on the images' device."""
+        if self.given_extents is not None:
+            return self.given_extents
+        extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
+        return extents.to(self.tensor.device, non_blocking=True)
 
     @property
     def padded_size(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ Legend: M, N = numbers of boxes; all tensors are floating point and keep their d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,14 +34,13 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, inter / union, torch.zeros_like(inter))
 
 
-def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+def clip_boxes(boxes: Tensor, height: Any, width: Any) -> Tensor:
     """Cut boxes to the image, or each to its own.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4].
 
     Args:
-        height, width: pixels; or tensors on the boxes' device that broadcast to the shape [...].
+        height, width: pixels, as numbers; or as tensors on the boxes' device, for each box (or broadcast).
     """
     if isinstance(height, Tensor):
-        assert isinstance(width, Tensor)
         limits = torch.stack((width, height, width, height), dim=-1).to(boxes.dtype)
         return boxes.clamp(min=0).minimum(limits)
     x1, y1, x2, y2 = boxes.unbind(-1)

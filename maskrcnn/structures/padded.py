@@ -63,16 +63,17 @@ def pad_targets(targets: Sequence[Targets] | PaddedTargets, *, static: bool = Fa
     boxes, images, most = targets[0].boxes, len(targets), max(map(len, targets))
     room = bucket(most) if static else max(most, 1)
     some = [t for t in targets if len(t)]
-    shapes = {None if t.keypoints is None else tuple(t.keypoints.shape[1:]) for t in some}
-    if len(shapes - {None}) > 1:
-        raise ValueError(f"the instances of a batch have different numbers of keypoints: {shapes}")
+    joints = {t.keypoints.shape[1] for t in some if t.keypoints is not None}
+    if len(joints) > 1:
+        raise ValueError(f"the instances of a batch have different numbers of keypoints: {joints}")
+    without = any(t.keypoints is None for t in some)
     packings = {id(t.packed and t.packed[0]): t.packed and t.packed[0] for t in targets}
     padded = PaddedTargets(
         unit_box(boxes).expand(images, room, 4).clone(),
         targets[0].labels.new_zeros(images, room),
         torch.zeros(images, room, dtype=torch.bool, device=boxes.device),
         None if any(t.masks is None for t in some) else tuple(t.masks for t in targets),
-        None if None in shapes else boxes.new_zeros(images, room, *(shapes or {(0, 3)}).pop()),
+        None if without else boxes.new_zeros(images, room, max(joints, default=0), 3),
         packings.popitem()[1] if len(packings) == 1 else None,
     )
     for i, target in enumerate(targets):

@@ -1,4 +1,4 @@
-"""A model in the static form (fixed shapes, masks) gives what the dynamic form gives and waits for nothing."""
+"""A model in the static form (fixed shapes, masks) gives what the dynamic form gives, without a wait."""
 
 from __future__ import annotations
 

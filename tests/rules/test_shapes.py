@@ -22,7 +22,6 @@ from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
 from maskrcnn.modeling.rpn.anchors import grid_anchors
-from maskrcnn.modeling.rpn.decode import select_proposals
 from maskrcnn.modeling.rpn.rpn import RPNHead
 from maskrcnn.structures import InstanceMasks, boxes, rle
 from tests.rules.shapes import RESULTS, SHAPE, Function, ShapeError, compare, of_tensors, read, states_a_shape
@@ -159,11 +158,6 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     (targets.show_keypoints, (xyxy(5), KEYPOINTS), {}),
     (grid_anchors, (xyxy(3), 4, 5, (8, 8), 0.0), {}),
     (RPNHead(3, 2), ([MAP],), {"A": 2}),
-    (
-        select_proposals,
-        ([xyxy(50)], [torch.arange(100.0).view(2, 50)], [torch.zeros(2, 50, 4)], torch.full((2, 2), 30)),
-        {"pre_nms": 40, "post_nms": 20, "nms_threshold": 0.7},
-    ),
     (losses.objectness_loss, (torch.rand(5), torch.ones(5), 5.0), {}),
     (paste_masks, (torch.rand(2, 14, 14), PAIR, 12, 16), {"H": 12, "W": 16}),
 ]

@@ -368,8 +368,8 @@ class RoIHeads(nn.Module):
         if static:
             shape = proposals.real.shape
             proposals = replace(proposals, boxes=rois.boxes.view(*shape, 4))
-            parts = mean.unflatten(0, shape), deltas.unflatten(0, shape)
-            return select_in_fixed_shape(*parts, proposals, image_sizes, **options)
+            mean, deltas = mean.unflatten(0, shape), deltas.unflatten(0, shape)
+            return select_in_fixed_shape(mean, deltas, proposals, image_sizes, **options)
         counts = proposals.real.sum(dim=1).tolist()
         parts = mean.split(counts), deltas.split(counts), rois.boxes.split(counts), image_sizes
         found = [select_detections(*image, **options) for image in zip(*parts, strict=True)]

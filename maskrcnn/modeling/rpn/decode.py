@@ -44,12 +44,12 @@ def select_proposals(
         rank_by: what NMS sorts by.  The order is the same but where the probability rounds to 0 or 1.
 
     Returns:
-        The proposals by falling objectness, which are their scores, in the anchors' dtype; there is room for
+        The proposals by falling objectness, which is their score, in the anchors' dtype; there is room for
         ``post_nms`` an image, or for as many as enter NMS where that is less.
     """
     most = max(min(pre_nms, logit.shape[1]) for logit in logits)
     height, width = image_sizes[:, 0, None], image_sizes[:, 1, None]
-    boxes, scores, ranks, real = [], [], [], []
+    boxes, scores, ranks, real = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
     for anchor, logit, delta in zip(anchors, logits, deltas, strict=True):
         count = min(pre_nms, logit.shape[1])
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
