@@ -123,9 +123,9 @@ def nms(
 ) -> tuple[Tensor, Tensor]:
     """Suppress, in every row, each box that overlaps a better one by more than ``iou_threshold``.
 
-    Shapes follow from shapes, and nothing waits for the device.  A row gives what ``torchvision.ops.nms`` (with
-    groups ``batched_nms``) gives of its real boxes on a CPU, to the index; so does a GPU.  A NaN score is better
-    than any number, a box with a NaN neither suppresses nor is suppressed: as there.
+    Shapes follow from shapes, and nothing waits for the device.  A row gives what ``torchvision.ops.nms``
+    (with groups ``batched_nms``) gives of its real boxes on a CPU, to the index; so does a GPU.  A NaN score
+    is better than any number, a box with a NaN neither suppresses nor is suppressed: as there.
 
     Args:
         boxes: [B, M, 4] xyxy, float32 or float64 (others are taken as float32).
@@ -156,7 +156,7 @@ def nms(
     return reference.nms(*arguments)
 
 
-#: Up to so many boxes torchvision's ``batched_nms`` moves groups apart, on a CPU; more it suppresses by group.
+#: Up to so many boxes torchvision's ``batched_nms`` moves groups apart, on a CPU.
 FEW = 1000
 #: More boxes of an image are torchvision's, by type of device: a GPU's mask of who suppresses whom grows with
 #: their square.
@@ -166,9 +166,9 @@ MOST_AT_ONCE = {"cuda": 25_000}
 def set_apart(boxes: Tensor, groups: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes and groups of which NMS gives what ``torchvision.ops.batched_nms`` gives on a CPU, to the index.
 
-    There, up to 1000 boxes are moved by more than the largest coordinate for each group and then suppressed as
-    one group.  Moved boxes have rounded sides, so an IoU that is all but the threshold may fall on its other
-    side.
+    There, up to 1000 boxes are moved by more than the largest coordinate for each group and then suppressed
+    as one group, more of them group by group.  Moved boxes have rounded sides, so an IoU that is all but the
+    threshold may fall on its other side.
 
     Args:
         boxes: [B, M, 4] xyxy.

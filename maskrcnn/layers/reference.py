@@ -247,7 +247,7 @@ def match(
 
 
 def _iou(truth: Tensor, boxes: Tensor) -> Tensor:
-    """``structures.box_iou``, of whose room this one must not know: [N, G, 4] and [(N,) M, 4] -> [N, G, M]."""
+    """IoU as ``structures.box_iou`` has it, of every image: [N, G, 4] and [(N,) M, 4] -> [N, G, M]."""
     a, b = truth[:, :, None], boxes[..., None, :, :]
     sides = [(x[..., 2:] - x[..., :2]).clamp(min=0) for x in (a, b)]
     inter = _intersection(a, b)

@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def crowd(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Boxes [*shape, 4] that overlap a lot; whole-numbered for even seeds; some of no area, some turned over."""
+    """Boxes [*shape, 4] that overlap a lot, some of no area or turned over; whole-numbered for even seeds."""
     g = generator(seed)
     corner = torch.rand(*shape, 2, generator=g, dtype=torch.float64) * 60
     side = torch.rand(*shape, 2, generator=g, dtype=torch.float64) * 40 - 1.5

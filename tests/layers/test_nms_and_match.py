@@ -1,6 +1,6 @@
 """NMS of fixed size beside torchvision's, matching beside its definition, and what torch asks of both.
 
-Covers ``maskrcnn/layers/ops.py`` and ``maskrcnn/layers/reference.py``, each case compiled and as the slow twin.
+Covers ``maskrcnn/layers/ops.py`` and ``reference.py`` beside it, each case compiled and as the slow twin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ compiled_only = pytest.mark.parametrize("way", [pytest.param("compiled", marks=n
 
 
 def peer(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """torchvision's ``batched_nms``, equal scores by place: of more than 1000 boxes it leaves their order open."""
+    """torchvision's ``batched_nms``, equal scores by place (over 1000 boxes it leaves their order open)."""
     kept = torchvision.ops.batched_nms(boxes, scores, groups, threshold).sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
