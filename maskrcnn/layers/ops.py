@@ -230,7 +230,7 @@ def batched_nms(
         count: how many are kept at most; all of them where it is None.
 
     Returns:
-        int64 indices of the boxes kept, best first (equal scores: the lower index first).
+        int64 [K], indices of the K boxes kept, best first (equal scores: the lower index first).
     """
     # Half-precision coordinates lose whole pixels at 1000 and more once groups are set apart.
     boxes = _wide(boxes)
