@@ -191,7 +191,7 @@ MAX_PAIRS = 1 << 20
 def nms(
     boxes: Tensor, scores: Tensor, real: Tensor, groups: Tensor | None, iou_threshold: float, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Non-maximum suppression of every row, box by box: see ``ops.nms``."""
+    """``ops.nms``, box by box: ``boxes`` [B, M, 4] -> int64 [B, count] and int64 [B]."""
     rows, places = scores.shape
     order = scores.argsort(dim=1, descending=True, stable=True)
     box = boxes.gather(1, order[..., None].expand(-1, -1, 4))
@@ -220,7 +220,7 @@ def match(
     low_quality: bool,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    """The ground truth of every box: see ``ops.match``."""
+    """``ops.match``, in pieces of pairs: ``truth`` [N, G, 4], ``boxes`` [M, 4] or [N, M, 4] -> two [N, M]."""
     images, truths, count = truth.shape[0], truth.shape[1], boxes.shape[-2]
     index = torch.zeros(images, count, dtype=torch.int64, device=boxes.device)
     labels = torch.zeros(images, count, dtype=torch.int8, device=boxes.device)
@@ -247,7 +247,7 @@ def match(
 
 
 def _iou(truth: Tensor, boxes: Tensor) -> Tensor:
-    """``structures.box_iou``, of whose room this one must not know: [N, G, 4] and [(N,) M, 4] -> [N, G, M]."""
+    """IoU as ``structures.box_iou`` has it, of every image: [N, G, 4] and [(N,) M, 4] -> [N, G, M]."""
     a, b = truth[:, :, None], boxes[..., None, :, :]
     sides = [(x[..., 2:] - x[..., :2]).clamp(min=0) for x in (a, b)]
     inter = _intersection(a, b)
