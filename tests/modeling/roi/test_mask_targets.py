@@ -12,8 +12,10 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
-from maskrcnn.modeling.roi.mask_targets import masks_in_boxes
+from maskrcnn.modeling.roi import mask_targets
+from maskrcnn.modeling.roi.mask_targets import masks_in_boxes, rasterise
 from maskrcnn.structures import InstanceMasks
+from tests.layers.cases import needs_kernels
 from tests.structures.instances import (
     HEIGHT,
     TURNS,
@@ -21,6 +23,21 @@ from tests.structures.instances import (
     jittered,
     resized,
 )
+from tests.structures.rasters import bitmap_rasters, polygon_rasters
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", range(3))
+def test_the_operator_is_its_twin_to_the_bit(seed: int) -> None:
+    """The twin draws by pycocotools and reads bitmaps by RoIAlign."""
+    drawn = total = 0.0
+    for raster in [*polygon_rasters(40, seed), *bitmap_rasters(30, seed)]:
+        found = rasterise(*raster)
+        twin = mask_targets._rasterise_slowly(*raster[:-1], soft=raster.mode == "bitmask")
+        assert found.dtype == raster.boxes.dtype
+        assert torch.equal(found, twin)
+        drawn, total = drawn + float(found.sum()), total + found.numel()
+    assert 0.05 < drawn / total < 0.5
 
 
 @pytest.mark.parametrize("size", [7, 28])
