@@ -26,7 +26,7 @@ class Raster(NamedTuple):
 
 
 def awkward_polygon(rng: np.random.Generator) -> list[float]:
-    """Of 3 to 11 vertices: crossing itself; on pixel edges, at their middles; huge; tiny; with vertices twice."""
+    """Of 3 to 11 vertices: crossing itself; on pixel edges or middles; large; tiny; with vertices twice."""
     n = int(rng.integers(3, 12))
     kinds = (
         lambda: rng.random((n, 2)) * 60,
