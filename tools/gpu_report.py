@@ -92,15 +92,16 @@ def main() -> int:
     if not present:
         report += ["## Speed", "not run: no GPU"]
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "speed.md"
-            benchmark = [sys.executable, "benchmarks/roi_ops.py", "--cuda", "--out", str(table)]
-            if args.quick:
-                benchmark.append("--quick")
-            status, text, seconds = call(benchmark, FORCE_CUDA="1")
-            failed |= status != 0
-            report += ["## Speed", f"{verdict(status)}, {seconds:.0f} s"]
-            report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
+        report.append("## Speed")
+        quick = ["--quick"] if args.quick else []
+        for benchmark in (["benchmarks/roi_ops.py", "--cuda", *quick], ["benchmarks/mask_targets.py"]):
+            with tempfile.TemporaryDirectory() as folder:
+                table = Path(folder) / "speed.md"
+                command = [sys.executable, *benchmark, "--out", str(table)]
+                status, text, seconds = call(command, FORCE_CUDA="1")
+                failed |= status != 0
+                report.append(f"{benchmark[0]}: {verdict(status)}, {seconds:.0f} s")
+                report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
 
     args.out.write_text("\n\n".join(report) + "\n", encoding="utf-8")
     print(f"wrote {args.out}")
