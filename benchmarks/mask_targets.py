@@ -4,8 +4,8 @@
 
 A batch of images of 800 x 1333, each with so many objects, as polygons (8 to 120 vertices) and as run-length
 codes, and so many positive RoIs an image, at 28 x 28.  Milliseconds of processor time, medians of interleaved
-runs; on a GPU those of the clock, with nothing left in its queue, for which the boxes lie on the GPU: the host's
-way has to wait for them and to send the targets back.
+runs; on a GPU those of the clock, its queue run empty, with the boxes there: the host's way has to wait for
+them and to send the targets back.
 """
 
 from __future__ import annotations
@@ -130,13 +130,17 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = "the GPU" if device.type == "cuda" else "one thread"
-    lines = [
-        f"{args.images} images, {args.instances} objects and {args.rois} RoIs each, {SIZE} x {SIZE}, ms on {where}",
-        "",
-        "| masks, mode | host, image by image | pack (in a loader) | operator | host / (pack + operator)"
-        " | packed kB | as stored kB |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    print(f"{args.images} images, {args.instances} objects and {args.rois} RoIs each; ms on {where}")
+    titles = (
+        "masks, mode",
+        "host, by image",
+        "pack (in a loader)",
+        "operator",
+        "host / both",
+        "packed kB",
+        "stored kB",
+    )
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for codes, mode in ((False, "polygon"), (True, "bitmask_hard"), (True, "bitmask"), (False, "bitmask")):
         lines.append(row(args, device, mode, codes=codes))
     print("\n".join(lines))

@@ -215,13 +215,11 @@ def test_masks_in_boxes_are_those_of_the_cpu_to_the_bit() -> None:
             boxes=raster.boxes.to("cuda"),
             instance=raster.instance.to("cuda"),
         )
-        with torch.cuda.stream(torch.cuda.Stream()):
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                found = rasterise(*there)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = rasterise(*there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(found.cpu(), rasterise(*raster))
 
 
