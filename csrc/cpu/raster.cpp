@@ -111,6 +111,24 @@ const T* decode(const Packed& packed, Range columns, int64_t height, Local<T>& l
   return bitmap;
 }
 
+// The average of every bin, each added up in the order of RoIAlign's own kernel, so that the bits are the same.  The
+// bins of a row go on side by side: one would wait for its last sum at every tap.
+template <class T>
+void average(const T* bitmap, int64_t width, TapList<T> y, TapList<T> x, int64_t size, T* out) {
+  std::fill(out, out + size * size, T(0));
+  for (int64_t p = 0; p < size; ++p, out += size) {
+    for (int32_t i = y.begin[p]; i < y.begin[p + 1]; ++i) {
+      const T* line = bitmap + y.index[i] * width;
+      const T wy = y.weight[i];
+      for (int64_t q = 0; q < size; ++q) {
+        T sum = out[q];
+        for (int32_t j = x.begin[q]; j < x.begin[q + 1]; ++j) sum += wy * x.weight[j] * line[x.index[j]];
+        out[q] = sum;
+      }
+    }
+  }
+}
+
 // All rows of one instance.
 template <class T>
 void fill(const Job<T>& job, int64_t instance, const int64_t* rows, int64_t count, Local<T>& local) {
@@ -128,7 +146,7 @@ void fill(const Job<T>& job, int64_t instance, const int64_t* rows, int64_t coun
       }
       average_taps(&local.y, job.rois, k, true, 1.0, job.size, geometry, 0, height);
       average_taps(&local.x, job.rois, k, false, 1.0, job.size, geometry, 0, width);
-      kernels<T>().average(bitmap, width, 1, local.y.list(), local.x.list(), job.size, job.size, 1, out, 1);
+      average(bitmap, width, local.y.list(), local.x.list(), job.size, out);
       if (!job.soft) {
         for (int64_t j = 0; j < cells; ++j) out[j] = static_cast<T>(out[j] >= T(0.5));
       }

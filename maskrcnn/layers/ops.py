@@ -63,7 +63,7 @@ def areas_of_codes() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 
 
 def rasterise(packed: tuple[Tensor, ...], boxes: Tensor, instance: Tensor, size: int, soft: bool) -> Tensor:
-    """Masks inside boxes by the compiled kernels; see ``modeling.roi.mask_targets``, where the slow twin is too.
+    """Masks inside boxes by the compiled kernels; see ``modeling.roi.mask_targets``, where its slow twin is.
 
     Args:
         packed: the tensors of ``structures.PackedMasks``, in their order.

@@ -18,7 +18,7 @@ from torch import Tensor
 from maskrcnn.structures.masks import Bitmap, FloatArray, InstanceMasks, IntArray
 
 #: No length is padded to less.
-_SHORTEST = 16
+_SHORTEST = 256
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class PackedMasks:
         padded: round every length up to one of a short list, and G too, so that shapes come again.
         """
         per_image = max((len(m) for m in masks if m is not None), default=0)
-        per_image = _rounded(per_image, 1) if padded else per_image
+        per_image = _some_rows(per_image) if padded else per_image
         packer = _Packer(len(masks) * per_image)
         for image, of_image in enumerate(masks):
             if of_image is not None:
                 packer.add(of_image, image * per_image, drawn)
-        return packer.finish(per_image, drawn, _rounded if padded else lambda length: length)
+        return packer.finish(per_image, drawn, _long if padded else lambda length: length)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -152,8 +152,12 @@ class _Packer:
         )
 
 
-def _rounded(length: int, shortest: int = _SHORTEST) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, ...: powers of two and one and a half times those."""
-    size = max(length, shortest)
-    power = 1 << (size - 1).bit_length()
-    return power // 4 * 3 if size <= power // 4 * 3 else power
+def _some_rows(count: int) -> int:
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, ...: powers of two and one and a half times those."""
+    power = 1 << (count - 1).bit_length() if count else 0
+    return power // 4 * 3 if count <= power // 4 * 3 else power
+
+
+def _long(length: int) -> int:
+    """The next power of two: a graph of fixed shapes is used again where these are few."""
+    return max(1 << (length - 1).bit_length() if length else 0, _SHORTEST)
