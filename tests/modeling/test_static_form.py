@@ -353,3 +353,79 @@ def test_losses_and_predictions_trace_whole(name: str) -> None:
 @pytest.mark.parametrize("name", architectures([*NAMES, *VARIANTS]))
 def test_each_architecture_traces_whole(name: str) -> None:
     check_trace(name)
+
+
+def compile_both(name: str, backend: str, tolerance: float) -> None:
+    """One graph of the losses and one of the detections, and both are what they are without it."""
+    torch._dynamo.reset()
+    model = build(name)
+    model.static_shapes = True
+    targets = pad_targets(truth(name, (12, 9), 0), static=True)
+    drawn = MODELS[name].get("mask_target", "polygon") == "polygon"
+    targets = replace(targets, packing=targets.packed(drawn=drawn))
+    batch = model.preprocess(tiny.images(0, SIZES))
+    gradients = []
+    losses_of = torch.compile(model.losses_of_batch, fullgraph=True, backend=backend)
+    for call in (model.losses_of_batch, losses_of):
+        model.zero_grad()
+        found = call(batch, targets, tiny.seeds())
+        torch.stack(list(found.values())).sum().backward()
+        values = {n: v.detach() for n, v in found.items()}
+        gradients.append(values | {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, value in gradients[0].items():
+        assert (gradients[1][key] - value).abs().max() <= tolerance * max(value.abs().max().item(), 1e-3), key
+    model.eval()
+    predict = torch.compile(model.predict_batch, fullgraph=True, backend=backend)
+    for ours, theirs in zip(predict(batch), model.predict_batch(batch), strict=True):
+        assert len(ours) >= 20
+        torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=1e-6)
+        assert ours.labels.equal(theirs.labels)
+
+
+def test_losses_and_predictions_compile_as_one_graph() -> None:
+    compile_both("fpn", "aot_eager", 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["c4", "cascade", "keypoints"])
+def test_others_compile_as_one_graph(name: str) -> None:
+    compile_both(name, "aot_eager", 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fpn", "c4"])
+def test_two_compile_by_inductor(name: str) -> None:
+    compile_both(name, "inductor", 1e-9)
+
+
+class Predicting(torch.nn.Module):
+    """Images [N, 3, H, W] and their sizes [N, 2] -> RoIs [N * D, 5], labels, scores, which are real, masks."""
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        found = self.model.predict_batch(ImageBatch(images, (), sizes))
+        rois = found.rois
+        assert rois.real is not None
+        return rois.rois, rois.labels, rois.scores, rois.real, found.values["mask_head"]
+
+
+@pytest.mark.slow
+def test_prediction_is_exported_for_any_batch_and_size() -> None:
+    model = build("fpn").float().eval()
+    model.static_shapes = True
+    batch, auto = model.preprocess(tiny.images(0, SIZES)), torch.export.Dim.AUTO
+    shapes = {0: auto, 2: auto, 3: auto}, {0: auto}
+    whole = torch.export.export(
+        Predicting(model), (batch.tensor, batch.extents), dynamic_shapes=shapes, strict=False
+    ).module()
+    for sizes in (SIZES, ((160, 190), (100, 64), (64, 64)), ((224, 256),)):
+        other = model.preprocess(tiny.images(1, sizes))
+        wanted = model.predict_batch(other)
+        rois, labels, scores, real, masks = whole(other.tensor, other.extents)
+        assert rois.equal(wanted.rois.rois) and labels.equal(wanted.rois.labels)
+        assert scores.equal(wanted.rois.scores) and real.equal(wanted.rois.real)
+        assert masks.equal(wanted.values["mask_head"]) and int(real.sum()) >= 20 * len(sizes)

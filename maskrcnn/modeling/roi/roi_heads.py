@@ -343,7 +343,8 @@ class RoIHeads(nn.Module):
         maps = RoIFeatures(features, self.trunk)
         found = self._detect(maps, proposals, _as_tensor(image_sizes, proposals.boxes), static=static)
         heads = self.heads
-        return FoundRoIs(len(proposals), found, {k: h.predict(maps, found) for k, h in heads.items()}, heads)
+        values = {name: head.predict(maps, found) for name, head in heads.items()}
+        return FoundRoIs(proposals.boxes.shape[0], found, values, heads)
 
     def _detect(
         self, features: RoIFeatures, proposals: Proposals, image_sizes: Tensor, *, static: bool

@@ -85,7 +85,8 @@ class RoIs:
 def rois_of(proposals: Proposals, *, static: bool) -> RoIs:
     """The proposals as RoIs [R, 5] of no class; R is N * P where ``static``, else there are the real ones."""
     boxes, real = proposals.boxes.flatten(0, 1), proposals.real.flatten()
-    images = torch.arange(len(proposals), device=boxes.device).repeat_interleave(proposals.boxes.shape[1])
+    size, room = proposals.real.shape  # not len(), which a tracer takes for fixed
+    images = torch.arange(size, device=boxes.device)[:, None].expand(-1, room).flatten()
     rois = torch.cat((images[:, None].to(boxes.dtype), boxes), dim=1)
     return RoIs(rois, torch.zeros_like(images), torch.ones_like(real) if static else None).where(real)
 

@@ -54,7 +54,7 @@ def select_proposals(
         count = min(pre_nms, logit.shape[1])
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
         delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
-        box = decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(len(index), count, 4)
+        box = decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(-1, count, 4)
         box = clip_boxes(box, height, width)
         probability = score.sigmoid()
         valid = large_enough(box, min_size) & torch.isfinite(score)
@@ -67,7 +67,7 @@ def select_proposals(
             (real, valid),
         ):
             of_level.append(F.pad(values, (0, most - count)))
-    images = len(boxes[0])
+    images = image_sizes.shape[0]
     box, score, rank, valid = (torch.stack(x, dim=1).flatten(0, 1) for x in (boxes, scores, ranks, real))
     kept, number = nms(box, rank, valid, nms_threshold, min(post_nms, most))
     # Of all levels of an image, by falling rank: a stable sort, as if NMS had seen them in one row.
