@@ -400,7 +400,7 @@ def test_two_compile_by_inductor(name: str) -> None:
 
 
 class Predicting(torch.nn.Module):
-    """Images [N, 3, H, W] and their sizes [N, 2] -> RoIs [N * D, 5], labels, scores, which are real, masks."""
+    """Images [N, 3, H, W], sizes [N, 2] -> RoIs [N * D, 5], labels, scores, which are real, masks."""
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()

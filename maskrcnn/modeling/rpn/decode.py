@@ -49,7 +49,7 @@ def select_proposals(
     """
     most = max(min(pre_nms, logit.shape[1]) for logit in logits)
     height, width = image_sizes[:, 0, None], image_sizes[:, 1, None]
-    boxes, scores, ranks, real = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
+    of_levels: list[list[Tensor]] = []
     for anchor, logit, delta in zip(anchors, logits, deltas, strict=True):
         count = min(pre_nms, logit.shape[1])
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
@@ -60,15 +60,12 @@ def select_proposals(
         valid = large_enough(box, min_size) & torch.isfinite(score)
         if min_score > 0:
             valid &= probability >= min_score
-        boxes.append(F.pad(box, (0, 0, 0, most - count)))
-        for of_level, values in (
-            (scores, probability),
-            (ranks, probability if rank_by == "probability" else score),
-            (real, valid),
-        ):
-            of_level.append(F.pad(values, (0, most - count)))
+        rank = probability if rank_by == "probability" else score
+        room = most - count
+        values = [F.pad(value, (0, room)) for value in (probability, rank, valid)]
+        of_levels.append([F.pad(box, (0, 0, 0, room)), *values])
     images = image_sizes.shape[0]
-    box, score, rank, valid = (torch.stack(x, dim=1).flatten(0, 1) for x in (boxes, scores, ranks, real))
+    box, score, rank, valid = (torch.stack(x, dim=1).flatten(0, 1) for x in zip(*of_levels, strict=True))
     kept, number = nms(box, rank, valid, nms_threshold, min(post_nms, most))
     # Of all levels of an image, by falling rank: a stable sort, as if NMS had seen them in one row.
     valid = (torch.arange(kept.shape[1], device=kept.device) < number[:, None]).view(images, -1)
