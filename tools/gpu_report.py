@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three repeats a measurement")
     args = parser.parse_args()
     present, machine = describe()
-    report = ["# RoI operators on a GPU", machine]
+    report = ["# Operators on a GPU", machine]
     failed = False
 
     if present:
@@ -92,15 +92,17 @@ def main() -> int:
     if not present:
         report += ["## Speed", "not run: no GPU"]
     else:
+        report.append("## Speed")
         with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "speed.md"
-            benchmark = [sys.executable, "benchmarks/roi_ops.py", "--cuda", "--out", str(table)]
-            if args.quick:
-                benchmark.append("--quick")
-            status, text, seconds = call(benchmark, FORCE_CUDA="1")
-            failed |= status != 0
-            report += ["## Speed", f"{verdict(status)}, {seconds:.0f} s"]
-            report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
+            for name in ("roi_ops", "box_ops"):
+                table = Path(folder) / f"{name}.md"
+                benchmark = [sys.executable, f"benchmarks/{name}.py", "--cuda", "--out", str(table)]
+                if args.quick:
+                    benchmark.append("--quick")
+                status, text, seconds = call(benchmark, FORCE_CUDA="1")
+                failed |= status != 0
+                report.append(f"`{name}`: {verdict(status)}, {seconds:.0f} s")
+                report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
 
     args.out.write_text("\n\n".join(report) + "\n", encoding="utf-8")
     print(f"wrote {args.out}")
