@@ -93,15 +93,15 @@ def main() -> int:
         report += ["## Speed", "not run: no GPU"]
     else:
         report.append("## Speed")
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("roi_ops", "box_ops"):
-                table = Path(folder) / f"{name}.md"
-                benchmark = [sys.executable, f"benchmarks/{name}.py", "--cuda", "--out", str(table)]
-                if args.quick:
-                    benchmark.append("--quick")
-                status, text, seconds = call(benchmark, FORCE_CUDA="1")
+        quick = ["--quick"] if args.quick else []
+        operators = [[f"benchmarks/{name}.py", "--cuda", *quick] for name in ("roi_ops", "box_ops")]
+        for benchmark in (*operators, ["benchmarks/mask_targets.py"]):
+            with tempfile.TemporaryDirectory() as folder:
+                table = Path(folder) / "speed.md"
+                command = [sys.executable, *benchmark, "--out", str(table)]
+                status, text, seconds = call(command, FORCE_CUDA="1")
                 failed |= status != 0
-                report.append(f"`{name}`: {verdict(status)}, {seconds:.0f} s")
+                report.append(f"{benchmark[0]}: {verdict(status)}, {seconds:.0f} s")
                 report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
 
     args.out.write_text("\n\n".join(report) + "\n", encoding="utf-8")

@@ -241,6 +241,11 @@ def class_weights(config: RoIHeadsConfig, dataset: Dataset, device: torch.device
     return weights.float().to(device)
 
 
+def drawn_masks(recipe: Recipe) -> bool | None:
+    """How the loader packs masks for the mask head: as polygons or as bitmaps; None: there is no head."""
+    return None if recipe.model.mask_head is None else recipe.model.mask_target == "polygon"
+
+
 def keypoint_scores(recipe: Recipe) -> str:
     """What the keypoint head's scores are: probability, or logit (also where a head of one's own is mute)."""
     is_probability = getattr(recipe.model.keypoint_head, "scores", None) == "probability"

@@ -40,6 +40,27 @@ def test_collate_keeps_sizes_and_order() -> None:
     assert collate([samples[0], without]).targets is None
 
 
+def test_packed_masks_travel_with_their_targets() -> None:
+    samples = [
+        Sample(torch.zeros((3, 9, 7), dtype=torch.uint8), ImageInfo(n, f"{n}.png", 9, 7), targets(n))
+        for n in (2, 0, 3)
+    ]
+    plain = collate(samples).targets
+    assert plain is not None and [t.packed for t in plain] == [None] * 3
+    batch = collate(samples, drawn_masks=True)
+    for there in (batch, batch.to("cpu"), batch.to("meta")):
+        assert there.targets is not None
+        (packed, first), *others = [t.packed for t in there.targets if t.packed is not None]
+        assert first == 0 and packed.drawn and packed.points.device == there.images[0].device
+        # One set of tensors for all, so that it is sent and moved once.
+        assert [(p is packed, row) for p, row in others] == [(True, 3), (True, 6)]
+    assert batch.targets is not None
+    assert batch.targets[0].to("cpu").packed is None
+    assert batch.targets[0].select(torch.tensor([1])).packed is None
+    without = replace(samples[0], targets=replace(targets(0), masks=None))
+    assert collate([without, samples[0]], drawn_masks=False).targets is not None
+
+
 def test_proposals_travel_with_their_images() -> None:
     image, info = torch.zeros((3, 5, 7), dtype=torch.uint8), ImageInfo(1, "1.png", 5, 7)
     samples = [Sample(image, info, None, torch.full((n, 4), float(n))) for n in (2, 0)]
