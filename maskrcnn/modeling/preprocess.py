@@ -13,6 +13,9 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
 from maskrcnn.errors import ConfigError
 
+#: Values that are normalised in one go on a CPU: 256 KiB, which a core's cache holds.
+_CACHED = 2**16
+
 Pixel = Annotated[float, any_number("pixels of one's own may lie anywhere")]
 
 
@@ -67,12 +70,33 @@ class Preprocess(nn.Module):
         shape = (len(images), self.mean.shape[0], height, width)
         batch = torch.empty(
             shape, dtype=self.mean.dtype, device=self.mean.device, memory_format=self.memory_format
-        ).zero_()
+        )
         for image, (h, w), slot in zip(images, sizes, batch, strict=True):
-            area = slot[:, :h, :w]
-            area.copy_(image)
-            area.sub_(self.mean).div_(self.std)
+            slot[:, h:].zero_()
+            slot[:, :h, w:].zero_()
+            self._normalise(image, slot[:, :h, :w])
         return ImageBatch(batch, sizes)
+
+    def _normalise(self, image: Tensor, area: Tensor) -> None:
+        """``image`` [C, h, w] into ``area``, a part of the batch.
+
+        In channels_last memory a row of pixels is one row of values, which is several times faster than
+        channels one by one; on a CPU so many rows at a time as stay in its cache.
+        """
+        mean, std, (channels, height, width) = self.mean, self.std, area.shape
+        if self.memory_format == torch.channels_last:
+            image = image.permute(1, 2, 0).reshape(height, width * channels)
+            area = area.permute(1, 2, 0).view(height, width * channels)
+            mean, std = (values.view(-1).repeat(width) for values in (mean, std))
+        else:
+            image, area = image.transpose(0, 1), area.transpose(0, 1)
+            mean, std = mean.view(-1, 1), std.view(-1, 1)
+        parts = [(image, area)]
+        if area.device.type == "cpu" and not torch.compiler.is_compiling():  # which joins the three itself
+            rows = max(_CACHED // (width * channels), 1)
+            parts = list(zip(image.split(rows), area.split(rows), strict=True))
+        for values, part in parts:
+            part.copy_(values).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,8 @@ class Targets:
 class Sample:
     """One image after the transforms.
 
-    image: uint8 (or float32 in [0, 255]) [C, H, W], three in RGB order, network frame.
+    image: uint8 (or float32 in [0, 255]) [C, H, W], three in RGB order, network frame; in memory pixel by
+        pixel, [H, W, C], as decoders give it and the model reads it.
     proposals: float32 [P, 4] xyxy, network frame, by falling score, where the data come with them.
     """
 
@@ -129,8 +130,8 @@ class RawSample:
         return self.image.shape[0], self.image.shape[1]
 
     def to_sample(self) -> Sample:
-        """As the model takes it: a [C, H, W] tensor."""
-        image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
+        """As the model takes it: a [C, H, W] tensor, a view of the image's own memory where that is one."""
+        image = torch.from_numpy(np.ascontiguousarray(self.image)).permute(2, 0, 1)
         return Sample(image, self.info, self.targets, self.proposals)
 
 
