@@ -65,6 +65,11 @@ class Targets:
             keypoints=None if self.keypoints is None else self.keypoints.to(device, non_blocking=True),
         )
 
+    def pin_memory(self) -> Targets:
+        """What :meth:`to` moves, in memory that a GPU reads by itself; from other memory a copy may wait."""
+        points = None if self.keypoints is None else self.keypoints.pin_memory()
+        return replace(self, boxes=self.boxes.pin_memory(), labels=self.labels.pin_memory(), keypoints=points)
+
     def select(self, keep: Tensor) -> Targets:
         """The instances that ``keep`` (bool [G] or int64 indices, on the CPU) names."""
         index = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
@@ -153,7 +158,9 @@ class Batch:
         return replace(
             self,
             images=[image.pin_memory() for image in self.images],
+            targets=None if self.targets is None else [t.pin_memory() for t in self.targets],
             proposals=None if self.proposals is None else [p.pin_memory() for p in self.proposals],
+            seeds=None if self.seeds is None else self.seeds.pin_memory(),
         )
 
     def to(self, device: torch.device | str) -> Batch:
