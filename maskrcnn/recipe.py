@@ -83,10 +83,10 @@ class DataConfig(Config):
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
-    #: (height, width) in pixels, 1 to 65536, multiples of model.preprocess.size_divisor: batches are padded to
-    #: the smallest of them, upright or lying, that holds them, in training and evaluation, so that shapes come
-    #: again (for compiled models and graphs); a batch that none holds is told, and padded as little as can be.
-    #: Default none: all are padded so.
+    #: (height, width) in pixels, 1 to 65536, multiples of model.preprocess.size_divisor: batches are padded
+    #: to the smallest of them, upright or lying, that holds them, in training and evaluation, so that shapes
+    #: come again (for compiled models and graphs); one that none holds is told, and padded as little as can
+    #: be.  Default none: all are padded so.
     pad_sizes: tuple[tuple[PaddedSide, PaddedSide], ...] = ()
     #: Show images of rare classes more often, in (0, 1]: a class that is in a share f of the images has the
     #: factor max(1, sqrt(repeat_threshold / f)), an image the highest of its classes (Gupta et al. 2019,

@@ -57,7 +57,7 @@ def test_batches_are_padded_to_the_smallest_size_that_holds_them(caplog: pytest.
         (160, 250): (160, 256),
     }
     assert {size: preprocess.padded_size([size]) for size in wanted} == wanted
-    assert preprocess.padded_size([(10, 97), (97, 10)]) == (160, 256)  # what holds both
+    assert preprocess.padded_size([(10, 97), (97, 10)]) == (256, 160)  # what holds both
     assert not caplog.records
     image = torch.ones(1, 10, 200)
     out = preprocess([image])

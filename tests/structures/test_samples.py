@@ -42,7 +42,7 @@ def test_collate_keeps_sizes_and_order() -> None:
 
 
 def test_all_that_goes_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From other memory a copy waits for the GPU.  Without one nothing can be pinned, so calls are counted."""
+    """From other memory a copy waits for the GPU.  Without one nothing is pinned, so calls are counted."""
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self.clone())[1])
     given = replace(targets(2), keypoints=torch.zeros(2, 5, 3))
