@@ -108,7 +108,7 @@ class Preprocess(nn.Module):
             self._told = True
             logger.warning(
                 "data.pad_sizes: none holds a batch of %d x %d px, so it is padded to %d x %d, as little as"
-                " can be; so are others that are too large; add [%d, %d] to data.pad_sizes (this is told once)",
+                " can be; so are others that are too large; add [%d, %d] to data.pad_sizes (told once)",
                 *(max(size[axis] for size in sizes) for axis in (0, 1)),
                 *(height, width) * 2,
             )
