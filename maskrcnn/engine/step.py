@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ from maskrcnn.errors import UserError
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 from maskrcnn.structures.seeds import seed_step
-
-T = TypeVar("T")
 
 
 class Wishes(NamedTuple):
@@ -199,22 +197,40 @@ class Step:
             NotMadeError: one of its kinds; no trace of the step is left.
         """
         infos: list[ImageInfo] = []
+        sums: dict[str, Tensor] = {}
+        waiting = 0.0
         lr = self.rate(step)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         with self._undone_if_not_made(infos, wishes, rates) as statistics:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
+            for micro in range(self.accumulate):
+                began = time.perf_counter()
+                batch = next(source)
+                waiting += time.perf_counter() - began
+                infos += batch.infos
+                batch = batch.to(self.ranks.device)
+                seed_step(self.seed, step, self.ranks.rank, micro)
+                given = {} if batch.proposals is None else {"proposals": batch.proposals}
+                final = micro == self.accumulate - 1
+                with nullcontext() if final else self.strategy.no_sync():
+                    with autocast(self.ranks.device, self.precision):
+                        args = (batch.images, batch.targets, batch.seeds)
+                        losses: dict[str, Tensor] = self.strategy.module(*args, **given)
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
+                    # Before the last backward pass: the sum over the ranks goes on while that runs.
+                    if final and self._unread is None:
+                        finish = read_back(self.ranks, sums, wishes())
+                    elif final and self._unread is not None:
+                        self._unread.add_losses(sums)
+                    total = torch.stack([value.float() for value in losses.values()]).sum()
+                    self._scaler.scale(total / self.accumulate).backward()
             if self._unread is None:
-
-                def reading(sums: dict[str, Tensor]) -> Callable[[], tuple[dict[str, float], Wishes]]:
-                    return read_back(self.ranks, sums, wishes())
-
-                waiting, finish = self._passes(step, source, infos, reading)
                 means, wished = finish()
                 self._figures = [(means, self._judge_and_clip(step, infos, means))]
             else:
-                waiting, _ = self._passes(step, source, infos, self._unread.add_losses)
                 wished = Wishes(*self._hearing(wishes()))
                 self._scaler.unscale_(self.optimizer)
                 norm = clip_unread(self.parameters, self.clip_grad_norm)
@@ -246,44 +262,6 @@ class Step:
             StepResult(means, one.wishes, len(one.infos) * self.ranks.size, norm, one.waiting)
             for one, (means, norm) in zip(made, figures, strict=True)
         ]
-
-    def _passes(
-        self,
-        step: int,
-        source: Iterator[Batch],
-        infos: list[ImageInfo],
-        queue_losses: Callable[[dict[str, Tensor]], T],
-    ) -> tuple[float, T]:
-        """Forward and backward passes of a step: seconds of waiting for batches, and of ``queue_losses``.
-
-        That is given the step's losses, name -> mean over the passes, before the last backward pass is
-        queued, so that what it queues goes on meanwhile.
-
-        Args:
-            infos: the images that were got are added.
-        """
-        sums: dict[str, Tensor] = {}
-        waiting = 0.0
-        for micro in range(self.accumulate):
-            began = time.perf_counter()
-            batch = next(source)
-            waiting += time.perf_counter() - began
-            infos += batch.infos
-            batch = batch.to(self.ranks.device)
-            seed_step(self.seed, step, self.ranks.rank, micro)
-            given = {} if batch.proposals is None else {"proposals": batch.proposals}
-            final = micro == self.accumulate - 1
-            with nullcontext() if final else self.strategy.no_sync():
-                with autocast(self.ranks.device, self.precision):
-                    args = (batch.images, batch.targets, batch.seeds)
-                    losses: dict[str, Tensor] = self.strategy.module(*args, **given)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
-                if final:
-                    queued = queue_losses(sums)
-                total = torch.stack([value.float() for value in losses.values()]).sum()
-                self._scaler.scale(total / self.accumulate).backward()
-        return waiting, queued
 
     def _judge_and_clip(self, step: int, infos: list[ImageInfo], means: dict[str, float]) -> float:
         """The gradient's norm before clipping, where all is finite."""
