@@ -41,7 +41,7 @@ class UnreadFigures:
     def add_norm(self, norm: Tensor, *, must_be_finite: bool) -> None:
         """The gradient's, a scalar, of the step whose losses were added last."""
         names, means = self._steps[-1]
-        values = torch.cat([means, norm.to(means.dtype).view(1)])
+        values = torch.cat([means, norm.to(means).view(1)])
         self._steps[-1] = names, values
         judged = values if must_be_finite else means
         self.bad = self.bad | ~judged.isfinite().all()
