@@ -19,8 +19,8 @@ from torch import Tensor
 
 from maskrcnn.layers import ops
 from maskrcnn.native import build as _build
-from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from maskrcnn.structures import InstanceMasks, PackedMasks
+from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import awkward_rois, generator, relative
 from tests.structures.rasters import Raster, bitmap_rasters, polygon_rasters
 

@@ -52,7 +52,7 @@ class YoloImporter:
             into.lost["keypoints"] += 1
         read: list[list[Path]] = []
         for split, images in _splits(content, description, source):
-            if images in read:  # ultralytics asks for a 'val', so who has none names the training images twice
+            if images in read:  # who has no val names train twice, since ultralytics asks for one
                 into.lost[f"images of {split!r}, which are those of another split"] += len(images)
                 continue
             read.append(images)
