@@ -120,36 +120,37 @@ class Benchmark:
     def lines(self) -> list[str]:
         """In words."""
         height, width = self.size
-        total = sum(self.parts.values())
-        found = [
+        total, loading = sum(self.parts.values()), self.loading
+        rows = [
             (
-                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} processes that load;"
-                f" weights: {self.weights}"
+                "on",
+                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} loading processes",
             ),
+            ("weights", self.weights),
+            ("training", f"{self.rate:.3g} images/s, {self.batch} a step, median {width} x {height}"),
+            ("a step", f"{self.seconds:.3g} s (median of {self.steps}); in the mean"),
+            *(("", f"{name:<9} {self.parts[name]:8.3g} s {self.parts[name] / total:6.1%}") for name in PARTS),
+            ("memory", in_words(self.memory)),
             (
-                f"training    {self.rate:.3g} images/s ({self.batch} images a step, median {width} x {height};"
-                f" a step {self.seconds:.3g} s, median of {self.steps})"
+                "arithmetic",
+                f"{self.flops / 1e12:.3g} TFLOP a step; {self.share_of_peak:.1%} of the peak that was",
             ),
-            *(f"  {name:<10}{self.parts[name]:9.3g} s {self.parts[name] / total:6.1%}" for name in PARTS),
-            f"memory      {in_words(self.memory)}",
-            (
-                f"arithmetic  {self.flops / 1e12:.3g} TFLOP a step, {self.share_of_peak:.1%} of the measured"
-                f" peak ({self.peak / 1e12:.3g} TFLOP/s; convolutions and matrix products, no RoI operators or NMS)"
-            ),
-            (
-                f"loading     {1e3 * self.loading.read:.3g} ms of a core an image to read and decode,"
-                f" {1e3 * self.loading.changed:.3g} ms to transform"
-            ),
+            ("", f"measured, {self.peak / 1e12:.3g} TFLOP/s (convolutions and matrix products alone count)"),
+            ("loading", f"{1e3 * loading.read:.3g} ms of a core an image to read and decode,"),
+            ("", f"{1e3 * loading.changed:.3g} ms to transform"),
         ]
         if self.busy is not None:
-            found.append(f"GPU         at work for {self.busy:.0%} of a step")
+            rows.append(("GPU", f"at work for {self.busy:.0%} of a step"))
         if self.evaluation is not None:
             e = self.evaluation
-            found.append(
-                f"evaluation  {e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects found in each);"
-                f" all of data.val {e.seconds:.3g} s, and the figures besides"
-            )
-        return [*found, self.advice]
+            rows += [
+                (
+                    "evaluation",
+                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects found in each),",
+                ),
+                ("", f"all of data.val {e.seconds:.3g} s, and the figures besides"),
+            ]
+        return [*(f"{name:<12}{text}" for name, text in rows), self.advice]
 
 
 def benchmark(recipe: Recipe, ranks: Ranks, *, steps: int, profile: Path | None, tell: Tell) -> Benchmark:
