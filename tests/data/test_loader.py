@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.loader_memory import watch, write_data
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, synthetic_dataset, train_loader
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
@@ -188,3 +190,15 @@ def test_an_images_seed_is_of_its_place_alone(dataset: CocoDataset) -> None:
     for part in dealt:
         assert all(found == first[image] for image, found in part.items())
     assert seeds(images_per_rank=1, total_steps=count, seed=1) != first
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and fork")
+def test_a_workers_memory_does_not_grow_over_epochs(tmp_path: Path) -> None:
+    """``benchmarks/loader_memory.py`` shows it at COCO's size."""
+    images, batch = 1500, 4
+    dataset = CocoDataset(tmp_path, write_data(tmp_path, images, 20_000), training=True)
+    each = len(dataset) // batch
+    loader = train_loader(dataset, [], images_per_rank=batch, total_steps=3 * each + 8, workers=1)
+    _, first, _, third = watch(lambda: iter(loader), 3, each)
+    assert dataset.index.nbytes > 3 * 2**20
+    assert third - first < dataset.index.nbytes / 2**20 / 4
