@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -364,12 +365,14 @@ def measure_peak(device: torch.device, precision: Precision) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    threads, others = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(others)
 
 
 def measure_loading(recipe: Recipe, dataset: Dataset) -> Loading:
@@ -452,7 +455,7 @@ def _more_images(found: Benchmark, recipe: Recipe, data: setup.Data, step: float
     an_image = loading.read + loading.changed
     ways = []
     wanted = math.ceil(found.batch / found.ranks * an_image / step) + 1 if an_image == an_image else 1
-    most = max(cores // found.ranks - (1 if found.device.startswith("CPU") else 0), 1)
+    most = max(cores // found.ranks - (1 if found.device == "CPU" else 0), 1)
     if found.workers < min(wanted, most):
         ways.append(f"set data.workers to {min(wanted, most)} (now {found.workers}; {wanted} would keep up)")
     if recipe.data.cache == "none" and loading.read > loading.changed / 4:

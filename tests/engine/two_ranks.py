@@ -126,6 +126,7 @@ def main(recipe_file: str, folder: str) -> None:
     recipe = load_recipe(recipe_file, ["solver.steps=4"])
     straight, parted = Path(folder) / "straight", Path(folder) / "parted"
     train(recipe, straight, console=Console(quiet=True))
+    recipe = load_recipe(recipe_file, ["solver.steps=4", "data.cache=ram"])  # which the ranks share
     with pytest.raises(Interrupted) as stop:  # the wish to stop reaches rank 0 alone
         train(recipe, parted, console=StopAfter(1) if rank == 0 else Console(quiet=True))
     assert stop.value.exit_status == 130
