@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from benchmarks.loader_memory import watch, write_data
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, synthetic_dataset, train_loader
+from maskrcnn.data.loader import _Images
+from maskrcnn.data.schedule import Draw
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.errors import DataError
@@ -190,6 +193,20 @@ def test_an_images_seed_is_of_its_place_alone(dataset: CocoDataset) -> None:
     for part in dealt:
         assert all(found == first[image] for image, found in part.items())
     assert seeds(images_per_rank=1, total_steps=count, seed=1) != first
+
+
+def test_a_worker_sends_images_alone_through_shared_memory(dataset: CocoDataset) -> None:
+    images = _Images(dataset, [], 3)
+    loaded = images[[Draw(0, 0, 4), Draw(0, 1, 2)]]
+    receive, (fields, plain) = loaded.__reduce__()
+    assert fields["batch"].targets is None
+    assert not [
+        value for targets in plain for value in vars(targets).values() if isinstance(value, torch.Tensor)
+    ]
+    assert_same([receive(fields, plain).batch], [loaded.batch])
+    none = replace(loaded, batch=replace(loaded.batch, targets=None))
+    receive, arguments = none.__reduce__()
+    assert receive(*arguments).batch.targets is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and fork")
