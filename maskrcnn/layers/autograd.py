@@ -79,12 +79,6 @@ def _like_rois(grad: Any, features: Any, rois: Tensor, levels: Any, scales: Any)
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
 
 
-def _squares(*inputs: Any) -> Tensor:
-    *_, boxes, _, size, _ = inputs
-    found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
-    return found
-
-
 def _kept(
     boxes: Tensor, scores: Tensor, real: Any, groups: Any, iou_threshold: float, count: int
 ) -> tuple[Tensor, Tensor]:
@@ -95,6 +89,12 @@ def _kept(
 def _matched(truth: Tensor, truth_real: Any, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     shape = (truth.shape[0], boxes.shape[-2])
     return truth.new_empty(shape, dtype=torch.int64), truth.new_empty(shape, dtype=torch.int8)
+
+
+def _squares(*inputs: Any) -> Tensor:
+    *_, boxes, _, size, _ = inputs
+    found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
+    return found
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:

@@ -299,6 +299,8 @@ def traced(name: str) -> tuple[Callable[[], GraphModule], Callable[[], GraphModu
     masks = dict(zip(MASKS, targets.packing.tensors, strict=True))
     truth = {k: getattr(targets, k) for k in ("boxes", "labels", "real", "keypoints")}
 
+    image = batch.tensor, batch.extents
+
     def run(
         weights: dict[str, Tensor], images: Tensor, sizes: Tensor, call: Callable[[ImageBatch], Any]
     ) -> Any:
@@ -309,26 +311,26 @@ def traced(name: str) -> tuple[Callable[[], GraphModule], Callable[[], GraphModu
         finally:
             del model.forward
 
-    def training(weights: Any, images: Tensor, sizes: Tensor, truth: Any, masks: Any, seeds: Tensor) -> Any:
+    def training(weights: Any, image: Any, given: Any, truth: Any, masks: Any, seeds: Tensor) -> Any:
         packing = replace(targets.packing, **masks)  # type: ignore[type-var]
         wanted = replace(targets, **truth, packing=packing)
-        found = run(weights, images, sizes, lambda b: model.losses_of_batch(b, wanted, seeds, proposals))
+        found = run(weights, *image, lambda b: model.losses_of_batch(b, wanted, seeds, given))
         total = torch.stack(list(found.values())).sum()
         trained = [weights[n] for n, p in model.named_parameters() if p.requires_grad]
         return found, torch.autograd.grad(total, trained)
 
-    def detecting(weights: Any, images: Tensor, sizes: Tensor) -> Any:
-        found = run(weights, images, sizes, lambda b: model.predict_batch(b, proposals))
+    def detecting(weights: Any, image: Any, given: Any) -> Any:
+        found = run(weights, *image, lambda b: model.predict_batch(b, given))
         return found.rois.rois, found.rois.labels, found.rois.scores, found.rois.real, dict(found.values)
 
     def train() -> GraphModule:
         model.train()
         trace = make_fx(training, tracing_mode="fake")
-        return trace(weights, batch.tensor, batch.extents, truth, masks, tiny.seeds())
+        return trace(weights, image, proposals, truth, masks, tiny.seeds())
 
     def predict() -> GraphModule:
         model.eval()
-        return make_fx(detecting, tracing_mode="fake")(weights, batch.tensor, batch.extents)
+        return make_fx(detecting, tracing_mode="fake")(weights, image, proposals)
 
     return train, predict
 
