@@ -151,7 +151,15 @@ def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor, real: Te
 
 
 def masked(values: Tensor, real: Tensor | None) -> Tensor:
-    """``values`` with 0 in the rows that are not ``real``: [R, ...], bool [R] (None: all are) -> [R, ...]."""
+    """The values, 0 in the rows that are not real.
+
+    Args:
+        values: [R, ...].
+        real: bool [R]; None: all are.
+
+    Returns:
+        [R, ...].
+    """
     if real is None:
         return values
     return torch.where(real.view(-1, *[1] * (values.dim() - 1)), values, 0)

@@ -78,7 +78,7 @@ MASKS = InstanceMasks.from_coco([[[1, 1, 9, 1, 9, 7]], {"size": [12, 16], "count
 KEYPOINTS = torch.cat((xyxy(5)[:, None, :2].expand(5, 3, 2), torch.ones(5, 3, 1)), dim=2)
 VALID = KEYPOINTS[..., 2] > 0
 CODE = rle.encode(np.eye(6, 9, dtype=np.uint8))
-REAL = torch.tensor([True, False])
+THERE = torch.tensor([True, False])
 
 #: What is called, with what, and letters that are known beforehand: what they mean is in the module's legend.
 CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
@@ -158,8 +158,8 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     (FCNMaskHead(6, 3, convs=1, width=8, pool_size=7), (POOLED,), {"K": 3, "M": 14}),
     (MLPMaskHead(6, 3, hidden=8, pool_size=7, mask_size=12), (POOLED,), {"K": 3, "M": 12}),
     (box_head.TwoFCBoxHead(6, 3, hidden=8), (POOLED,), {"K": 3}),
-    (losses.masked, (POINTS, REAL), {}),
-    (losses.mean, (POINTS, REAL), {}),
+    (losses.masked, (POINTS, THERE), {}),
+    (losses.mean, (POINTS, THERE), {}),
     (targets.show_keypoints, (xyxy(5), KEYPOINTS), {}),
     (grid_anchors, (xyxy(3), 4, 5, (8, 8), 0.0), {}),
     (RPNHead(3, 2), ([MAP],), {"A": 2}),
