@@ -14,11 +14,10 @@ from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, objectness_loss, row_count
-from maskrcnn.modeling.matching import Sampler
+from maskrcnn.modeling.matching import Sampler, anchor_targets
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
-from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
 from maskrcnn.structures.padded import PaddedTargets, Proposals, pad_targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
