@@ -31,7 +31,6 @@ SAME_DUTY = {
     "coco": "COCO is a format of data and a way to evaluate; each room has its part",
     "decode": "what outputs mean: of the RPN, of the RoI heads",
     "interfaces": "the swappable slots of the room",
-    "targets": "of the RPN, of the RoI heads",
 }
 
 
