@@ -99,7 +99,8 @@ def samples(count: int, size: tuple[int, int], seed: int) -> list[Sample]:
 
 
 def our_batches(plan: Plan, count: int) -> Iterator[Batch]:
-    batches = [collate(samples(count, plan.size, seed), list(range(count))) for seed in range(3)]
+    seeds = list(range(count))
+    batches = [collate(samples(count, plan.size, s), seeds, drawn_masks=True) for s in range(3)]
     return itertools.cycle([batch.pin_memory() if plan.on_gpu else batch for batch in batches])
 
 
