@@ -100,6 +100,11 @@ class DataConfig(Config):
     #: itself uses the cores (CPU).
     workers: Annotated[int, Range(0, MOST_WORKERS, "each is a process, and all start at once")] | None = None
 
+    #: Keep decoded images, of ``train`` and ``val``, so that a training decodes each once: ram, one copy in
+    #: memory for all processes of a machine (refused where it does not fit); disk, plain files below
+    #: $MASKRCNN_HOME/images, for later runs too (as many as fit); none.  Results are the same.  Default none.
+    cache: Literal["none", "ram", "disk"] = "none"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.augment != "none":
@@ -324,6 +329,7 @@ NEUTRAL_KEYS = (
     "output",
     "expect",
     "data.workers",
+    "data.cache",
     "data.train.allow_outside",  # which file a name stands for is the same with and without
     "data.val.allow_outside",
     "train.log_every",

@@ -141,6 +141,7 @@ def main(recipe_file: str, folder: str) -> None:
     recipe = load_recipe(recipe_file, ["solver.steps=4"])
     straight = Path(folder) / "straight"
     train(recipe, straight, console=Console(quiet=True))
+    recipe = load_recipe(recipe_file, ["solver.steps=4", "data.cache=ram"])  # which the ranks share
     for deferred in (False, True):
         parted = Path(folder) / f"parted_{deferred}"
         training.Step = partial(Step, deferred=deferred)  # type: ignore[misc]
