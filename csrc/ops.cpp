@@ -41,4 +41,7 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
       "match(Tensor truth, Tensor truth_real, Tensor boxes, float low, float high, bool low_quality, float floor) "
       "-> (Tensor, Tensor)");
   m.def("rle_areas(Tensor text, Tensor sizes, Tensor totals) -> Tensor");
+  m.def(
+      "rasterise(Tensor points, Tensor polygon_ends, Tensor changes, Tensor column_ends, Tensor instances, "
+      "Tensor placing, Tensor boxes, Tensor instance, int size, bool soft) -> Tensor");
 }

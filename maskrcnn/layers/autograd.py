@@ -43,6 +43,7 @@ def register() -> None:
     library.register_fake("maskrcnn::nms", _kept)
     library.register_fake("maskrcnn::match", _matched)
     library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
+    library.register_fake("maskrcnn::rasterise", _squares)
 
 
 def _new(
@@ -88,6 +89,12 @@ def _kept(
 def _matched(truth: Tensor, truth_real: Any, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     shape = (truth.shape[0], boxes.shape[-2])
     return truth.new_empty(shape, dtype=torch.int64), truth.new_empty(shape, dtype=torch.int8)
+
+
+def _squares(*inputs: Any) -> Tensor:
+    *_, boxes, _, size, _ = inputs
+    found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
+    return found
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:

@@ -62,6 +62,17 @@ def areas_of_codes() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     return found
 
 
+def rasterise(packed: tuple[Tensor, ...], boxes: Tensor, instance: Tensor, size: int, soft: bool) -> Tensor:
+    """Masks inside boxes by the compiled kernels; see ``modeling.roi.mask_targets``, where its slow twin is.
+
+    Args:
+        packed: the tensors of ``structures.PackedMasks``, in their order.
+        boxes: float32 or float64 [R, 4].  instance: int64 [R].
+    """
+    found: Tensor = torch.ops.maskrcnn.rasterise.default(*packed, boxes, instance, size, soft)
+    return found
+
+
 #: Feature levels that a CUDA kernel takes (kMaxLevels in csrc/cuda/common.cuh); others take any number.
 MOST_CUDA_LEVELS = 16
 

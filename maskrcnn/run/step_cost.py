@@ -122,6 +122,7 @@ def measure_step(recipe: Recipe, train: Dataset, ranks: Ranks, steps: int = 3) -
         workers=setup.worker_count(recipe, ranks),
         pin_memory=cuda,
         copy_paste=recipe.data.copy_paste,
+        drawn_masks=setup.drawn_masks(recipe),
     )
     wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
     seconds = []

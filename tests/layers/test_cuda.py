@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn.layers import batched_nms, match, nms, ops, prroi_pool, roi_align
+from maskrcnn.modeling.roi.mask_targets import rasterise
 from maskrcnn.native import build as _build
 from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import VARIANTS, Operator, awkward_rois, features, generator, relative
+from tests.structures.rasters import bitmap_rasters, polygon_rasters
 
 
 def why_not() -> str:
@@ -251,6 +253,22 @@ def test_an_input_beyond_two_billion_elements() -> None:
     assert out[0].flatten(1).sum(1).tolist() == [0] * 7 + [4]
 
 
+@gpu
+def test_masks_in_boxes_are_those_of_the_cpu_to_the_bit() -> None:
+    for raster in [*polygon_rasters(80, seed=7), *bitmap_rasters(60, seed=7)]:
+        there = raster._replace(
+            packed=raster.packed.to("cuda"),
+            boxes=raster.boxes.to("cuda"),
+            instance=raster.instance.to("cuda"),
+        )
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = rasterise(*there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(found.cpu(), rasterise(*raster))
+
+
 NVCC = _build.find_nvcc()
 
 
@@ -308,5 +326,6 @@ def test_the_object_loads_without_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
         "roi_precise_rois_backward",
         "nms",
         "match",
+        "rasterise",
     ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"maskrcnn::{name}", "CUDA")

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from maskrcnn.layers import ops
 from maskrcnn.native import build as _build
+from maskrcnn.structures import InstanceMasks, PackedMasks
 from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import awkward_rois, generator, relative
+from tests.structures.rasters import Raster, bitmap_rasters, polygon_rasters
 
 HERE = Path(__file__).resolve().parent / "emulation"
 
@@ -257,3 +259,43 @@ def test_matches(emulated: Any) -> None:
     for pairs in pairs_to_match(range(45)):
         for ours, expected in zip(emulated.match(*pairs), torch.ops.maskrcnn.match(*pairs), strict=True):
             assert torch.equal(ours, expected)
+
+
+def operands(raster: Raster) -> tuple[Any, ...]:
+    return *raster.packed.tensors, raster.boxes, raster.instance, raster.size, raster.mode == "bitmask"
+
+
+def test_rasterise_to_the_bit(emulated: Any) -> None:
+    for raster in [*polygon_rasters(24, seed=5), *bitmap_rasters(15, seed=5)]:
+        found = emulated.rasterise(*operands(raster))
+        assert torch.equal(found, torch.ops.maskrcnn.rasterise(*operands(raster)))
+    assert emulated.rasterise(
+        *operands(raster._replace(boxes=torch.zeros(0, 4), instance=raster.instance[:0]))
+    ).shape == (0, raster.size, raster.size)
+
+
+def test_rasterise_more_vertices_than_threads(emulated: Any) -> None:
+    angles = torch.arange(300, dtype=torch.float64) * (6.28 / 300)
+    star = torch.stack((angles.cos(), angles.sin()), 1) * (20 + 10 * (angles * 40).sin())[:, None] + 30
+    packed = PackedMasks.of([InstanceMasks.from_coco([[star.reshape(-1).tolist()]], 60, 60)], drawn=True)
+    raster = Raster(
+        packed, torch.tensor([[0.0, 0, 60, 60], [10, 12, 40, 70]]), torch.tensor([0, 0]), 28, "polygon"
+    )
+    found = emulated.rasterise(*operands(raster))
+    assert torch.equal(found, torch.ops.maskrcnn.rasterise(*operands(raster)))
+    assert 100 < float(found[0].sum()) < 700
+
+
+def test_rasterise_reads_nothing_outside_memory(emulated: Any) -> None:
+    """What the CPU kernel refuses gives 0 here, since a GPU cannot look before it works."""
+    raster = next(polygon_rasters(3, seed=1))
+    bad = raster._replace(instance=torch.tensor([-5, 1 << 40, 0]), boxes=torch.full((3, 4), float("nan")))
+    assert not emulated.rasterise(*operands(bad)).any()
+    with pytest.raises(RuntimeError, match="box 0 asks for instance -5"):
+        torch.ops.maskrcnn.rasterise(*operands(bad))
+    wild = [t.clone() for t in raster.packed.tensors]
+    wild[1], wild[4] = wild[1] + (1 << 40), wild[4] - 7
+    found = emulated.rasterise(*wild, raster.boxes, raster.instance, 7, False)
+    assert bool(torch.isfinite(found).all())
+    with pytest.raises(RuntimeError, match="ends of polygons must ascend"):
+        torch.ops.maskrcnn.rasterise(*wild, raster.boxes, raster.instance, 7, False)
