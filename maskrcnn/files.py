@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: Our temporary files.  The name says nothing of the file's own, which may be as long as names may be.
-_TEMPORARY = re.compile(r"\.maskrcnn-[0-9a-f]{16}\.tmp")
+TEMPORARY = re.compile(r"\.maskrcnn-[0-9a-f]{16}\.tmp")
 #: Those of earlier versions, by their folder in a run.
 _EARLIER = {
     "": ("config.yaml.partial", "run.json.partial", "results.json.part", "metrics.new"),
@@ -323,7 +323,7 @@ def clear_temporaries(run: Path) -> list[Path]:
         for folder in (run, *(run / name for name in ("checkpoints", "pictures")))
         if folder.is_dir()
         for path in folder.iterdir()
-        if _TEMPORARY.fullmatch(path.name)
+        if TEMPORARY.fullmatch(path.name)
     ]
     found += [
         path for folder, names in _EARLIER.items() for name in names for path in (run / folder).glob(name)

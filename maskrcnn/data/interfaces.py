@@ -17,6 +17,20 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.structures import KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
+from maskrcnn.structures.samples import Image, Note
+
+
+class ImageCache(Protocol):
+    """Decoded images that are kept: see :mod:`maskrcnn.data.image_cache`."""
+
+    def through(
+        self,
+        place: int,
+        path: Path,
+        page: int,
+        size: tuple[int, int],
+        read: Callable[[], tuple[Image, tuple[Note, ...]]],
+    ) -> tuple[Image, tuple[Note, ...]]: ...
 
 
 class Dataset(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -19,7 +21,7 @@ from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.moving import apply_transforms
 from maskrcnn.data.workers import POLL, WorkerStart, iterate
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.structures import Batch, RawSample, Sample, collate
+from maskrcnn.structures import Batch, RawSample, Sample, Targets, collate
 from maskrcnn.structures.seeds import derive_seed
 
 #: How many unreadable images in a row are passed over before training stops.
@@ -40,6 +42,26 @@ class _Loaded:
 
     def pin_memory(self) -> _Loaded:
         return replace(self, batch=self.batch.pin_memory())
+
+    def __reduce__(self) -> Any:
+        """How a worker sends it: each tensor is a file in shared memory, which small ones are not worth."""
+        targets = self.batch.targets
+        plain = None if targets is None else [_changed(t, torch.Tensor, torch.Tensor.numpy) for t in targets]
+        return _received, (replace(self, batch=replace(self.batch, targets=None)).__dict__, plain)
+
+
+def _received(fields: dict[str, Any], plain: list[Targets] | None) -> _Loaded:
+    loaded = _Loaded(**fields)
+    if plain is None:
+        return loaded
+    targets = [_changed(t, np.ndarray, torch.from_numpy) for t in plain]
+    return replace(loaded, batch=replace(loaded.batch, targets=targets))
+
+
+def _changed(targets: Targets, kind: type[Any], change: Callable[[Any], Any]) -> Targets:
+    """The targets with ``change`` of their fields of this kind."""
+    fields = ((field.name, getattr(targets, field.name)) for field in dataclasses.fields(targets))
+    return replace(targets, **{name: change(value) for name, value in fields if isinstance(value, kind)})
 
 
 @dataclass(eq=False)

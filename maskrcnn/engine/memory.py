@@ -9,6 +9,7 @@ PyTorch has no caching allocator for the CPU, so glibc is told to keep the memor
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import resource
@@ -61,3 +62,34 @@ def memory_in_use(device: torch.device) -> int:
     except OSError:  # not Linux: the peak, in KiB (bytes on macOS)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory(*, cuda: bool) -> int:
+    """Bytes of the device, or of this machine and container, that nobody uses now."""
+    if cuda:
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(free, _left_to_container()))
+
+
+def _left_to_container(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that the control group of a container may still take (v2, else v1); inf without a limit.
+
+    Files that the system keeps in memory of itself are not counted as taken.
+    """
+    for folder, most, used, kept in (
+        (root, "memory.max", "memory.current", "inactive_file "),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+    ):
+        try:
+            limit, now = (int((folder / name).read_text(encoding="ascii")) for name in (most, used))
+            lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            files = sum(int(line.split()[1]) for line in lines if line.startswith(kept))
+            return max(limit - now + files, 0)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return math.inf

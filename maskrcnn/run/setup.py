@@ -176,6 +176,7 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
     )
     with out_of_memory_is_told(sentence):
         model = recipe.model.build(num_classes).to(device)
+    model.preprocess.pad_sizes = recipe.data.pad_sizes
     if recipe.solver.compile:
         model.backbone.compile()
         if model.neck is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data.interfaces import Dataset
-from maskrcnn.data.loader import train_loader
+from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
-from maskrcnn.engine.step import NotMadeError, Step, Wishes
+from maskrcnn.engine.step import NotMadeError, Step, StepResult, Wishes
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.errors import UserError
-from maskrcnn.modeling.mask_rcnn import without_weights
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 from maskrcnn.run.flops import count_cost, run_parts
 from maskrcnn.run.room import checkpoint_bytes, in_words
+from maskrcnn.structures import Batch
 from maskrcnn.structures.seeds import seed_everything
 
 #: Forward, and backward for the input and the weights of each layer.
@@ -94,15 +95,11 @@ def count_step(recipe: Recipe, size: tuple[int, int], num_classes: int, per_pass
     )
 
 
-def measure_step(recipe: Recipe, train: Dataset, ranks: Ranks, steps: int = 3) -> StepCost:
-    """Measured by making that many steps and one before, whose time does not count; nothing is written.
-
-    Raises:
-        UserError: a step cannot be made; an image cannot be read.
-    """
-    seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
-    model = setup.place_model(recipe, len(train.categories), ranks.device)
-    solver, cuda = recipe.solver, ranks.device.type == "cuda"
+def make_steps(
+    recipe: Recipe, model: MaskRCNN, train: Dataset, ranks: Ranks, steps: int
+) -> tuple[Step, BatchLoader]:
+    """What makes a training's steps, and the batches of the first ``steps`` of them."""
+    solver = recipe.solver
     step = Step(
         choose_strategy(ranks, model),
         solver.optimizer.build(model, solver.learning_rate),
@@ -117,24 +114,48 @@ def measure_step(recipe: Recipe, train: Dataset, ranks: Ranks, steps: int = 3) -
         setup.build_transforms(recipe, training=True),
         images_per_rank=setup.images_per_pass(recipe, ranks),
         accumulate=solver.accumulate,
-        total_steps=steps + 1,
+        total_steps=steps,
         seed=recipe.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
         workers=setup.worker_count(recipe, ranks),
-        pin_memory=cuda,
+        pin_memory=ranks.device.type == "cuda",
         copy_paste=recipe.data.copy_paste,
         drawn_masks=setup.drawn_masks(recipe),
     )
+    return step, batches
+
+
+def take_step(step: Step, number: int, source: Iterator[Batch]) -> StepResult:
+    """Step ``number``, from 0, with the next batches of ``source``.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        return step.take(number, source, Wishes)
+    except NotMadeError as error:
+        raise UserError(
+            f"step {number + 1} could not be made ({type(error).__name__}): {_why(error)}"
+        ) from None
+
+
+def measure_step(recipe: Recipe, train: Dataset, ranks: Ranks, steps: int = 3) -> StepCost:
+    """Measured by making that many steps and one before, whose time does not count; nothing is written.
+
+    Raises:
+        UserError: a step cannot be made; an image cannot be read.
+    """
+    seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
+    model = setup.place_model(recipe, len(train.categories), ranks.device)
+    step, batches = make_steps(recipe, model, train, ranks, steps + 1)
+    cuda = ranks.device.type == "cuda"
     wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
     seconds = []
     with closing(iter(batches)) as source:  # type: ignore[type-var]
         for number in range(steps + 1):
             began = time.perf_counter()
-            try:
-                step.take(number, source, Wishes)
-            except NotMadeError as error:
-                raise UserError(
-                    f"step {number + 1} could not be made ({type(error).__name__}): {_why(error)}"
-                ) from None
+            take_step(step, number, source)
             wait()
             seconds.append(time.perf_counter() - began)
     return StepCost(memory_in_use(ranks.device), seconds=statistics.median(seconds[1:]))

@@ -46,6 +46,10 @@ EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Map
 BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWeights]] = Named(
     "beginning", "maskrcnn.run", weights="initial_weights"
 )
+#: What keeps decoded images, by ``data.cache``.
+CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
+    "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
+)
 #: Classes that a line of the log names.
 _CLASSES = 10
 
@@ -75,6 +79,8 @@ class TrainingRun:
         self._per_pass = setup.images_per_pass(recipe, ranks)
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
+        if recipe.data.cache != "none":
+            CACHES.get(recipe.data.cache)(recipe, self.data, ranks, console.line)
         # What a run goes on with is whole: names and files that it began with are not asked for again.
         goes_on = resume and bool(folder.checkpoints().steps())
         self._local = replace(recipe, model=without_weights(recipe.model))

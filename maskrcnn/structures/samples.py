@@ -69,6 +69,11 @@ class Targets:
             packed=None,
         )
 
+    def pin_memory(self) -> Targets:
+        """What :meth:`to` moves, in memory that a GPU reads by itself; from other memory a copy may wait."""
+        points = None if self.keypoints is None else self.keypoints.pin_memory()
+        return replace(self, boxes=self.boxes.pin_memory(), labels=self.labels.pin_memory(), keypoints=points)
+
     def select(self, keep: Tensor) -> Targets:
         """The instances that ``keep`` (bool [G] or int64 indices, on the CPU) names."""
         index = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
@@ -85,7 +90,8 @@ class Targets:
 class Sample:
     """One image after the transforms.
 
-    image: uint8 (or float32 in [0, 255]) [C, H, W], three in RGB order, network frame.
+    image: uint8 (or float32 in [0, 255]) [C, H, W], three in RGB order, network frame; in memory pixel by
+        pixel, [H, W, C], as decoders give it and the model reads it.
     proposals: float32 [P, 4] xyxy, network frame, by falling score, where the data come with them.
     """
 
@@ -133,8 +139,8 @@ class RawSample:
         return self.image.shape[0], self.image.shape[1]
 
     def to_sample(self) -> Sample:
-        """As the model takes it: a [C, H, W] tensor."""
-        image = torch.from_numpy(np.ascontiguousarray(self.image.transpose(2, 0, 1)))
+        """As the model takes it: a [C, H, W] tensor, a view of the image's own memory where that is one."""
+        image = torch.from_numpy(np.ascontiguousarray(self.image)).permute(2, 0, 1)
         return Sample(image, self.info, self.targets, self.proposals)
 
 
@@ -156,8 +162,11 @@ class Batch:
         return replace(
             self,
             images=[image.pin_memory() for image in self.images],
-            targets=None if self.targets is None else _packed_as(self.targets, PackedMasks.pin_memory),
+            targets=None
+            if self.targets is None
+            else _packed_as([t.pin_memory() for t in self.targets], PackedMasks.pin_memory),
             proposals=None if self.proposals is None else [p.pin_memory() for p in self.proposals],
+            seeds=None if self.seeds is None else self.seeds.pin_memory(),
         )
 
     def to(self, device: torch.device | str) -> Batch:

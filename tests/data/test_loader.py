@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.loader_memory import watch, write_data
 from maskrcnn.data import CocoDataset, SyntheticConfig, eval_loader, synthetic_dataset, train_loader
+from maskrcnn.data.loader import _Images
+from maskrcnn.data.schedule import Draw
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.errors import DataError
@@ -208,3 +213,29 @@ def test_masks_that_workers_packed_give_the_targets_of_those_that_they_did_not(
             assert torch.equal(found, masks_in_boxes(target.masks, target.boxes, index, 14, mode))
             seen += len(found)
     assert seen > 20
+
+
+def test_a_worker_sends_images_alone_through_shared_memory(dataset: CocoDataset) -> None:
+    images = _Images(dataset, [], 3)
+    loaded = images[[Draw(0, 0, 4), Draw(0, 1, 2)]]
+    receive, (fields, plain) = loaded.__reduce__()
+    assert fields["batch"].targets is None
+    assert not [
+        value for targets in plain for value in vars(targets).values() if isinstance(value, torch.Tensor)
+    ]
+    assert_same([receive(fields, plain).batch], [loaded.batch])
+    none = replace(loaded, batch=replace(loaded.batch, targets=None))
+    receive, arguments = none.__reduce__()
+    assert receive(*arguments).batch.targets is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and fork")
+def test_a_workers_memory_does_not_grow_over_epochs(tmp_path: Path) -> None:
+    """``benchmarks/loader_memory.py`` shows it at COCO's size."""
+    images, batch = 1500, 4
+    dataset = CocoDataset(tmp_path, write_data(tmp_path, images, 20_000), training=True)
+    each = len(dataset) // batch
+    loader = train_loader(dataset, [], images_per_rank=batch, total_steps=3 * each + 8, workers=1)
+    _, first, _, third = watch(lambda: iter(loader), 3, each)
+    assert dataset.index.nbytes > 3 * 2**20
+    assert third - first < dataset.index.nbytes / 2**20 / 4

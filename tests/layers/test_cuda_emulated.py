@@ -20,6 +20,7 @@ from torch import Tensor
 from maskrcnn.layers import ops
 from maskrcnn.native import build as _build
 from maskrcnn.structures import InstanceMasks, PackedMasks
+from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import awkward_rois, generator, relative
 from tests.structures.rasters import Raster, bitmap_rasters, polygon_rasters
 
@@ -224,6 +225,40 @@ def test_taps_of_a_huge_map_go_to_memory(emulated: Any) -> None:
     arguments = ([feature], rois, None, [1.0], 2, 2, 1, 0, False)
     expected = torch.ops.maskrcnn.roi_average(*arguments)
     assert relative(emulated.roi_average(*arguments), expected) < 1e-4  # 3 million cells of mean 0 a bin
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_suppresses(emulated: Any, grouped: bool) -> None:
+    for boxes, scores, real, threshold, count, groups in rows_for_nms(range(45)):
+        arguments = boxes, scores, real, groups if grouped else None, threshold, count
+        for ours, expected in zip(emulated.nms(*arguments), torch.ops.maskrcnn.nms(*arguments), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_suppresses_over_many_words(emulated: Any) -> None:
+    """More words of boxes than a walking block has lanes, most boxes kept, and few real ones among many."""
+    boxes, scores = crowd((2, 2200), 1) * 40, torch.rand(2, 2200, generator=generator(1))
+    boxes[..., 2:] = boxes[..., :2] + (boxes[..., 2:] - boxes[..., :2]) / 8
+    real = torch.ones(2, 2200, dtype=torch.bool)
+    real[1] = torch.arange(2200) % 31 == 0
+    for count in (2200, 1000):
+        arguments = boxes, scores, real, None, 0.3, count
+        ours, expected = emulated.nms(*arguments), torch.ops.maskrcnn.nms(*arguments)
+        assert torch.equal(ours[0], expected[0]) and torch.equal(ours[1], expected[1])
+        assert int(expected[1][0]) >= 1000
+
+
+def test_too_many_boxes_to_suppress_are_told(emulated: Any) -> None:
+    boxes = torch.zeros(1, 1, 4).expand(1, 500_000, 4)
+    scores = torch.zeros(1, 1).expand(1, 500_000)
+    with pytest.raises(RuntimeError, match=r"1 row\(s\) of 500000 boxes are more than a GPU takes at once"):
+        emulated.nms(boxes, scores, scores > 0, None, 0.5, 9)
+
+
+def test_matches(emulated: Any) -> None:
+    for pairs in pairs_to_match(range(45)):
+        for ours, expected in zip(emulated.match(*pairs), torch.ops.maskrcnn.match(*pairs), strict=True):
+            assert torch.equal(ours, expected)
 
 
 def operands(raster: Raster) -> tuple[Any, ...]:

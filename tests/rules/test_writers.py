@@ -15,6 +15,7 @@ WRITERS = {
     "maskrcnn.files": "the one writer",
     "maskrcnn.native.build": "compilers write into a folder, then renamed; setup.py loads it alone",
     "maskrcnn.native.cache": "the lock of the cache of operators, which lies below files.py",
+    "maskrcnn.data.image_cache": "memory that another process shares is opened as a file",
     "maskrcnn.cli": "standard output goes nowhere once its reader is gone",
     "maskrcnn.studies.ablation.processes": "a run's process appends what it prints to output.txt",
     "maskrcnn.viz.figure": "matplotlib and Pillow write into memory",

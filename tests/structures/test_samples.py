@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from maskrcnn.structures import Detections, ImageInfo, InstanceMasks, Sample, Targets, collate
@@ -59,6 +60,22 @@ def test_packed_masks_travel_with_their_targets() -> None:
     assert batch.targets[0].select(torch.tensor([1])).packed is None
     without = replace(samples[0], targets=replace(targets(0), masks=None))
     assert collate([without, samples[0]], drawn_masks=False).targets is not None
+
+
+def test_all_that_goes_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From other memory a copy waits for the GPU.  Without one nothing is pinned, so calls are counted."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self.clone())[1])
+    given = replace(targets(2), keypoints=torch.zeros(2, 5, 3))
+    sample = Sample(torch.zeros(3, 5, 7), ImageInfo(1, "1.png", 5, 7), given, torch.zeros(4, 4))
+    batch = collate([sample], [3]).pin_memory()
+    assert batch.seeds is not None and batch.targets is not None and batch.proposals is not None
+    (moved,) = batch.targets
+    assert moved.annotation_ids is given.annotation_ids and moved.masks is given.masks
+    after = [batch.images[0], moved.boxes, moved.labels, moved.keypoints, batch.proposals[0], batch.seeds]
+    assert all(tensor is not None for tensor in after) and len(pinned) == len(after)
+    bare = collate([Sample(torch.zeros(3, 5, 7), sample.info, None)]).pin_memory()
+    assert bare.targets is None and bare.seeds is None and bare.proposals is None
 
 
 def test_proposals_travel_with_their_images() -> None:

@@ -25,13 +25,13 @@ from maskrcnn.data.image_files import image_path, split_page
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.data.interfaces import DATASETS, RGB, ImageReading
+from maskrcnn.data.interfaces import DATASETS, RGB, ImageCache, ImageReading
 from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.errors import DataError
 from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
-from maskrcnn.structures.samples import Note
+from maskrcnn.structures.samples import Image, Note
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,16 @@ class CocoDataset:
         self.exif = exif
         self.sixteen_bit = sixteen_bit
         self.reading = reading
+        #: Keeps decoded images; the run sets it where ``data.cache`` asks for one.
+        self.cache: ImageCache | None = None
         self.report = FaultReport(str(self.annotation_file), on_error)
         if max_images is not None and max_images < 1:
             raise DataError(f"max_images is {max_images}; it must be at least 1")
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: there is no such folder of images")
+            raise DataError(
+                f"{self.images}: there is no such folder of images; set `images` of the data (data.train or"
+                " data.val) to theirs"
+            )
         self.index: AnnotationIndex = read_annotations(
             self.annotation_file if records is None else records,
             self.report,
@@ -167,6 +172,20 @@ class CocoDataset:
         """The file of image ``index`` in [0, N); backslashes are read as Windows means them, see there."""
         return image_path(self.images, self._page(index)[0])
 
+    @property
+    def decoding(self) -> str:
+        """All that decides what becomes of an image file."""
+        return f"exif {self.exif}, sixteen_bit {self.sixteen_bit}, {self.reading}"
+
+    @property
+    def bytes_each(self) -> int:
+        """Of a value of a decoded image, at most."""
+        return 4 if self.reading.contrast is not None or self.sixteen_bit == "keep" else 1
+
+    def places(self) -> list[tuple[Path, int]]:
+        """The file of each image, and which page of that it is."""
+        return [(self.path(i), self._page(i)[1]) for i in range(len(self))]
+
     def _page(self, index: int) -> tuple[str, int]:
         """The name of its file, and which page of that it is."""
         name = self.index.info(int(self.kept[index])).file_name
@@ -179,26 +198,29 @@ class CocoDataset:
             DataError: the file is missing, damaged, or of another size than the json says.
         """
         info = self.index.info(int(self.kept[index]))
-        path = self.path(index)
+        path, page = self.path(index), self._page(index)[1]
         says = (info.height, info.width)
 
         def check(header: ImageHeader) -> None:
             if sorted((header.height, header.width)) != sorted(says):
                 raise DataError(self._wrong_size(path, (header.height, header.width), says))
 
-        try:
+        def read() -> tuple[Image, tuple[Note, ...]]:
             with overhear() as heard:
                 options: Any = {"exif": self.exif, "sixteen_bit": self.sixteen_bit, "reading": self.reading}
-                image = read_image(path, check=check, page=self._page(index)[1], **options)
+                image = read_image(path, check=check, page=page, **options)
             if image.shape[:2] != says:
                 raise DataError(self._wrong_size(path, (image.shape[0], image.shape[1]), says))
+            return image, file_notes(path, heard, pages=self.reading.pages == "first")
+
+        try:
+            image, notes = read() if self.cache is None else self.cache.through(index, path, page, says, read)
         except DataError as error:
             raise DataError(f"image {info.image_id}: {error}") from None
         proposals = None
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))
-        notes = file_notes(path, heard, pages=self.reading.pages == "first")
         return RawSample(image, info, targets, proposals, self._mirror, notes)
 
     def _wrong_size(self, path: Path, found: tuple[int, int], says: tuple[int, int]) -> str:

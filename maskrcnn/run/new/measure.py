@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
 from maskrcnn.engine.distributed import connect
+from maskrcnn.engine.memory import free_memory
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import Recipe, load_recipe
@@ -105,17 +103,6 @@ def measure(
     asked = "as it was asked for" if batch else why
     told = f"Measured here in float32 (images a step: time, memory): {steps}; {asked}, of {in_words(limit)}."
     return Measured(size, seconds, memory, kind, told, compared)
-
-
-def free_memory(*, cuda: bool) -> int:
-    """Bytes of the device, or of this machine, that nobody uses now."""
-    if cuda:
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _try(config: Path, settings: Sequence[str]) -> tuple[float, int] | str:
