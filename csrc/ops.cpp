@@ -5,6 +5,8 @@
 // sizes: N, C, H0, W0, H1, W1, ...;  channels_last: the layout of the result (of each level's gradient).
 // geometry: see roi_align.h (0 plain, 1 aligned, 2 warp, 3 legacy, 4 precise); sampling_ratio 0 = adaptive.
 // rounding, bins: see roi_pool.h.  deterministic: no atomics, the same bits every run (on the CPU always so).
+// nms, match: see box_iou.h;  boxes, truth: float32 or float64;  real, truth_real: bool, which rows count;
+// groups: int64, of the shape of `scores`.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
@@ -32,5 +34,14 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def(
       "roi_precise_rois_backward(Tensor grad, Tensor[] features, Tensor rois, Tensor? levels, float[] scales) "
       "-> Tensor");
+  m.def(
+      "nms(Tensor boxes, Tensor scores, Tensor real, Tensor? groups, float iou_threshold, SymInt count) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "match(Tensor truth, Tensor truth_real, Tensor boxes, float low, float high, bool low_quality, float floor) "
+      "-> (Tensor, Tensor)");
   m.def("rle_areas(Tensor text, Tensor sizes, Tensor totals) -> Tensor");
+  m.def(
+      "rasterise(Tensor points, Tensor polygon_ends, Tensor changes, Tensor column_ends, Tensor instances, "
+      "Tensor placing, Tensor boxes, Tensor instance, int size, bool soft) -> Tensor");
 }

@@ -40,6 +40,9 @@ from maskrcnn.structures.ground_truth import IouType
 #: Processes that load images, a rank: far above any use, and below what takes a machine down.
 MOST_WORKERS = 512
 
+#: Of a batch, in pixels.
+PaddedSide = Annotated[int, Range(1, 65_536, "images so large fill the memory")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
@@ -80,6 +83,11 @@ class DataConfig(Config):
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
+    #: (height, width) in pixels, 1 to 65536, multiples of model.preprocess.size_divisor: batches are padded
+    #: to the smallest of them, upright or lying, that holds them, in training and evaluation, so that shapes
+    #: come again (for compiled models and graphs); one that none holds is told, and padded as little as can
+    #: be.  Default none: all are padded so.
+    pad_sizes: tuple[tuple[PaddedSide, PaddedSide], ...] = ()
     #: Show images of rare classes more often, in (0, 1]: a class that is in a share f of the images has the
     #: factor max(1, sqrt(repeat_threshold / f)), an image the highest of its classes (Gupta et al. 2019,
     #: "LVIS", appendix B.2: 0.001); null: each image once an epoch.  Default null.
@@ -293,6 +301,14 @@ class Recipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        divisor = self.model.preprocess.size_divisor
+        for sides in self.data.pad_sizes:
+            if any(side % divisor for side in sides):
+                height, width = (-(-side // divisor) * divisor for side in sides)
+                raise ValueError(
+                    f"data.pad_sizes has {list(sides)}, which must be multiples of {divisor}"
+                    f" (model.preprocess.size_divisor); take [{height}, {width}]"
+                )
         for key, data in (("data.train", self.data.train), ("data.val", self.data.val)):
             if not hasattr(data, "proposals"):  # no data, or data of one's own that bring them as they like
                 continue

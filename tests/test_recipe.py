@@ -48,6 +48,16 @@ def test_wrong_values_are_named(path: Path, setting: str, words: str) -> None:
         load_recipe(path, [setting])
 
 
+def test_padded_sizes_are_multiples(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has \[100, 64\].*multiples of 32.*take \[128, 64\]"):
+        load_recipe(path, ["data.pad_sizes=[[64, 64], [100, 64]]"])
+    recipe = load_recipe(path, ["data.pad_sizes=[[64, 64], [128, 64]]"])
+    assert recipe.data.pad_sizes == ((64, 64), (128, 64))
+    load_recipe(path, ["data.pad_sizes=[[100, 64]]", "model.preprocess.size_divisor=4"])
+    with pytest.raises(ConfigError, match="pad_sizes"):
+        load_recipe(path, ["data.pad_sizes=[[0, 64]]"])
+
+
 def test_neutral_keys_do_not_make_another_run(path: Path) -> None:
     def mark(*settings: str) -> str:
         return fingerprint(load_recipe(path, settings), NEUTRAL_KEYS)

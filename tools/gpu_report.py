@@ -1,4 +1,5 @@
-"""Everything that needs a GPU in one go: build, operator tests, benchmarks; a markdown report of all three.
+"""Everything that needs a GPU in one go: build, operator tests, benchmarks of the model and of the
+operators; a markdown report of all.
 
     python tools/gpu_report.py [--out gpu_report.md] [--quick]
 
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three repeats a measurement")
     args = parser.parse_args()
     present, machine = describe()
-    report = ["# RoI operators on a GPU", machine]
+    report = ["# On a GPU", machine]
     failed = False
 
     if present:
@@ -89,17 +90,22 @@ def main() -> int:
     else:
         report += ["## Build", "not run: no GPU", "## Tests", "not run: no GPU"]
 
-    if not present:
-        report += ["## Speed", "not run: no GPU"]
-    else:
+    quick = {"operators": ["--quick"], "model": ["--rounds", "1"]} if args.quick else {}
+    for title, name, command in (
+        ("Training and inference", "model", ["benchmarks/gpu_step.py", "--device", "cuda"]),
+        ("Speed of the RoI operators", "operators", ["benchmarks/roi_ops.py", "--cuda"]),
+        ("Speed of suppression and matching", "operators", ["benchmarks/box_ops.py", "--cuda"]),
+        ("Speed of mask targets", "targets", ["benchmarks/mask_targets.py"]),
+    ):
+        if not present:
+            report += [f"## {title}", "not run: no GPU"]
+            continue
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "speed.md"
-            benchmark = [sys.executable, "benchmarks/roi_ops.py", "--cuda", "--out", str(table)]
-            if args.quick:
-                benchmark.append("--quick")
+            benchmark = [sys.executable, *command, "--out", str(table), *quick.get(name, [])]
             status, text, seconds = call(benchmark, FORCE_CUDA="1")
             failed |= status != 0
-            report += ["## Speed", f"{verdict(status)}, {seconds:.0f} s"]
+            report += [f"## {title}", f"{verdict(status)}, {seconds:.0f} s"]
             report.append(table.read_text(encoding="utf-8") if table.exists() else tail(text, 30))
 
     args.out.write_text("\n\n".join(report) + "\n", encoding="utf-8")

@@ -85,8 +85,6 @@ MR_TABLES(Avx2, 32, __attribute__((target("avx2,fma"))))
 MR_TABLES(Avx512, 64, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
 #endif
 
-enum class Isa { kBaseline, kAvx2, kAvx512 };
-
 static Isa detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -108,7 +106,7 @@ static Isa choose() {
   return best;
 }
 
-static Isa isa() {
+Isa isa() {
   static const Isa chosen = choose();
   return chosen;
 }

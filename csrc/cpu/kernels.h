@@ -70,6 +70,10 @@ struct Gradients {
                  A* dst);
 };
 
+// The widest instruction set of this processor that the tables know, or the one that MASKRCNN_CPU asks for.
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+Isa isa();
+
 // The tables for this processor.  T: float, double, Half, BFloat16;  A: float, double.
 template <class T>
 const Kernels<T>& kernels();

@@ -107,7 +107,7 @@ def _struct(cls: type, node: Map, path: str, problems: Problems) -> Any:
         return cls(**values)
     except ValueError as e:
         where, at = blame(str(e), node, path)
-        problems.add(where, at, str(e))
+        problems.add(where, at, str(e).removeprefix(f"{at.rpartition('.')[2]}: "))  # it stands in front
         return FAILED
 
 

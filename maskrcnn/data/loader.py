@@ -76,6 +76,7 @@ class _Images(TorchDataset[_Loaded]):
     seed: int = 0
     replace: bool = False
     copy_paste: CopyPasteConfig | None = None
+    drawn_masks: bool | None = None
     _notes: list[tuple[str, int, str]] = field(default_factory=list, init=False)
 
     def __getitem__(self, draws: Any) -> _Loaded:
@@ -91,7 +92,9 @@ class _Images(TorchDataset[_Loaded]):
                     seeds.append(derive_seed("image", self.seed, draw.epoch, draw.position))
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
             return _Loaded(collate([]), error=error, notes=tuple(self._notes))
-        return _Loaded(collate(samples, seeds), tuple(passed_over), notes=tuple(self._notes))
+        return _Loaded(
+            collate(samples, seeds, self.drawn_masks), tuple(passed_over), notes=tuple(self._notes)
+        )
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
         """One image, transformed, and pasted onto where that is asked for."""
@@ -210,6 +213,7 @@ def train_loader(
     group: bool = True,
     copy_paste: CopyPasteConfig | None = None,
     repeats: npt.NDArray[np.float64] | None = None,
+    drawn_masks: bool | None = None,
 ) -> BatchLoader:
     """The training batches of one rank, ``accumulate`` for each optimizer step.
 
@@ -221,6 +225,7 @@ def train_loader(
     group: keep wide and tall images in batches of their own.
     repeats: how often each image comes an epoch on average (``schedule.repeat_factors``); None: once.
     copy_paste: paste objects of a second image, drawn from the whole data set, onto each image.
+    drawn_masks: how the masks of a batch are packed for the model (``structures.collate``); None: not at all.
 
     Raises (while iterating):
         DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then the next
@@ -235,7 +240,7 @@ def train_loader(
         repeats=repeats,
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
-    images = _Images(dataset, transforms, seed, True, copy_paste)
+    images = _Images(dataset, transforms, seed, True, copy_paste, drawn_masks)
     return BatchLoader(images, batches, workers=workers, pin_memory=pin_memory)
 
 

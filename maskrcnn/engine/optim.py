@@ -199,6 +199,21 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     return norm
 
 
+def clip_unread(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """:func:`clip_gradients` without waiting for the device; None: do not clip.
+
+    Returns:
+        The norm before clipping, a scalar on the gradients' device.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm: Tensor = torch.nn.utils.get_total_norm(grads)
+    if grads and max_norm is not None:
+        # As there in double precision, so that the bits are the same; a factor of 1 changes none.
+        factor = torch.where(norm > max_norm, max_norm / (norm.double() + 1e-6), 1.0)
+        torch._foreach_mul_(grads, factor.to(grads[0].dtype))
+    return norm
+
+
 @OPTIMIZERS.register("sgd")
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(Config):

@@ -16,8 +16,16 @@ from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Part, Parts
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.optim import clip_gradients
+from maskrcnn.engine.optim import clip_gradients, clip_unread
 from maskrcnn.engine.strategy import Strategy
+from maskrcnn.engine.unread import (
+    MOST_UNREAD,
+    Hearing,
+    UnreadFigures,
+    start_momenta,
+    update_unless,
+    what_is_bad,
+)
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
@@ -36,16 +44,16 @@ class StepResult:
     """A step that was made.
 
     losses: name -> mean over passes and ranks.
-    wishes: those of any rank.
+    wishes: those of any rank that :meth:`Step.queue` gave.
     images: how many, over all ranks.
-    grad_norm: before clipping; None where it is not computed.
+    grad_norm: before clipping.
     waiting: seconds that this rank waited for its batches.
     """
 
     losses: dict[str, float]
     wishes: Wishes
     images: int
-    grad_norm: float | None
+    grad_norm: float
     waiting: float
 
 
@@ -72,41 +80,46 @@ class AbandonedError(NotMadeError):
 
 @dataclass(eq=False)
 class NotFiniteError(NotMadeError):
-    """A loss, or the gradient, is not finite, on all ranks; ``what`` has a phrase for each."""
+    """A loss, or the gradient, is not finite, on all ranks; ``what`` has a phrase for each.
+
+    step: how many steps are whole; none after it changed anything.
+    """
 
     what: list[str]
+    step: int
 
 
 def read_back(
     ranks: Ranks, losses: Mapping[str, Tensor], wishes: Wishes
 ) -> Callable[[], tuple[dict[str, float], Wishes]]:
-    """Queue losses for the host, summed over the ranks, with wishes riding along.
-
-    So a GPU need not wait: what is queued on it next (the backward pass) runs meanwhile.
+    """Sum losses over the ranks, with wishes riding along.
 
     Args:
         losses: name -> scalar; as many of the same names on every rank.
 
     Returns:
-        what waits for it and gives the mean losses over the ranks (not finite where one rank's is not), and
-        the wishes that any rank has, so that all do together what one wants.
+        what gives the mean losses over the ranks (not finite where one rank's is not), and the wishes that
+        any rank has, so that all do together what one wants.
     """
     flags = torch.tensor(wishes, dtype=torch.float32, device=ranks.device)
     values = ranks.sum(torch.cat([torch.stack([*losses.values()]), flags]))
-    ready: torch.cuda.Event | None = None
-    if values.is_cuda:
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        values, ready = host.copy_(values, non_blocking=True), torch.cuda.Event()
-        ready.record()
 
     def finish() -> tuple[dict[str, float], Wishes]:
-        if ready is not None:
-            ready.synchronize()
         found = values.tolist()
         means = {name: value / ranks.size for name, value in zip(losses, found, strict=False)}
         return means, Wishes(*(value > 0 for value in found[len(means) :]))
 
     return finish
+
+
+class _Made(NamedTuple):
+    """A step that was queued, and the learning rates before it."""
+
+    step: int
+    infos: list[ImageInfo]
+    wishes: Wishes
+    waiting: float
+    rates: list[float]
 
 
 @dataclass
@@ -122,6 +135,8 @@ class Step:
         scaler (Micikevicius et al. 2018, section 3.2).
     accumulate: forward passes an optimizer step; gradients are their mean.
     clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
+    deferred: figures stay on the device until :meth:`read`, so that :meth:`queue` never waits for it.  None:
+        on a GPU; a CPU has made each step before the next anyway.
     """
 
     strategy: Strategy
@@ -132,11 +147,17 @@ class Step:
     precision: Precision
     accumulate: int = 1
     clip_grad_norm: float | None = None
+    deferred: bool | None = None
 
     def __post_init__(self) -> None:
         self.ranks = self.strategy.ranks
         self.parameters = [p for p in self.strategy.model.parameters() if p.requires_grad]
         self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=self.precision == "float16")
+        deferred = self.ranks.device.type == "cuda" if self.deferred is None else self.deferred
+        self._unread = UnreadFigures(self.ranks) if deferred else None
+        self._hearing = Hearing(self.ranks)
+        self._made: list[_Made] = []
+        self._figures: list[tuple[dict[str, float], float]] = []
 
     def parts(self) -> Parts:
         """The state that steps change."""
@@ -150,14 +171,27 @@ class Step:
             "scaler": Part(scaler.state_dict, lambda state, _: scaler.load_state_dict(state), default=dict),
         }
 
+    @property
+    def full(self) -> bool:
+        """Whether what was queued has to be read before more is."""
+        return len(self._made) >= (1 if self._unread is None else MOST_UNREAD)
+
     def take(self, step: int, source: Iterator[Batch], wishes: Callable[[], Wishes]) -> StepResult:
+        """Make a step and read it: :meth:`queue`, then :meth:`read`."""
+        self.queue(step, source, wishes)
+        return self.read()[-1]
+
+    def queue(self, step: int, source: Iterator[Batch], wishes: Callable[[], Wishes]) -> Wishes:
         """Make the step after ``step`` finished ones, with the next ``accumulate`` batches of ``source``.
 
-        The losses are read back only after the last backward pass has been queued, so that a GPU never
-        waits for the host.
+        Where steps are deferred it is not known yet whether its figures are finite.  If they are not, it has
+        changed nothing, nor does any step after it, and :meth:`read` says so.
 
         Args:
             wishes: this rank's, asked for before the last backward pass.
+
+        Returns:
+            the wishes of any rank; of several ranks with deferred steps those of the step before.
 
         Raises:
             NotMadeError: one of its kinds; no trace of the step is left.
@@ -166,7 +200,8 @@ class Step:
         sums: dict[str, Tensor] = {}
         waiting = 0.0
         lr = self.rate(step)
-        with self._undone_if_not_made(infos, wishes):
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        with self._undone_if_not_made(infos, wishes, rates) as statistics:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
@@ -185,35 +220,90 @@ class Step:
                         losses: dict[str, Tensor] = self.strategy.module(*args, **given)
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
-                    if final:
+                    # Before the last backward pass: the sum over the ranks goes on while that runs.
+                    if final and self._unread is None:
                         finish = read_back(self.ranks, sums, wishes())
+                    elif final and self._unread is not None:
+                        self._unread.add_losses(sums)
                     total = torch.stack([value.float() for value in losses.values()]).sum()
                     self._scaler.scale(total / self.accumulate).backward()
-            means, wished = finish()
-            # The same on all ranks, since the losses were summed over them, as the gradients were.
-            if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
-                raise NotFiniteError(infos, bad)
-            norm = self._clip_gradients(infos)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        return StepResult(means, wished, len(infos) * self.ranks.size, norm, waiting)
+            if self._unread is None:
+                means, wished = finish()
+                self._figures = [(means, self._judge_and_clip(step, infos, means))]
+            else:
+                wished = Wishes(*self._hearing(wishes()))
+                self._scaler.unscale_(self.optimizer)
+                norm = clip_unread(self.parameters, self.clip_grad_norm)
+                self._unread.add_norm(norm, must_be_finite=not self._scaler.is_enabled())
+            if self._unread is not None or self._scaler.is_enabled():
+                start_momenta(self.optimizer)
+        if self._unread is None:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        else:
+            update_unless(self._unread.bad, self.optimizer, self._scaler, statistics)
+        self._made.append(_Made(step, infos, wished, waiting, rates))
+        return wished
+
+    def read(self) -> list[StepResult]:
+        """The steps queued since the last reading, once they are done; waits for the device.
+
+        Raises:
+            NotFiniteError: the first of them whose figures are not finite; the state is as before it.
+        """
+        made, self._made = self._made, []
+        figures = self._figures if self._unread is None else self._unread.read()
+        self._figures = []
+        for one, (means, norm) in zip(made, figures, strict=True):
+            if bad := what_is_bad(means, None if self._scaler.is_enabled() else norm):
+                self._set_rates(one.rates)
+                raise NotFiniteError(one.infos, bad, one.step)
+        return [
+            StepResult(means, one.wishes, len(one.infos) * self.ranks.size, norm, one.waiting)
+            for one, (means, norm) in zip(made, figures, strict=True)
+        ]
+
+    def _judge_and_clip(self, step: int, infos: list[ImageInfo], means: dict[str, float]) -> float:
+        """The gradient's norm before clipping, where all is finite."""
+        # The same on all ranks, since the losses were summed over them, as the gradients were.
+        if bad := what_is_bad(means, None):
+            raise NotFiniteError(infos, bad, step)
+        self._scaler.unscale_(self.optimizer)
+        most = math.inf if self.clip_grad_norm is None else self.clip_grad_norm
+        norm = clip_gradients(self.parameters, most)
+        if not self._scaler.is_enabled() and (bad := what_is_bad({}, norm)):  # else it skips the step itself
+            raise NotFiniteError(infos, bad, step)
+        return norm
 
     @contextmanager
-    def _undone_if_not_made(self, infos: list[ImageInfo], wishes: Callable[[], Wishes]) -> Iterator[None]:
-        """Turn what ends a step early into a kind of :class:`NotMadeError`, and put back what it changed."""
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+    def _undone_if_not_made(
+        self, infos: list[ImageInfo], wishes: Callable[[], Wishes], rates: list[float]
+    ) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Turn what ends a step early into a kind of :class:`NotMadeError`, and put back what it changed.
+
+        Args:
+            rates: those before the step.
+
+        Yields:
+            buffers that the step may change, with copies.
+        """
         statistics = self._statistics()
         try:
-            yield
+            yield statistics
         except (NotMadeError, RuntimeError, MemoryError, StalledError, LostWorkerError) as error:
             reason = error if isinstance(error, NotMadeError) else self._reason(error, infos, wishes)
             if reason is None:
                 raise
             for buffer, copy in statistics:
                 buffer.copy_(copy)
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            self._set_rates(rates)
+            if self._unread is not None:
+                self._unread.keep(len(self._made))
             raise reason from (None if reason is error else error)
+
+    def _set_rates(self, rates: list[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def _reason(
         self, error: Exception, infos: list[ImageInfo], wishes: Callable[[], Wishes]
@@ -233,7 +323,7 @@ class Step:
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers that a forward pass changes, with copies, where a step may be given up after one."""
-        if self.accumulate == 1 and self.ranks.size == 1:
+        if self.accumulate == 1 and self.ranks.size == 1 and self._unread is None:
             return []
         return [
             (buffer, buffer.clone())
@@ -241,15 +331,3 @@ class Step:
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
             for buffer in module.buffers(recurse=False)
         ]
-
-    def _clip_gradients(self, infos: list[ImageInfo]) -> float | None:
-        """Clip, and check; on a GPU without clipping neither, since the norm would have to be waited for."""
-        if self.clip_grad_norm is None and self.ranks.device.type == "cuda":
-            return None
-        self._scaler.unscale_(self.optimizer)
-        norm = clip_gradients(
-            self.parameters, math.inf if self.clip_grad_norm is None else self.clip_grad_norm
-        )
-        if not self._scaler.is_enabled() and not math.isfinite(norm):  # else it skips the step itself
-            raise NotFiniteError(infos, [f"the gradient's norm is {norm}"])
-        return norm

@@ -86,7 +86,8 @@ class Trainer:
                 it has an attribute ``stopping``, that is set to tell it whether the run was asked to stop.
 
         Raises:
-            NonFiniteError: a loss or gradient is NaN or infinite; before the optimizer step.
+            NonFiniteError: a loss or gradient is NaN or infinite; before the optimizer step, though it may be
+                told some steps later (``Step.deferred``).
             Interrupted: Ctrl-C, SIGTERM or SIGHUP; after the step and its checkpoint.
             LostWorkerError, LostRankError: a loading process, or another rank, is gone; after the checkpoint
                 of the last whole step.
@@ -105,22 +106,30 @@ class Trainer:
             self._tally = Tally()
             while self.state.step < plan.total_steps:
                 try:
-                    done = self.step.take(self.state.step, source, wishes)
+                    wished = self.step.queue(self.state.step, source, wishes)
+                    self.state = replace(self.state, step=self.state.step + 1)
+                    step = self.state.step
+                    log = wished.stop or plan.due(step, plan.log_every)
+                    save = wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
+                    save = save or self._evaluation_due()
+                    if log or save or self.step.full:
+                        self._read()
                 except NotMadeError as error:
                     self._leave(error, stop)
-                self._tally.add(done)
-                self.state = replace(self.state, step=self.state.step + 1)
-                step = self.state.step
-                if done.wishes.stop or plan.due(step, plan.log_every):
+                if log:
                     saving.ask_guard()
                     self._log()
-                due = plan.due(step, plan.checkpoint_every) or self._evaluation_due()
-                if due or done.wishes.stop or done.wishes.save:
+                if save:
                     saving.save(self.state)
-                if done.wishes.stop and step < plan.total_steps:
+                if wished.stop and step < plan.total_steps:
                     self._interrupt(stop)
                 self._evaluate_if_due(stop)
         self._end()
+
+    def _read(self) -> None:
+        """Count the steps that are not read yet; what is saved after this is sound."""
+        for done in self.step.read():
+            self._tally.add(done)
 
     def _log(self) -> None:
         tally, self._tally = self._tally, Tally()
@@ -179,10 +188,22 @@ class Trainer:
 
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
-        step, saving = self.state.step, self.saving
+        saving, alone = self.saving, False
+        if not isinstance(error, NotFiniteError):
+            try:
+                self._read()
+            except NotFiniteError as earlier:  # other ranks may not be here
+                error, alone = earlier, True
+        step = self.state.step
         if isinstance(error, NotFiniteError):
-            images = [info for part in self._ranks.gather(error.infos) for info in part]
-            names, safe = self._ranks.share((faults.name_images(images), saving.safe))
+            step = error.step
+            self.state = replace(self.state, step=step)
+            images, safe = error.infos, saving.safe
+            if not alone:
+                images = [info for part in self._ranks.gather(images) for info in part]
+            names = faults.name_images(images)
+            if not alone:
+                names, safe = self._ranks.share((names, safe))
             raise faults.NonFiniteError(
                 f"step {step + 1}: {'; '.join(error.what)}, on {names}; stopped before the optimizer step,"
                 f" {safe}. Look at these images and their annotations; if they are sound, the learning rate"

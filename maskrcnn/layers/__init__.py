@@ -8,7 +8,7 @@ bfloat16, float32 or float64, and is differentiable.
 
 from maskrcnn.config.registry import on_demand
 from maskrcnn.layers.operator import ROI_OPS, RoIOperator
-from maskrcnn.layers.ops import batched_nms
+from maskrcnn.layers.ops import batched_nms, match, nms
 from maskrcnn.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "RoIPool",
     "RoIWarp",
     "batched_nms",
+    "match",
+    "nms",
     "prroi_pool",
     "roi_align",
     "roi_align_legacy",

@@ -40,7 +40,10 @@ def register() -> None:
         )
         formula = _backward_from_argmax(backward.default)
         library.register_autograd(f"maskrcnn::{name}", formula, setup_context=_argmax_setup)
+    library.register_fake("maskrcnn::nms", _kept)
+    library.register_fake("maskrcnn::match", _matched)
     library.register_fake("maskrcnn::rle_areas", lambda text, sizes, totals: torch.empty_like(sizes))
+    library.register_fake("maskrcnn::rasterise", _squares)
 
 
 def _new(
@@ -74,6 +77,24 @@ def _maps(
 
 def _like_rois(grad: Any, features: Any, rois: Tensor, levels: Any, scales: Any) -> Tensor:
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
+
+
+def _kept(
+    boxes: Tensor, scores: Tensor, real: Any, groups: Any, iou_threshold: float, count: int
+) -> tuple[Tensor, Tensor]:
+    rows = scores.shape[0]
+    return scores.new_empty((rows, count), dtype=torch.int64), scores.new_empty(rows, dtype=torch.int64)
+
+
+def _matched(truth: Tensor, truth_real: Any, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    shape = (truth.shape[0], boxes.shape[-2])
+    return truth.new_empty(shape, dtype=torch.int64), truth.new_empty(shape, dtype=torch.int8)
+
+
+def _squares(*inputs: Any) -> Tensor:
+    *_, boxes, _, size, _ = inputs
+    found: Tensor = boxes.new_empty((boxes.shape[0], size, size))
+    return found
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...]) -> None:

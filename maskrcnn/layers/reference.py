@@ -1,4 +1,4 @@
-"""Slow twins of the RoI operators, written from their definitions in plain torch.
+"""Slow twins of the operators on RoIs and boxes, written from their definitions in plain torch.
 
 They serve twice: the tests compare the compiled kernels with them, and they take over where no compiler is
 at hand (``MASKRCNN_REFERENCE_OPS=1`` asks for them on purpose).  Gradients come from torch's own autograd,
@@ -182,6 +182,90 @@ def roi_pool(
                 rows.append(_first_maximum(region) if region.shape[1] else zero)
         outputs.append(torch.stack(rows, dim=1).view(feature.shape[0], *output_size))
     return _stack(outputs, features, output_size)
+
+
+#: IoU pairs that :func:`match` holds at once; bounds memory where many ground truths meet many anchors.
+MAX_PAIRS = 1 << 20
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, real: Tensor, groups: Tensor | None, iou_threshold: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """``ops.nms``, box by box: ``boxes`` [B, M, 4] -> int64 [B, count] and int64 [B]."""
+    rows, places = scores.shape
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    box = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    kept = real.gather(1, order)
+    same = groups.gather(1, order) if groups is not None else order.new_zeros(rows, places)
+    area = (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+    limit = _at_most(iou_threshold, boxes.dtype)
+    for i in range(places):
+        one, rest = box[:, i : i + 1], box[:, i + 1 :]
+        inter = _intersection(one, rest)
+        worse = inter / (area[:, i : i + 1] + area[:, i + 1 :] - inter) > limit
+        worse &= (same[:, i + 1 :] == same[:, i : i + 1]) & kept[:, i : i + 1]
+        kept[:, i + 1 :] &= ~worse
+    rank = kept.cumsum(dim=1) - 1
+    slot = torch.where(kept & (rank < count), rank, count)  # the last column takes what is not kept
+    index = order.new_zeros(rows, count + 1).scatter_(1, slot, order)[:, :count].contiguous()
+    return index, kept.sum(dim=1).clamp(max=count)
+
+
+def match(
+    truth: Tensor,
+    truth_real: Tensor,
+    boxes: Tensor,
+    low: float,
+    high: float,
+    low_quality: bool,
+    floor: float,
+) -> tuple[Tensor, Tensor]:
+    """``ops.match``, in pieces of pairs: ``truth`` [N, G, 4], ``boxes`` [M, 4] or [N, M, 4] -> two [N, M]."""
+    images, truths, count = truth.shape[0], truth.shape[1], boxes.shape[-2]
+    index = torch.zeros(images, count, dtype=torch.int64, device=boxes.device)
+    labels = torch.zeros(images, count, dtype=torch.int8, device=boxes.device)
+    if truths == 0:
+        return index, labels if floor <= 0 else labels - 1
+    step = max(1, MAX_PAIRS // max(1, images * truths))
+    chunks = [slice(start, start + step) for start in range(0, count, step)]
+    best = truth.new_zeros(images, truths)
+    iou = best[..., None]
+    for chunk in chunks:
+        iou = _iou(truth, boxes[..., chunk, :]).masked_fill(~truth_real[..., None], -1)
+        value, index[:, chunk] = iou.max(dim=1)
+        labels[:, chunk] = (value >= low).to(torch.int8).neg() + 2 * (value >= high).to(torch.int8)
+        if floor > 0:
+            labels[:, chunk].masked_fill_(value < floor, -1)
+        best = torch.maximum(best, iou.amax(dim=2))
+    if low_quality:
+        best = torch.where(best > 0, best, 2)  # 2: no IoU equals it
+        for chunk in chunks:
+            if len(chunks) > 1:
+                iou = _iou(truth, boxes[..., chunk, :])
+            labels[:, chunk].masked_fill_((iou == best[..., None]).any(dim=1), 1)
+    return index, labels
+
+
+def _iou(truth: Tensor, boxes: Tensor) -> Tensor:
+    """IoU as ``structures.box_iou`` has it, of every image: [N, G, 4] and [(N,) M, 4] -> [N, G, M]."""
+    a, b = truth[:, :, None], boxes[..., None, :, :]
+    sides = [(x[..., 2:] - x[..., :2]).clamp(min=0) for x in (a, b)]
+    inter = _intersection(a, b)
+    union = sides[0].prod(dim=-1) + sides[1].prod(dim=-1) - inter
+    return torch.where(union > 0, inter / union, 0)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area that boxes [..., 4] share, shapes broadcast."""
+    sides = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp_(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _at_most(limit: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` that is not above ``limit``: comparisons with it round nothing."""
+    near = torch.tensor(limit, dtype=dtype)
+    down = torch.tensor(-float("inf"), dtype=dtype)
+    return float(near if float(near) <= limit else torch.nextafter(near, down))
 
 
 def _first_maximum(region: Tensor) -> Tensor:

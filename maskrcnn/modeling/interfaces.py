@@ -184,7 +184,7 @@ class MaskHead(RoIHead):
     """Pooled features -> mask logits, with the loss and the probability that belong to them.
 
     mask_size: the side M of the masks that it predicts.
-    mask_target: how ground-truth masks are rasterised, see ``mask_targets.masks_in_boxes``.
+    mask_target: how ground-truth masks are rasterised, see ``mask_targets.rasterise``.
     """
 
     mask_size: int

@@ -10,12 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from maskrcnn.structures import box_iou
+from maskrcnn.layers import match
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
-
-# IoU pairs held at once; bounds memory where many ground truths meet many anchors.
-MAX_PAIRS = 1 << 20
 
 #: ``(labels [M], count, positive_fraction, keys int64 [M]) -> (positive, negative)`` int64 indices into M.
 Sampler = Callable[[Tensor, int, float, Tensor], tuple[Tensor, Tensor]]
@@ -40,30 +37,9 @@ def match_boxes(
         index: int64 [M] into ``truth`` (0 where G = 0; meaningless unless positive).
         labels: int8 [M].
     """
-    count = boxes.shape[0]
-    index = torch.zeros(count, dtype=torch.int64, device=boxes.device)
-    labels = torch.zeros(count, dtype=torch.int8, device=boxes.device)
-    if truth.shape[0] == 0 or count == 0:
-        return index, labels if floor <= 0 else labels + IGNORED
-    step = max(1, MAX_PAIRS // truth.shape[0])
-    chunks = [slice(start, start + step) for start in range(0, count, step)]
-    best = truth.new_zeros(truth.shape[0])
-    iou = truth.new_zeros(0)
-    for chunk in chunks:
-        iou = box_iou(truth, boxes[chunk])
-        value, index[chunk] = iou.max(dim=0)
-        labels[chunk] = (value >= low).to(torch.int8).neg() + 2 * (value >= high).to(torch.int8)
-        if floor > 0:
-            labels[chunk][value < floor] = IGNORED
-        if low_quality:
-            best = torch.maximum(best, iou.amax(dim=1))
-    if low_quality:
-        best = torch.where(best > 0, best, torch.full_like(best, 2.0))  # 2: no IoU equals it
-        for chunk in chunks:
-            if len(chunks) > 1:
-                iou = box_iou(truth, boxes[chunk])
-            labels[chunk][(iou == best[:, None]).any(dim=0)] = POSITIVE
-    return index, labels
+    real = torch.ones(1, truth.shape[0], dtype=torch.bool, device=truth.device)
+    index, labels = match(truth[None], real, boxes, low, high, low_quality, floor)
+    return index[0], labels[0]
 
 
 def balanced_sample(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
 from maskrcnn.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 #: Values that are normalised in one go on a CPU: 256 KiB, which a core's cache holds.
 _CACHED = 2**16
@@ -43,6 +47,10 @@ class Preprocess(nn.Module):
         mean, std: of every channel, in 0..255, RGB order.
         size_divisor: the padded sides are multiples of it.
         channels_last: memory layout of the batch.
+
+    Attributes:
+        pad_sizes: (H, W), multiples of ``size_divisor``: a batch is padded to the smallest, in either
+            orientation, that holds it.  None by default: to as little as the divisor allows.
     """
 
     mean: Tensor
@@ -53,6 +61,8 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.size_divisor = size_divisor
+        self.pad_sizes: Sequence[tuple[int, int]] = ()
+        self._told = False
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # Not weights: they come from the config, so a checkpoint does not carry them.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -65,17 +75,44 @@ class Preprocess(nn.Module):
             images: [C, h, w] uint8 or float in 0..255, RGB, each of its own size; at least one.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        d = self.size_divisor
-        height, width = (-(-max(size[axis] for size in sizes) // d) * d for axis in (0, 1))
-        shape = (len(images), self.mean.shape[0], height, width)
+        shape = (len(images), self.mean.shape[0], *self.padded_size(sizes))
         batch = torch.empty(
             shape, dtype=self.mean.dtype, device=self.mean.device, memory_format=self.memory_format
         )
+        if batch.is_cuda:
+            return ImageBatch(self._normalise_together(images, sizes, batch), sizes)
         for image, (h, w), slot in zip(images, sizes, batch, strict=True):
             slot[:, h:].zero_()
             slot[:, :h, w:].zero_()
             self._normalise(image, slot[:, :h, :w])
         return ImageBatch(batch, sizes)
+
+    def _normalise_together(
+        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], batch: Tensor
+    ) -> Tensor:
+        """``batch``, filled, by the fewest calls: where no image is stands the mean, which becomes 0."""
+        batch.copy_(self.mean.expand(batch.shape))
+        for image, (h, w), slot in zip(images, sizes, batch, strict=True):
+            slot[:, :h, :w].copy_(image, non_blocking=True)
+        return batch.sub_(self.mean).div_(self.std)
+
+    def padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """(H, W) of a batch of images of these (height, width)."""
+        d = self.size_divisor
+        height, width = (-(-max(size[axis] for size in sizes) // d) * d for axis in (0, 1))
+        either = [*self.pad_sizes, *((w, h) for h, w in self.pad_sizes)]
+        holding = [(h, w) for h, w in either if h >= height and w >= width]
+        if holding:
+            return min(holding, key=math.prod)  # of equal ones the first: as it is listed
+        if self.pad_sizes and not self._told:
+            self._told = True
+            logger.warning(
+                "data.pad_sizes: none holds a batch of %d x %d px, so it is padded to %d x %d, as little as"
+                " can be; so are others that are too large; add [%d, %d] to data.pad_sizes (told once)",
+                *(max(size[axis] for size in sizes) for axis in (0, 1)),
+                *(height, width) * 2,
+            )
+        return height, width
 
     def _normalise(self, image: Tensor, area: Tensor) -> None:
         """``image`` [C, h, w] into ``area``, a part of the batch.

@@ -115,10 +115,10 @@ def examine(
         _of_recipe(found, recipe, measure)
     tell("evaluating the truth")
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recipe is None else setup.iou_types(recipe)
-    cap = 100 if recipe is None else recipe.model.roi.max_detections
+    by = (100,) if recipe is None else (recipe.model.roi.max_detections, recipe.eval.best_metric)
     judged = train if val is None else val
     with quietly():
-        found.doubts += filter(None, [truth_doubt(judged, kinds, cap)])
+        found.doubts += filter(None, [truth_doubt(judged, kinds, *by)])
     found.facts[:0] = [fact for key, dataset in data.items() for fact in _facts(key, dataset)]
     found.tables += [_classes(data), _sizes(data, recipe)]
     if recipe is None and Seen(train, None).counts.any():

@@ -176,6 +176,7 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
     )
     with out_of_memory_is_told(sentence):
         model = recipe.model.build(num_classes).to(device)
+    model.preprocess.pad_sizes = recipe.data.pad_sizes
     if recipe.solver.compile:
         model.backbone.compile()
         if model.neck is not None:
@@ -239,6 +240,11 @@ def class_weights(config: RoIHeadsConfig, dataset: Dataset, device: torch.device
             )
         weights[places or -1] = weight
     return weights.float().to(device)
+
+
+def drawn_masks(recipe: Recipe) -> bool | None:
+    """How the loader packs masks for the mask head: as polygons or as bitmaps; None: there is no head."""
+    return None if recipe.model.mask_head is None else recipe.model.mask_target == "polygon"
 
 
 def keypoint_scores(recipe: Recipe) -> str:

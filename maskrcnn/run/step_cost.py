@@ -121,6 +121,7 @@ def make_steps(
         workers=setup.worker_count(recipe, ranks),
         pin_memory=ranks.device.type == "cuda",
         copy_paste=recipe.data.copy_paste,
+        drawn_masks=setup.drawn_masks(recipe),
     )
     return step, batches
 

@@ -267,6 +267,7 @@ class TrainingRun:
             workers=setup.worker_count(recipe, ranks),
             pin_memory=ranks.device.type == "cuda",
             copy_paste=recipe.data.copy_paste,
+            drawn_masks=setup.drawn_masks(recipe),
             repeats=None if self._repeats is None else self._repeats.images,
         )
 

@@ -18,10 +18,13 @@ MOST_IMAGES = 2000
 _PERFECT = 1 - 1e-6
 
 
-def truth_doubt(dataset: Dataset, iou_types: tuple[IouType, ...], cap: int) -> Doubt | None:
+def truth_doubt(
+    dataset: Dataset, iou_types: tuple[IouType, ...], cap: int, metric: str | None = None
+) -> Doubt | None:
     """That a perfect model would not score AP 1.
 
     cap: the model's own on detections an image (``model.roi.max_detections``).
+    metric: what the run is judged by (``eval.best_metric``), where not by AP; at the cap that is meant here.
     """
     truth = dataset.ground_truth()
     ids = np.asarray(dataset.image_ids)
@@ -31,7 +34,12 @@ def truth_doubt(dataset: Dataset, iou_types: tuple[IouType, ...], cap: int) -> D
     if not len(rows) or not kinds:
         return None
     result = evaluate_coco(truth, perfect(dataset, rows.tolist()), kinds, max(cap, 100), ids.tolist())
-    # The figure that a run is judged by; the one at the model's cap is told beside it.
+    at_cap = [result.figures[kind].get(f"AP@{cap}") for kind in kinds]
+    if (metric or "").endswith(f"@{cap}") and all(
+        value is not None and value >= _PERFECT for value in at_cap
+    ):
+        return None
+    # The figure that most runs are judged by; the one at the model's cap is told beside it.
     scores = {kind: result.figures[kind]["AP"] for kind in reversed(kinds)}
     kind, score = min(scores.items(), key=lambda item: item[1] if item[1] is not None else 1.0)
     if score is None or score >= _PERFECT:

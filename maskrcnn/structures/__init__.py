@@ -10,6 +10,7 @@ from maskrcnn.structures.boxes import (
 )
 from maskrcnn.structures.keypoints import COCO_PERSON, KeypointSchema
 from maskrcnn.structures.masks import InstanceMasks
+from maskrcnn.structures.packed_masks import PackedMasks
 from maskrcnn.structures.samples import Batch, Detections, ImageInfo, RawSample, Sample, Targets, collate
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ImageInfo",
     "InstanceMasks",
     "KeypointSchema",
+    "PackedMasks",
     "RawSample",
     "Sample",
     "Targets",

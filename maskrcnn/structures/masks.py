@@ -128,8 +128,8 @@ class InstanceMasks:
     def select(self, indices: Sequence[int]) -> InstanceMasks:
         """The instances with these indices, in this order."""
         index = np.asarray(indices, dtype=np.int64).reshape(-1)
-        polygons, instance_ends = _gather_ranges(self._instance_ends, index)
-        points, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
+        polygons, instance_ends = gather_ranges(self._instance_ends, index)
+        points, polygon_ends = gather_ranges(self._polygon_ends, polygons)
         return InstanceMasks(
             self.height,
             self.width,
@@ -269,8 +269,8 @@ class InstanceMasks:
         Returns float64 [P, 2], the vertices; int64 [Q], where in them each polygon ends; int64 [R], where in
         the polygons each instance ends (an RLE instance has none).
         """
-        polygons, instance_ends = _gather_ranges(self._instance_ends, indices)
-        take, polygon_ends = _gather_ranges(self._polygon_ends, polygons)
+        polygons, instance_ends = gather_ranges(self._instance_ends, indices)
+        take, polygon_ends = gather_ranges(self._polygon_ends, polygons)
         per_instance = np.diff(instance_ends, prepend=0)
         row = np.repeat(np.repeat(np.arange(len(indices)), per_instance), np.diff(polygon_ends, prepend=0))
         return _apply(self._affines[indices][row], self._points[take]), polygon_ends, instance_ends
@@ -356,7 +356,7 @@ def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:
     return np.stack([row[..., 0] * x + row[..., 1] * y + row[..., 2] for row in rows], axis=1)
 
 
-def _gather_ranges(ends: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:
+def gather_ranges(ends: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:
     """Expand ranges: range i is [ends[i - 1], ends[i]).
 
     Returns the members of the ranges ``index`` in a row, and where each of them ends in that row.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.structures.masks import InstanceMasks
+from maskrcnn.structures.packed_masks import PackedMasks
 
 #: An image before it is a tensor: [H, W, C] (three: RGB), uint8, or float32 in [0, 255] where files are
 #: deeper and that is kept, or have a contrast.
@@ -45,6 +46,7 @@ class Targets:
     annotation_ids: int64 [G], the data set's own ids, for messages and reports.
     keypoints: float32 [G, J, 3], or None where the task has none: x, y in pixels (continuous, as boxes) and
         COCO's flag v: 0 not labelled (x, y mean nothing), 1 labelled but hidden, 2 labelled and visible.
+    packed: the masks of its batch, and which row of them its first instance is; None: not packed.
     """
 
     boxes: Tensor
@@ -52,18 +54,25 @@ class Targets:
     masks: InstanceMasks | None
     annotation_ids: Tensor
     keypoints: Tensor | None = None
+    packed: tuple[PackedMasks, int] | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
     def to(self, device: torch.device | str) -> Targets:
-        """Boxes, labels and keypoints on ``device``; masks stay where they are (on the CPU)."""
+        """Boxes, labels and keypoints on ``device``; masks stay where they are (on the CPU), unpacked."""
         return replace(
             self,
             boxes=self.boxes.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             keypoints=None if self.keypoints is None else self.keypoints.to(device, non_blocking=True),
+            packed=None,
         )
+
+    def pin_memory(self) -> Targets:
+        """What :meth:`to` moves, in memory that a GPU reads by itself; from other memory a copy may wait."""
+        points = None if self.keypoints is None else self.keypoints.pin_memory()
+        return replace(self, boxes=self.boxes.pin_memory(), labels=self.labels.pin_memory(), keypoints=points)
 
     def select(self, keep: Tensor) -> Targets:
         """The instances that ``keep`` (bool [G] or int64 indices, on the CPU) names."""
@@ -153,23 +162,53 @@ class Batch:
         return replace(
             self,
             images=[image.pin_memory() for image in self.images],
+            targets=None
+            if self.targets is None
+            else _packed_as([t.pin_memory() for t in self.targets], PackedMasks.pin_memory),
             proposals=None if self.proposals is None else [p.pin_memory() for p in self.proposals],
+            seeds=None if self.seeds is None else self.seeds.pin_memory(),
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """Images, boxes, labels and proposals on ``device`` (asynchronously from pinned memory)."""
+        """All tensors but masks that are not packed on ``device`` (asynchronously from pinned memory)."""
+        targets = self.targets
+        if targets is not None:
+            packed = _packed_as(targets, lambda masks: masks.to(device))
+            targets = [replace(t.to(device), packed=p.packed) for t, p in zip(targets, packed, strict=True)]
         return Batch(
             [image.to(device, non_blocking=True) for image in self.images],
             self.infos,
-            None if self.targets is None else [t.to(device) for t in self.targets],
+            targets,
             None if self.proposals is None else [p.to(device, non_blocking=True) for p in self.proposals],
             self.seeds,
         )
 
 
-def collate(samples: list[Sample], seeds: Sequence[int] | None = None) -> Batch:
-    """A batch of the samples, in their order; targets and proposals only where every sample has them."""
+def _packed_as(targets: list[Targets], change: Callable[[PackedMasks], PackedMasks]) -> list[Targets]:
+    """The targets of a batch with ``change`` of its packed masks, of which there is one set for all."""
+    packed = [t.packed for t in targets if t.packed is not None]
+    if not packed:
+        return targets
+    masks = change(packed[0][0])
+    return [replace(t, packed=(masks, row)) for t, (_, row) in zip(targets, packed, strict=True)]
+
+
+def pack_masks(targets: Sequence[Targets], drawn: bool) -> list[Targets]:
+    """The targets of a batch with their masks packed: see :meth:`PackedMasks.of`; shapes come again."""
+    masks = PackedMasks.of([t.masks for t in targets], drawn=drawn, padded=True)
+    return [replace(t, packed=(masks, i * masks.per_image)) for i, t in enumerate(targets)]
+
+
+def collate(
+    samples: list[Sample], seeds: Sequence[int] | None = None, drawn_masks: bool | None = None
+) -> Batch:
+    """A batch of the samples, in their order; targets and proposals only where every sample has them.
+
+    drawn_masks: pack the masks, for polygons that are drawn inside RoIs (True), or as bitmaps; None: do not.
+    """
     targets = [s.targets for s in samples if s.targets is not None]
+    if drawn_masks is not None:
+        targets = pack_masks(targets, drawn_masks)
     proposals = [s.proposals for s in samples if s.proposals is not None]
     return Batch(
         [s.image for s in samples],

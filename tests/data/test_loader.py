@@ -20,6 +20,7 @@ from maskrcnn.data.schedule import Draw
 from maskrcnn.data.transforms.basic import ColorJitter, HorizontalFlip, RandomCrop
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.errors import DataError
+from maskrcnn.modeling.roi.mask_targets import masks_in_boxes, rasterise
 from maskrcnn.structures import Batch
 from tests.data.files import coco, write_coco
 
@@ -193,6 +194,25 @@ def test_an_images_seed_is_of_its_place_alone(dataset: CocoDataset) -> None:
     for part in dealt:
         assert all(found == first[image] for image, found in part.items())
     assert seeds(images_per_rank=1, total_steps=count, seed=1) != first
+
+
+@pytest.mark.parametrize("mode", ["polygon", "bitmask", "bitmask_hard"])
+def test_masks_that_workers_packed_give_the_targets_of_those_that_they_did_not(
+    dataset: CocoDataset, mode: Any
+) -> None:
+    drawn = mode == "polygon"
+    loader = train_loader(dataset, AUGMENT, images_per_rank=3, total_steps=4, workers=1, drawn_masks=drawn)
+    seen = 0
+    for batch in loader:
+        assert batch.targets is not None
+        for target in batch.targets:
+            assert target.packed is not None and target.masks is not None
+            packed, first = target.packed
+            index = torch.arange(len(target))
+            found = rasterise(packed, target.boxes, index + first, 14, mode)
+            assert torch.equal(found, masks_in_boxes(target.masks, target.boxes, index, 14, mode))
+            seen += len(found)
+    assert seen > 20
 
 
 def test_a_worker_sends_images_alone_through_shared_memory(dataset: CocoDataset) -> None:

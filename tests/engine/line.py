@@ -85,7 +85,7 @@ def trainer(
         return {name: changes.pop(name) for name in names if name in changes}
 
     console = console or Console(quiet=True)
-    step = make_step(model, ranks, **those("rate", "precision", "accumulate", "clip_grad_norm"))
+    step = make_step(model, ranks, **those("rate", "precision", "accumulate", "clip_grad_norm", "deferred"))
     plan = {"total_steps": 4} | those("total_steps", "log_every", "checkpoint_every", "eval_every")
     parts = step.parts()
     if resume is not None:

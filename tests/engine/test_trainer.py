@@ -55,6 +55,79 @@ def test_a_non_finite_loss_stops_before_the_step_and_names_the_images(tmp_path: 
     assert loop.state.step == 2
 
 
+@pytest.mark.parametrize(("log_every", "told_after"), [(1, 3), (2, 4), (50, 12)])
+def test_a_deferred_step_that_is_not_finite_is_told_when_it_is_read(
+    tmp_path: Path, log_every: int, told_after: int
+) -> None:
+    model, straight = Line(), Line()
+    taken: list[int] = []
+
+    def source() -> Iterator[Batch]:
+        for i in range(12):
+            taken.append(i)
+            bad = Batch([torch.full((3, 2, 2), math.nan)] * 2, batch(2).infos, [])
+            yield bad if i == 2 else batch(i)
+
+    loop = trainer(model, tmp_path, total_steps=12, log_every=log_every, deferred=True)
+    with pytest.raises(NonFiniteError) as caught:
+        loop.fit(source())
+    text = str(caught.value)
+    assert text.startswith("step 3: loss_a is nan")
+    assert "on image 200 (2_0.png), image 201 (2_1.png); stopped before the optimizer step" in text
+    assert "no checkpoint was written yet" in text
+    assert len(taken) == told_after
+    assert loop.state.step == 2
+    trainer(straight, total_steps=2).fit(batches())
+    assert model.w.equal(straight.w)
+
+
+def test_a_checkpoint_is_never_of_a_step_that_was_not_made(tmp_path: Path) -> None:
+    bad = Batch([torch.full((3, 2, 2), math.nan)] * 2, batch(2).infos, [])
+    loop = trainer(Line(), tmp_path, log_every=4, checkpoint_every=1, deferred=True)
+    with pytest.raises(NonFiniteError, match=r"step 3: .*the checkpoint of step 2 is kept"):
+        loop.fit([batch(0), batch(1), bad, batch(3)])
+    assert load(tmp_path / "last.pt").step == 2
+
+
+@pytest.mark.parametrize("error", [LostWorkerError("process 7 was ended"), MemoryError()])
+def test_what_was_not_read_is_read_before_a_run_ends_for_another_reason(
+    tmp_path: Path, error: Exception
+) -> None:
+    def source(*first: Batch) -> Iterator[Batch]:
+        yield from first
+        raise error
+
+    bad = Batch([torch.full((3, 2, 2), math.nan)] * 2, batch(1).infos, [])
+    with pytest.raises(NonFiniteError, match=r"step 2: loss_a is nan.*on image 100 \(1_0.png\)"):
+        trainer(Line(), tmp_path / "a", log_every=4, deferred=True).fit(source(batch(0), bad, batch(2)))
+    if isinstance(error, LostWorkerError):
+        with pytest.raises(LostWorkerError, match="stopped after step 2, the checkpoint of step 2 is kept"):
+            trainer(Line(), tmp_path / "b", log_every=4, deferred=True).fit(source(batch(0), batch(1)))
+        assert load(tmp_path / "b" / "last.pt").step == 2
+
+
+def test_deferred_logs_checkpoints_and_evaluations_are_those_of_steps_made_at_once(tmp_path: Path) -> None:
+    found = []
+    for deferred in (False, True):
+        folder, model = tmp_path / str(deferred), Line(noise=0.5)
+        folder.mkdir()
+        events = Events(folder, Console(quiet=True), tensorboard=False)
+        plan = {"total_steps": 30, "log_every": 25, "eval_every": 7, "checkpoint_every": 10}
+        seen: list[tuple[int, float]] = []
+
+        def evaluate(step: int, stopping: Any, model: Any = model, seen: Any = seen) -> dict[str, float]:
+            seen.append((step, model.w.item()))
+            return {"bbox/AP": 0.1}
+
+        trainer(model, folder, events=events, evaluate=evaluate, deferred=deferred, **plan).fit(batches())
+        records = [r for r in read_metrics(folder / "metrics.jsonl") if "loss" in r]
+        logged = [{k: r[k] for k in ("step", "loss", "loss_a", "lr", "grad_norm")} for r in records]
+        saved = [(p.name, load(p).model["w"].item()) for p in sorted(folder.glob("step_*"))]
+        found.append((seen, logged, saved))
+    assert found[0] == found[1]
+    assert [record["step"] for record in found[0][1]] == [25, 30]
+
+
 def test_a_non_finite_gradient_stops_before_the_step() -> None:
     class Root(Line):
         def forward(self, images: list[Tensor], targets: Any, generator: Any) -> dict[str, Tensor]:
@@ -122,8 +195,11 @@ def test_out_of_memory_is_a_sentence() -> None:
         trainer(Big()).fit(batches())
 
 
+@pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    tmp_path: Path, number: int, deferred: bool
+) -> None:
     def source() -> Iterator[Batch]:
         yield batch(0)
         signal.raise_signal(number)
@@ -132,7 +208,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, 
 
     model = Line()
     with pytest.raises(Interrupted, match=r"after step 2 of 4.*--resume here") as caught:
-        trainer(model, tmp_path, resume_hint="--resume here").fit(source())
+        trainer(model, tmp_path, resume_hint="--resume here", deferred=deferred).fit(source())
     assert caught.value.exit_status == 128 + number
     saved = load(tmp_path / "last.pt")
     assert saved.step == 2

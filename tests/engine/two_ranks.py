@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
-from maskrcnn.engine.step import Wishes
+from maskrcnn.engine.step import Step, Wishes
 from maskrcnn.engine.strategy import DataParallel
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.modeling.norms import make_norm
 from maskrcnn.recipe import load_recipe
-from maskrcnn.run import train
+from maskrcnn.run import train, training
 from maskrcnn.run.setup import one_first
 from maskrcnn.structures import Batch, ImageInfo
 from tests.engine.line import ALONE, Line, make_step, trainer
@@ -79,12 +80,25 @@ def check_strategy(ranks: Ranks) -> None:
 
 
 def check_one_bad_rank_stops_both(ranks: Ranks) -> None:
-    model = Line()
-    with pytest.raises(
-        NonFiniteError, match=r"step 2: loss_a is nan.*image 30 \(0\.3\.png\), image -1 \(nan\.png\)"
-    ):
-        trainer(model, ranks=ranks).fit([part([0.1, 0.2], ranks), part([0.3, float("nan")], ranks)])
-    assert torch.isfinite(model.w)
+    values = [[0.1, 0.2], [0.3, float("nan")], [0.5, 0.6], [0.7, 0.8]]
+    told = r"step 2: loss_a is nan.*image 30 \(0\.3\.png\), image -1 \(nan\.png\)"
+    for deferred in (False, True):
+        model = Line()
+        with pytest.raises(NonFiniteError, match=told):
+            trainer(model, ranks=ranks, log_every=3, deferred=deferred).fit([part(v, ranks) for v in values])
+        assert torch.isfinite(model.w)
+
+
+def check_wishes_of_deferred_steps(ranks: Ranks) -> None:
+    """What one rank asks for is heard by both a step later, each at the same step."""
+    step = make_step(Line(), ranks, deferred=True)
+    source = iter([part([0.1 * i, 0.2], ranks) for i in range(4)])
+    wishes = [Wishes(), Wishes(stop=ranks.rank == 1), Wishes(save=ranks.rank == 0), Wishes()]
+    heard = [step.queue(i, source, lambda wish=wish: wish) for i, wish in enumerate(wishes)]  # type: ignore[misc]
+    assert heard == [Wishes(), Wishes(), Wishes(stop=True), Wishes(save=True)]
+    results = step.read()
+    assert [r.images for r in results] == [2] * 4
+    assert ranks.share([r.losses for r in results]) == [r.losses for r in results]
 
 
 def check_sync_bn_is_refused_on_the_cpu() -> None:
@@ -120,20 +134,24 @@ def main(recipe_file: str, folder: str) -> None:
     check_halves_are_the_whole(ranks)
     check_strategy(ranks)
     check_one_bad_rank_stops_both(ranks)
+    check_wishes_of_deferred_steps(ranks)
     check_sync_bn_is_refused_on_the_cpu()
     check_keys(ranks, recipe_file, Path(folder) / "keys")
     rank = int(os.environ["RANK"])
     recipe = load_recipe(recipe_file, ["solver.steps=4"])
-    straight, parted = Path(folder) / "straight", Path(folder) / "parted"
+    straight = Path(folder) / "straight"
     train(recipe, straight, console=Console(quiet=True))
     recipe = load_recipe(recipe_file, ["solver.steps=4", "data.cache=ram"])  # which the ranks share
-    with pytest.raises(Interrupted) as stop:  # the wish to stop reaches rank 0 alone
-        train(recipe, parted, console=StopAfter(1) if rank == 0 else Console(quiet=True))
-    assert stop.value.exit_status == 130
-    result = train(recipe, parted, resume=True, console=Console(quiet=True))
-    assert result.step == 4
-    last = [checkpoints.load(f / "checkpoints" / "last.pt") for f in (straight, parted)]
-    assert_same_state(*last)
+    for deferred in (False, True):
+        parted = Path(folder) / f"parted_{deferred}"
+        training.Step = partial(Step, deferred=deferred)  # type: ignore[misc]
+        with pytest.raises(Interrupted) as stop:  # the wish to stop reaches rank 0 alone
+            train(recipe, parted, console=StopAfter(1) if rank == 0 else Console(quiet=True))
+        assert stop.value.exit_status == 130
+        result = train(recipe, parted, resume=True, console=Console(quiet=True))
+        assert result.step == 4
+        last = [checkpoints.load(f / "checkpoints" / "last.pt") for f in (straight, parted)]
+        assert_same_state(*last)
     if rank == 0:
         assert "segm/AP" in result.metrics
 

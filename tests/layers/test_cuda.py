@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import ops, prroi_pool, roi_align
+from maskrcnn.layers import batched_nms, match, nms, ops, prroi_pool, roi_align
+from maskrcnn.modeling.roi.mask_targets import rasterise
 from maskrcnn.native import build as _build
+from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import VARIANTS, Operator, awkward_rois, features, generator, relative
+from tests.structures.rasters import bitmap_rasters, polygon_rasters
 
 
 def why_not() -> str:
@@ -195,6 +198,51 @@ def test_the_current_stream_is_used_and_nothing_waits() -> None:
 
 
 @gpu
+@pytest.mark.parametrize("grouped", [False, True])
+def test_suppression_is_the_cpu_s_to_the_index(grouped: bool) -> None:
+    for boxes, scores, real, threshold, count, groups in rows_for_nms(range(90)):
+        arguments = boxes, scores, real, threshold, count, groups if grouped else None
+        on_gpu = nms(*(t.cuda() if isinstance(t, Tensor) else t for t in arguments))  # type: ignore[arg-type]
+        for ours, expected in zip(on_gpu, nms(*arguments), strict=True):
+            assert torch.equal(ours.cpu(), expected)
+    boxes, scores = crowd((5000,), 1) * 9, torch.rand(5000, generator=generator(1))
+    labels = torch.randint(0, 80, (5000,), generator=generator(2))
+    kept = batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.5)
+    assert torch.equal(kept.cpu(), batched_nms(boxes, scores, labels, 0.5))
+
+
+@gpu
+def test_matching_is_the_cpu_s() -> None:
+    for truth, real, boxes, *options in pairs_to_match(range(90)):
+        on_gpu = match(truth.cuda(), real.cuda(), boxes.cuda(), *options)
+        for ours, expected in zip(on_gpu, match(truth, real, boxes, *options), strict=True):
+            assert torch.equal(ours.cpu(), expected)
+
+
+@gpu
+def test_suppression_and_matching_do_not_wait() -> None:
+    boxes, scores = crowd((4, 3000), 1).cuda(), torch.rand(4, 3000, generator=generator(1)).cuda()
+    real, groups = scores > 0.1, (scores * 50).long()
+
+    def both() -> tuple[Tensor, ...]:
+        return (
+            *nms(boxes, scores, real, 0.5, 500, groups),
+            *match(boxes[:, :50], real[:, :50], boxes, 0.3, 0.7, True),
+        )
+
+    expected = both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()  # capture fails on a synchronisation and on work in another stream
+    with torch.cuda.graph(graph):
+        captured = both()
+    for t in captured:
+        t.fill_(7)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+
+
+@gpu
 def test_an_input_beyond_two_billion_elements() -> None:
     if torch.cuda.mem_get_info()[0] < 12 << 30:
         pytest.skip("needs 12 GB of GPU memory")
@@ -203,6 +251,22 @@ def test_an_input_beyond_two_billion_elements() -> None:
     rois = torch.tensor([[2.0, 10000, 10000, 10200, 10200]], device="cuda")
     out = roi_align(x, rois, 2, 1.0, 2)
     assert out[0].flatten(1).sum(1).tolist() == [0] * 7 + [4]
+
+
+@gpu
+def test_masks_in_boxes_are_those_of_the_cpu_to_the_bit() -> None:
+    for raster in [*polygon_rasters(80, seed=7), *bitmap_rasters(60, seed=7)]:
+        there = raster._replace(
+            packed=raster.packed.to("cuda"),
+            boxes=raster.boxes.to("cuda"),
+            instance=raster.instance.to("cuda"),
+        )
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = rasterise(*there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(found.cpu(), rasterise(*raster))
 
 
 NVCC = _build.find_nvcc()
@@ -260,5 +324,8 @@ def test_the_object_loads_without_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
         "roi_pool",
         "roi_pool_backward",
         "roi_precise_rois_backward",
+        "nms",
+        "match",
+        "rasterise",
     ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"maskrcnn::{name}", "CUDA")

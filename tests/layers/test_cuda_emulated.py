@@ -19,7 +19,10 @@ from torch import Tensor
 
 from maskrcnn.layers import ops
 from maskrcnn.native import build as _build
+from maskrcnn.structures import InstanceMasks, PackedMasks
+from tests.layers.box_cases import crowd, pairs_to_match, rows_for_nms
 from tests.layers.cases import awkward_rois, generator, relative
+from tests.structures.rasters import Raster, bitmap_rasters, polygon_rasters
 
 HERE = Path(__file__).resolve().parent / "emulation"
 
@@ -222,3 +225,77 @@ def test_taps_of_a_huge_map_go_to_memory(emulated: Any) -> None:
     arguments = ([feature], rois, None, [1.0], 2, 2, 1, 0, False)
     expected = torch.ops.maskrcnn.roi_average(*arguments)
     assert relative(emulated.roi_average(*arguments), expected) < 1e-4  # 3 million cells of mean 0 a bin
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_suppresses(emulated: Any, grouped: bool) -> None:
+    for boxes, scores, real, threshold, count, groups in rows_for_nms(range(45)):
+        arguments = boxes, scores, real, groups if grouped else None, threshold, count
+        for ours, expected in zip(emulated.nms(*arguments), torch.ops.maskrcnn.nms(*arguments), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_suppresses_over_many_words(emulated: Any) -> None:
+    """More words of boxes than a walking block has lanes, most boxes kept, and few real ones among many."""
+    boxes, scores = crowd((2, 2200), 1) * 40, torch.rand(2, 2200, generator=generator(1))
+    boxes[..., 2:] = boxes[..., :2] + (boxes[..., 2:] - boxes[..., :2]) / 8
+    real = torch.ones(2, 2200, dtype=torch.bool)
+    real[1] = torch.arange(2200) % 31 == 0
+    for count in (2200, 1000):
+        arguments = boxes, scores, real, None, 0.3, count
+        ours, expected = emulated.nms(*arguments), torch.ops.maskrcnn.nms(*arguments)
+        assert torch.equal(ours[0], expected[0]) and torch.equal(ours[1], expected[1])
+        assert int(expected[1][0]) >= 1000
+
+
+def test_too_many_boxes_to_suppress_are_told(emulated: Any) -> None:
+    boxes = torch.zeros(1, 1, 4).expand(1, 500_000, 4)
+    scores = torch.zeros(1, 1).expand(1, 500_000)
+    with pytest.raises(RuntimeError, match=r"1 row\(s\) of 500000 boxes are more than a GPU takes at once"):
+        emulated.nms(boxes, scores, scores > 0, None, 0.5, 9)
+
+
+def test_matches(emulated: Any) -> None:
+    for pairs in pairs_to_match(range(45)):
+        for ours, expected in zip(emulated.match(*pairs), torch.ops.maskrcnn.match(*pairs), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def operands(raster: Raster) -> tuple[Any, ...]:
+    return *raster.packed.tensors, raster.boxes, raster.instance, raster.size, raster.mode == "bitmask"
+
+
+def test_rasterise_to_the_bit(emulated: Any) -> None:
+    for raster in [*polygon_rasters(24, seed=5), *bitmap_rasters(15, seed=5)]:
+        found = emulated.rasterise(*operands(raster))
+        assert torch.equal(found, torch.ops.maskrcnn.rasterise(*operands(raster)))
+    assert emulated.rasterise(
+        *operands(raster._replace(boxes=torch.zeros(0, 4), instance=raster.instance[:0]))
+    ).shape == (0, raster.size, raster.size)
+
+
+def test_rasterise_more_vertices_than_threads(emulated: Any) -> None:
+    angles = torch.arange(300, dtype=torch.float64) * (6.28 / 300)
+    star = torch.stack((angles.cos(), angles.sin()), 1) * (20 + 10 * (angles * 40).sin())[:, None] + 30
+    packed = PackedMasks.of([InstanceMasks.from_coco([[star.reshape(-1).tolist()]], 60, 60)], drawn=True)
+    raster = Raster(
+        packed, torch.tensor([[0.0, 0, 60, 60], [10, 12, 40, 70]]), torch.tensor([0, 0]), 28, "polygon"
+    )
+    found = emulated.rasterise(*operands(raster))
+    assert torch.equal(found, torch.ops.maskrcnn.rasterise(*operands(raster)))
+    assert 100 < float(found[0].sum()) < 700
+
+
+def test_rasterise_reads_nothing_outside_memory(emulated: Any) -> None:
+    """What the CPU kernel refuses gives 0 here, since a GPU cannot look before it works."""
+    raster = next(polygon_rasters(3, seed=1))
+    bad = raster._replace(instance=torch.tensor([-5, 1 << 40, 0]), boxes=torch.full((3, 4), float("nan")))
+    assert not emulated.rasterise(*operands(bad)).any()
+    with pytest.raises(RuntimeError, match="box 0 asks for instance -5"):
+        torch.ops.maskrcnn.rasterise(*operands(bad))
+    wild = [t.clone() for t in raster.packed.tensors]
+    wild[1], wild[4] = wild[1] + (1 << 40), wild[4] - 7
+    found = emulated.rasterise(*wild, raster.boxes, raster.instance, 7, False)
+    assert bool(torch.isfinite(found).all())
+    with pytest.raises(RuntimeError, match="ends of polygons must ascend"):
+        torch.ops.maskrcnn.rasterise(*wild, raster.boxes, raster.instance, 7, False)

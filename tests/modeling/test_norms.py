@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from maskrcnn.modeling.norms import SyncBatchNorm, make_norm
+from maskrcnn.modeling.norms import GroupNorm, SyncBatchNorm, make_norm
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "a group of one"])
@@ -37,3 +37,29 @@ def test_one_process_computes_batch_normalisation() -> None:
     for name, value in plain.state_dict().items():
         assert torch.equal(value, norm.state_dict()[name])
     assert torch.equal(norm.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_group_norm_of_half_precision_is_that_of_float32_rounded(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm, plain = make_norm("gn", 64), nn.GroupNorm(32, 64)
+    assert isinstance(norm, GroupNorm) and norm.num_groups == 32
+    x = (torch.randn(2, 64, 9, 7) * 3 + 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(2, 64, 9, 7).to(dtype)
+    ours, theirs = x.clone().requires_grad_(), x.float().requires_grad_()
+    got, wanted = norm(ours), plain(theirs)
+    assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
+    got.backward(grad)
+    wanted.backward(grad.float())
+    unit = torch.finfo(dtype).eps
+    assert (got - wanted).abs().max() <= unit * wanted.abs().max()
+    assert ours.grad is not None and theirs.grad is not None
+    assert (ours.grad - theirs.grad).abs().max() <= 2 * unit * theirs.grad.abs().max()
+    for mine, other in zip(norm.parameters(), plain.parameters(), strict=True):
+        assert mine.grad is not None and other.grad is not None and mine.grad.dtype == torch.float32
+        assert (mine.grad - other.grad).norm() <= 2 * unit * other.grad.norm()
+
+
+def test_group_norm_of_float32_is_pytorchs_to_the_bit() -> None:
+    x = torch.randn(2, 64, 5, 5).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(make_norm("gn", 64)(x), nn.GroupNorm(32, 64)(x))

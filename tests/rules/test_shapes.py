@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn import layers
 from maskrcnn.inference.paste import paste_masks
-from maskrcnn.layers import geometry
+from maskrcnn.layers import geometry, ops
 from maskrcnn.modeling import box_coder, losses, matching, norms
 from maskrcnn.modeling.backbones.blocks import BasicBlock, Bottleneck
 from maskrcnn.modeling.roi import box_head, decode, keypoint_head, mask_targets, pooler, targets
@@ -72,6 +72,7 @@ LEGACY = geometry.point_axis(LOW, HIGH, 0.5, 4)
 MAP = torch.rand(2, 3, 16, 20)
 ROIS = torch.cat((torch.tensor([[0.0], [1.0], [1.0], [0.0]]), xyxy(4)), dim=1)
 POOLED = torch.rand(5, 6, 7, 7)
+PROPOSALS, REAL = xyxy(6).view(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
 LABELS = torch.tensor([0, 2, 1, 1, 2])
 PAIR = torch.tensor([[0.0, 0, 8, 6], [2, 1, 9, 9]])
 MASKS = InstanceMasks.from_coco([[[1, 1, 9, 1, 9, 7]], {"size": [12, 16], "counts": [5, 7, 180]}], 12, 16)
@@ -101,6 +102,10 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
         for op in (layers.roi_align, layers.roi_pool, layers.prroi_pool, layers.roi_warp)
     ),
     (layers.RoIAlign(7).pool, (MAP, ROIS, (4, 5), 0.5), {"R": 4, "C": 3, "P": 4, "Q": 5}),
+    (layers.nms, (PROPOSALS, torch.rand(2, 3), REAL, 0.5, 2), {}),
+    (layers.match, (PROPOSALS, REAL, xyxy(5), 0.3, 0.7, True), {}),
+    (layers.batched_nms, (xyxy(5), torch.rand(5), LABELS, 0.5), {}),
+    (ops.set_apart, (PROPOSALS, REAL.long(), REAL), {}),
     (boxes.box_area, (xyxy(5),), {}),
     (boxes.box_iou, (xyxy(5), xyxy(3)), {}),
     (boxes.clip_boxes, (xyxy(5).view(1, 5, 4), 20.0, 20.0), {}),

@@ -131,7 +131,7 @@ def test_images_stay_or_are_copied(tmp_path: Path) -> None:
     (tmp_path / "copied").rename(tmp_path / "moved")  # it holds all that it needs
     path = datasets(tmp_path / "moved")["train"].path(0)
     assert path == tmp_path / "moved" / "images" / "train" / "train.png"
-    with pytest.raises(DataError, match="there is no such folder of images"):
+    with pytest.raises(DataError, match="there is no such folder of images; set `images`"):
         datasets(tmp_path / "mine")
 
 

@@ -11,6 +11,7 @@ import torch
 from maskrcnn.cli import main
 from maskrcnn.errors import ConfigError
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run import setup
 from tests.engine.tiny import write_recipe
@@ -43,6 +44,25 @@ def test_too_many_levels_for_a_gpu_are_told_before_training(
     assert setup.cuda_levels_doubt(recipe) == ""
     assert main(["config", "check", str(path), "--set", "solver.optimizer.lr=0.005"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_training_and_its_evaluation_see_the_padded_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of 48 to 64 px; the third of the sizes is never the smallest."""
+    seen: set[tuple[bool, int, int]] = set()
+    features = MaskRCNN.features
+
+    def looking(self: MaskRCNN, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.add((self.training, *tensor.shape[2:]))
+        return features(self, tensor)
+
+    monkeypatch.setattr(MaskRCNN, "features", looking)
+    path = write_recipe(tmp_path)
+    options = ["train", str(path), "--output", str(tmp_path / "run"), "--set", "solver.steps=3"]
+    assert main([*options, "--set", "data.pad_sizes=[[64, 96], [128, 96], [96, 96]]"]) == 0
+    assert seen == {(True, 64, 96), (False, 64, 96)}
+    assert "pad_sizes" not in capsys.readouterr().err
 
 
 def test_config_check_tells_doubts_about_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

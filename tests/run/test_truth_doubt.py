@@ -49,3 +49,6 @@ def test_more_than_a_hundred_of_a_class_are_told_with_a_figure_that_counts_them(
     check_metric(recipe.eval.best_metric, ("bbox", "segm"), recipe.model.roi.max_detections)
     again = truth_doubt(dataset(tmp_path, source), ("bbox", "segm"), 120)
     assert again is not None and "(AP@120: 1.000)" in again.cost
+    # Who followed the advice is not told again.
+    by = recipe.model.roi.max_detections, recipe.eval.best_metric
+    assert truth_doubt(dataset(tmp_path, source), ("bbox", "segm"), *by) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from maskrcnn.structures import Detections, ImageInfo, InstanceMasks, Sample, Targets, collate
@@ -38,6 +39,43 @@ def test_collate_keeps_sizes_and_order() -> None:
     assert len(batch) == 2
     without = Sample(samples[0].image, samples[0].info, None)
     assert collate([samples[0], without]).targets is None
+
+
+def test_packed_masks_travel_with_their_targets() -> None:
+    samples = [
+        Sample(torch.zeros((3, 9, 7), dtype=torch.uint8), ImageInfo(n, f"{n}.png", 9, 7), targets(n))
+        for n in (2, 0, 3)
+    ]
+    plain = collate(samples).targets
+    assert plain is not None and [t.packed for t in plain] == [None] * 3
+    batch = collate(samples, drawn_masks=True)
+    for there in (batch, batch.to("cpu"), batch.to("meta")):
+        assert there.targets is not None
+        (packed, first), *others = [t.packed for t in there.targets if t.packed is not None]
+        assert first == 0 and packed.drawn and packed.points.device == there.images[0].device
+        # One set of tensors for all, so that it is sent and moved once.
+        assert [(p is packed, row) for p, row in others] == [(True, 3), (True, 6)]
+    assert batch.targets is not None
+    assert batch.targets[0].to("cpu").packed is None
+    assert batch.targets[0].select(torch.tensor([1])).packed is None
+    without = replace(samples[0], targets=replace(targets(0), masks=None))
+    assert collate([without, samples[0]], drawn_masks=False).targets is not None
+
+
+def test_all_that_goes_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From other memory a copy waits for the GPU.  Without one nothing is pinned, so calls are counted."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self.clone())[1])
+    given = replace(targets(2), keypoints=torch.zeros(2, 5, 3))
+    sample = Sample(torch.zeros(3, 5, 7), ImageInfo(1, "1.png", 5, 7), given, torch.zeros(4, 4))
+    batch = collate([sample], [3]).pin_memory()
+    assert batch.seeds is not None and batch.targets is not None and batch.proposals is not None
+    (moved,) = batch.targets
+    assert moved.annotation_ids is given.annotation_ids and moved.masks is given.masks
+    after = [batch.images[0], moved.boxes, moved.labels, moved.keypoints, batch.proposals[0], batch.seeds]
+    assert all(tensor is not None for tensor in after) and len(pinned) == len(after)
+    bare = collate([Sample(torch.zeros(3, 5, 7), sample.info, None)]).pin_memory()
+    assert bare.targets is None and bare.seeds is None and bare.proposals is None
 
 
 def test_proposals_travel_with_their_images() -> None:

@@ -92,7 +92,10 @@ class CocoDataset:
         if max_images is not None and max_images < 1:
             raise DataError(f"max_images is {max_images}; it must be at least 1")
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: there is no such folder of images")
+            raise DataError(
+                f"{self.images}: there is no such folder of images; set `images` of the data (data.train or"
+                " data.val) to theirs"
+            )
         self.index: AnnotationIndex = read_annotations(
             self.annotation_file if records is None else records,
             self.report,

@@ -50,7 +50,12 @@ class YoloImporter:
         into.categories = _names(content, description)
         if content.get("kpt_shape"):
             into.lost["keypoints"] += 1
+        read: list[list[Path]] = []
         for split, images in _splits(content, description, source):
+            if images in read:  # who has no val names train twice, since ultralytics asks for one
+                into.lost[f"images of {split!r}, which are those of another split"] += len(images)
+                continue
+            read.append(images)
             for path in images:
                 label = _label_file(path, source)
                 with into.faults(shown(path)):

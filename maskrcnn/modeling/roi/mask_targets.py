@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import roi_align
+from maskrcnn.layers import ops, roi_align
 from maskrcnn.structures import InstanceMasks, rle
-from maskrcnn.structures.masks import Bitmap, FloatArray, IntArray
+from maskrcnn.structures.masks import Bitmap, FloatArray, IntArray, gather_ranges
+from maskrcnn.structures.packed_masks import PackedMasks
 
-#: How a mask becomes a target: see :func:`masks_in_boxes`.
+#: How a mask becomes a target: see :func:`rasterise`.
 MaskTarget: TypeAlias = Literal["polygon", "bitmask", "bitmask_hard"]
 
 #: Detectron2 (``rasterize_polygons_within_box``) takes no box side for smaller than this, in pixels.
@@ -26,21 +27,11 @@ _MIN_BOX_SIDE = 0.1
 def masks_in_boxes(
     masks: InstanceMasks, boxes: Tensor, indices: Tensor, size: int, mode: MaskTarget = "polygon"
 ) -> Tensor:
-    """The mask of instance ``indices[r]`` inside ``boxes[r]``, at ``size`` x ``size``.
-
-    Bitmaps are read in their stored frame, into which the boxes are mapped; polygons become bitmaps of the
-    current frame first where a bitmap is asked for.
+    """The mask of instance ``indices[r]`` inside ``boxes[r]``: :func:`rasterise` for one image's masks.
 
     Args:
         boxes: float [R, 4] xyxy, the masks' current frame, any device.
         indices: int64 [R], places among the masks.
-        mode:
-            ``polygon``: polygons are moved and scaled into the box and drawn there at ``size`` x ``size``
-            by pycocotools, hard 0/1, as Detectron2 does; RLE instances fall to ``bitmask_hard``.
-            ``bitmask``: RoIAlign (not aligned, adaptive sampling) of the bitmap, soft in [0, 1], as
-            torchvision's ``project_masks_on_boxes``.
-            ``bitmask_hard``: RoIAlign (aligned, adaptive sampling) of the bitmap >= 0.5, as Detectron2's
-            ``BitMasks.crop_and_resize``.
 
     Returns:
         float32 (float64 where ``boxes`` is) [R, size, size] in [0, 1], on the device of ``boxes``.
@@ -48,22 +39,66 @@ def masks_in_boxes(
     Raises:
         ValueError: an unknown mode, or an index out of range.
     """
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(masks):
+        raise ValueError(
+            f"mask index out of range: {int(indices.min())}..{int(indices.max())} of {len(masks)}"
+        )
+    packed = PackedMasks.of([masks], drawn=mode == "polygon").to(boxes.device)
+    return rasterise(packed, boxes, indices.to(boxes.device), size, mode)
+
+
+@torch.no_grad()
+def rasterise(packed: PackedMasks, boxes: Tensor, instance: Tensor, size: int, mode: MaskTarget) -> Tensor:
+    """The mask of instance ``instance[r]`` inside ``boxes[r]``, at ``size`` x ``size``, where the boxes are.
+
+    Bitmaps are read in their stored frame, into which the boxes are mapped.  Where the device has no compiled
+    operators the slow twin takes over, on the CPU.
+
+    Args:
+        packed: the masks of a batch, on the device of ``boxes``.
+        boxes: float [R, 4] xyxy, network frame.
+        instance: int64 [R], rows of ``packed``; -1: none.
+        mode:
+            ``polygon``: polygons are moved and scaled into the box and drawn there at ``size`` x ``size``
+            as pycocotools draws, hard 0/1, as Detectron2 does; RLE instances fall to ``bitmask_hard``.
+            ``bitmask``: RoIAlign (not aligned, adaptive sampling) of the bitmap, soft in [0, 1], as
+            torchvision's ``project_masks_on_boxes``.
+            ``bitmask_hard``: RoIAlign (aligned, adaptive sampling) of the bitmap >= 0.5, as Detectron2's
+            ``BitMasks.crop_and_resize``.
+
+    Returns:
+        float32 (float64 where ``boxes`` is) [R, size, size] in [0, 1], 0 where there is no instance.
+
+    Raises:
+        ValueError: an unknown mode, or masks that were packed for another.
+    """
     if mode not in get_args(MaskTarget):
         raise ValueError(f"mask target mode {mode!r}; known: {', '.join(get_args(MaskTarget))}")
-    index = indices.detach().cpu().numpy().astype(np.int64)
-    if index.size and (index.min() < 0 or index.max() >= len(masks)):
-        raise ValueError(f"mask index out of range: {index.min()}..{index.max()} of {len(masks)}")
-    rois = boxes.detach().cpu().double().numpy()
+    if packed.drawn != (mode == "polygon"):
+        raise ValueError(f"masks packed with drawn={packed.drawn} cannot be read in the mode {mode!r}")
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    if ops.has_kernels(boxes.device.type):
+        return ops.rasterise(packed.tensors, boxes, instance, size, mode == "bitmask")
+    return _rasterise_slowly(packed, boxes, instance, size, mode == "bitmask")
+
+
+def _rasterise_slowly(packed: PackedMasks, boxes: Tensor, instance: Tensor, size: int, soft: bool) -> Tensor:
+    """The slow twin of the operator, by pycocotools and RoIAlign."""
+    packed, index = packed.to("cpu"), instance.cpu().numpy()
+    rois = boxes.cpu().double().numpy()
     dtype = np.float64 if boxes.dtype == torch.float64 else np.float32
     out = np.zeros((len(index), size, size), dtype=dtype)
-    drawn = np.array([mode == "polygon" and masks.is_polygon(i) for i in index.tolist()], dtype=bool)
-    rows = np.flatnonzero(drawn)
+    ends = packed.instances.numpy()
+    polygons, columns = np.diff(ends[:, :2], axis=0, prepend=0).T
+    rows = np.flatnonzero((index >= 0) & (polygons[index] > 0)) if len(ends) else np.zeros(0, dtype=np.int64)
     if len(rows):
-        out[rows] = draw_in_boxes(*masks.packed_polygons(index[rows]), rois[rows], size)
-    rest = np.flatnonzero(~drawn)
-    for i in np.unique(index[rest]).tolist():
-        rows = rest[index[rest] == i]
-        out[rows] = align_in_boxes(*masks.placed_bitmap(i), rois[rows], size, mode == "bitmask", dtype)
+        of_rows, roi_ends = gather_ranges(ends[:, 0], index[rows])
+        points, polygon_ends = gather_ranges(packed.polygon_ends.numpy(), of_rows)
+        out[rows] = draw_in_boxes(packed.points.numpy()[points], polygon_ends, roi_ends, rois[rows], size)
+    for i in np.unique(index[index >= 0]).tolist():
+        if columns[i]:
+            rows = np.flatnonzero(index == i)
+            out[rows] = align_in_boxes(*packed.bitmap(i), rois[rows], size, soft, dtype)
     return torch.from_numpy(out).to(boxes.device)
 
 

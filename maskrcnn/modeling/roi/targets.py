@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn.modeling.matching import Sampler, match_boxes
-from maskrcnn.modeling.roi.mask_targets import MaskTarget, masks_in_boxes
-from maskrcnn.structures import Targets
+from maskrcnn.modeling.roi.mask_targets import MaskTarget, rasterise
+from maskrcnn.structures import PackedMasks, Targets
+from maskrcnn.structures.samples import pack_masks
 from maskrcnn.structures.seeds import ROIS, random_keys
 
 _TRUTHS = 1 << 40
@@ -130,23 +131,31 @@ def show_keypoints(boxes: Tensor, keypoints: Tensor) -> Tensor:
 def mask_targets(
     samples: Sequence[RoISample], targets: Sequence[Targets], size: int, mode: MaskTarget
 ) -> Tensor:
-    """The ground-truth mask of every positive RoI inside its box, rasterised on the CPU.
+    """The ground-truth mask of every positive RoI inside its box, rasterised on the RoIs' device.
 
     Returns:
-        float32 [P of all images, M, M] in [0, 1], on the RoIs' device.
+        float32 [P of all images, M, M] in [0, 1].
 
     Raises:
         ValueError: a target carries no masks though it has instances.
     """
-    device = samples[0].boxes.device
-    crops = []
-    for sample, target in zip(samples, targets, strict=True):
-        if sample.num_positive == 0:
-            continue
-        if target.masks is None:
-            raise ValueError("a mask head needs targets with masks; leave it out with model.mask_head: null")
-        boxes, truth = sample.positive_boxes.cpu(), sample.truth.cpu()
-        crops.append(masks_in_boxes(target.masks, boxes, truth, size, mode))
-    if not crops:
-        return torch.zeros(0, size, size, device=device)
-    return torch.cat(crops).to(device, non_blocking=True)
+    if any(len(target) and target.masks is None for target in targets):
+        raise ValueError("a mask head needs targets with masks; leave it out with model.mask_head: null")
+    packed, firsts = masks_of_batch(targets, mode, samples[0].boxes.device)
+    boxes = torch.cat([sample.positive_boxes for sample in samples])
+    instances = [sample.truth + first for sample, first in zip(samples, firsts, strict=True)]
+    return rasterise(packed, boxes, torch.cat(instances), size, mode)
+
+
+def masks_of_batch(
+    targets: Sequence[Targets], mode: MaskTarget, device: torch.device
+) -> tuple[PackedMasks, list[int]]:
+    """The packed masks of a batch on ``device``, and in which row those of each image begin.
+
+    Those that a loader packed, where they fit; else they are packed now.
+    """
+    drawn = mode == "polygon"
+    packed = [t.packed for t in targets if t.packed is not None]
+    if len(packed) != len(targets) or any(p.drawn != drawn or p is not packed[0][0] for p, _ in packed):
+        packed = [t.packed for t in pack_masks(targets, drawn) if t.packed is not None]
+    return packed[0][0].to(device), [row for _, row in packed]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from maskrcnn.config.encode import escape_path
 from maskrcnn.config.text import format_plain
@@ -103,6 +104,8 @@ def _at_hand(name: str) -> str:
     if not publisher_of(Path(name)).outlook(name):
         return "on this machine"
     address = urlsplit(find(name)[1].url)
+    if not proxy_bypass(address.hostname or "") and (proxy := getproxies().get(address.scheme)):
+        address = urlsplit(proxy if "//" in proxy else f"//{proxy}")  # it is what fetch will talk to
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
         with socket.create_connection((address.hostname or "", port), timeout=_PATIENCE):

@@ -61,6 +61,13 @@ def test_where_images_are(tmp_path: Path, keys: str) -> None:
     assert datasets(tmp_path / "mine")["val"].path(0) == root / "valid" / "images" / "valid.png"
 
 
+def test_a_val_that_is_train_again_is_left_out_and_told(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", NAMES + "train: train/images\nval: train/images\n")
+    found = imported(root, tmp_path / "mine")
+    assert found.images == {"train": 1} and list(datasets(tmp_path / "mine")) == ["train"]
+    assert "not kept: 1 images of 'val', which are those of another split" in found.notes
+
+
 def test_images_of_a_yaml_that_names_none_and_of_a_list_of_names(tmp_path: Path) -> None:
     root = write(tmp_path / "in", NAMES, ("train", "valid"))
     assert imported(root, tmp_path / "mine").images == {"train": 1, "val": 1}

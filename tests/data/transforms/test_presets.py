@@ -60,7 +60,7 @@ def test_config_show_says_what_a_name_stands_for(tmp_path: Path, capsys: pytest.
 
 def test_an_unknown_name_is_told_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"data.augment: augment: unknown augmentation 'photo'. Did you mean 'photos'"
+        ConfigError, match=r"data.augment: unknown augmentation 'photo'. Did you mean 'photos'"
     ):
         loads(Recipe, f"{TEXT}, augment: photo}}")
 

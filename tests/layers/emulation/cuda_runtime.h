@@ -111,9 +111,18 @@ inline void __syncthreads() { swapcontext(&emulated::current->context, &emulated
 inline int __ffs(unsigned v) { return __builtin_ffs(static_cast<int>(v)); }
 inline int __clz(unsigned v) { return v ? __builtin_clz(v) : 32; }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
-inline unsigned atomicOr(unsigned* p, unsigned v) {
-  const unsigned old = *p;
+inline int __ffsll(long long v) { return __builtin_ffsll(v); }
+inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
+template <class T>
+inline T atomicOr(T* p, T v) {
+  const T old = *p;
   *p |= v;
+  return old;
+}
+template <class T>
+inline T atomicMax(T* p, T v) {
+  const T old = *p;
+  *p = old < v ? v : old;
   return old;
 }
 

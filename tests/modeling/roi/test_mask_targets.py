@@ -12,8 +12,10 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
-from maskrcnn.modeling.roi.mask_targets import masks_in_boxes
-from maskrcnn.structures import InstanceMasks
+from maskrcnn.modeling.roi import mask_targets
+from maskrcnn.modeling.roi.mask_targets import masks_in_boxes, rasterise
+from maskrcnn.structures import InstanceMasks, PackedMasks
+from tests.layers.cases import needs_kernels
 from tests.structures.instances import (
     HEIGHT,
     TURNS,
@@ -21,6 +23,76 @@ from tests.structures.instances import (
     jittered,
     resized,
 )
+from tests.structures.rasters import bitmap_rasters, polygon_rasters
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", range(3))
+def test_the_operator_is_its_twin_to_the_bit(seed: int) -> None:
+    """The twin draws by pycocotools and reads bitmaps by RoIAlign."""
+    drawn = total = 0.0
+    for raster in [*polygon_rasters(40, seed), *bitmap_rasters(30, seed)]:
+        found = rasterise(*raster)
+        twin = mask_targets._rasterise_slowly(*raster[:-1], soft=raster.mode == "bitmask")
+        assert found.dtype == raster.boxes.dtype
+        assert torch.equal(found, twin)
+        drawn, total = drawn + float(found.sum()), total + found.numel()
+    assert 0.05 < drawn / total < 0.5
+
+
+def test_far_away_vertices_cost_nothing_and_change_nothing() -> None:
+    """An edge of 10^6 pixels through a box; pycocotools walks 10^8 steps where the frame is drawn large."""
+    masks = InstanceMasks.from_coco(
+        [[[-1e6, 5.25, 1e6, 5.25, 1e6, 40, -1e6, 1e6]], [[2, 2, 1e8, 3, 4, 1e8]]], 60, 60
+    )
+    found = masks_in_boxes(masks, torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]]), torch.tensor([0, 1]), 10)
+    assert found[0].sum(1).tolist() == [0] * 5 + [10] * 5
+    assert found[1, 5:, 5:].all() and not found[1, :2].any()
+
+
+@needs_kernels
+def test_nothing_is_drawn_for_no_instance_and_no_mask() -> None:
+    packed = PackedMasks.of(
+        [None, InstanceMasks.from_coco([[], [[0, 0, 9, 0, 9, 9, 0, 9]]], 10, 10)], drawn=True
+    )
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).repeat(4, 1)
+    found = rasterise(packed, boxes, torch.tensor([-1, 0, 2, 3]), 4, "polygon")
+    assert packed.per_image == 2
+    assert found.sum((1, 2)).tolist() == [0, 0, 0, 16]
+    with pytest.raises(ValueError, match="packed with drawn=True"):
+        rasterise(packed, boxes, torch.tensor([0, 0, 0, 0]), 4, "bitmask")
+    with pytest.raises(RuntimeError, match="asks for instance 4 of 4"):
+        rasterise(packed, boxes, torch.tensor([0, 0, 0, 4]), 4, "polygon")
+    with pytest.raises(RuntimeError, match="box 1 holds a NaN"):
+        rasterise(
+            packed,
+            boxes * torch.tensor([1, float("nan"), 1, 1])[:, None],
+            torch.tensor([-1, 0, 0, 0]),
+            4,
+            "polygon",
+        )
+
+
+@needs_kernels
+@pytest.mark.parametrize("rasters", [polygon_rasters, bitmap_rasters])
+def test_opcheck(rasters: Any) -> None:
+    packed, boxes, instance, size, mode = next(rasters(1, seed=2))
+    arguments = (*packed.tensors, boxes, instance, size, mode == "bitmask")
+    torch.library.opcheck(torch.ops.maskrcnn.rasterise.default, arguments)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_compiles_into_one_graph(dynamic: bool) -> None:
+    raster = next(bitmap_rasters(1, seed=3))
+
+    def step(packed: PackedMasks, boxes: Tensor, instance: Tensor) -> Tensor:
+        return rasterise(packed, boxes * 1.5, instance, 14, raster.mode) * 2
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    inputs = raster.packed, raster.boxes, raster.instance
+    assert torch.equal(step(*inputs), compiled(*inputs))
 
 
 @pytest.mark.parametrize("size", [7, 28])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,28 @@ def test_without_a_network_it_is_said_and_all_trains(
     assert recipe.weights is None and getattr(backbone, "norm", "") == "gn"
     assert getattr(backbone, "freeze_at", 1) == 0 and not getattr(backbone, "zero_init_residual", True)
     assert "there is no network" in text and "there is no network" in capsys.readouterr().out
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_is_asked(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], **options: object) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setenv("MASKRCNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    out = tmp_path / "mine.yaml"
+    assert new(data, out, weights="auto") == 0
+    assert asked == [("proxy.example", 3128)] and read(out)[0].weights is not None
+    monkeypatch.setenv("no_proxy", "*")
+    assert new(data, tmp_path / "second.yaml", weights="auto") == 0
+    assert asked[1][0] == "dl.fbaipublicfiles.com"
 
 
 def test_with_a_network_weights_of_coco_with_their_pixels_and_rate(
