@@ -35,7 +35,7 @@ from maskrcnn.run.image_caching import needed
 from maskrcnn.run.named_weights import is_name, publisher_of, weight_keys, with_local_weights
 from maskrcnn.run.preflight import Start, run_checks
 from maskrcnn.run.room import in_words
-from maskrcnn.run.step_cost import make_steps, take_step
+from maskrcnn.run.step_cost import make_steps, queue_step, read_steps, take_step
 from maskrcnn.run.training import BEGINNINGS, CACHES
 from maskrcnn.structures import Batch
 from maskrcnn.structures.seeds import seed_everything
@@ -126,7 +126,7 @@ class Benchmark:
         rows = [
             (
                 "on",
-                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} loading processes",
+                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} workers",
             ),
             ("weights", self.weights),
             ("training", f"{self.rate:.3g} images/s, {self.batch} a step, median {width} x {height}"),
@@ -143,7 +143,7 @@ class Benchmark:
             rows += [
                 (
                     "evaluation",
-                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects found in each)",
+                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects in each)",
                 ),
                 ("data.val", f"{e.seconds:.3g} s at that rate, and the figures besides"),
             ]
@@ -302,8 +302,9 @@ def _time(step: Step, source: Iterator[Batch], numbers: range, clock: _Clock, te
     clock.reset()
     marks = [time.perf_counter()]
     for place, number in enumerate(numbers, start=1):
-        take_step(step, number, source)
+        queue_step(step, number, source)
         if place == len(numbers):
+            read_steps(step)
             wait()
         marks.append(time.perf_counter())
         tell(f"timed step {place} of {len(numbers)}: {marks[-1] - marks[-2]:.3g} s")
