@@ -266,8 +266,8 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     stage("anchors", [torch.cat(anchors)], [theirs.rpn.anchor_generator(images, levels)[0]])
     proposals, _ = theirs.rpn(images, features)
     c = ours.rpn
-    chosen, _ = select_proposals(
-        anchors, logits, deltas, sizes,
+    chosen = select_proposals(
+        anchors, logits, deltas, batch.extents,
         pre_nms=c.pre_nms_test, post_nms=c.post_nms_test, nms_threshold=c.nms_threshold, min_size=c.min_size,
         rank_by=c.rank_by,
     )  # fmt: skip

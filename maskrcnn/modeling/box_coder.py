@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.config.ranges import Positive
+from maskrcnn.structures.boxes import numbers
 
 # exp() of a wild delta must stay finite: a box grows at most from 16 to 1000 pixels (Detectron's constant).
 SCALE_CLAMP = math.log(1000.0 / 16)
@@ -33,9 +34,8 @@ def encode_boxes(boxes: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0,
     center = reference[:, :2] + 0.5 * size
     target_size = boxes[:, 2:] - boxes[:, :2]
     target_center = boxes[:, :2] + 0.5 * target_size
-    factor = boxes.new_tensor(weights)
     shift = (target_center - center) / size
-    return torch.cat((shift, torch.log(target_size / size)), dim=1) * factor
+    return torch.cat((shift, torch.log(target_size / size)), dim=1) * numbers(weights, boxes)
 
 
 def decode_boxes(deltas: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -55,7 +55,7 @@ def decode_boxes(deltas: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0
         reference = reference[:, None]
     size = reference[..., 2:] - reference[..., :2]
     center = reference[..., :2] + 0.5 * size
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / numbers(weights, deltas)
     new_center = deltas[..., :2] * size + center
     half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=SCALE_CLAMP)) * size
     return torch.cat((new_center - half, new_center + half), dim=-1)

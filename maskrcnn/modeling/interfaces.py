@@ -4,30 +4,23 @@ A part is a module; its config is a frozen dataclass with ``build()``.  To add y
 class here, register its config, and list your module under ``plugins:``.
 
 Legend: N = images of a batch, R = RoIs of a batch, P = positive ones, D = detections, K = classes without
-background, J = keypoints, s = pooled size.
+background, J = keypoints, s = pooled size.  In the static form R, P and D are what there is room for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from maskrcnn.config.registry import Named, Registry
 from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
 from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
-from maskrcnn.modeling.roi.targets import (
-    RoISample,
-    keypoint_targets,
-    mask_targets,
-    positive_rows,
-    show_keypoints,
-)
-from maskrcnn.structures import Detections, Targets
+from maskrcnn.modeling.roi.rois import DetectedRoIs, RoIs, SampledRoIs
+from maskrcnn.modeling.roi.targets import keypoint_targets, mask_targets, show_keypoints
 
 Head = TypeVar("Head", covariant=True)
 
@@ -90,33 +83,24 @@ class RoIFeatures:
 
     maps: [N, C, h, w] by level name.
     trunk: layers between the poolers and the heads, or None.
-    shared: [R of all images, C, s, s], the trunk's output for every sampled RoI, which the box head read; in
-        training with a trunk alone (He et al. 2017, figure 4 left).
+    sampled, shared: the sampled RoIs, and for each the trunk's output [R, C, s, s], which the box head read;
+        in training with a trunk alone (He et al. 2017, figure 4 left).
     """
 
     maps: Mapping[str, Tensor]
     trunk: RoITrunk | None = None
+    sampled: SampledRoIs | None = None
     shared: Tensor | None = None
 
-    def pool(self, pooler: nn.Module, boxes: Sequence[Tensor]) -> Tensor:
-        """Features [R of all images, C, s, s] of boxes [Ri, 4] xyxy of every image, network frame."""
-        pooled: Tensor = pooler(self.maps, boxes)
-        return pooled if self.trunk is None else self.trunk(pooled)
+    def pool(self, pooler: nn.Module, rois: RoIs) -> Tensor:
+        """Features [R, C, s, s] of RoIs; of sampled ones those that are shared, where there are such.
 
-    def positive(self, pooler: nn.Module, samples: Sequence[RoISample], keep: Tensor | None = None) -> Tensor:
-        """Features [P of all images, C, s, s] of the positive RoIs, in training.
-
-        keep: bool [P of all images], which of them; None: all.
-        Where there is none a head runs on none: its loss is 0, all its parameters stay in the graph.
+        Without a RoI a head runs on none: its loss is 0, all its parameters stay in the graph.
         """
-        if self.shared is not None:
-            rows = positive_rows(samples)
-            return self.shared[rows if keep is None else rows[keep]]
-        boxes = [s.positive_boxes for s in samples]
-        if keep is not None:
-            parts = keep.split([len(b) for b in boxes])
-            boxes = [b[part] for b, part in zip(boxes, parts, strict=True)]
-        return self.pool(pooler, boxes)
+        if self.shared is not None and self.sampled is not None and isinstance(rois, SampledRoIs):
+            return self.sampled.pick(self.shared, rois)
+        pooled: Tensor = pooler(self.maps, rois.rois)
+        return pooled if self.trunk is None else self.trunk(pooled)
 
 
 class BoxHead(nn.Module):
@@ -152,24 +136,26 @@ class RoIHead(nn.Module):
         """``pooled`` [R, C, s, s] -> what the layers give, a row a RoI."""
         raise NotImplementedError
 
-    def losses(
-        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: RoIFeatures, rois: SampledRoIs) -> dict[str, Tensor]:
         """The terms to be minimised, each a scalar called ``loss_...``; 0, and in the graph, without a RoI.
 
         Args:
-            features: ``features.positive(self.pooler, samples)`` are those of the positive RoIs.
-            samples, targets: of every image; ``samples[i].truth`` says which target a positive RoI is.
+            features: ``features.pool(self.pooler, rois.positive)`` are those of the positive RoIs.
+            rois: that were sampled, with the ground truth.  ``rois.positive.mean(values)`` leaves out what is
+                not real.
         """
         raise NotImplementedError
 
-    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
-        """The detections of every image (network frame), with what the head adds to each.
-
-        ``features.pool(self.pooler, boxes)`` are the boxes' features; in ``extras`` there is room for
-        anything by name.
-        """
+    def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
+        """What the layers give of every detection: [D, ...], from ``features.pool(self.pooler, rois)``."""
         raise NotImplementedError
+
+    def finish(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """What is told of the detections by its name: [D, ...], from ``values`` [D, ...] of :meth:`predict`.
+
+        Here all RoIs are real, and what is computed need not be of fixed shape.
+        """
+        return {self.name: values}
 
     def class_layers(self) -> tuple[str, ...]:
         """The layers below the head that depend on the classes, or that ``--drop-head`` starts afresh.
@@ -202,29 +188,33 @@ class MaskHead(RoIHead):
         logits: Tensor = self(pooled)
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss: logits [R, K or 1, M, M], labels int64 [R], targets [R, M, M] in [0, 1]."""
+    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
+        """Scalar loss: logits [R, K or 1, M, M], labels int64 [R], targets [R, M, M] in [0, 1].
+
+        real: bool [R], which RoIs count; None: all.
+        """
         raise NotImplementedError
 
     def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Foreground probability [R, M, M] of each RoI's own class, from logits and labels int64 [R]."""
         raise NotImplementedError
 
-    def losses(
-        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: RoIFeatures, rois: SampledRoIs) -> dict[str, Tensor]:
         """``loss_mask``, a scalar; see :class:`RoIHead`."""
-        labels = torch.cat([s.positive_labels for s in samples])
-        logits = self.own(features.positive(self.pooler, samples), labels)
-        wanted = mask_targets(samples, targets, self.mask_size, self.mask_target)
-        return {"loss_mask": self.loss(logits, labels, wanted)}
+        rois = rois.positive
+        logits = self.own(features.pool(self.pooler, rois), rois.labels)
+        wanted = mask_targets(rois, self.mask_size, self.mask_target)
+        real = () if rois.real is None else (rois.real,)
+        return {"loss_mask": self.loss(logits, rois.labels, wanted, *real)}
 
-    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
-        """Adds ``mask_probs`` [D, M, M], those of the predicted class."""
-        labels = torch.cat([d.labels for d in detections])
-        logits = self.own(features.pool(self.pooler, [d.boxes for d in detections]), labels)
-        masks = self.probabilities(logits, labels).split([len(d) for d in detections])
-        return [replace(d, mask_probs=m) for d, m in zip(detections, masks, strict=True)]
+    def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
+        """[D, M, M], the probabilities of the predicted class."""
+        logits = self.own(features.pool(self.pooler, rois), rois.labels)
+        return self.probabilities(logits, rois.labels)
+
+    def finish(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """``mask_probs``: ``values`` [D, M, M]."""
+        return {"mask_probs": values}
 
     def class_layers(self) -> tuple[str, ...]:
         """See :meth:`RoIHead.class_layers`."""
@@ -245,9 +235,11 @@ class KeypointHead(RoIHead):
         """``pooled`` [R, C, s, s] -> logits [R, J, M, M]."""
         raise NotImplementedError
 
-    def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor, real: Tensor | None = None) -> Tensor:
         """Scalar loss of positive RoIs: logits [P, J, M, M], boxes [P, 4] xyxy, keypoints [P, J, 3] in the
         boxes' frame (x, y, visibility as COCO: 0 not labelled).
+
+        real: bool [P], which RoIs count; None: all.
         """
         raise NotImplementedError
 
@@ -255,22 +247,23 @@ class KeypointHead(RoIHead):
         """logits [D, J, M, M], boxes [D, 4] -> [D, J, 3]: x, y in the boxes' frame, score."""
         raise NotImplementedError
 
-    def losses(
-        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: RoIFeatures, rois: SampledRoIs) -> dict[str, Tensor]:
         """``loss_keypoint``, a scalar, of the positive RoIs that show a labelled keypoint."""
-        boxes = torch.cat([s.positive_boxes for s in samples])
-        truth = keypoint_targets(samples, targets, self.num_keypoints)
-        keep = show_keypoints(boxes, truth)
-        logits = self(features.positive(self.pooler, samples, keep))
-        return {"loss_keypoint": self.loss(logits, boxes[keep], truth[keep])}
+        rois = rois.positive
+        rois = rois.where(show_keypoints(rois.boxes, keypoint_targets(rois, self.num_keypoints)))
+        logits = self(features.pool(self.pooler, rois))
+        wanted = keypoint_targets(rois, self.num_keypoints)
+        real = () if rois.real is None else (rois.real,)
+        return {"loss_keypoint": self.loss(logits, rois.boxes, wanted, *real)}
 
-    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
-        """Adds ``keypoints`` [D, J, 3]."""
-        boxes = [d.boxes for d in detections]
-        logits = self(features.pool(self.pooler, boxes))
-        points = self.decode(logits, torch.cat(boxes)).split([len(b) for b in boxes])
-        return [replace(d, keypoints=p) for d, p in zip(detections, points, strict=True)]
+    def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
+        """The heat maps' logits [D, J, M, M]."""
+        logits: Tensor = self(features.pool(self.pooler, rois))
+        return logits
+
+    def finish(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """``keypoints`` [D, J, 3], out of ``values`` [D, J, M, M]."""
+        return {"keypoints": self.decode(values, rois.boxes)}
 
 
 class BackboneConfig(Protocol):

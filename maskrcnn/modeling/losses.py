@@ -8,6 +8,7 @@ side of masks.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -52,7 +53,8 @@ def box_regression_loss(
     deltas: Tensor,
     reference: Tensor,
     truth: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
+    real: Tensor | None = None,
     *,
     kind: BoxLoss = "smooth_l1",
     beta: float = 0.0,
@@ -66,6 +68,7 @@ def box_regression_loss(
         truth: [M, 4] xyxy pixels, where to.
         normalizer: all sampled boxes, so that positives and negatives weigh the same whatever their mix
             (Girshick 2015, eq. 1-3); the same for both kinds, as in Detectron2.
+        real: bool [M], which boxes count; None: all.
         beta: of smooth L1; 0 = L1.  weights: of the box coder.
 
     Returns:
@@ -76,48 +79,63 @@ def box_regression_loss(
         loss = giou_loss(decode_boxes(deltas, reference, weights), truth)
     else:
         loss = smooth_l1(deltas, encode_boxes(truth, reference, weights), beta)
-    return loss.sum() / normalizer
+    return masked(loss, real).sum() / normalizer
 
 
-def objectness_loss(logits: Tensor, labels: Tensor, normalizer: float) -> Tensor:
+def objectness_loss(
+    logits: Tensor, labels: Tensor, normalizer: float | Tensor, real: Tensor | None = None
+) -> Tensor:
     """The RPN's first loss (Ren et al. 2015, eq. 1): binary cross-entropy, summed and
     divided by ``normalizer``, a scalar.
 
     Args:
         logits: [S], of the sampled anchors.  labels: [S], 1 object, 0 background.
+        real: bool [S], which anchors count; None: all.
     """
-    loss = F.binary_cross_entropy_with_logits(logits.to(labels.dtype), labels, reduction="sum")
-    return loss / normalizer
+    loss = F.binary_cross_entropy_with_logits(logits.to(labels.dtype), labels, reduction="none")
+    return masked(loss, real).sum() / normalizer
 
 
-def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def class_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, real: Tensor | None = None
+) -> Tensor:
     """Mean softmax cross-entropy over the RoIs, a scalar (Girshick 2015, eq. 1).
 
     Args:
         logits: [R, K + 1], background last.  labels: int64 [R], K = background.
         weights: [K + 1], > 0, how much a RoI of each class weighs in the mean; None: all the same.
+        real: bool [R], which RoIs count; None: all.
     """
     if labels.numel() == 0:
         return logits.sum() * 0
     logits = wide(logits)
-    return F.cross_entropy(logits, labels, None if weights is None else weights.to(logits.dtype))
+    if weights is not None:
+        weights = weights.to(logits.dtype)
+    if real is None:
+        return F.cross_entropy(logits, labels, weights)
+    total = F.cross_entropy(logits, torch.where(real, labels, -1), weights, reduction="sum", ignore_index=-1)
+    share = masked(torch.ones_like(logits[:, 0]) if weights is None else weights[labels], real).sum()
+    return total / torch.where(share > 0, share, 1)
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy over all pixels of the positive RoIs, a scalar.
 
     The logits are those of the ground-truth class alone: classes do not compete (He et al. 2017, section 3).
 
     Args:
         logits: [P, M, M].  targets: [P, M, M] in [0, 1].
+        real: bool [P], which RoIs count; None: all.
     """
     if targets.numel() == 0:
         return logits.sum() * 0
     logits = wide(logits)
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+    if real is None:
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+    return mean(F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none"), real)
 
 
-def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tensor:
+def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
     """Mean multinomial cross-entropy over all pixels of positive RoIs, a scalar: the classes compete.
 
     The rival of :func:`mask_loss` in He et al. 2017, table 2b.  A pixel inside the object has the RoI's
@@ -126,11 +144,47 @@ def softmax_mask_loss(own: Tensor, background: Tensor, targets: Tensor) -> Tenso
     Args:
         own, background: [P, M, M], logarithms of the softmax of the RoI's own class and of the background.
         targets: [P, M, M] in [0, 1].
+        real: bool [P], which RoIs count; None: all.
     """
-    if targets.numel() == 0:
-        return (own + background).sum() * 0
     targets = targets.to(own.dtype)
-    return -(targets * own + (1 - targets) * background).mean()
+    return -mean(targets * own + (1 - targets) * background, real)
+
+
+def masked(values: Tensor, real: Tensor | None) -> Tensor:
+    """The values, 0 in the rows that are not real.
+
+    Args:
+        values: [R, ...].
+        real: bool [R]; None: all are.
+
+    Returns:
+        [R, ...].
+    """
+    if real is None:
+        return values
+    return torch.where(real.view(-1, *[1] * (values.dim() - 1)), values, 0)
+
+
+def row_count(rows: Tensor, real: Tensor | None) -> int | Tensor:
+    """How many of ``rows`` [R, ...] are ``real`` (bool [R]; None: all), at least 1: a number or a scalar."""
+    return max(rows.shape[0], 1) if real is None else real.sum().clamp(min=1)
+
+
+def mean(values: Tensor, real: Tensor | None = None) -> Tensor:
+    """The mean over the real rows, 0 with a gradient of 0 where there is none.
+
+    Args:
+        values: [R, ...].
+        real: bool [R]; None: all are.
+
+    Returns:
+        A scalar.
+    """
+    if values.numel() == 0:
+        return values.sum() * 0
+    if real is None:
+        return values.mean()
+    return masked(values, real).sum() / (row_count(values, real) * math.prod(values.shape[1:]))
 
 
 def wide(x: Tensor) -> Tensor:

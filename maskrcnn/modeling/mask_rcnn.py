@@ -39,11 +39,14 @@ from maskrcnn.modeling.interfaces import (
     RoIOpConfig,
     RoITrunkConfig,
 )
+from maskrcnn.modeling.norms import batch_norms
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
+from maskrcnn.modeling.roi.rois import FoundRoIs
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
+from maskrcnn.structures.padded import PaddedTargets, pad_targets
 
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")
@@ -55,6 +58,7 @@ class MaskRCNN(nn.Module):
     Args:
         neck: None feeds the backbone's levels to the RPN and the heads directly.
         rpn: None wants proposals in every call.
+        static_shapes: whether all shapes are fixed; None: where it is faster, see :meth:`in_static_form`.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class MaskRCNN(nn.Module):
         neck: Neck | None,
         rpn: RPN | None,
         roi: RoIHeads,
+        *,
+        static_shapes: bool | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -71,6 +77,7 @@ class MaskRCNN(nn.Module):
         self.neck = neck
         self.rpn = rpn
         self.roi = roi
+        self.static_shapes = static_shapes
         #: Modules that stay in evaluation mode while the others train.
         self.frozen: list[nn.Module] = []
 
@@ -86,13 +93,22 @@ class MaskRCNN(nn.Module):
         """K, without background."""
         return self.roi.num_classes
 
+    def in_static_form(self, device: torch.device) -> bool:
+        """Whether a pass on ``device`` has fixed shapes, so that it never waits for the host.
+
+        Left open, it has on a GPU; but batch normalisation over RoIs would take statistics of empty rows.
+        """
+        if self.static_shapes is not None:
+            return self.static_shapes
+        return device.type == "cuda" and not any(norm.training for norm in batch_norms(self.roi))
+
     def forward(
         self,
         images: Sequence[Tensor],
         targets: Sequence[Targets] | None = None,
         seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor] | list[Detections]:
+    ) -> dict[str, Tensor] | Sequence[Detections]:
         """``images`` [3, h, w] each -> :meth:`losses` with targets, else :meth:`predict`; for DDP's sake."""
         if targets is None:
             return self.predict(images, proposals)
@@ -101,7 +117,7 @@ class MaskRCNN(nn.Module):
     def losses(
         self,
         images: Sequence[Tensor],
-        targets: Sequence[Targets],
+        targets: Sequence[Targets] | PaddedTargets,
         seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -124,25 +140,31 @@ class MaskRCNN(nn.Module):
         self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
         """Detections of ``images`` [3, h, w] each (see :meth:`losses`), network frame, in evaluation mode."""
-        return self.predict_batch(self.preprocess(images), proposals) if images else []
+        return [*self.predict_batch(self.preprocess(images), proposals)] if images else []
 
     def losses_of_batch(
         self,
         batch: ImageBatch,
-        targets: Sequence[Targets],
+        targets: Sequence[Targets] | PaddedTargets,
         seeds: Tensor | None = None,
         proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """:meth:`losses` of an image batch [N, 3, H, W] that is already normalised and padded."""
+        static = self.in_static_form(batch.tensor.device)
+        targets = pad_targets(targets, static=static)
         features = self.features(batch.tensor)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
-            proposals, losses = self.rpn(batch, features, targets, seeds)
-        return losses | self.roi.losses(features, _given(proposals), targets, seeds, batch.sizes)
+            proposals, losses = self.rpn(batch, features, targets, seeds, static=static)
+        heads = self.roi.losses(features, _given(proposals), targets, seeds, batch.extents, static=static)
+        return losses | heads
 
     @torch.no_grad()
-    def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """:meth:`predict` of an image batch [N, 3, H, W] that is already normalised and padded."""
+    def predict_batch(self, batch: ImageBatch, proposals: Sequence[Tensor] | None = None) -> FoundRoIs:
+        """:meth:`predict` of an image batch [N, 3, H, W] that is already normalised and padded.
+
+        In the static form nothing has waited for the device until the detections are read.
+        """
         if self.training:
             self.eval()
             try:
@@ -152,7 +174,8 @@ class MaskRCNN(nn.Module):
         features = self.features(batch.tensor)
         if self.rpn is not None:
             proposals, _ = self.rpn(batch, features)
-        return self.roi.predict(features, _given(proposals), batch.sizes)
+        static = self.in_static_form(batch.tensor.device)
+        return self.roi.predict(features, _given(proposals), batch.extents, static=static)
 
     def features(self, tensor: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] normalised -> feature maps by level name."""
@@ -203,6 +226,10 @@ class MaskRCNNConfig(Config):
     #: convolution is fitted from weights of three: mean: each channel has the mean of the three; copy: they
     #: are taken in turn.  It then trains, even where the rest is frozen.  Default mean.
     channels_from: Literal["mean", "copy"] = "mean"
+    #: Whether all shapes are fixed, so that a step or a prediction never waits for the host and can be one
+    #: graph: room for all RoIs and detections, a mask tells the real ones.  auto (default): on a GPU,
+    #: but not while heads with norm: bn train, whose statistics would be those of empty room, too.
+    static_shapes: bool | Literal["auto"] = "auto"
     #: Keep activations in channels_last memory.
     channels_last: bool = True
 
@@ -263,7 +290,14 @@ class MaskRCNNConfig(Config):
             heads[name] = _built(f"model.heads.{name}", head.build, pooled, num_classes)
         parts = (self.roi_op, trunk, box_heads, heads)
         roi = _built("model.roi", self.roi.build, strides, num_classes, *parts)
-        model = MaskRCNN(self.preprocess.build(self.channels_last), backbone, neck, rpn, roi)
+        static = None if self.static_shapes == "auto" else self.static_shapes
+        if static and any(p.requires_grad for norm in batch_norms(roi) for p in norm.parameters()):
+            raise ConfigError(
+                "model.static_shapes is true, but heads with norm: bn or sync_bn take their statistics over"
+                " RoIs, empty room among them; set model.static_shapes: auto, or norm: gn in the heads"
+            )
+        preprocess = self.preprocess.build(self.channels_last)
+        model = MaskRCNN(preprocess, backbone, neck, rpn, roi, static_shapes=static)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
 

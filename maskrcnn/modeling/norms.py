@@ -111,6 +111,11 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     return GroupNorm(math.gcd(32, channels), channels)
 
 
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    """The layers inside ``module`` that take statistics over a batch while they train."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+
+
 def start_convs(module: nn.Module) -> None:
     """Random weights for every convolution inside ``module``, biases 0.
 

@@ -29,10 +29,20 @@ class ImageBatch:
 
     tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
     sizes: (height, width) of every image before padding, pixels: the network frame.
+    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them.
     """
 
     tensor: Tensor
-    sizes: list[tuple[int, int]]
+    sizes: Sequence[tuple[int, int]]
+    given_extents: Tensor | None = None
+
+    @property
+    def extents(self) -> Tensor:
+        """The sizes as a float32 tensor [N, 2], on the images' device."""
+        if self.given_extents is not None:
+            return self.given_extents
+        extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
+        return extents.to(self.tensor.device, non_blocking=True)
 
     @property
     def padded_size(self) -> tuple[int, int]:

@@ -140,12 +140,12 @@ def _run(
         for batch in loader:
             with autocast(ranks.device, recipe.eval.precision):
                 images = model.preprocess([image.to(ranks.device) for image in batch.images])
-                boxes, scores = rpn.propose(images, model.features(images.tensor))
+                proposed = rpn.propose(images, model.features(images.tensor))
             assert batch.targets is not None
-            for info, size, found, score, target in zip(
-                batch.infos, images.sizes, boxes, scores, batch.targets, strict=True
+            for i, (info, size, target) in enumerate(
+                zip(batch.infos, images.sizes, batch.targets, strict=True)
             ):
-                found, score = found.float().cpu(), score.float().cpu()
+                found, score = proposed[i].float().cpu(), proposed.scores_of(i).float().cpu()
                 for values, count in zip(overlaps, RECALL_AT, strict=True):
                     values.append(best_overlaps(found[:count], target.boxes))
                 factor = torch.tensor([info.width / size[1], info.height / size[0]]).repeat(2)

@@ -9,13 +9,16 @@ Legend: M, N = numbers of boxes; all tensors are floating point and keep their d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Areas, in square pixels.  ``boxes`` [N, 4] xyxy -> [N]; negative sides count as 0."""
-    return (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
+    """Areas, in square pixels.  ``boxes`` [..., 4] xyxy -> [...]; negative sides count as 0."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -31,8 +34,15 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, inter / union, torch.zeros_like(inter))
 
 
-def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Cut boxes to the image.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4]."""
+def clip_boxes(boxes: Tensor, height: Any, width: Any) -> Tensor:
+    """Cut boxes to the image, or each to its own.  ``boxes`` [..., 4] xyxy in pixels -> [..., 4].
+
+    Args:
+        height, width: pixels, as numbers; or as tensors on the boxes' device, for each box (or broadcast).
+    """
+    if isinstance(height, Tensor):
+        limits = torch.stack((width, height, width, height), dim=-1).to(boxes.dtype)
+        return boxes.clamp(min=0).minimum(limits)
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(
         (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
@@ -40,9 +50,28 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
 
 
 def large_enough(boxes: Tensor, min_size: float) -> Tensor:
-    """Which boxes have both sides of at least ``min_size`` pixels, and more than 0.  [N, 4] -> bool [N]."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return ((sides >= min_size) & (sides > 0)).all(dim=1)
+    """Which boxes have no side below ``min_size`` pixels, and none of 0.  [..., 4] -> bool [...]."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return ((sides >= min_size) & (sides > 0)).all(dim=-1)
+
+
+def unit_box(like: Tensor) -> Tensor:
+    """The box (0, 0, 1, 1), [4], of the dtype and device of ``like`` [...]: it stands where there is none.
+
+    Whatever is computed of it is finite, and so are gradients that a mask then multiplies by 0.
+    """
+    return torch.cat((like.new_zeros(2), like.new_ones(2)))
+
+
+def numbers(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``values`` as a tensor [n] of the dtype (or another) and on the device of ``like`` [...].
+
+    It is not copied there, which would be waited for.
+    """
+    dtype = dtype or like.dtype
+    if like.device.type == "cpu":
+        return torch.tensor(values, dtype=dtype)
+    return torch.stack([torch.full((), value, dtype=dtype, device=like.device) for value in values])
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:

@@ -245,8 +245,8 @@ class Detections:
     def to(self, device: torch.device | str) -> Detections:
         return self._each(lambda values: values.to(device))
 
-    def select(self, index: Tensor) -> Detections:
-        """The detections that ``index`` (bool [D] or int64) names."""
+    def select(self, index: Tensor | slice) -> Detections:
+        """The detections that ``index`` (bool [D] or int64, or a range) names."""
         return self._each(lambda values: values[index])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Detections:

@@ -65,15 +65,15 @@ def random_keys(seed: Tensor, stream: int, index: Tensor) -> Tensor:
     any shape.  Different indices below one seed never have one key.
 
     Args:
-        seed: int64 scalar of one image.
+        seed: int64 scalar of one image, or [N, 1] of several.
         stream: :data:`ANCHORS` or :data:`ROIS`.
         index: int64 [M].
 
     Returns:
-        int64 [M], any values.
+        int64 [M], or [N, M], any values.
     """
     start = _mix(seed ^ stream)
-    return _mix(index.mul(_GAMMA).add_(start + _GAMMA))
+    return _mix(index * _GAMMA + (start + _GAMMA))
 
 
 def image_seeds(seeds: Tensor | None, images: int, device: torch.device) -> Tensor:

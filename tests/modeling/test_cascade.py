@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.roi.roi_heads import RoIHeads
+from maskrcnn.modeling.roi.rois import SampledRoIs
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.structures import Targets
+from maskrcnn.structures.padded import pad_targets
 from tests.modeling import tiny
 
 BOXES = [[10.0, 12.0, 60.0, 50.0], [70.0, 20.0, 110.0, 90.0]]
@@ -46,20 +48,33 @@ def test_a_stage_is_relabelled_at_its_own_iou() -> None:
             [60, 0, 70, 10],  # outside
         ]
     )
-    found = relabel(boxes, truth, (20, 50), iou=0.6, num_classes=3)
+    size = torch.tensor([[20.0, 50.0]])
+
+    def stage(boxes: Tensor, truth: Targets, iou: float, real: Tensor | None = None) -> SampledRoIs:
+        rows = torch.arange(len(boxes))
+        before = torch.cat((torch.zeros(len(boxes), 1), boxes.flip(0)), dim=1)
+        sample = SampledRoIs(before, rows * 0, real, rows * 0, rows, pad_targets([truth]), 3, len(rows), 1)
+        return relabel(sample, boxes, size, iou=iou)
+
+    found = stage(boxes, truth, 0.6)
     assert found.boxes.tolist() == [
+        [0, 0, 10, pytest.approx(5.9)],
         [20, 0, 30, 8],
         [0, 0, 10, 6],
         [0, 0, 10, 10],
-        [0, 0, 10, pytest.approx(5.9)],
     ]
-    assert found.labels.tolist() == [0, 2, 2, 3]
-    assert found.truth.tolist() == [1, 0, 0]
-    higher = relabel(boxes, truth, (20, 50), iou=0.7, num_classes=3)
-    assert higher.labels.tolist() == [0, 2, 3, 3]
-    none = relabel(boxes, truth.select(torch.zeros(0, dtype=torch.int64)), (20, 50), iou=0.6, num_classes=3)
-    assert none.labels.tolist() == [3] * 4 and none.num_positive == 0
-    assert len(relabel(boxes[4:], truth, (20, 50), iou=0.6, num_classes=3).boxes) == 0
+    assert found.labels.tolist() == [3, 0, 2, 2]
+    assert found.positive.truth.tolist() == [1, 0, 0]
+    assert stage(boxes, truth, 0.7).labels.tolist() == [3, 0, 3, 2]
+    none = stage(boxes, truth.select(torch.zeros(0, dtype=torch.int64)), 0.6)
+    assert none.labels.tolist() == [3] * 4 and len(none.positive) == 0
+    assert len(stage(boxes[4:], truth, 0.6)) == 0
+    # In the static form nothing goes, and what is not real stays so.
+    there = torch.tensor([True, False, True, True, True, True])
+    fixed = stage(boxes, truth, 0.6, there)
+    assert fixed.real is not None and fixed.real.tolist() == [True, False, True, True, False, False]
+    assert fixed.boxes[[1, 4, 5]].tolist() == [[0, 0, 1, 1]] * 3
+    assert fixed.positive.real is not None and fixed.positive.real.nonzero().flatten().tolist() == [2, 3]
 
 
 class Fixed(nn.Module):

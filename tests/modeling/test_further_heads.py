@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import ConfigError
@@ -17,11 +15,10 @@ from maskrcnn.modeling.interfaces import RoIFeatures, RoIHead
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.modeling.roi.box_head import LinearBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
-from maskrcnn.modeling.roi.targets import RoISample
+from maskrcnn.modeling.roi.rois import DetectedRoIs, SampledRoIs
 from maskrcnn.modeling.roi.trunk import Res5TrunkConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.run.flops import count_cost
-from maskrcnn.structures import Detections, Targets
 from tests.modeling import tiny
 
 BOXES = [[10.0, 12.0, 60.0, 50.0], [70.0, 20.0, 110.0, 90.0]]
@@ -42,17 +39,15 @@ class SizeHead(RoIHead):
         found: Tensor = self.size(pooled.mean(dim=(2, 3)))
         return found
 
-    def losses(
-        self, features: RoIFeatures, samples: Sequence[RoISample], targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
-        truth = torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)])
-        wrong = self(features.positive(self.pooler, samples)) - (truth[:, 2:] - truth[:, :2]) / 100
-        return {self.loss or f"loss_{self.name}": wrong.square().sum() / max(len(truth), 1)}
+    def losses(self, features: RoIFeatures, rois: SampledRoIs) -> dict[str, Tensor]:
+        rois = rois.positive
+        truth = rois.true_boxes
+        wrong = self(features.pool(self.pooler, rois)) - (truth[:, 2:] - truth[:, :2]) / 100
+        return {self.loss or f"loss_{self.name}": rois.mean(wrong.square())}
 
-    def predict(self, features: RoIFeatures, detections: Sequence[Detections]) -> list[Detections]:
-        found = self(features.pool(self.pooler, [d.boxes for d in detections]))
-        parts = found.split([len(d) for d in detections])
-        return [replace(d, extras=d.extras | {self.name: p}) for d, p in zip(detections, parts, strict=True)]
+    def predict(self, features: RoIFeatures, rois: DetectedRoIs) -> Tensor:
+        found: Tensor = self(features.pool(self.pooler, rois))
+        return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from maskrcnn.modeling.matching import balanced_sample
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
-from maskrcnn.structures import box_iou
+from maskrcnn.modeling.roi.rois import SampledRoIs
+from maskrcnn.structures import Targets, box_iou
 from tests.engine.line import batches, trainer
 from tests.modeling import tiny
 
@@ -33,12 +34,20 @@ def strips(ious: Tensor) -> Tensor:
     return torch.stack((zero, zero, zero + 100, ious * 100), dim=1)
 
 
+def images_of(
+    model: MaskRCNN, proposals: list[Tensor], targets: list[Targets], seeds: Tensor
+) -> list[SampledRoIs]:
+    """The sampled RoIs of every image."""
+    sample = model.roi.sample(proposals, targets, seeds)
+    return [sample.where(sample.images == i) for i in range(len(targets))]
+
+
 def sampled(proposals: list[Tensor], truths: list[list[list[float]]]) -> list[tuple[Tensor, Tensor]]:
     """Of each image: the IoU of the sampled RoIs with the truth, and which are positive."""
     model = tiny.build(roi=replace(FAST, levels=tiny.CONFIG.roi.levels))
     result = []
-    for sample in model.roi.sample(proposals, tiny.targets(*truths), tiny.seeds(images=len(truths))):
-        positive = torch.arange(len(sample.boxes)) < sample.num_positive
+    for sample in images_of(model, proposals, tiny.targets(*truths), tiny.seeds(images=len(truths))):
+        positive = torch.arange(len(sample)) < len(sample.positive)
         assert ((sample.labels < tiny.CLASSES) == positive).all()
         result.append((box_iou(sample.boxes, torch.tensor(TRUTH))[:, 0], positive))
     return result
@@ -71,7 +80,7 @@ def test_boxes_under_a_tenth_are_never_drawn_even_where_nothing_else_is() -> Non
     model = tiny.build(roi=replace(FAST, levels=tiny.CONFIG.roi.levels))
     features = model.features(model.preprocess(tiny.images()).tensor)
     targets = tiny.targets([], TRUTH)
-    assert [len(s.boxes) for s in model.roi.sample([far, far], targets, tiny.seeds())] == [0, 1]
+    assert [len(s) for s in images_of(model, [far, far], targets, tiny.seeds())] == [0, 1]
     losses = model.roi.losses(features, [far, far], tiny.targets([], []), tiny.seeds())
     assert [value.item() for value in losses.values()] == [0, 0, 0]
     torch.stack(list(losses.values())).sum().backward()
@@ -156,9 +165,9 @@ def test_an_image_draws_the_same_rois_whatever_its_place_in_the_batch() -> None:
     proposals = list(torch.cat((corner, corner + 20 + torch.rand(3, 200, 2) * 30), dim=2))
     targets = tiny.targets(*[[[10.0, 10.0, 60.0, 70.0], [30.0, 20.0, 90.0, 80.0]]] * 3)
     seeds = torch.tensor([11, 12, 13])
-    whole = model.roi.sample(proposals, targets, seeds)
-    alone = [model.roi.sample([proposals[i]], [targets[i]], seeds[i : i + 1])[0] for i in range(3)]
+    whole = images_of(model, proposals, targets, seeds)
+    alone = [model.roi.sample([proposals[i]], [targets[i]], seeds[i : i + 1]) for i in range(3)]
     for a, b in zip(whole, alone, strict=True):
         assert a.boxes.equal(b.boxes) and a.labels.equal(b.labels) and a.truth.equal(b.truth)
-    other = model.roi.sample(proposals, targets, seeds + 100)
+    other = images_of(model, proposals, targets, seeds + 100)
     assert not other[0].boxes.equal(whole[0].boxes)

@@ -21,6 +21,7 @@ from maskrcnn.modeling.roi.box_head import (
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHeadConfig
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
+from maskrcnn.modeling.roi.rois import RoIs
 from maskrcnn.modeling.roi.trunk import C4, Res5TrunkConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.modeling.rpn.rpn import RPNConfig
@@ -79,7 +80,7 @@ def trace(model_config: MaskRCNNConfig) -> dict[str, Shape]:
     assert model.rpn is not None
     model.rpn.head([features[level] for level in model_config.rpn.levels] if model_config.rpn else [])
     roi = model.roi
-    box = [torch.zeros(1, 4, device="meta")]
+    box = RoIs(torch.zeros(1, 5, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta"), None)
     roi.box_head(RoIFeatures(features, roi.trunk).pool(roi.box_pooler, box))
     if roi.mask_head is not None:
         roi.mask_head(RoIFeatures(features, roi.trunk).pool(roi.mask_head.pooler, box))

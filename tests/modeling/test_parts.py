@@ -15,6 +15,7 @@ from maskrcnn.modeling.roi.pooler import fpn_levels, to_rois
 from maskrcnn.modeling.roi.targets import sample_rois
 from maskrcnn.modeling.rpn.anchors import base_anchors, grid_anchors
 from maskrcnn.structures import Targets
+from maskrcnn.structures.padded import pad_proposals, pad_targets
 from maskrcnn.structures.seeds import ROIS, random_keys
 
 
@@ -106,18 +107,18 @@ def test_ground_truth_joins_the_proposals() -> None:
     targets = targets_of([[10.0, 10.0, 30.0, 30.0]], [4])
     far = torch.tensor([[200.0, 200.0, 220.0, 220.0]] * 3)
     sample = sample_rois(
-        far,
-        targets,
+        pad_proposals([far]),
+        pad_targets([targets]),
         balanced_sample,
         num_classes=7,
         low=0.5,
         high=0.5,
         count=4,
         positive_fraction=0.25,
-        seed=torch.tensor(0),
+        seeds=torch.tensor([0]),
+        static=False,
     )
-    assert sample.num_positive == 1
-    assert sample.positive_boxes.tolist() == [[10.0, 10.0, 30.0, 30.0]]
+    assert sample.positive.boxes.tolist() == [[10.0, 10.0, 30.0, 30.0]]
     assert sample.labels.tolist() == [4, 7, 7, 7], "background comes last"
 
 

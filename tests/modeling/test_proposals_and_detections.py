@@ -15,6 +15,7 @@ from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.rpn.decode import select_proposals
 
 LEVEL_0 = [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 20.0, 40.0, 40.0], [-5.0, -5.0, 0.0, 5.0]]
+SIZE = torch.tensor([[50.0, 60.0]])
 LEVEL_1 = [[0.0, 0.0, 10.0, 10.0], [30.0, 30.0, 70.0, 70.0]]
 
 
@@ -24,10 +25,11 @@ def proposals(**changes: object) -> Tensor:
     anchors = [torch.tensor(LEVEL_0), torch.tensor(LEVEL_1)]
     logits = [torch.tensor([[3.0, 4.0, 1.0, 9.0]]), torch.tensor([[2.0, 0.0]])]
     deltas = [torch.zeros(1, len(a), 4) for a in anchors]
-    (found,), (scores,) = select_proposals(anchors, logits, deltas, [(50, 60)], **options)  # type: ignore[arg-type]
-    assert scores.shape == (len(found),)
+    found = select_proposals(anchors, logits, deltas, SIZE, **options)  # type: ignore[arg-type]
+    scores = found.scores_of(0)
+    assert scores.shape == (len(found[0]),)
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
-    return found
+    return found[0]
 
 
 def test_proposals_are_cut_suppressed_a_level_and_sorted() -> None:
@@ -52,10 +54,12 @@ def test_proposal_counts_and_thresholds() -> None:
 def test_scores_are_probabilities() -> None:
     anchors = [torch.tensor(LEVEL_0)]
     logits = [torch.tensor([[3.0, 4.0, 1.0, 9.0]])]
-    _, (scores,) = select_proposals(
-        anchors, logits, [torch.zeros(1, 4, 4)], [(50, 60)], pre_nms=4, post_nms=4, nms_threshold=0.9
+    found = select_proposals(
+        anchors, logits, [torch.zeros(1, 4, 4)], SIZE, pre_nms=4, post_nms=4, nms_threshold=0.9
     )
-    assert scores.tolist() == pytest.approx([0.98201, 0.95257, 0.73106], abs=1e-5)  # sigmoid of 4, 3, 1
+    assert found.scores_of(0).tolist() == pytest.approx(
+        [0.98201, 0.95257, 0.73106], abs=1e-5
+    )  # sigmoid of 4, 3, 1
 
 
 def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:
@@ -63,8 +67,8 @@ def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:
     logits, deltas = [torch.tensor([[30.0, 40.0]])], [torch.zeros(1, 2, 4)]
     best = [
         select_proposals(
-            anchors, logits, deltas, [(50, 60)], pre_nms=2, post_nms=1, nms_threshold=0.9, rank_by=rank
-        )[0][0].tolist()
+            anchors, logits, deltas, SIZE, pre_nms=2, post_nms=1, nms_threshold=0.9, rank_by=rank
+        )[0].tolist()
         for rank in ("logit", "probability")
     ]
     assert best[0] == [[1.0, 0.0, 11.0, 10.0]]
@@ -74,10 +78,11 @@ def test_rank_by_probability_ties_where_the_sigmoid_saturates() -> None:
 def test_broken_outputs_give_no_proposal() -> None:
     anchors = [torch.tensor(LEVEL_0)]
     bad = torch.full((1, 4), float("nan"))
-    (found,), (scores,) = select_proposals(
-        anchors, [bad], [torch.zeros(1, 4, 4)], [(50, 60)], pre_nms=4, post_nms=4, nms_threshold=0.7
+    found = select_proposals(
+        anchors, [bad], [torch.zeros(1, 4, 4)], SIZE, pre_nms=4, post_nms=4, nms_threshold=0.7
     )
-    assert (found.shape, scores.shape) == ((0, 4), (0,))
+    assert (found[0].shape, found.scores_of(0).shape) == ((0, 4), (0,))
+    assert found.boxes.tolist() == [[[0.0, 0.0, 1.0, 1.0]] * 4] and not found.real.any()
 
 
 def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object):  # type: ignore[no-untyped-def]

@@ -59,6 +59,7 @@ COVERS = {
     "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
+    "modeling/test_static_form.py": "modeling.roi.rois",
     "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_benchmark.py": "cli.benchmark",

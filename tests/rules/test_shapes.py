@@ -22,7 +22,6 @@ from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
 from maskrcnn.modeling.rpn.anchors import grid_anchors
-from maskrcnn.modeling.rpn.decode import select_proposals
 from maskrcnn.modeling.rpn.rpn import RPNHead
 from maskrcnn.structures import InstanceMasks, PackedMasks, boxes, rle
 from tests.rules.shapes import RESULTS, SHAPE, Function, ShapeError, compare, of_tensors, read, states_a_shape
@@ -79,7 +78,7 @@ MASKS = InstanceMasks.from_coco([[[1, 1, 9, 1, 9, 7]], {"size": [12, 16], "count
 KEYPOINTS = torch.cat((xyxy(5)[:, None, :2].expand(5, 3, 2), torch.ones(5, 3, 1)), dim=2)
 VALID = KEYPOINTS[..., 2] > 0
 CODE = rle.encode(np.eye(6, 9, dtype=np.uint8))
-SAMPLE = targets.RoISample(xyxy(5), LABELS, torch.tensor([0, 1, 0]))
+THERE = torch.tensor([True, False])
 
 #: What is called, with what, and letters that are known beforehand: what they mean is in the module's legend.
 CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
@@ -164,15 +163,11 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     (FCNMaskHead(6, 3, convs=1, width=8, pool_size=7), (POOLED,), {"K": 3, "M": 14}),
     (MLPMaskHead(6, 3, hidden=8, pool_size=7, mask_size=12), (POOLED,), {"K": 3, "M": 12}),
     (box_head.TwoFCBoxHead(6, 3, hidden=8), (POOLED,), {"K": 3}),
-    (targets.positive_rows, ([SAMPLE, SAMPLE],), {"P": 6}),
+    (losses.masked, (POINTS, THERE), {}),
+    (losses.mean, (POINTS, THERE), {}),
     (targets.show_keypoints, (xyxy(5), KEYPOINTS), {}),
     (grid_anchors, (xyxy(3), 4, 5, (8, 8), 0.0), {}),
     (RPNHead(3, 2), ([MAP],), {"A": 2}),
-    (
-        select_proposals,
-        ([xyxy(50)], [torch.arange(100.0).view(2, 50)], [torch.zeros(2, 50, 4)], [(30, 30), (30, 30)]),
-        {"pre_nms": 40, "post_nms": 20, "nms_threshold": 0.7},
-    ),
     (losses.objectness_loss, (torch.rand(5), torch.ones(5), 5.0), {}),
     (paste_masks, (torch.rand(2, 14, 14), PAIR, 12, 16), {"H": 12, "W": 16}),
 ]

@@ -45,16 +45,28 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
     return torch.where(valid, place[..., 1] * size + place[..., 0], 0), valid
 
 
-def keypoint_loss(logits: Tensor, cells: Tensor, valid: Tensor, normalizer: float | None = None) -> Tensor:
+def keypoint_loss(
+    logits: Tensor,
+    cells: Tensor,
+    valid: Tensor,
+    normalizer: float | None = None,
+    *,
+    static: bool = False,
+) -> Tensor:
     """Softmax cross-entropy over the M x M cells of every valid keypoint; keypoints do not compete.
 
     Args:
         logits: [R, J, M, M].  cells, valid: [R, J], see :func:`keypoint_cells`.
         normalizer: what the sum is divided by; None: the number of valid keypoints.
+        static: in fixed shapes; else only the maps of valid keypoints are read.
 
     Returns:
         A scalar, 0 with a gradient of 0 where nothing is valid.
     """
+    if static:
+        all_maps, wanted = wide(logits.flatten(2)).flatten(0, 1), torch.where(valid, cells, -1).flatten()
+        total = F.cross_entropy(all_maps, wanted, ignore_index=-1, reduction="sum")
+        return total / (valid.sum().clamp(min=1) if normalizer is None else normalizer)
     chosen = wide(logits.flatten(2)[valid])
     if chosen.shape[0] == 0:
         return logits.sum() * 0
@@ -178,10 +190,14 @@ class ConvKeypointHead(KeypointHead):
         low = self.deconv(self.convs(pooled))
         return F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
 
-    def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor) -> Tensor:
-        """Scalar: ``logits`` [P, J, M, M], ``boxes`` [P, 4], ``keypoints`` [P, J, 3]."""
+    def loss(self, logits: Tensor, boxes: Tensor, keypoints: Tensor, real: Tensor | None = None) -> Tensor:
+        """Scalar: ``logits`` [P, J, M, M], ``boxes`` [P, 4], ``keypoints`` [P, J, 3], ``real`` bool [P]."""
         cells, valid = keypoint_cells(keypoints, boxes, self.heatmap_size)
-        return self.loss_weight * keypoint_loss(logits, cells, valid, self.normalizer)
+        if real is not None:
+            valid = valid & real[:, None]
+        return self.loss_weight * keypoint_loss(
+            logits, cells, valid, self.normalizer, static=real is not None
+        )
 
     def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
         """``logits`` [D, J, M, M], ``boxes`` [D, 4] -> [D, J, 3]."""

@@ -35,12 +35,12 @@ class PixelMaskHead(MaskHead):
         self.softmax = loss == "softmax"
         self.out_channels = (1 if class_agnostic else num_classes) + self.softmax
 
-    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """Scalar: logits [P, out_channels, M, M], labels int64 [P], targets [P, M, M] in [0, 1]."""
+    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
+        """Scalar: logits [P, out_channels, M, M], labels int64 [P], targets [P, M, M], real bool [P]."""
         if not self.softmax:
-            return mask_loss(own_class(logits, labels), targets)
+            return mask_loss(own_class(logits, labels), targets, real)
         log_p = wide(logits).log_softmax(dim=1)
-        return softmax_mask_loss(own_class(log_p[:, :-1], labels), log_p[:, -1], targets)
+        return softmax_mask_loss(own_class(log_p[:, :-1], labels), log_p[:, -1], targets, real)
 
     def probabilities(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[D, M, M] in [0, 1]: logits [D, out_channels, M, M], labels int64 [D]."""

@@ -51,7 +51,7 @@ class MLPMaskHead(PixelMaskHead):
         for layer in self.fcs:
             x = F.relu_(layer(x))
         logits: Tensor = self.logits(x)
-        return logits.view(len(pooled), self.out_channels, self.mask_size, self.mask_size)
+        return logits.view(-1, self.out_channels, self.mask_size, self.mask_size)
 
 
 @MASK_HEADS.register("mlp")

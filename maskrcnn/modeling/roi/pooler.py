@@ -74,16 +74,16 @@ class Pooler(nn.Module):
         self.highest = int(math.log2(strides[self.levels[-1]]))
         self.rule = rule
 
-    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], boxes: Tensor | Sequence[Tensor]) -> Tensor:
         """
         Args:
             features: by level name, [N, C, Hl, Wl].
-            boxes: [Ri, 4] of every image, xyxy in pixels of the network frame.
+            boxes: [R, 5], the image's index and xyxy in pixels of the network frame; or [Ri, 4] an image.
 
         Returns:
-            [R, C, s, s], the images one after the other.
+            [R, C, s, s], in the order of the RoIs.
         """
-        rois = to_rois(boxes)
+        rois = boxes if isinstance(boxes, Tensor) else to_rois(boxes)
         levels = fpn_levels(rois[:, 1:], self.lowest, self.highest, self.rule)
         return self.op([features[level] for level in self.levels], rois, levels, self.scales)
 

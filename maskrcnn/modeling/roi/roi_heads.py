@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,14 @@ from maskrcnn.modeling.interfaces import (
     RoITrunk,
 )
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, class_loss, wide
-from maskrcnn.modeling.matching import Sampler, balanced_sample
-from maskrcnn.modeling.roi.decode import own_class, select_detections
-from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
+from maskrcnn.modeling.matching import Sampler
+from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
+from maskrcnn.modeling.roi.pooler import LevelRule, Pooler, to_rois
+from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, SampledRoIs, rois_of
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
-from maskrcnn.modeling.roi.targets import RoISample, positive_rows, sample_rois
-from maskrcnn.structures import Detections, Targets, clip_boxes
+from maskrcnn.modeling.roi.targets import sample_rois
+from maskrcnn.structures import Targets, clip_boxes
+from maskrcnn.structures.padded import PaddedTargets, Proposals, pad_proposals, pad_targets
 from maskrcnn.structures.seeds import image_seeds
 
 
@@ -163,7 +166,7 @@ class RoIHeads(nn.Module):
         box_pooler: of the box heads.
         box_heads: one a stage; those of a cascade give class-agnostic deltas.
         heads: the other heads by name, each with its pooler; they run in this order.
-        sampler: which RoIs to train on; replaceable, for tests and experiments.
+        sampler: which RoIs to train on, in place of :func:`balanced_sample`'s; for tests and experiments.
         trunk: layers between the poolers and the heads.  The heads then share the features of the sampled
             RoIs in training (He et al. 2017, figure 4 left).
         stage_ious: from which IoU on a RoI of each stage is foreground; None: no cascade.
@@ -183,7 +186,7 @@ class RoIHeads(nn.Module):
         box_pooler: Pooler,
         box_heads: Sequence[BoxHead],
         heads: Mapping[str, RoIHead],
-        sampler: Sampler = balanced_sample,
+        sampler: Sampler | None = None,
         *,
         trunk: RoITrunk | None = None,
         stage_ious: Sequence[float] | None,
@@ -236,143 +239,149 @@ class RoIHeads(nn.Module):
     def losses(
         self,
         features: Mapping[str, Tensor],
-        proposals: Sequence[Tensor],
-        targets: Sequence[Targets],
+        proposals: Proposals | Sequence[Tensor],
+        targets: PaddedTargets | Sequence[Targets],
         seeds: Tensor | None = None,
-        image_sizes: Sequence[tuple[int, int]] = (),
+        image_sizes: Sequence[tuple[int, int]] | Tensor = (),
+        *,
+        static: bool = False,
     ) -> dict[str, Tensor]:
         """``loss_box_cls``, ``loss_box_reg`` (of a cascade ``..._stage1`` and so on), and those of the heads.
 
         Args:
             features: by level name.
-            proposals: [P, 4] of every image, xyxy, network frame.
+            proposals: of every image, network frame.
             seeds: int64 [N], which decide what RoIs are sampled; None: drawn.
-            image_sizes: (height, width) of every image before padding; a cascade cuts boxes to them.
+            image_sizes: [N, 2], height and width of every image before padding; a cascade cuts boxes to them.
+            static: in fixed shapes.
 
         Raises:
             ValueError: two heads call a loss by one name.
         """
-        samples = self.sample(proposals, targets, seeds)
+        rois = self.sample(proposals, targets, seeds, static=static)
         maps = RoIFeatures(features, self.trunk)
-        losses, pooled = self._box_losses(maps, samples, targets, image_sizes)
+        losses, pooled = self._box_losses(maps, rois, _as_tensor(image_sizes, rois.rois))
         if self.trunk is not None:
-            maps = replace(maps, shared=pooled)
+            maps = replace(maps, sampled=rois, shared=pooled)
         for name, head in self.heads.items():
-            found = head.losses(maps, samples, targets)
+            found = head.losses(maps, rois)
             if found.keys() & losses.keys():
                 raise ValueError(f"the head {name} calls a loss as another head does: {sorted(found)}")
             losses |= found
         return losses
 
     def sample(
-        self, proposals: Sequence[Tensor], targets: Sequence[Targets], seeds: Tensor | None = None
-    ) -> list[RoISample]:
+        self,
+        proposals: Proposals | Sequence[Tensor],
+        targets: PaddedTargets | Sequence[Targets],
+        seeds: Tensor | None = None,
+        *,
+        static: bool = False,
+    ) -> SampledRoIs:
         """RoIs to train on, out of ``proposals`` [P, 4] of each image; ``seeds``: int64 [N]; None: drawn."""
-        of_images = image_seeds(seeds, len(targets), proposals[0].device)
-        return [
-            sample_rois(
-                boxes,
-                target,
-                self.sampler,
-                num_classes=self.num_classes,
-                low=self.negative_iou,
-                high=self.positive_iou,
-                count=self.samples,
-                positive_fraction=self.positive_fraction,
-                floor=self.background_iou,
-                seed=seed,
-            )
-            for boxes, target, seed in zip(proposals, targets, of_images, strict=True)
-        ]
+        proposals = pad_proposals(proposals, static=static)
+        return sample_rois(
+            proposals,
+            pad_targets(targets, static=static),
+            self.sampler,
+            num_classes=self.num_classes,
+            low=self.negative_iou,
+            high=self.positive_iou,
+            count=self.samples,
+            positive_fraction=self.positive_fraction,
+            floor=self.background_iou,
+            seeds=image_seeds(seeds, len(proposals), proposals.boxes.device),
+            static=static,
+        )
 
     def _box_losses(
-        self,
-        features: RoIFeatures,
-        samples: Sequence[RoISample],
-        targets: Sequence[Targets],
-        image_sizes: Sequence[tuple[int, int]],
+        self, features: RoIFeatures, rois: SampledRoIs, image_sizes: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of every stage, and the pooled features that the last one read."""
         ious, stages = self.stage_ious, self.box_stages
         losses: dict[str, Tensor] = {}
-        boxes = [s.boxes for s in samples]
-        pooled = boxes[0]
+        boxes = pooled = rois.boxes
         for i, (head, weights) in enumerate(stages):
             if ious is not None and i > 0:
-                samples = [
-                    relabel(box, target, size, iou=ious[i], num_classes=self.num_classes)
-                    for box, target, size in zip(boxes, targets, image_sizes, strict=True)
-                ]
-            rois = [s.boxes for s in samples]
+                rois = relabel(rois, boxes, image_sizes, iou=ious[i])
             pooled = features.pool(self.box_pooler, rois)
             # The losses are summed, so that each head trains at the full rate, but the features below hear
             # their mean (the authors' release, and Detectron2).
             read = scale_gradient(pooled, 1.0 / len(stages)) if len(stages) > 1 else pooled
             logits, deltas = head(read)
-            labels, positive = torch.cat([s.labels for s in samples]), positive_rows(samples)
+            positive = rois.positive
             box_loss = box_regression_loss(
-                own_class(deltas.unflatten(1, (-1, 4))[positive], labels[positive]),
-                torch.cat([s.positive_boxes for s in samples]),
-                torch.cat([t.boxes[s.truth] for s, t in zip(samples, targets, strict=True)]),
-                max(len(labels), 1),
+                own_class(rois.pick(deltas.unflatten(1, (-1, 4)), positive), positive.labels),
+                positive.boxes,
+                positive.true_boxes,
+                rois.count,
+                positive.real,
                 kind=self.box_loss,
                 beta=self.beta,
                 weights=weights,
             )
             suffix = "" if ious is None else f"_stage{i + 1}"
-            losses["loss_box_cls" + suffix] = class_loss(logits, labels, self.class_weights)
+            losses["loss_box_cls" + suffix] = class_loss(logits, rois.labels, self.class_weights, rois.real)
             losses["loss_box_reg" + suffix] = box_loss
             if i + 1 < len(stages):
-                boxes = _decode(deltas.detach(), rois, weights)
+                boxes = decode_boxes(deltas.detach(), rois.boxes, weights).to(rois.boxes.dtype)
         return losses, pooled
 
     @torch.no_grad()
     def predict(
         self,
         features: Mapping[str, Tensor],
-        proposals: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-    ) -> list[Detections]:
+        proposals: Proposals | Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]] | Tensor,
+        *,
+        static: bool = False,
+    ) -> FoundRoIs:
         """Detections of every image, out of its ``proposals`` [P, 4], with what the heads add (mask
         probabilities of the predicted class, keypoints, extras); network frame.
         """
+        proposals = pad_proposals(proposals, static=static)
         maps = RoIFeatures(features, self.trunk)
-        detections = self._detect(maps, proposals, image_sizes)
-        for head in self.heads.values():
-            detections = head.predict(maps, detections)
-        return detections
+        found = self._detect(maps, proposals, _as_tensor(image_sizes, proposals.boxes), static=static)
+        heads = self.heads
+        values = {name: head.predict(maps, found) for name, head in heads.items()}
+        return FoundRoIs(proposals.boxes.shape[0], found, values, heads)
 
     def _detect(
-        self,
-        features: RoIFeatures,
-        proposals: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-    ) -> list[Detections]:
+        self, features: RoIFeatures, proposals: Proposals, image_sizes: Tensor, *, static: bool
+    ) -> DetectedRoIs:
         """Classes and boxes of every image."""
         stages = self.box_stages
-        rois, scores = proposals, []
+        rois, scores = rois_of(proposals, static=static), []
         for i, (head, weights) in enumerate(stages):
             logits, deltas = head(features.pool(self.box_pooler, rois))
             scores.append(wide(logits).softmax(dim=1)[:, :-1])
             if i + 1 < len(stages):  # none is dropped, since the scores are averaged RoI by RoI
-                boxes = _decode(deltas, rois, weights)
-                rois = [clip_boxes(b, *size) for b, size in zip(boxes, image_sizes, strict=True)]
-        counts = [len(r) for r in rois]
-        mean = (scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)).split(counts)
-        return [
-            select_detections(
-                *parts,
-                weights=stages[-1][1],
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                max_detections=self.max_detections,
-                min_size=self.min_size,
-            )
-            for parts in zip(mean, deltas.split(counts), rois, image_sizes, strict=True)
-        ]
+                boxes = decode_boxes(deltas, rois.boxes, weights).to(rois.boxes.dtype)
+                rois = rois.moved(clip_boxes(boxes, *image_sizes[rois.images].unbind(1)))
+        mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
+        options: dict[str, Any] = {
+            "weights": stages[-1][1],
+            "score_threshold": self.score_threshold,
+            "nms_threshold": self.nms_threshold,
+            "max_detections": self.max_detections,
+            "min_size": self.min_size,
+        }
+        if static:
+            shape = proposals.real.shape
+            proposals = replace(proposals, boxes=rois.boxes.view(*shape, 4))
+            mean, deltas = mean.unflatten(0, shape), deltas.unflatten(0, shape)
+            return select_in_fixed_shape(mean, deltas, proposals, image_sizes, **options)
+        counts = proposals.real.sum(dim=1).tolist()
+        parts = mean.split(counts), deltas.split(counts), rois.boxes.split(counts), image_sizes
+        found = [select_detections(*image, **options) for image in zip(*parts, strict=True)]
+        boxes = to_rois([d.boxes for d in found])
+        return DetectedRoIs(
+            boxes, torch.cat([d.labels for d in found]), None, torch.cat([d.scores for d in found])
+        )
 
 
-def _decode(deltas: Tensor, rois: Sequence[Tensor], weights: Weights) -> list[Tensor]:
-    """The boxes [Ri, 4] that class-agnostic deltas [R, 4] make of the RoIs of every image."""
-    decoded = decode_boxes(deltas, torch.cat(list(rois)), weights).to(rois[0].dtype)
-    return list(decoded.split([len(r) for r in rois]))
+def _as_tensor(image_sizes: Sequence[tuple[int, int]] | Tensor, like: Tensor) -> Tensor:
+    """[N, 2], float32 on the device of ``like`` [...]."""
+    if isinstance(image_sizes, Tensor):
+        return image_sizes
+    return torch.tensor(image_sizes, dtype=torch.float32, device=like.device).view(-1, 2)

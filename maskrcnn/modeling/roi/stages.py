@@ -5,7 +5,7 @@ Cai & Vasconcelos 2018, "Cascade R-CNN: Delving into High Quality Object Detecti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from maskrcnn.config import Config, Range
 from maskrcnn.errors import ConfigError
+from maskrcnn.layers import match
 from maskrcnn.modeling.box_coder import Weights
-from maskrcnn.modeling.matching import match_boxes
-from maskrcnn.modeling.roi.targets import RoISample
-from maskrcnn.structures import Targets, clip_boxes, large_enough
+from maskrcnn.modeling.roi.rois import SampledRoIs
+from maskrcnn.structures import clip_boxes, large_enough
+from maskrcnn.structures.boxes import unit_box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +56,28 @@ class CascadeConfig(Config):
 
 
 @torch.no_grad()
-def relabel(
-    boxes: Tensor, targets: Targets, image_size: tuple[int, int], *, iou: float, num_classes: int
-) -> RoISample:
+def relabel(rois: SampledRoIs, boxes: Tensor, image_sizes: Tensor, *, iou: float) -> SampledRoIs:
     """The RoIs of a later stage, all of them: the last stage's boxes, labelled anew.
 
     They are cut to the image; those of which nothing is left are dropped.  Nothing is sampled and no ground
     truth joins them, as in Detectron2 (the ground truth joined the first stage's).
 
     Args:
-        boxes: [R, 4] xyxy, network frame, of one image.
-        image_size: (height, width) before padding.
+        rois: of the last stage.
+        boxes: [R, 4] xyxy, network frame, which that stage makes of them.
+        image_sizes: [N, 2], height and width of every image before padding.
         iou: foreground from it on, else background.
     """
-    boxes = clip_boxes(boxes, *image_size)
-    boxes = boxes[large_enough(boxes, 0)]
-    index, matched = match_boxes(targets.boxes.to(boxes.dtype), boxes, iou, iou, low_quality=False)
-    positive = (matched > 0).nonzero()[:, 0]
-    order = torch.cat((positive, (matched == 0).nonzero()[:, 0]))
-    labels = torch.full((len(order),), num_classes, device=boxes.device)
-    labels[: len(positive)] = targets.labels[index[positive]]
-    return RoISample(boxes[order], labels, index[positive])
+    boxes = clip_boxes(boxes, *image_sizes[rois.images].unbind(1))
+    rois = rois.moved(boxes).where(large_enough(boxes, 0))
+    boxes, targets = rois.boxes, rois.targets
+    padded = unit_box(boxes).repeat(len(targets) * rois.room, 1).index_copy(0, rois.slots, boxes)
+    truth = targets.boxes.to(boxes.dtype)
+    padded = padded.view(len(targets), rois.room, 4)
+    found = match(truth, targets.real, padded, iou, iou, False)
+    index, matched = (values.flatten()[rois.slots] for values in found)
+    labels = torch.where(matched > 0, targets.labels[rois.images, index], rois.num_classes)
+    return replace(rois, labels=labels, truth=index, most_positive=rois.room)
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -6,8 +6,9 @@ Legend: A = anchors a cell, Hl, Wl = cells of level l.  All boxes xyxy, pixels o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Positive, Share
 from maskrcnn.errors import ConfigError
+from maskrcnn.structures.boxes import numbers
+
+T = TypeVar("T")
 
 
 def base_anchors(
@@ -84,6 +88,7 @@ class AnchorGenerator:
         if boxes is not None:
             base = [[[-w / 2, -h / 2, w / 2, h / 2] for w, h in level] for level in boxes]
         self.base = [torch.tensor(level, dtype=torch.float64) for level in base]
+        self._sides = [[side for box in level for side in box] for level in base]
         self.offset = offset
         self.true_stride = true_stride
         self.per_cell = len(base[0])
@@ -100,19 +105,18 @@ class AnchorGenerator:
             padded_size: (height, width) of the image tensor.
         """
         sizes = tuple((f.shape[2], f.shape[3]) for f in features)
-        key = (sizes, padded_size, dtype, features[0].device)
-        if key not in self._cache:
-            if len(self._cache) >= 16:  # bounded: multi-scale training sees many sizes
-                self._cache.pop(next(iter(self._cache)))
+
+        def make() -> list[Tensor]:
             levels = []
-            for (height, width), base, stride in zip(sizes, self.base, self.strides, strict=True):
+            for (height, width), base, stride in zip(sizes, self._sides, self.strides, strict=True):
                 step = (stride, stride)
                 if not self.true_stride:
                     step = (padded_size[0] // height, padded_size[1] // width)
-                base = base.to(features[0].device, dtype)
-                levels.append(grid_anchors(base, height, width, step, self.offset))
-            self._cache[key] = levels
-        return self._cache[key]
+                boxes = numbers(base, features[0], dtype).view(-1, 4)
+                levels.append(grid_anchors(boxes, height, width, step, self.offset))
+            return levels
+
+        return _kept(self._cache, (sizes, padded_size, dtype), features[0], make)
 
     def index(self, features: Sequence[Tensor]) -> Tensor:
         """A number for each anchor that its level, shape and cell decide, whatever the padded size.
@@ -124,17 +128,28 @@ class AnchorGenerator:
             int64 [A_all], all different, in the order of the anchors.
         """
         device = features[0].device
-        key = (tuple(f.shape[2:] for f in features), device)
-        if key not in self._indices:
-            if len(self._indices) >= 16:
-                self._indices.pop(next(iter(self._indices)))
+
+        def make() -> Tensor:
             levels = []
             for level, feature in enumerate(features):
                 y, x = (torch.arange(side, device=device) for side in feature.shape[2:])
                 shape = level * self.per_cell + torch.arange(self.per_cell, device=device)
                 levels.append(((shape << 40) + (y[:, None, None] << 20) + x[:, None]).flatten())
-            self._indices[key] = torch.cat(levels)
-        return self._indices[key]
+            return torch.cat(levels)
+
+        return _kept(self._indices, tuple(f.shape[2:] for f in features), features[0], make)
+
+
+def _kept(cache: dict[object, T], key: Hashable, like: Tensor, make: Callable[[], T]) -> T:
+    """``make()``, kept for the device of ``like`` [...]; what a tracer sees has no numbers to be kept."""
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        return make()
+    key = (key, like.device)
+    if key not in cache:
+        if len(cache) >= 16:  # bounded: multi-scale training sees many sizes
+            cache.pop(next(iter(cache)))
+        cache[key] = make()
+    return cache[key]
 
 
 @dataclass(frozen=True, kw_only=True)

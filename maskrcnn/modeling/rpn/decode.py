@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn.layers import batched_nms
+from maskrcnn.layers import nms
 from maskrcnn.modeling.box_coder import decode_boxes
 from maskrcnn.structures import clip_boxes, large_enough
+from maskrcnn.structures.boxes import unit_box
+from maskrcnn.structures.padded import Proposals
 
 RankBy = Literal["logit", "probability"]
 
@@ -20,7 +23,7 @@ def select_proposals(
     anchors: Sequence[Tensor],
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
-    image_sizes: Sequence[tuple[int, int]],
+    image_sizes: Tensor,
     *,
     pre_nms: int,
     post_nms: int,
@@ -28,44 +31,49 @@ def select_proposals(
     min_size: float = 0.0,
     min_score: float = 0.0,
     rank_by: RankBy = "logit",
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> Proposals:
     """The best proposals of every image: top-k and NMS a level, then top-k over the image.
 
     Args:
         anchors: [Al, 4] a level, xyxy pixels.
         logits: [N, Al] a level.  deltas: [N, Al, 4] a level.
-        image_sizes: (height, width) of every image before padding; proposals are cut to it.
+        image_sizes: [N, 2], height and width of every image before padding; proposals are cut to it.
         pre_nms: how many of a level enter NMS.  post_nms: how many of an image leave.
         min_size: drop proposals with a side below this, in pixels; empty ones always go.
         min_score: drop proposals whose objectness (sigmoid) is below this.
         rank_by: what NMS sorts by.  The order is the same but where the probability rounds to 0 or 1.
 
     Returns:
-        boxes: one [P, 4] an image, xyxy pixels, by falling objectness, in the anchors' dtype.
-        scores: their objectness, one [P] an image, in [0, 1].
+        The proposals by falling objectness, which is their score, in the anchors' dtype; there is room for
+        ``post_nms`` an image, or for as many as enter NMS where that is less.
     """
-    boxes, scores, levels = [], [], []
-    for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
+    most = max(min(pre_nms, logit.shape[1]) for logit in logits)
+    height, width = image_sizes[:, 0, None], image_sizes[:, 1, None]
+    of_levels: list[list[Tensor]] = []
+    for anchor, logit, delta in zip(anchors, logits, deltas, strict=True):
         count = min(pre_nms, logit.shape[1])
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
         delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
-        boxes.append(
-            decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(len(index), count, 4)
-        )
-        scores.append(score)
-        levels.append(torch.full((count,), level, dtype=torch.int64, device=logit.device))
-    all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
-    proposals, objectness = [], []
-    for box, score, (height, width) in zip(all_boxes, all_scores, image_sizes, strict=True):
+        box = decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(-1, count, 4)
         box = clip_boxes(box, height, width)
-        valid = large_enough(box, min_size) & torch.isfinite(score)
         probability = score.sigmoid()
+        valid = large_enough(box, min_size) & torch.isfinite(score)
         if min_score > 0:
             valid &= probability >= min_score
-        if rank_by == "probability":
-            score = probability
-        box, score, level_of, probability = box[valid], score[valid], all_levels[valid], probability[valid]
-        keep = batched_nms(box, score, level_of, nms_threshold)[:post_nms]
-        proposals.append(box[keep])
-        objectness.append(probability[keep])
-    return proposals, objectness
+        rank = probability if rank_by == "probability" else score
+        room = most - count
+        values = [F.pad(value, (0, room)) for value in (probability, rank, valid)]
+        of_levels.append([F.pad(box, (0, 0, 0, room)), *values])
+    images = image_sizes.shape[0]
+    box, score, rank, valid = (torch.stack(x, dim=1).flatten(0, 1) for x in zip(*of_levels, strict=True))
+    kept, number = nms(box, rank, valid, nms_threshold, min(post_nms, most))
+    # Of all levels of an image, by falling rank: a stable sort, as if NMS had seen them in one row.
+    valid = (torch.arange(kept.shape[1], device=kept.device) < number[:, None]).view(images, -1)
+    rank = rank.gather(1, kept).view(images, -1)
+    box = box.gather(1, kept[..., None].expand(-1, -1, 4)).view(images, -1, 4)
+    score = score.gather(1, kept).view(images, -1)
+    room = min(post_nms, sum(min(pre_nms, logit.shape[1]) for logit in logits))
+    order = torch.where(valid, rank, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :room]
+    valid = valid.gather(1, order)
+    box = box.gather(1, order[..., None].expand(-1, -1, 4))
+    return Proposals(torch.where(valid[..., None], box, unit_box(box)), valid, score.gather(1, order))

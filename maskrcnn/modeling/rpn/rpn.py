@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
-from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, objectness_loss
-from maskrcnn.modeling.matching import Sampler, balanced_sample
+from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, objectness_loss, row_count
+from maskrcnn.modeling.matching import Sampler
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
 from maskrcnn.modeling.rpn.targets import anchor_targets
 from maskrcnn.structures import Targets
+from maskrcnn.structures.padded import PaddedTargets, Proposals, pad_targets
 from maskrcnn.structures.seeds import ANCHORS, image_seeds, random_keys
 
 NormalizeBy = Literal["capacity", "sampled"]
@@ -151,7 +152,7 @@ class RPN(nn.Module):
     Args:
         anchors: the anchors of the levels in ``levels``.
         head: the sliding network.
-        sampler: which anchors to train on; replaceable, for tests and experiments.
+        sampler: which anchors to train on, in place of :func:`balanced_sample`'s; for tests and experiments.
         levels and the rest: see :class:`RPNConfig`.
     """
 
@@ -159,7 +160,7 @@ class RPN(nn.Module):
         self,
         anchors: AnchorGenerator,
         head: RPNHead,
-        sampler: Sampler = balanced_sample,
+        sampler: Sampler | None = None,
         *,
         levels: Sequence[str],
         positive_iou: float,
@@ -197,25 +198,28 @@ class RPN(nn.Module):
         self,
         batch: ImageBatch,
         features: Mapping[str, Tensor],
-        targets: Sequence[Targets] | None = None,
+        targets: PaddedTargets | Sequence[Targets] | None = None,
         seeds: Tensor | None = None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals of every image ([P, 4] xyxy, network frame), and the losses (empty without targets).
+        *,
+        static: bool = False,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals [N, P, 4] (network frame), and the losses (empty without targets).
 
         Args:
             seeds: int64 [N], which decide what anchors are sampled; None: drawn.
+            static: the losses are computed in fixed shapes.
         """
         anchors, logits, deltas = self._outputs(batch, features)
-        proposals, _ = self._select(batch, anchors, logits, deltas, training=targets is not None)
+        proposals = self._select(batch, anchors, logits, deltas, training=targets is not None)
         if targets is None:
             return proposals, {}
+        targets = pad_targets(targets, static=static)
         index = self.anchors.index([features[level] for level in self.levels])
-        of_images = image_seeds(seeds, len(targets), index.device)
-        keys = torch.stack([random_keys(seed, ANCHORS, index) for seed in of_images])
-        return proposals, self.losses(anchors, logits, deltas, targets, keys)
+        keys = random_keys(image_seeds(seeds, len(targets), index.device)[:, None], ANCHORS, index)
+        return proposals, self.losses(anchors, logits, deltas, targets, keys, static=static)
 
-    def propose(self, batch: ImageBatch, features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As in evaluation: proposals of every image ([P, 4] xyxy, network frame) and their scores [P]."""
+    def propose(self, batch: ImageBatch, features: Mapping[str, Tensor]) -> Proposals:
+        """As in evaluation: proposals [N, P, 4] (network frame) with their scores."""
         return self._select(batch, *self._outputs(batch, features), training=False)
 
     def _outputs(
@@ -234,12 +238,12 @@ class RPN(nn.Module):
         deltas: Sequence[Tensor],
         *,
         training: bool,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> Proposals:
         return select_proposals(
             anchors,
             [level.detach() for level in logits],
             [level.detach() for level in deltas],
-            batch.sizes,
+            batch.extents,
             pre_nms=self.pre_nms_train if training else self.pre_nms_test,
             post_nms=self.post_nms_train if training else self.post_nms_test,
             nms_threshold=self.nms_threshold,
@@ -253,8 +257,10 @@ class RPN(nn.Module):
         anchors: Sequence[Tensor],
         logits: Sequence[Tensor],
         deltas: Sequence[Tensor],
-        targets: Sequence[Targets],
+        targets: PaddedTargets,
         keys: Tensor,
+        *,
+        static: bool = False,
     ) -> dict[str, Tensor]:
         """``loss_rpn_cls`` and ``loss_rpn_box``, scalars.
 
@@ -264,24 +270,26 @@ class RPN(nn.Module):
         """
         wanted = anchor_targets(
             torch.cat(list(anchors)),
-            [t.boxes for t in targets],
+            targets,
             self.sampler,
             low=self.negative_iou,
             high=self.positive_iou,
             count=self.samples,
             positive_fraction=self.positive_fraction,
             keys=keys,
+            static=static,
         )
         all_logits = torch.cat(list(logits), dim=1).flatten()
         all_deltas = torch.cat(list(deltas), dim=1).flatten(0, 1)
-        sampled = torch.cat((wanted.positive, wanted.negative))
+        sampled, real, positive = wanted.sampled, wanted.real, wanted.anchors.shape[0]
         labels = torch.zeros(sampled.shape[0], dtype=wanted.anchors.dtype, device=sampled.device)
-        labels[: wanted.positive.shape[0]] = 1
-        normalizer = max(len(sampled), 1)
+        labels[:positive] = 1
+        normalizer = row_count(sampled, real)
         if self.normalize_by == "capacity":
             normalizer = self.samples * len(targets)
-        boxes = all_deltas[wanted.positive], wanted.anchors, wanted.truth
+        boxes = all_deltas[sampled[:positive]], wanted.anchors, wanted.truth
+        parts = (normalizer, None if real is None else real[:positive])
         return {
-            "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer),
-            "loss_rpn_box": box_regression_loss(*boxes, normalizer, kind=self.box_loss, beta=self.beta),
+            "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer, real),
+            "loss_rpn_box": box_regression_loss(*boxes, *parts, kind=self.box_loss, beta=self.beta),
         }
