@@ -66,7 +66,7 @@ asan: $(VENV)/.installed-test
 	MASKRCNN_SANITIZE=address MASKRCNN_CACHE=$(CURDIR)/.cache/asan MASKRCNN_REQUIRE_OPS=1 \
 	ASAN_OPTIONS=detect_leaks=0:strict_init_order=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	$(BIN)/python -m pytest tests/layers tests/native/test_library.py -m "not slow"
+	$(BIN)/python -m pytest tests/layers tests/modeling/roi/test_mask_targets.py tests/native/test_library.py -m "not slow"
 
 wheel: $(VENV)/.installed
 	PYTHON=$(BIN)/python tools/build_wheel.sh

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import load_recipe
 from maskrcnn.structures import Batch, ImageInfo, InstanceMasks, Sample, Targets, collate
+from maskrcnn.structures.padded import pad_targets
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "coco" / "mask_rcnn_r50_fpn_1x.yaml"
 #: torchvision's, background included.
@@ -99,7 +100,8 @@ def samples(count: int, size: tuple[int, int], seed: int) -> list[Sample]:
 
 
 def our_batches(plan: Plan, count: int) -> Iterator[Batch]:
-    batches = [collate(samples(count, plan.size, seed), list(range(count))) for seed in range(3)]
+    seeds = list(range(count))
+    batches = [collate(samples(count, plan.size, s), seeds, drawn_masks=True) for s in range(3)]
     return itertools.cycle([batch.pin_memory() if plan.on_gpu else batch for batch in batches])
 
 
@@ -281,10 +283,12 @@ def capture(plan: Plan, model: MaskRCNN, count: int) -> str:
     seeds = None if batch.seeds is None else batch.seeds.to(plan.device)
     model.train()
     images = model.preprocess(batch.images)
+    images = replace(images, given_extents=images.extents)
+    targets = pad_targets(batch.targets or [], static=True)
 
     def work() -> None:
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            losses = model.losses_of_batch(images, batch.targets or [], seeds)
+            losses = model.losses_of_batch(images, targets, seeds)
         torch.stack([*losses.values()]).sum().backward()
 
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()

@@ -5,6 +5,7 @@
 #endif
 
 #include "box_kernels.h"
+
 #include "kernels.h"
 
 namespace mrcnn {

@@ -35,10 +35,11 @@ from maskrcnn.run.image_caching import needed
 from maskrcnn.run.named_weights import is_name, publisher_of, weight_keys, with_local_weights
 from maskrcnn.run.preflight import Start, run_checks
 from maskrcnn.run.room import in_words
-from maskrcnn.run.step_cost import make_steps, take_step
+from maskrcnn.run.step_cost import make_steps, queue_step, read_steps, take_step
 from maskrcnn.run.training import BEGINNINGS, CACHES
 from maskrcnn.structures import Batch
 from maskrcnn.structures.seeds import seed_everything
+from maskrcnn.viz.tables import Table
 
 #: Parts of a step's time, in the order in which they are told; ``rest``: what is between them.
 PARTS = ("data", "forward", "backward", "optimizer", "rest")
@@ -125,20 +126,15 @@ class Benchmark:
         rows = [
             (
                 "on",
-                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} loading processes",
+                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} workers",
             ),
             ("weights", self.weights),
             ("training", f"{self.rate:.3g} images/s, {self.batch} a step, median {width} x {height}"),
-            ("a step", f"{self.seconds:.3g} s (median of {self.steps}); in the mean"),
-            *(("", f"{name:<9} {self.parts[name]:8.3g} s {self.parts[name] / total:6.1%}") for name in PARTS),
             ("memory", in_words(self.memory)),
-            (
-                "arithmetic",
-                f"{self.flops / 1e12:.3g} TFLOP a step; {self.share_of_peak:.1%} of the peak that was",
-            ),
-            ("", f"measured, {self.peak / 1e12:.3g} TFLOP/s (convolutions and matrix products alone count)"),
-            ("loading", f"{1e3 * loading.read:.3g} ms of a core an image to read and decode,"),
-            ("", f"{1e3 * loading.changed:.3g} ms to transform"),
+            ("arithmetic", f"{self.flops / 1e12:.3g} TFLOP a step (convolutions and matrix products alone)"),
+            ("of the peak", f"{self.share_of_peak:.1%} of {self.peak / 1e12:.3g} TFLOP/s, as measured here"),
+            ("to read", f"{1e3 * loading.read:.3g} ms of a core an image, with decoding"),
+            ("to transform", f"{1e3 * loading.changed:.3g} ms of a core an image"),
         ]
         if self.busy is not None:
             rows.append(("GPU", f"at work for {self.busy:.0%} of a step"))
@@ -147,11 +143,20 @@ class Benchmark:
             rows += [
                 (
                     "evaluation",
-                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects found in each),",
+                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects in each)",
                 ),
-                ("", f"all of data.val {e.seconds:.3g} s, and the figures besides"),
+                ("data.val", f"{e.seconds:.3g} s at that rate, and the figures besides"),
             ]
-        return [*(f"{name:<12}{text}" for name, text in rows), self.advice]
+        parts = [(name, f"{self.parts[name]:.3g}", f"{self.parts[name] / total:.1%}") for name in PARTS]
+        parts.append(("median step", f"{self.seconds:.3g}", ""))
+        title = f"A step, the mean of {self.steps}"
+        return [
+            *Table(("measured", ""), rows, left=(0, 1)).text().splitlines(),
+            "",
+            *Table(("part", "seconds", "share"), parts, title=title).text().splitlines(),
+            "",
+            self.advice,
+        ]
 
 
 def benchmark(recipe: Recipe, ranks: Ranks, *, steps: int, profile: Path | None, tell: Tell) -> Benchmark:
@@ -297,8 +302,9 @@ def _time(step: Step, source: Iterator[Batch], numbers: range, clock: _Clock, te
     clock.reset()
     marks = [time.perf_counter()]
     for place, number in enumerate(numbers, start=1):
-        take_step(step, number, source)
+        queue_step(step, number, source)
         if place == len(numbers):
+            read_steps(step)
             wait()
         marks.append(time.perf_counter())
         tell(f"timed step {place} of {len(numbers)}: {marks[-1] - marks[-2]:.3g} s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
-from maskrcnn.engine.step import NotMadeError, Step, StepResult, Wishes
+from maskrcnn.engine.step import NotMadeError, Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -126,18 +126,46 @@ def make_steps(
     return step, batches
 
 
-def take_step(step: Step, number: int, source: Iterator[Batch]) -> StepResult:
-    """Step ``number``, from 0, with the next batches of ``source``.
+def take_step(step: Step, number: int, source: Iterator[Batch]) -> None:
+    """Step ``number``, from 0, with the next batches of ``source``, and the wait for its figures.
 
     Raises:
         UserError: it cannot be made.
     """
+    queue_step(step, number, source)
+    read_steps(step)
+
+
+def queue_step(step: Step, number: int, source: Iterator[Batch]) -> None:
+    """:func:`take_step` without the wait, as a training does it: on a GPU figures are read now and then.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if step.full:
+        read_steps(step)
+    with _told(number):
+        step.queue(number, source, Wishes)
+
+
+def read_steps(step: Step) -> None:
+    """Wait for the steps that were queued.
+
+    Raises:
+        UserError: one of them was not made.
+    """
+    with _told(None):
+        step.read()
+
+
+@contextmanager
+def _told(number: int | None) -> Iterator[None]:
     try:
-        return step.take(number, source, Wishes)
+        yield
     except NotMadeError as error:
-        raise UserError(
-            f"step {number + 1} could not be made ({type(error).__name__}): {_why(error)}"
-        ) from None
+        place = getattr(error, "step", number)
+        which = "a step" if place is None else f"step {place + 1}"
+        raise UserError(f"{which} could not be made ({type(error).__name__}): {_why(error)}") from None
 
 
 def measure_step(recipe: Recipe, train: Dataset, ranks: Ranks, steps: int = 3) -> StepCost:

@@ -137,6 +137,8 @@ def runnable(line: str, number: int) -> list[str]:
         words += ["--no-measure", "--weights", "none"]
     if name == "explain-roi":
         words += ["--out", f"explain_{number}.png", "--dpi", "30"]
+    if name == "benchmark":
+        words += sets([*SMALL, *OURS, "solver.batch_size=1"])
     if name == "train" and "--resume" not in words:
         demo = DEMO if "demo" in words[0] else OURS
         last = sets(["solver.steps=1"]) + ([] if "--output" in words else ["--output", out])

@@ -23,7 +23,7 @@ from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
 from maskrcnn.modeling.rpn.anchors import grid_anchors
 from maskrcnn.modeling.rpn.rpn import RPNHead
-from maskrcnn.structures import InstanceMasks, boxes, rle
+from maskrcnn.structures import InstanceMasks, PackedMasks, boxes, rle
 from tests.rules.shapes import RESULTS, SHAPE, Function, ShapeError, compare, of_tensors, read, states_a_shape
 from tests.rules.test_imports import MODULES, module_name
 
@@ -130,6 +130,11 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     (Bottleneck(3, 8, inner=4, stride=2, norm="bn"), (MAP,), {"C": 32, "stride": 2}),
     (matching.match_boxes, (xyxy(3), xyxy(5), 0.3, 0.7), {"low_quality": True}),
     (mask_targets.masks_in_boxes, (MASKS, PAIR, torch.tensor([0, 1]), 14, "polygon"), {}),
+    (
+        mask_targets.rasterise,
+        (PackedMasks.of([MASKS], drawn=True), PAIR, torch.tensor([0, -1]), 14, "polygon"),
+        {},
+    ),
     (
         mask_targets.draw_in_boxes,
         (*MASKS.packed_polygons(np.array([0, 0])), PAIR.double().numpy(), 14),
