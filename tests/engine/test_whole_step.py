@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import maskrcnn
 from maskrcnn.engine.step import Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.layers import ops
@@ -23,6 +24,8 @@ from maskrcnn.structures import Batch, ImageInfo, Sample, collate
 from tests.engine.line import ALONE
 from tests.modeling import tiny
 from tests.modeling.test_static_form import MODELS, SIZES, Waiting, build, truth
+
+PACKAGE = Path(maskrcnn.__file__).parent
 
 
 def batches(name: str = "fpn") -> Iterator[Batch]:
@@ -73,7 +76,7 @@ class Copies(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
         if "copy" in str(func) and len({t.device.type for t in tensors}) > 1:
-            frames = [f for f in traceback.extract_stack() if "maskrcnn" in Path(f.filename).parts]
+            frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(PACKAGE)]
             self.found.add((Path(frames[-1].filename).name, frames[-1].name))
         return out
 
