@@ -21,6 +21,7 @@ from typing import Any
 if __name__ == "__main__":  # this file's own folder, first on the path, would hide the real torchvision
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -235,6 +236,12 @@ def _shapes(own: Sequence[Detections], theirs: Sequence[dict[str, Tensor]]) -> d
     return found
 
 
+def untied(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Boxes [P, 4] by falling scores [P], those of one score by their coordinates."""
+    columns = (-scores, *boxes.unbind(1))
+    return boxes[np.lexsort([column.numpy() for column in reversed(columns)])]
+
+
 @torch.no_grad()
 def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str, float]:
     """Each stage of ours in float32 on torchvision's input to it; differences in parts of the maximum."""
@@ -271,7 +278,11 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
         pre_nms=c.pre_nms_test, post_nms=c.post_nms_test, nms_threshold=c.nms_threshold, min_size=c.min_size,
         rank_by=c.rank_by,
     )  # fmt: skip
-    stage("proposals", chosen, proposals)
+    # Where scores are equal torchvision's order is that of an unstable sort: rows of one score go by their boxes.
+    scores = [chosen.scores_of(i) for i in range(len(chosen))]
+    stage(
+        "proposals", *([untied(*pair) for pair in zip(b, scores, strict=True)] for b in (chosen, proposals))
+    )
     pooled = theirs.roi_heads.box_roi_pool(features, proposals, sizes)
     stage("box pooler", [ours.roi.box_pooler(named, proposals)], [pooled])
     class_logits, box_deltas = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(pooled))
