@@ -278,11 +278,10 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
         pre_nms=c.pre_nms_test, post_nms=c.post_nms_test, nms_threshold=c.nms_threshold, min_size=c.min_size,
         rank_by=c.rank_by,
     )  # fmt: skip
-    # Where scores are equal torchvision's order is that of an unstable sort: rows of one score go by their boxes.
+    # torchvision sorts with an algorithm that leaves the order of equal scores open.
     scores = [chosen.scores_of(i) for i in range(len(chosen))]
-    stage(
-        "proposals", *([untied(*pair) for pair in zip(b, scores, strict=True)] for b in (chosen, proposals))
-    )
+    own, their = ([untied(*pair) for pair in zip(b, scores, strict=True)] for b in (chosen, proposals))
+    stage("proposals", own, their)
     pooled = theirs.roi_heads.box_roi_pool(features, proposals, sizes)
     stage("box pooler", [ours.roi.box_pooler(named, proposals)], [pooled])
     class_logits, box_deltas = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(pooled))
