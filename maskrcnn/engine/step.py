@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.config.registry import Named
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Part, Parts
@@ -30,6 +31,20 @@ from maskrcnn.errors import UserError
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 from maskrcnn.structures.seeds import seed_step
+
+
+class Average(Protocol):
+    """An average of the weights, kept beside them; see :class:`maskrcnn.engine.ema.WeightAverage`."""
+
+    def restart(self) -> None: ...
+    def update(self, step: int, bad: Tensor | None = None) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: Mapping[str, Tensor]) -> None: ...
+    def applied(self) -> AbstractContextManager[None]: ...
+
+
+#: By the key of ``solver`` that asks for one: of a model, with the options there.
+AVERAGES: Named[Callable[..., Average]] = Named("average", "maskrcnn.engine", ema="ema")
 
 
 class Wishes(NamedTuple):
@@ -137,6 +152,7 @@ class Step:
     clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
     deferred: figures stay on the device until :meth:`read`, so that :meth:`queue` never waits for it.  None:
         on a GPU; a CPU has made each step before the next anyway.
+    average: of the weights, which each step moves.
     """
 
     strategy: Strategy
@@ -148,6 +164,7 @@ class Step:
     accumulate: int = 1
     clip_grad_norm: float | None = None
     deferred: bool | None = None
+    average: Average | None = None
 
     def __post_init__(self) -> None:
         self.ranks = self.strategy.ranks
@@ -162,7 +179,7 @@ class Step:
     def parts(self) -> Parts:
         """The state that steps change."""
         strategy, optimizer, scaler = self.strategy, self.optimizer, self._scaler
-        return {
+        parts = {
             "model": Part(strategy.model_state, strategy.load_model),
             "optimizer": Part(
                 lambda: strategy.optimizer_state(optimizer),
@@ -170,6 +187,19 @@ class Step:
             ),
             "scaler": Part(scaler.state_dict, lambda state, _: scaler.load_state_dict(state), default=dict),
         }
+        if (average := self.average) is not None:
+
+            def begun() -> dict[str, Tensor]:  # after the model was loaded
+                average.restart()
+                return average.state()
+
+            absent = (
+                "holds no average of the weights (solver.ema), so it begins with the weights of that step"
+            )
+            parts["ema"] = Part(
+                average.state, lambda state, _: average.load(state), default=begun, absent=absent
+            )
+        return parts
 
     @property
     def full(self) -> bool:
@@ -242,6 +272,8 @@ class Step:
             self._scaler.update()
         else:
             update_unless(self._unread.bad, self.optimizer, self._scaler, statistics)
+        if self.average is not None:
+            self.average.update(step, None if self._unread is None else self._unread.bad)
         self._made.append(_Made(step, infos, wished, waiting, rates))
         return wished
 

@@ -15,19 +15,19 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, train_loader
 from maskrcnn.data.schedule import Repeats, repeat_factors
-from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
+from maskrcnn.engine.checkpoint import Checkpoint, Part, Parts, incomplete, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
 from maskrcnn.engine.optim import freeze, set_rates
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.step import Step
+from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import choose_strategy
-from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.engine.trainer import BUDGETS, Budget, LoopPlan, Trainer
 from maskrcnn.errors import few
 from maskrcnn.files import clear_temporaries
-from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
+from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS, MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
@@ -50,6 +50,8 @@ BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWei
 CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
     "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
 )
+#: Batches are drawn one by one: where it is decided on the way how many there are, there may be any number.
+_NO_END = 2**40
 #: Classes that a line of the log names.
 _CLASSES = 10
 
@@ -92,17 +94,27 @@ class TrainingRun:
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
+        self._recomputed = 0
+        if solver.checkpoint_activations:
+            self._recomputed = RECOMPUTATIONS.get("backbone")(self.model)
         strategy = choose_strategy(ranks, self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
+        average = None
+        if solver.ema is not None:
+            average = AVERAGES.get("ema")(self.model, ranks, **solver.ema.arguments())
+        self._budget: Budget | None = None
+        if recipe.train.hours is not None:
+            self._budget = BUDGETS.get("hours")(recipe.train.hours, solver.steps, ranks)
         self.step = Step(
             strategy,
             optimizer,
-            solver.rate_at,
+            self._rate_at,
             seed=recipe.seed,
             precision=solver.precision,
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
+            average=average,
         )
         self._start = preflight.Start(
             recipe,
@@ -117,6 +129,18 @@ class TrainingRun:
         )
         preflight.before_training(self._start, self.data.val)
 
+    def _rate_at(self, step: int) -> float:
+        budget = self._budget
+        return self.recipe.solver.rate_at(step if budget is None else budget.place(step))
+
+    def _parts(self) -> Parts:
+        """What a checkpoint of this run holds."""
+        budget = self._budget
+        if budget is None:
+            return self.step.parts()
+        part = Part(budget.state, lambda state, _: budget.load(state), default=dict)
+        return {**self.step.parts(), "budget": part}
+
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
         recipe, folder, ranks = self.recipe, self.folder, self.ranks
@@ -130,6 +154,8 @@ class TrainingRun:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
                 self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+                if self.step.average is not None:
+                    self.step.average.restart()
             if not recipe.train.allow_frozen_random:
                 if recipe.weights is None:
                     preflight.tell("frozen", replace(self._start, recipe=self._local))
@@ -158,7 +184,7 @@ class TrainingRun:
     def _load(
         self, checkpoint: Checkpoint, path: Path, complaints: list[str], facts: dict[str, Any], strict: bool
     ) -> None:
-        parts = self.step.parts()
+        parts = self._parts()
         other = self.ranks.share(changes(self.folder.history(), facts)) + incomplete(parts, checkpoint, path)
         self._warn(f"{complaint}; going on from {path} instead" for complaint in complaints)
         self._warn(check_resumed(self.recipe, checkpoint, path, self.data, other, strict=strict))
@@ -190,12 +216,25 @@ class TrainingRun:
         for pattern, factor in solver.rates.items():
             groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
             line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
-        epochs = solver.steps * solver.batch_size / max(images, 1)
-        line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+        if self._recomputed:
+            line(
+                f"activations of {self._recomputed} blocks are computed anew (solver.checkpoint_activations)"
+            )
+        if solver.ema is not None:
+            line(
+                f"average of the weights: decay {solver.ema.decay:g}, warm-up {solver.ema.warmup:g}"
+                " (solver.ema)"
+            )
+        steps = solver.steps if self._budget is None else self._budget.steps
+        if steps is None:
+            line(f"steps of {solver.batch_size} images for {recipe.train.hours:g} hours (train.hours)")
+        else:
+            epochs = steps * solver.batch_size / max(images, 1)
+            line(f"{steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
         for told in self._balance():
             line(told)
         if start is not None:
-            line(f"going on after step {start.step} of {solver.steps}")
+            line(f"going on after step {start.step} of {steps or solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
         for text in self._taken.lines:
@@ -230,14 +269,14 @@ class TrainingRun:
             self.step,
             Saving(
                 self.ranks,
-                self.step.parts(),
+                self._parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
                 weights=self.step.parameters,
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
             ),
-            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
+            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every, train.patience),
             console=self.console,
             state=replace(
                 start.with_states({}),
@@ -249,6 +288,7 @@ class TrainingRun:
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,
             resume_hint=resume_hint,
+            budget=self._budget,
         )
 
     def batches(self, start_step: int) -> BatchLoader:
@@ -260,7 +300,7 @@ class TrainingRun:
             images_per_rank=self._per_pass,
             accumulate=recipe.solver.accumulate,
             start_step=start_step,
-            total_steps=recipe.solver.steps,
+            total_steps=recipe.solver.steps if self._budget is None else _NO_END,
             seed=recipe.seed,
             rank=ranks.rank,
             world_size=ranks.size,
