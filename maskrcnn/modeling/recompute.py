@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from maskrcnn.errors import ConfigError
@@ -46,31 +46,19 @@ def _recompute(block: nn.Module) -> None:
     def forward(*args: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return inner(*args, **named)
-        versions = _versions(args)
         again = False
 
         def run(*args: Any, **named: Any) -> Any:
             nonlocal again
-            if not again:
-                again = True
-                return inner(*args, **named)
-            if _versions(args) != versions:
-                raise ConfigError(
-                    f"solver.checkpoint_activations: what goes into a {type(block).__name__} of"
-                    " model.backbone is changed in place afterwards, so that it cannot be computed anew; set"
-                    " it to false"
-                )
-            with _statistics_kept(norms):
-                return inner(*args, **named)
+            if again:
+                with _statistics_kept(norms):
+                    return inner(*args, **named)
+            again = True
+            return inner(*args, **named)
 
         return checkpoint(run, *args, use_reentrant=False, **named)
 
     block.__dict__["forward"] = forward  # hooks and names stay as they are
-
-
-def _versions(args: tuple[Any, ...]) -> list[int]:
-    """How often each tensor was changed in place."""
-    return [value._version for value in args if isinstance(value, Tensor)]
 
 
 @contextmanager

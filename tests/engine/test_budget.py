@@ -136,31 +136,34 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_a_run_is_told_keeps_its_number_and_is_finished_by_it(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """75 steps by a clock of a step each look; resumed, they stay 75, and the result is the same to the
-    bit.
-    """
+    """10 steps by a clock that moves a second each look; gone on with, as many as were decided."""
     monkeypatch.setattr("maskrcnn.engine.budget.SKIPPED", 2)
     monkeypatch.setattr("maskrcnn.engine.budget.MEASURED", 3)
     command = ["train", str(recipe_file), "--set", "solver.steps=61", "--set", "data.val=null"]
-    command += ["--set", "train.log_every=1000", "--set", "train.checkpoint_every=4"]
-    hours = ["--set", "train.hours=0.0025"]  # 9 s
+    command += [
+        "--set",
+        "train.log_every=1000",
+        "--set",
+        "train.checkpoint_every=4",
+        "--set",
+        "train.keep=99",
+    ]
+    hours = ["--set", "train.hours=0.001"]  # 3.6 s
     ticks = iter(range(10**6))
     monkeypatch.setattr(TimeBudget.__init__, "__defaults__", (lambda: float(next(ticks)),))
     # begin: 0; after step 2: 1; after step 5: 2 -> a third of a second a step.
     assert main([*command, *hours, "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert "steps of 2 images for 0.0025 hours (train.hours)" in out
-    assert "27 steps: decided after step 5 by 0.333 s a step and 0.0025 hours" in out
-    assert "finished 27 steps in " in out
+    assert "steps of 2 images for 0.001 hours (train.hours)" in out
+    assert "10 steps: decided after step 5 by 0.333 s a step and 0.001 hours" in out
+    assert "finished 10 steps in " in out
     whole = load(tmp_path / "run/checkpoints/last.pt")
-    assert whole.step == 27 and whole.more["budget"]["steps"] == 27
+    assert whole.step == 10 and whole.more["budget"]["steps"] == 10
     (end,) = [r for r in read_metrics(tmp_path / "run/metrics.jsonl") if r["kind"] == "end"]
-    assert end["step"] == 27 and "decided after step 5" in end["why"]
+    assert end["step"] == 10 and "decided after step 5" in end["why"]
 
-    # Gone on with from step 8, in the middle, where other clocks would decide otherwise.
-    other = tmp_path / "other"
-    keep = ["--set", "train.keep=99", "--output", str(other)]
-    assert main([*command, *hours, *keep]) == 0
+    # Gone on with from step 8, in the middle, where this clock would decide otherwise.
+    other = tmp_path / "run"
     files = sorted(p for p in (other / "checkpoints").glob("step_*"))
     assert [p.name for p in files[:3]] == ["step_00000004.pt", "step_00000005.pt", "step_00000008.pt"]
     for file in [*files[3:], other / "checkpoints/last.pt"]:
@@ -172,6 +175,7 @@ def test_a_run_is_told_keeps_its_number_and_is_finished_by_it(
     assert f"going on after step 8 of {before['steps']}" in out and "decided after" not in out
     ended = load(other / "checkpoints/last.pt")
     assert (ended.step, ended.more["budget"]) == (before["steps"], before)
+    assert all(ended.model[name].equal(value) for name, value in whole.model.items())
     assert main([*command, *hours, "--resume", str(other)]) == 0
     assert "nothing to do (see above)" in capsys.readouterr().out
 
