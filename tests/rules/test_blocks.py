@@ -38,6 +38,7 @@ NOT_RUN = {
     "make asan": "this suite under another allocator",
     "make ablation": "an hour of training; tests/ablation runs suites small",
     "maskrcnn ablate": "the same; the suite, its labels and keys are checked here",
+    "maskrcnn cross-validate": "five trainings; tests/studies/test_cross_validation.py runs two",
     "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
     "pip install": "changes the environment that the tests run in",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
