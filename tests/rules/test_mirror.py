@@ -81,6 +81,7 @@ COVERS = {
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured"
     " studies.explain.scaled_boxes studies.explain.written_ops",
+    "studies/test_cross_validation.py": "cli.cross_validate",
     "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_unpickle.py": "weights.state_dict",
