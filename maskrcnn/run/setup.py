@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
-from maskrcnn.data.loader import BatchLoader, eval_loader
+from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.console import Console
@@ -143,6 +144,36 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
         except ConfigError as error:
             raise ConfigError(f"{key}.{index}.{error}") from None
     return [*map(as_transform, transforms), *(recipe.data.augmentation() if training else ())]
+
+
+def train_batches(
+    dataset: Dataset,
+    recipe: Recipe,
+    ranks: Ranks,
+    steps: range,
+    repeats: npt.NDArray[np.float64] | None = None,
+) -> BatchLoader:
+    """This rank's batches of a training's ``steps``.
+
+    Args:
+        repeats: as :func:`maskrcnn.data.loader.train_loader` takes them.
+    """
+    return train_loader(
+        dataset,
+        build_transforms(recipe, training=True),
+        images_per_rank=images_per_pass(recipe, ranks),
+        accumulate=recipe.solver.accumulate,
+        start_step=steps.start,
+        total_steps=steps.stop,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        pin_memory=ranks.device.type == "cuda",
+        copy_paste=recipe.data.copy_paste,
+        drawn_masks=drawn_masks(recipe),
+        repeats=repeats,
+    )
 
 
 def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
