@@ -5,8 +5,8 @@
 
 Both models have the same random weights (``benchmarks/parity``), images of 800 x 1333 px with seven objects
 each, bfloat16 by autocast and a fused SGD.  Ours is trained by the engine's own step, as it is and with
-``solver.compile``; the shipped config's model, whose RoIAlign takes more samples than torchvision's, and whose
-masks are polygons.  Batches are made before, in pinned memory, and copied to the GPU in each step: what
+``solver.compile``; the shipped config's model, whose RoIAlign takes more samples than torchvision's, and
+whose masks are polygons.  Batches are made before, in pinned memory, and copied to the GPU in each step: what
 loading costs is measured elsewhere.  Inference is that of an evaluation and of ``Predictor``, which replay a
 graph for images of a size that comes again; and without that.
 Rounds of both alternate; the medians are told.  Waits and copies to the host are counted in a profile of

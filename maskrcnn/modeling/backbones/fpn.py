@@ -21,12 +21,12 @@ class _AddDoubled(torch.autograd.Function):
     """``fine`` [N, C, 2H, 2W] plus ``coarse`` [N, C, H, W], each of whose pixels stands for four."""
 
     @staticmethod
-    def forward(ctx: Any, fine: Tensor, coarse: Tensor) -> Tensor:  # noqa: ARG004 - torch's interface
+    def forward(ctx: Any, fine: Tensor, coarse: Tensor) -> Tensor:
         n, c, h, w = coarse.shape
         return (fine.reshape(n, c, h, 2, w, 2) + coarse[:, :, :, None, :, None]).reshape(fine.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, F.avg_pool2d(grad, 2, divisor_override=1)
 
 
