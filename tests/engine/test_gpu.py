@@ -1,4 +1,4 @@
-"""Training on a GPU: the CPU's numbers, no wait for the device, and the same bits again (skipped without one)."""
+"""Training on a GPU, where there is one: the CPU's numbers, no wait for the device, the same bits again."""
 
 from __future__ import annotations
 
