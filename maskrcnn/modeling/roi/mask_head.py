@@ -78,9 +78,8 @@ class FCNMaskHead(PixelMaskHead):
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
         self.logits = nn.Conv2d(width, self.out_channels, 1)
-        self._run: Callable[[FCNMaskHead, Tensor], Tensor] = (
-            FCNMaskHead._features
-        )  # a copy runs its own layers
+        # Not bound to this head, so that a copy runs its own layers.
+        self._run: Callable[[FCNMaskHead, Tensor], Tensor] = FCNMaskHead._features
         start_convs(self)
         nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
 
