@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.step import AVERAGES
+from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import few
 
 
@@ -27,22 +28,23 @@ class WeightAverage:
     Whole numbers (how many batches a norm has seen) and what is frozen are the model's own.
 
     Args:
-        model: on its device, with all that is frozen; its weights now are where the average begins.
-        ranks: the processes, each of which keeps the same average.
+        strategy: of the model, with all in it that is frozen; its weights now are where the average begins.
+            Each rank keeps the average of what it keeps of the weights.
         decay: the largest share that a step keeps of the average, in [0, 1).
         warmup: see the head of this module, >= 1; 1 is none.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, *, decay: float, warmup: float) -> None:
-        self._ranks = ranks
+    def __init__(self, strategy: Strategy, *, decay: float, warmup: float) -> None:
+        self._strategy, self._ranks = strategy, strategy.ranks
         self.decay, self.warmup = decay, warmup
-        state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+        state: Mapping[str, Tensor] = strategy.model.state_dict(keep_vars=True)
         own = {
             name: tensor
             for name, tensor in state.items()
             if tensor.is_floating_point() and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
         }
-        self._weights = {name: tensor.detach() for name, tensor in own.items()}
+        self._weights = {name: _kept_here(tensor.detach()) for name, tensor in own.items()}
+        self._dealt = any(tensor.shape != self._weights[name].shape for name, tensor in own.items())
         #: Not the same on all ranks: each takes statistics of its own images.
         self._buffers = [name for name, tensor in own.items() if not isinstance(tensor, nn.Parameter)]
         self._average: dict[str, Tensor] = {}
@@ -73,20 +75,34 @@ class WeightAverage:
         torch._foreach_add_(averages, moved)
 
     def state(self) -> dict[str, Tensor]:
-        """The average by the names of the model's tensors."""
-        return dict(self._average)
+        """The whole average by the names of the model's tensors; called on all ranks at once."""
+        if not self._dealt:
+            return dict(self._average)
+        with self.applied():
+            whole = self._strategy.model_state()
+            return {name: whole[name].clone() for name in self._average}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state``.
+    def load(self, state: Mapping[str, Tensor], source: Path) -> None:
+        """Go on from ``state``, of :meth:`state`; called on all ranks at once.
 
         Raises:
             ValueError: it is the average of other tensors.
+            CheckpointError: as ``Strategy.load_model``.
         """
-        other = [n for n, own in self._average.items() if n not in state or state[n].shape != own.shape]
+        whole = self._strategy.model_state()
+        other = [n for n in self._average if n not in state or state[n].shape != whole[n].shape]
         if other := other + [name for name in state if name not in self._average]:
             raise ValueError(f"it averages other weights: {few(other, 3)}")
-        for name, own in self._average.items():
-            own.copy_(state[name])
+        if not self._dealt:
+            for name, tensor in self._average.items():
+                tensor.copy_(state[name])
+            return
+        own = [tensor.clone() for tensor in self._weights.values()]
+        try:
+            self._strategy.load_model({**whole, **state}, source)
+            self.restart()
+        finally:
+            self._give(own)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -107,3 +123,11 @@ class WeightAverage:
     def _give(self, tensors: Iterable[Tensor]) -> None:
         for weight, tensor in zip(self._weights.values(), tensors, strict=True):
             weight.copy_(tensor)
+
+
+def _kept_here(tensor: Tensor) -> Tensor:
+    """What this rank keeps of a tensor that is dealt out over the ranks, with the same memory; else
+    itself.
+    """
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,11 +40,11 @@ class Average(Protocol):
     def restart(self) -> None: ...
     def update(self, step: int, bad: Tensor | None = None) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
-    def load(self, state: Mapping[str, Tensor]) -> None: ...
+    def load(self, state: Mapping[str, Tensor], source: Path) -> None: ...
     def applied(self) -> AbstractContextManager[None]: ...
 
 
-#: By the key of ``solver`` that asks for one: of a model, with the options there.
+#: By the key of ``solver`` that asks for one: of a strategy, with the options there.
 AVERAGES: Named[Callable[..., Average]] = Named("average", "maskrcnn.engine", ema="ema")
 
 
@@ -196,9 +197,7 @@ class Step:
             absent = (
                 "holds no average of the weights (solver.ema), so it begins with the weights of that step"
             )
-            parts["ema"] = Part(
-                average.state, lambda state, _: average.load(state), default=begun, absent=absent
-            )
+            parts["ema"] = Part(average.state, average.load, default=begun, absent=absent)
         return parts
 
     @property

@@ -102,7 +102,7 @@ class TrainingRun:
         set_rates(optimizer, self.model, solver.rates)
         average = None
         if solver.ema is not None:
-            average = AVERAGES.get("ema")(self.model, ranks, **solver.ema.arguments())
+            average = AVERAGES.get("ema")(strategy, **solver.ema.arguments())
         self._budget: Budget | None = None
         if recipe.train.hours is not None:
             self._budget = BUDGETS.get("hours")(recipe.train.hours, solver.steps, ranks)

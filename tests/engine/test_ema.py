@@ -32,10 +32,11 @@ EMA = ["solver.ema={decay: 0.9, warmup: 4}", "train.eval_every=3"]
 def make(name: str = "sgd", **options: Any) -> tuple[Step, WeightAverage]:
     torch.manual_seed(3)
     model = Norm()
-    average = WeightAverage(model, ALONE, decay=0.9, warmup=4.0)
+    strategy = choose_strategy(ALONE, model)
+    average = WeightAverage(strategy, decay=0.9, warmup=4.0)
     defaults: dict[str, Any] = {"rate": lambda step: 0.1 / (step + 1), "seed": 0, "precision": "float32"}
     optimizer = OPTIMIZERS[name](model.parameters())
-    return Step(choose_strategy(ALONE, model), optimizer, average=average, **defaults | options), average
+    return Step(strategy, optimizer, average=average, **defaults | options), average
 
 
 def test_it_is_the_published_recurrence() -> None:
@@ -60,7 +61,7 @@ def test_it_is_the_published_recurrence() -> None:
 def test_half_precision_weights_have_a_float32_average_and_what_is_frozen_has_none() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(torch.bfloat16)
     model[0].requires_grad_(False)
-    average = WeightAverage(model, ALONE, decay=0.999, warmup=1.0)
+    average = WeightAverage(choose_strategy(ALONE, model), decay=0.999, warmup=1.0)
     assert {n: t.dtype for n, t in average.state().items()} == dict.fromkeys(
         ("1.weight", "1.bias"), torch.float32
     )
@@ -245,6 +246,6 @@ def test_other_tensors_are_refused(
     assert main([*command, *settings, *frozen]) == 2
     assert "keep solver.optimizer" in capsys.readouterr().err  # the optimizer's says so first
     assert before == {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
-    average = WeightAverage(nn.Linear(2, 2), ALONE, decay=0.9, warmup=1.0)
+    average = WeightAverage(choose_strategy(ALONE, nn.Linear(2, 2)), decay=0.9, warmup=1.0)
     with pytest.raises(ValueError, match="it averages other weights: bias, other"):
-        average.load({"weight": torch.ones(2, 2), "other": torch.ones(2)})
+        average.load({"weight": torch.ones(2, 2), "other": torch.ones(2)}, Path("x.pt"))

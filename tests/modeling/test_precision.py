@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.engine.ema import WeightAverage
+from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.modeling import interfaces
 from maskrcnn.modeling import losses as loss_functions
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
@@ -66,7 +67,7 @@ def test_every_line_of_the_list_holds_and_the_rest_is_half(
         backbone=ResNetConfig(depth=18, width=8, norm="bn", freeze_at=0), keypoint_head=keypoints
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    average = WeightAverage(model, ALONE, decay=0.9, warmup=1.0)
+    average = WeightAverage(choose_strategy(ALONE, model), decay=0.9, warmup=1.0)
 
     seen.results(model.preprocess, "_normalise_together", "images")
     model.preprocess.register_forward_hook(lambda *found: seen.add("images", found[2].tensor))
