@@ -28,6 +28,7 @@ from maskrcnn.data.interfaces import (
 )
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.undoing import not_undoable
+from maskrcnn.engine.events import TRACKERS, TrackerConfig
 from maskrcnn.engine.optim import OPTIMIZERS, OptimizerConfig, SGDConfig
 from maskrcnn.engine.schedules import SCHEDULES, MultiStepConfig, ScheduleConfig
 from maskrcnn.errors import ConfigError, DataError, few
@@ -241,6 +242,10 @@ class TrainConfig(Config):
     keep: Count = 2
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
+    #: Where figures and pictures go besides, as [{type: csv}, {type: wandb, project: cells}]: csv, wandb,
+    #: mlflow, tensorboard (docs/training.md), each once; one that fails is left out and the run goes on.
+    #: Default none.
+    trackers: tuple[Annotated[TrackerConfig, TRACKERS], ...] = ()
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
     pictures: Annotated[int, Range(0, 10_000, "each is drawn and written at each evaluation")] = 4
@@ -251,6 +256,13 @@ class TrainConfig(Config):
     #: and a few images; full, as `maskrcnn doctor` does, by opening every image (on rank 0, while the others
     #: wait); none.  Default quick.
     check_data: Literal["none", "quick", "full"] = "quick"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = [TRACKERS.name_of(type(tracker)) for tracker in self.trackers]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise ValueError(f"trackers has {few(twice)} more than once; keep one of each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,6 +405,7 @@ NEUTRAL_KEYS = (
     "train.log_every",
     "train.keep",
     "train.tensorboard",
+    "train.trackers",
     "train.pictures",
     "train.allow_frozen_random",
     "train.check_data",

@@ -38,6 +38,7 @@ COMMANDS = (
     Command("demo", "train and evaluate a small model on generated data, in minutes"),
     Command("new", "write a config that fits a data set and this machine, with a reason at each key"),
     Command("train", "train a model from a config file"),
+    Command("status", "how far runs are, and whether a process works on them"),
     Command("benchmark", "images a second of a config here, where the time goes, and what to change"),
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
     Command("predict", "find objects in images: overlays and a results file"),

@@ -10,18 +10,35 @@ import io
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskrcnn.engine.events import BOARDS
+from maskrcnn.config import Config
+from maskrcnn.engine.events import TRACKERS, curves
 from maskrcnn.files import Appender
 
 
-@BOARDS.register("tensorboard")
+@TRACKERS.register("tensorboard")
+@dataclass(frozen=True, kw_only=True)
+class TensorBoardConfig(Config):
+    """Event files for TensorBoard, in ``tensorboard`` of the run's folder; as train.tensorboard: true."""
+
+    @property
+    def package(self) -> str:
+        """See :class:`maskrcnn.engine.events.TrackerConfig`."""
+        return "tensorboard"
+
+    def open(self, folder: Path, start_step: int, settings: Mapping[str, str]) -> EventFile:
+        """See :class:`maskrcnn.engine.events.TrackerConfig`."""
+        return EventFile(folder / "tensorboard", start_step + 1)
+
+
 class EventFile(Appender):
-    """One event file in ``folder``."""
+    """One event file in ``folder``; a tracker."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         """
@@ -44,24 +61,33 @@ class EventFile(Appender):
             Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START)),
         ]
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Add a number.
+    def file(self, kind: str) -> Path:
+        """See :class:`maskrcnn.engine.events.Tracker`."""
+        return self.path
+
+    def record(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Add the numbers of a record.
 
         Raises:
-            OSError: it could not be written; it goes out with the next record that can.
+            OSError: they could not be written; they go out with the next record that can.
         """
-        self._add(self._event(wall_time=time.time(), step=step, summary=self._summary.scalar(name, value)))
+        self._add(step, [self._summary.scalar(*curve) for curve in curves(kind, values).items()])
 
-    def image(self, name: str, image: np.ndarray[Any, np.dtype[np.uint8]], step: int) -> None:
-        """Add a picture, uint8 [H, W, 3] RGB; errors as :meth:`scalar`."""
-        made = self._summary.image(name, image, dataformats="HWC")
-        self._add(self._event(wall_time=time.time(), step=step, summary=made))
+    def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Add a picture, uint8 [H, W, 3] RGB; errors as :meth:`record`."""
+        self._add(step, [self._summary.image(name, image, dataformats="HWC")])
 
-    def _add(self, event: Any) -> None:
-        if self._begin:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+    def _add(self, step: int, made: Sequence[Any]) -> None:
+        if not made:
+            return
         begin, self._begin = self._begin, []
+        events = [self._event(wall_time=time.time(), step=step, summary=summary) for summary in made]
         framed = io.BytesIO()  # the record writer puts length and sums round each record
-        for item in (*begin, event):
+        for item in (*begin, *events):
             self._records(framed).write(item.SerializeToString())
         self.append(framed.getvalue())
+
+    def _write(self, record: bytes) -> None:
+        if self._handle is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        super()._write(record)

@@ -14,6 +14,8 @@ from typing import TextIO
 from maskrcnn.errors import OutputError
 from maskrcnn.files import Appender, unwritten
 
+#: Stands in a run's log before what ended it before its end.
+ENDED = "ended: "
 #: So many things are named in one sentence.
 _NAMED = 5
 
@@ -120,6 +122,18 @@ class Console:
         text = f"{self._prefix}warning: {text}"
         self._print(text, sys.stderr)
         self._keep(text)
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Keep in the file alone, after :data:`ENDED`, what ends the body before its end; it passes."""
+        try:
+            yield
+        except BaseException as error:
+            kind = type(error)
+            said = " ".join(str(error).split())
+            ours = kind.__module__.startswith("maskrcnn.") and said
+            self._keep(ENDED + (said if ours else f"{kind.__name__}{f': {said}' if said else ''}"))
+            raise
 
     def _print(self, text: str, stream: TextIO) -> None:
         try:

@@ -1,23 +1,25 @@
-"""What is seen of a run while it runs: progress lines, metrics.jsonl, TensorBoard."""
+"""What is seen of a run while it runs: progress lines, metrics.jsonl, trackers."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
-from maskrcnn.config.registry import Named
+from maskrcnn.config.registry import Registry
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
 from maskrcnn.engine.step import StepResult
-from maskrcnn.files import unwritten
+from maskrcnn.errors import cut
+from maskrcnn.files import unwritten, write_text
 
 #: What each loss tells, by the name that progress lines give it.
 _MEANING = {
@@ -30,20 +32,78 @@ _MEANING = {
 }
 #: Above this share of the time spent waiting for data the user is told once.
 _DATA_BOUND = 0.3
+#: Steps that tell the loss at the beginning, and those after them before it is judged whether it falls.
+_FIRST_STEPS, _LATER_STEPS = 50, 450
+#: Characters of what a failing tracker said.
+_SAID = 300
 
 
-class Board(Protocol):
-    """A file of numbers and pictures (uint8 [H, W, 3] RGB); OSError where one cannot be written yet."""
+class Tracker(Protocol):
+    """Where the records and pictures of a run go besides its own files."""
+
+    def file(self, kind: str) -> Path | None:
+        """The file in the run's folder that records of a kind (``train``, ``eval``, ``end``, ``picture``) are
+        added to: where an OSError keeps one from it, it is to go out with the next.  None: there is none.
+        """
+        ...
+
+    def record(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Keep a record: name -> number, or a text, which a tracker may leave out."""
+        ...
+
+    def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Keep a picture, uint8 [H, W, 3] RGB, where the tracker takes pictures."""
+        ...
+
+    def close(self) -> None:
+        """Write everything out."""
+        ...
+
+
+class TrackerConfig(Protocol):
+    """What fills a place of ``train.trackers``."""
 
     @property
-    def path(self) -> Path: ...
-    def scalar(self, name: str, value: float, step: int) -> None: ...
-    def image(self, name: str, image: np.ndarray[Any, np.dtype[np.uint8]], step: int) -> None: ...
-    def close(self) -> None: ...
+    def package(self) -> str:
+        """The Python package that it needs; empty: none."""
+        ...
+
+    def open(self, folder: Path, start_step: int, settings: Mapping[str, str]) -> Tracker:
+        """Begin, or go on with what an earlier call began for the same folder.
+
+        Args:
+            folder: the run's.
+            start_step: the finished step that training goes on from; records of later ones are about to be
+                made again.
+            settings: the recipe, key path -> value.
+
+        Raises:
+            ImportError: its package is not installed.
+        """
+        ...
 
 
-#: By the key of ``train`` that asks for one: from a folder, and the step from which earlier records are void.
-BOARDS: Named[Callable[[Path, int], Board]] = Named("board", "maskrcnn.engine", tensorboard="board")
+#: The slot ``train.trackers``.
+TRACKERS: Registry[TrackerConfig] = Registry(
+    "tracker", "maskrcnn.engine", tensorboard="board", csv="csv_files", wandb="wandb_run", mlflow="mlflow_run"
+)
+
+
+def curves(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record by the names of their curves: ``loss/mask``, ``train/lr``, ``eval/segm/AP``."""
+    groups = {name: "loss" if kind == "train" and name.startswith("loss") else kind for name in values}
+    return {
+        name if name.startswith("val/") else f"{groups[name]}/{name.removeprefix('loss_')}": float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    }
+
+
+def kept_word(path: Path, make: Callable[[], str]) -> str:
+    """What a small text file holds; where there is none yet, what ``make`` gives is kept in it."""
+    if not path.exists():
+        write_text(path, make() + "\n", sync=True)
+    return path.read_text(encoding="utf-8").strip()
 
 
 @dataclass
@@ -80,15 +140,18 @@ class Tally:
 
 @dataclass
 class Events:
-    """Progress lines, and ``metrics.jsonl`` and TensorBoard files in the run folder; on rank 0 alone.
+    """Progress lines, ``metrics.jsonl`` in the run folder, and trackers; on rank 0 alone.
 
-    What cannot be written goes to ``console.unwritten``.
+    What cannot be written goes to ``console.unwritten``.  A tracker that fails in another way is told once
+    and left out from then on.
 
     folder: the run folder; exists.
     console: where lines go.
     start_step: the step training goes on from; later records are dropped.
     tensorboard: also write ``folder/tensorboard``; a missing package is a warning.
     epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
+    trackers: further ones; that of TensorBoard counts once.
+    settings: the recipe, key path -> value, for trackers.
 
     Raises:
         OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
@@ -100,6 +163,8 @@ class Events:
     start_step: int = 0
     tensorboard: bool = True
     epoch_images: int | None = None
+    trackers: Sequence[TrackerConfig] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         metrics = self.folder / "metrics.jsonl"
@@ -107,15 +172,26 @@ class Events:
             self._metrics = MetricsFile(metrics, self.start_step)
         except OSError as error:
             raise unwritten(metrics, error) from None
-        self._board: Board | None = None
         self._pace: float | None = None
         self._told_data_bound = False
         self._told_legend = False
-        if self.tensorboard:
+        self._told_nothing_found = False
+        self._fall = Fall() if self.start_step == 0 else None
+        wanted = {TRACKERS.name_of(type(config)): config for config in self.trackers}
+        if self.tensorboard and "tensorboard" not in wanted:
+            wanted["tensorboard"] = TRACKERS.make("tensorboard")
+        self._open: dict[str, Tracker] = {}
+        for name, config in wanted.items():
             try:
-                self._board = BOARDS.get("tensorboard")(self.folder / "tensorboard", self.start_step + 1)
-            except ImportError:
-                self.console.warn("TensorBoard logs are off: the package 'tensorboard' is not installed")
+                self._open[name] = config.open(self.folder, self.start_step, self.settings)
+            except ImportError as error:
+                if name == "tensorboard":
+                    why = "TensorBoard logs are off: the package 'tensorboard' is not installed"
+                    self.console.warn(why)
+                else:
+                    self._leave_out(name, error)
+            except Exception as error:
+                self._leave_out(name, error)
 
     def progress(
         self,
@@ -161,21 +237,30 @@ class Events:
         if done.grad_norm is not None:
             values["grad_norm"] = done.grad_norm
         self._write(step, "train", values)
-        for name, value in values.items():
-            group = "loss" if name.startswith("loss") else "train"
-            self._scalar(f"{group}/{name.removeprefix('loss_')}", value, step)
         if waiting > _DATA_BOUND and step > 20 and not self._told_data_bound:
             self._told_data_bound = True
             self.console.warn(
                 f"{waiting:.0%} of the time is spent waiting for data;"
                 " raise data.workers, or use smaller images"
             )
+        told = None if self._fall is None else self._fall.add(total_loss, done.steps)
+        if told is not None:
+            self._fall = None
+            if told:
+                self.console.warn(f"step {step}: {told}")
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
-        """Keep the figures of an evaluation."""
+        """Keep the figures of an evaluation; where it found nothing for the first time, that is told."""
         self._write(step, "eval", {**metrics, "seconds": seconds})
-        for name, value in metrics.items():
-            self._scalar(name if name.startswith("val/") else f"eval/{name}", value, step)
+        found = [
+            value for name, value in metrics.items() if re.fullmatch(r"(ema/)?(bbox|segm|keypoints)/AP", name)
+        ]
+        if found and not any(found) and not self._told_nothing_found:
+            self._told_nothing_found = True
+            self.console.warn(
+                f"the evaluation at step {step} found nothing that is right (AP is 0): usual within the first"
+                " hundreds of steps; later look at pictures/, at `maskrcnn doctor`, and at docs/low_ap.md"
+            )
 
     def end(self, step: int, why: str) -> None:
         """Keep that the run has ended after ``step``, though others were planned."""
@@ -184,23 +269,69 @@ class Events:
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         file = self._metrics
         self.console.unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
-
-    def _scalar(self, name: str, value: float, step: int) -> None:
-        board = self._board
-        if board is not None:
-            self.console.unwritten.attempt(board.path, lambda: board.scalar(name, value, step), grows=True)
+        self._track(kind, lambda tracker: tracker.record(step, kind, values))
 
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Keep a picture, uint8 [H, W, 3] RGB."""
-        board = self._board
-        if board is not None:
-            self.console.unwritten.attempt(board.path, lambda: board.image(name, image, step), grows=True)
+        self._track("picture", lambda tracker: tracker.picture(step, name, image))
+
+    def _track(self, kind: str, act: Callable[[Tracker], None]) -> None:
+        """Have each tracker do something with a record of a kind."""
+        for name, tracker in list(self._open.items()):
+            try:
+                file = tracker.file(kind)
+                if file is None:
+                    act(tracker)
+                else:
+                    self.console.unwritten.attempt(file, partial(act, tracker), grows=True)
+            except Exception as error:
+                del self._open[name]
+                self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        said = cut(" ".join(str(error).split()), _SAID)
+        self.console.warn(
+            f"the tracker {name} failed ({type(error).__name__}{f': {said}' if said else ''}); the run goes"
+            " on without it"
+        )
 
     def close(self) -> None:
         """Write everything out."""
-        for file in (self._metrics, self._board):
-            if file is not None:
-                self.console.unwritten.attempt(file.path, file.close, grows=True)
+        file = self._metrics
+        self.console.unwritten.attempt(file.path, file.close, grows=True)
+        self._track("end", lambda tracker: tracker.close())
+        self._open.clear()
+
+
+class Fall:
+    """Whether the loss falls at all from its beginning, judged once."""
+
+    def __init__(self) -> None:
+        self._first: list[tuple[float, int]] = []
+        self._later: list[tuple[float, int]] = []
+
+    def add(self, loss: float, steps: int) -> str | None:
+        """Take the mean loss of some further steps.
+
+        Returns:
+            None: not known yet; empty: it falls; else a sentence.
+        """
+        first, later = self._first, self._later
+        into = first if sum(n for _, n in first) < _FIRST_STEPS else later
+        into.append((loss, steps))
+        made = sum(n for _, n in later)
+        if made < _LATER_STEPS:
+            return None
+        half = later[len(later) // 2 :]  # the newer ones
+        before, now = (sum(v * n for v, n in part) / sum(n for _, n in part) for part in (first, half))
+        if not now >= before:
+            return ""
+        return (
+            f"the loss does not fall: {before:.3g} over the first {sum(n for _, n in first)} steps,"
+            f" {now:.3g} over the last {sum(n for _, n in half)}. Where training began with weights of the"
+            " same classes that may be so; else look whether the labels fit (maskrcnn doctor, maskrcnn"
+            " browse), and try another solver.optimizer.lr (docs/low_ap.md)"
+        )
 
 
 def describe_legend(losses: Mapping[str, float], *, clipped: bool) -> str:

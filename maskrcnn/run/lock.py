@@ -201,6 +201,18 @@ class RunLock:
             text, beat = "", self.path.stat().st_mtime
         return Holder.read(text), beat
 
+    def seen(self) -> tuple[Holder | None, bool] | None:
+        """Who holds the folder (None: unreadable) and whether that process lives, as far as looking alone can
+        tell: one elsewhere, by the age of its last sign of life and this machine's clock.  None: nobody.
+        """
+        found = self._look()
+        if found is None:
+            return None
+        holder, beat = found
+        if holder is not None and holder.place == _place():
+            return holder, _lives(holder)
+        return holder, time.time() - beat <= SILENCE
+
     def _now(self) -> float:
         """The file system's time."""
         with scratch(self.path) as file:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -15,8 +16,23 @@ from maskrcnn.run import setup
 from maskrcnn.run.preflight import CHECKS, Start
 from maskrcnn.run.room import in_words
 
+#: Packages of trackers that are extras of ours.
+_EXTRAS = ("wandb", "mlflow")
 #: Loading processes a core, beyond which a machine only gets slower; and how many are always possible.
 _WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 32
+
+
+@CHECKS.register("trackers")
+def check_trackers(start: Start) -> Iterator[UserError]:
+    """What ``train.trackers`` need is installed; rank 0 has them."""
+    for place, config in enumerate(start.recipe.train.trackers if start.ranks.is_main else ()):
+        package = config.package
+        if package and find_spec(package) is None:
+            extra = package if package in _EXTRAS else ""
+            yield UserError(
+                f"train.trackers.{place} needs the Python package {package!r}, which is not installed: pip"
+                f" install {f'maskrcnn[{extra}]' if extra else package}, or drop it from train.trackers"
+            )
 
 
 @CHECKS.register("workers")

@@ -65,6 +65,7 @@ CHECKS: Named[Check] = Named(
     masks="data_checks",
     images="image_checks",
     workers="machine_checks",
+    trackers="machine_checks",
     batch="machine_checks",
     places="room",
     disk="room",
@@ -79,7 +80,7 @@ CHECKS: Named[Check] = Named(
     fit="fit_doubts",
 )
 #: What is looked at before each of them, in the order in which it is told; a training asks a plugin's, too.
-TRAINING = ("keypoints", "usable", "masks", "workers", "batch", "places", "disk", "fit")
+TRAINING = ("keypoints", "usable", "masks", "trackers", "workers", "batch", "places", "disk", "fit")
 EVALUATION = ("transforms", "backend", "batch", "usable", "judged_masks", "judged_keypoints")
 PROPOSALS = ("transforms", "workers", "places", "images")
 _OURS = frozenset(CHECKS.names())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from maskrcnn.config import dump
+from maskrcnn.config.encode import flatten
 from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader
@@ -178,6 +179,8 @@ class TrainingRun:
             console,
             start_step=step,
             tensorboard=self.recipe.train.tensorboard,
+            trackers=self.recipe.train.trackers,
+            settings=flatten(self.recipe) if self.recipe.train.trackers else {},
             epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
         )
 
