@@ -163,3 +163,44 @@ def test_what_modules_log_reaches_the_console(capsys: pytest.CaptureFixture[str]
     out, err = capsys.readouterr()
     assert err == "warning: two faulty annotations\n"
     assert out == "drawing\n"
+
+
+def lose(events: Events, losses: list[float], each: int = 50) -> None:
+    """Log these mean losses, so many steps each."""
+    for k, loss in enumerate(losses):
+        done = Tally({"loss_mask": loss * each}, steps=each, images=each, began=100.0)
+        events.progress(done, step=(k + 1) * each, total=10_000, lr=0.1, memory=0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([2.0] * 10, 1),
+        ([2.0, *[3.0] * 30], 1),  # once
+        ([2.0, *[1.9] * 20], 0),
+        ([2.0, *[3.0] * 4, *[1.5] * 5, *[9.0] * 10], 0),  # judged once
+        ([2.0] * 9, 0),  # too early
+    ],
+)
+def test_a_loss_that_does_not_fall_is_told_once(
+    losses: list[float], told: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose(Events(tmp_path, Console(), tensorboard=False), losses)
+    assert capsys.readouterr().err.count("the loss does not fall: 2 over the first 50 steps") == told
+
+
+def test_a_resumed_run_is_not_asked_to_fall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lose(Events(tmp_path, Console(), tensorboard=False, start_step=20), [2.0] * 20)
+    assert "does not fall" not in capsys.readouterr().err
+
+
+def test_an_evaluation_that_finds_nothing_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = Events(tmp_path, Console(), tensorboard=False)
+    events.evaluation(1, {"segm/AP": 0.0, "bbox/AP": 0.001, "val/loss": 1.0}, 1.0)
+    events.evaluation(1, {"val/loss": 1.0}, 1.0)
+    assert "found nothing" not in capsys.readouterr().err
+    for step in (2, 3):
+        events.evaluation(step, {"segm/AP": 0.0, "bbox/AP": 0.0, "bbox/AR1": 0.1}, 1.0)
+    assert capsys.readouterr().err.count("the evaluation at step 2 found nothing that is right") == 1

@@ -418,6 +418,9 @@ def test_the_real_wandb_offline(tmp_path: Path, capfd: pytest.CaptureFixture[str
         run.picture(start + 1, "eval/a", PICTURE)
         run.close()
     assert "failed" not in capfd.readouterr().err
+    import wandb
+
+    wandb.teardown()  # its process writes the files out
     kept = (tmp_path / "mine" / "wandb_id.txt").read_text().strip()
     made = sorted((tmp_path / "mine" / "wandb").glob(f"offline-run-*-{kept}/run-{kept}.wandb"))
     assert made and all(b"loss/mask" in path.read_bytes() for path in made)
