@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +48,23 @@ class MlflowConfig(Config):
         """See :class:`maskrcnn.engine.events.TrackerConfig`."""
         for name, value in _MANNERS.items():
             os.environ.setdefault(name, value)
-        mlflow: Any = import_module("mlflow")
-        entities: Any = import_module("mlflow.entities")
-        client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        client = MlflowClient(tracking_uri=self.tracking_uri)
 
         def begin() -> str:
             found = client.get_experiment_by_name(self.experiment)
             place = found.experiment_id if found else client.create_experiment(self.experiment)
             run = str(client.create_run(place, run_name=self.name or folder.resolve().name).info.run_id)
-            params = [entities.Param(allowed(k), v[:_LONGEST]) for k, v in settings.items()]
+            params = [Param(allowed(k), v[:_LONGEST]) for k, v in settings.items()]
             for first in range(0, len(params), _MOST_PARAMS):
                 client.log_batch(run, params=params[first : first + _MOST_PARAMS])
             return run
 
         run = kept_word(folder / "mlflow_id.txt", begin)
         client.update_run(run, status="RUNNING")
-        return MlflowRun(client, run, entities.Metric)
+        return MlflowRun(client, run, Metric)
 
 
 class MlflowRun:

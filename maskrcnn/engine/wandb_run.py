@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +42,8 @@ class WandbConfig(Config):
     def open(self, folder: Path, start_step: int, settings: Mapping[str, str]) -> WandbRun:
         """See :class:`maskrcnn.engine.events.TrackerConfig`."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # of its own faults, to its makers
-        wandb: Any = import_module("wandb")
+        import wandb
+
         run = wandb.init(
             project=self.project,
             entity=self.entity,

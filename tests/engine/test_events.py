@@ -1,7 +1,4 @@
-"""What is seen of a run while it runs.
-
-Covers ``maskrcnn/engine/board.py``.
-"""
+"""What is seen of a run while it runs."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.csv_files import WideFile
 from maskrcnn.engine.events import TRACKERS, Events, Tally, curves
 from maskrcnn.engine.mlflow_run import allowed
+from maskrcnn.engine.wandb_run import WandbConfig
 from maskrcnn.errors import ConfigError, UserError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
@@ -301,6 +302,9 @@ def test_wandb_gets_records_and_pictures_and_a_resumed_run_its_id(
     assert first.given["id"] == second.given["id"] == (folder / "wandb_id.txt").read_text().strip()
     assert first.given["resume"] == "allow"
     assert first.axes == [("step", None), ("*", "step")]
+    begin(tmp_path / "other", "wandb").close()
+    assert wandb_runs[2].given["project"] == WandbConfig().project == "maskrcnn"
+    assert wandb_runs[2].given["id"] != first.given["id"]
     progressed, evaluated, picture = second.logged
     assert progressed["step"] == 2 and progressed["loss/mask"] == 0.5
     assert evaluated == {"step": 2, "eval/segm/AP": 0.5, "eval/seconds": 1.0}

@@ -43,7 +43,7 @@ COVERS = {
     "data/transforms/test_pipelines.py": "data.transforms.albumentations_pipeline"
     " data.transforms.torchvision_pipeline",
     "data/transforms/test_undoing.py": "data.interfaces",
-    "engine/test_events.py": "engine.board",
+    "engine/test_trackers.py": "engine.board engine.csv_files engine.mlflow_run engine.wandb_run",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
@@ -62,6 +62,7 @@ COVERS = {
     "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
     " modeling.roi.decode modeling.rpn.decode",
     "run/test_benchmark.py": "cli.benchmark",
+    "run/test_status.py": "cli.status",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
