@@ -139,6 +139,11 @@ class Ranks:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    @property
+    def suffix(self) -> str:
+        """Of the names of files that each process writes: empty on rank 0, ``_rank_1`` and so on."""
+        return f"_rank_{self.rank}" if self.rank else ""
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.group is not None:

@@ -257,6 +257,11 @@ class Step:
             self._unread.begin(self._row)
 
     @property
+    def deferred_steps(self) -> bool:
+        """Whether figures stay on the device until they are read."""
+        return self._unread is not None
+
+    @property
     def full(self) -> bool:
         """Whether what was queued has to be read before more is."""
         return self._lost or len(self._made) >= (1 if self._unread is None else MOST_UNREAD)

@@ -25,6 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import few
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -49,6 +50,10 @@ BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWei
 #: What keeps decoded images, by ``data.cache``.
 CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
     "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
+)
+#: What keeps the batch and the state of a step whose figures are not finite.
+EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
+    "evidence", "maskrcnn.run", batch="kept_batch"
 )
 #: Classes that a line of the log names.
 _CLASSES = 10
@@ -103,6 +108,7 @@ class TrainingRun:
             precision=solver.precision,
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
+            max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
             recipe,
@@ -249,22 +255,25 @@ class TrainingRun:
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,
             resume_hint=resume_hint,
+            keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
+            watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
-    def batches(self, start_step: int) -> BatchLoader:
-        """Those of the steps that are left."""
+    def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
+        """Those of the steps that are left, or of so many of them: those are loaded by this process."""
         recipe, ranks = self.recipe, self.ranks
+        total = recipe.solver.steps
         return train_loader(
             self.data.train,
             setup.build_transforms(recipe, training=True),
             images_per_rank=self._per_pass,
             accumulate=recipe.solver.accumulate,
             start_step=start_step,
-            total_steps=recipe.solver.steps,
+            total_steps=total if steps is None else min(start_step + steps, total),
             seed=recipe.seed,
             rank=ranks.rank,
             world_size=ranks.size,
-            workers=setup.worker_count(recipe, ranks),
+            workers=setup.worker_count(recipe, ranks) if steps is None else 0,
             pin_memory=ranks.device.type == "cuda",
             copy_paste=recipe.data.copy_paste,
             drawn_masks=setup.drawn_masks(recipe),
