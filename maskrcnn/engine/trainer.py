@@ -101,7 +101,8 @@ class Trainer:
 
         Args:
             batches: the micro-batches from step ``state.step`` on, as many for each step as it takes.  Where
-                it has an attribute ``stopping``, that is set to tell it whether the run was asked to stop.
+                it has an attribute ``stopping``, that is set to tell it whether the run was asked to stop;
+                ``tell`` takes sentences.
 
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; before the optimizer step, though it may be
@@ -116,7 +117,7 @@ class Trainer:
         self.step.strategy.module.train()
         saving.begin(self.state.step)
         watch = self.watchdog.watching() if self.watchdog else nullcontext()
-        with StopRequest() as stop, watch, _opened(batches, stop) as source:
+        with StopRequest() as stop, watch, _opened(batches, stop, self.console.warn) as source:
 
             def wishes() -> Wishes:
                 return Wishes(stop.signal_number != 0 or saving.problem is not None, saving.wished)
@@ -296,10 +297,14 @@ class Trainer:
 
 
 @contextmanager
-def _opened(batches: Iterable[Batch], stop: StopRequest) -> Iterator[Iterator[Batch]]:
+def _opened(
+    batches: Iterable[Batch], stop: StopRequest, tell: Callable[[str], None]
+) -> Iterator[Iterator[Batch]]:
     """The batches one by one; at the end the loading processes end, whatever their state."""
     if hasattr(batches, "stopping"):
         batches.stopping = lambda: stop.signal_number != 0
+    if hasattr(batches, "tell"):
+        batches.tell = tell
     source = iter(batches)
     try:
         yield source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from maskrcnn.cli import main
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.faults import NonFiniteError
+from maskrcnn.engine.step import Step
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.roi.box_head import BoxPredictor
 from maskrcnn.recipe import load_recipe
