@@ -62,6 +62,7 @@ COVERS = {
     "modeling/test_static_form.py": "modeling.roi.rois",
     "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
     " modeling.roi.decode modeling.rpn.decode",
+    "run/test_debug_batch.py": "cli.debug_batch run.kept_batch",
     "run/test_benchmark.py": "cli.benchmark",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
