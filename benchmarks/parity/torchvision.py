@@ -40,6 +40,8 @@ from maskrcnn.convert.torchvision import SOURCE
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.decode import own_class, select_detections
+from maskrcnn.modeling.roi.pooler import to_rois
+from maskrcnn.modeling.roi.rois import FoundRoIs
 from maskrcnn.modeling.rpn.decode import select_proposals
 from maskrcnn.structures import Detections, InstanceMasks, Targets
 
@@ -289,21 +291,17 @@ def compare_float32(ours: MaskRCNN, theirs: Any, batch: ImageBatch) -> dict[str,
     background_last = torch.cat((class_logits[:, 1:], class_logits[:, :1]), dim=1)
     stage("class logits", [head_logits], [background_last])
     stage("box deltas", [head_deltas], [box_deltas[:, 4:]])
-    counts = [len(p) for p in proposals]
     boxes, scores, labels = theirs.roi_heads.postprocess_detections(
         class_logits, box_deltas, proposals, sizes
     )
     r = ours.roi
     probabilities = background_last.softmax(dim=1)[:, :-1]
-    detections = [
-        select_detections(
-            *parts, weights=r.stage_weights[0], score_threshold=r.score_threshold,
-            nms_threshold=r.nms_threshold, max_detections=r.max_detections, min_size=r.min_size,
-        )
-        for parts in zip(
-            probabilities.split(counts), box_deltas[:, 4:].split(counts), proposals, sizes, strict=True
-        )
-    ]  # fmt: skip
+    rows = select_detections(
+        probabilities, box_deltas[:, 4:], to_rois(proposals), torch.tensor(sizes).to(boxes[0]),
+        weights=r.stage_weights[0], score_threshold=r.score_threshold, nms_threshold=r.nms_threshold,
+        max_detections=r.max_detections, min_size=r.min_size,
+    )  # fmt: skip
+    detections = FoundRoIs(len(sizes), rows, {}, {})
     stage("boxes", [d.boxes for d in detections], boxes)
     stage("scores", [d.scores for d in detections], scores)
     stage("labels", [d.labels for d in detections], [x - 1 for x in labels])
