@@ -62,7 +62,7 @@ COVERS = {
     "modeling/test_static_form.py": "modeling.roi.rois",
     "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
     " modeling.roi.decode modeling.rpn.decode",
-    "run/test_benchmark.py": "cli.benchmark",
+    "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
