@@ -99,7 +99,7 @@ class RoIFeatures:
         """
         if self.shared is not None and self.sampled is not None and isinstance(rois, SampledRoIs):
             return self.sampled.pick(self.shared, rois)
-        pooled: Tensor = pooler(self.maps, rois.rois)
+        pooled: Tensor = pooler(self.maps, rois.pooled)
         return pooled if self.trunk is None else self.trunk(pooled)
 
 
@@ -164,6 +164,10 @@ class RoIHead(nn.Module):
         (``weights.restore.take_by_class``), so they lie class after class, what belongs to none behind them.
         """
         return ()
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse the layers; a head that does not run them by ``self(pooled)`` says how."""
+        self.compile()
 
 
 class MaskHead(RoIHead):

@@ -117,6 +117,7 @@ def run_evaluation(
             keypoint_offset=recipe.eval.keypoint_offset,
             progress=progress_lines(console, "evaluating"),
             total=-(-len(dataset) // ranks.size),
+            graphs=recipe.eval.cuda_graphs,
         )
     found = ranks.gather(None if records is None else (records, dataset.report.unreadable))
     gathered = [part for part in found if part is not None]

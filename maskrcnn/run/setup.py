@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data.doctor import tell_doubts
@@ -209,10 +210,29 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         model = recipe.model.build(num_classes).to(device)
     model.preprocess.pad_sizes = recipe.data.pad_sizes
     if recipe.solver.compile:
-        model.backbone.compile()
-        if model.neck is not None:
-            model.neck.compile()
+        compile_layers(model, device, sizes=2 * len(recipe.data.pad_sizes))
     return model
+
+
+def compile_layers(model: MaskRCNN, device: torch.device, sizes: int = 0) -> None:
+    """Let torch.compile fuse what lies between the model's convolutions.
+
+    Each part is compiled for itself, so that what differs from batch to batch, as the number of objects,
+    compiles none anew; the heads of RoIs only where their number is fixed.
+
+    Args:
+        sizes: of padded images, how many there may be; 0: any, for which code of open sizes is made.
+    """
+    # torch keeps at most eight versions of a part.
+    dynamic = False if 0 < sizes <= 8 else None
+    parts: list[nn.Module | None] = [model.backbone, model.neck, model.rpn and model.rpn.head]
+    if model.in_static_form(device):
+        parts += [head for head, _ in model.roi.box_stages]
+        for head in model.roi.heads.values():
+            head.compile_layers()
+    for part in parts:
+        if part is not None:
+            part.compile(dynamic=dynamic)
 
 
 def check_channels(recipe: Recipe) -> None:

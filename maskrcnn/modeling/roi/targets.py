@@ -50,7 +50,7 @@ def sample_rois(
     matched = torch.where(torch.cat((proposals.real, targets.real), dim=1), matched, IGNORED)
     # Ground truths are numbered apart: their keys do not depend on how many proposals there are.
     rows = [torch.arange(part.shape[1], device=device) for part in (proposals.boxes, truth)]
-    keys = random_keys(seeds[:, None], ROIS, torch.cat((rows[0], rows[1] + _TRUTHS)))
+    keys = random_keys(seeds[:, None], ROIS, torch.cat((rows[0], rows[1] | _TRUTHS)))
     drawn = draw(matched, count, positive_fraction, keys, sampler)
     # The positive ones take the first slots, the negative ones those behind.
     most, room = drawn.positive.shape[1], drawn.negative.shape[1]
