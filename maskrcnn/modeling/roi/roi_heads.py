@@ -25,6 +25,7 @@ from maskrcnn.modeling.interfaces import (
 )
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, class_loss, wide
 from maskrcnn.modeling.matching import Sampler
+from maskrcnn.modeling.norms import norms_of_rows
 from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, SampledRoIs, rois_of
@@ -259,7 +260,7 @@ class RoIHeads(nn.Module):
             ValueError: two heads call a loss by one name.
         """
         rois = self.sample(proposals, targets, seeds, static=static)
-        maps = RoIFeatures(features, self.trunk)
+        maps = RoIFeatures(features, self.trunk, norms=norms_of_rows(self))
         losses, pooled = self._box_losses(maps, rois, _as_tensor(image_sizes, rois.rois))
         if self.trunk is not None:
             maps = replace(maps, sampled=rois, shared=pooled)
@@ -268,6 +269,8 @@ class RoIHeads(nn.Module):
             if found.keys() & losses.keys():
                 raise ValueError(f"the head {name} calls a loss as another head does: {sorted(found)}")
             losses |= found
+        for norm in maps.norms:
+            norm.real = None
         return losses
 
     def sample(
