@@ -13,7 +13,7 @@ import numpy.typing as npt
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.formats.coco_json import source_name, uncollected
 from maskrcnn.data.index import read_annotations
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.evaluation import oks
 from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
 from maskrcnn.evaluation.detections import DetectionColumns, read_detections
@@ -131,8 +131,8 @@ def _unknown_classes(truth: GroundTruth, found: DetectionColumns) -> list[str]:
         return []
     ids = few(np.unique(strangers).tolist())
     note = (
-        f"{len(strangers)} of {len(found)} results have category ids that {truth.source} does not list"
-        f" ({ids}), so they match nothing; class indices must be mapped back to the file's category ids"
+        f"{len(strangers)} of {plural(len(found), 'result')} have category ids that {truth.source} does not"
+        f" list ({ids}), so they match nothing; class indices must be mapped back to the file's category ids"
     )
     return [note]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class PreprocessConfig(Config):
         """
         if not self.mean or len(self.mean) != len(self.std):
             raise ConfigError(
-                f"model.preprocess.mean has {len(self.mean)} values and model.preprocess.std {len(self.std)};"
-                " give one of each to every channel (three, of R, G and B)"
+                f"model.preprocess.mean has {plural(len(self.mean), 'value')} and model.preprocess.std"
+                f" {len(self.std)}; give one of each to every channel (three, of R, G and B)"
             )
         return Preprocess(**self.arguments(), channels_last=channels_last)

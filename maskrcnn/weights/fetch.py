@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import maskrcnn
-from maskrcnn.errors import CheckpointError, OutputError
+from maskrcnn.errors import CheckpointError, OutputError, plural
 from maskrcnn.files import Appender, free_bytes, locked, take_place, unwritten, write_json, write_text
 from maskrcnn.weights.published import Published
 
@@ -341,7 +341,9 @@ class _Download:
             with contextlib.suppress(OSError):
                 part.close()
         if total is not None and self._have() < total:
-            raise _BrokenError(f"the connection ended after {self._have():,} of {total:,} bytes")
+            raise _BrokenError(
+                f"the connection ended after {self._have():,} of {plural(total, 'byte', spec=',')}"
+            )
 
     def _check_total(self, total: int | None, have: int) -> None:
         """Refuse a file that cannot be the one, or for which there is no room."""

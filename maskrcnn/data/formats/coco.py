@@ -27,7 +27,7 @@ from maskrcnn.data.images import SixteenBit, read_image
 from maskrcnn.data.index import AnnotationIndex, read_annotations
 from maskrcnn.data.interfaces import DATASETS, RGB, ImageCache, ImageReading
 from maskrcnn.data.proposal_file import ProposalFile
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -118,7 +118,7 @@ class CocoDataset:
         if not len(keep):
             what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
-                what = f"no images with at least {min_keypoints} labelled keypoints"
+                what = f"no images with at least {plural(min_keypoints, 'labelled keypoint')}"
             sentence = f"{self.annotation_file}: there are {what} in it"
             raise DataError(f"{sentence}\n{self.report.summary()}".strip())
         if not allow_outside:
@@ -147,8 +147,9 @@ class CocoDataset:
         crowds = self.index.crowds[self.index.images < self.considered]
         if len(crowds) and crowds.all():
             raise DataError(
-                f"{self.annotation_file}: all {len(crowds)} annotations are crowd regions (iscrowd: 1), so"
-                f" none trains; set iscrowd to 0 if they are single objects\n{self.report.summary()}".strip()
+                f"{self.annotation_file}: of {plural(len(crowds), 'annotation')} all are crowd regions"
+                " (iscrowd: 1), so none trains; set iscrowd to 0 if they are single objects"
+                f"\n{self.report.summary()}".strip()
             )
 
     def __len__(self) -> int:
@@ -164,8 +165,8 @@ class CocoDataset:
 
     def __repr__(self) -> str:
         return (
-            f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
-            f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
+            f"CocoDataset({self.annotation_file}, {len(self)} of {plural(len(self.index), 'image')},"
+            f" {plural(len(self.index.rows), 'instance')}, {plural(len(self.categories), 'class')})"
         )
 
     def path(self, index: int) -> Path:
@@ -259,7 +260,7 @@ def file_notes(path: Path, heard: Sequence[str], *, pages: bool = True) -> tuple
     if count > 1:
         what = f"{path.name} holds {count} frames or pages, of which the first alone is read"
         advice = "store those to use as files of their own, or say by data.pages what the pages of a TIFF are"
-        notes.append(Note("pages", f"{count} pages", f"{what}; {advice}"))
+        notes.append(Note("pages", plural(count, "page"), f"{what}; {advice}"))
     return tuple(notes)
 
 

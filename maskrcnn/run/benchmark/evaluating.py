@@ -6,6 +6,7 @@ import time
 
 from maskrcnn.data import Dataset
 from maskrcnn.engine.distributed import Ranks
+from maskrcnn.errors import plural
 from maskrcnn.inference.loop import predict_dataset
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
@@ -36,7 +37,7 @@ def measure_evaluation(
 
     share = len(val) // ranks.size
     count = max(min(max(steps * recipe.solver.batch_size // ranks.size, 1), share, 50), 1)
-    tell(f"evaluating {count} images")
+    tell(f"evaluating {plural(count, 'image')}")
     predict(min(_UNCOUNTED, count))
     found, seconds = predict(count)
     rate = count * ranks.size / seconds

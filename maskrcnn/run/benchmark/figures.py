@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from maskrcnn.errors import plural
 from maskrcnn.run.room import in_words
 from maskrcnn.viz.tables import Table
 
@@ -82,13 +83,10 @@ class Benchmark:
 
     def lines(self) -> list[str]:
         """In words."""
-        height, width = self.size
+        (height, width), threads = self.size, plural(self.threads, "thread")
         total, loading = sum(self.parts.values()), self.loading
         rows = [
-            (
-                "on",
-                f"{self.device}, {self.precision}, {self.threads} threads, {self.workers} workers",
-            ),
+            ("on", f"{self.device}, {self.precision}, {threads}, {plural(self.workers, 'worker')}"),
             ("weights", self.weights),
             ("training", f"{self.rate:.3g} images/s, {self.batch} a step, median {width} x {height}"),
             ("memory", in_words(self.memory)),
@@ -104,7 +102,7 @@ class Benchmark:
             rows += [
                 (
                     "evaluation",
-                    f"{e.rate:.3g} images/s ({e.images} images, {e.found:.3g} objects in each)",
+                    f"{e.rate:.3g} images/s ({plural(e.images, 'image')}, {e.found:.3g} objects in each)",
                 ),
                 ("data.val", f"{e.seconds:.3g} s at that rate, and the figures besides"),
             ]
