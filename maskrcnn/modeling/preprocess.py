@@ -29,20 +29,25 @@ class ImageBatch:
 
     tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
     sizes: (height, width) of every image before padding, pixels: the network frame.
-    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them.
+    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them,
+        once, since that is a copy to the device.
     """
 
     tensor: Tensor
     sizes: Sequence[tuple[int, int]]
     given_extents: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.given_extents is None:
+            extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
+            extents = extents.to(self.tensor.device, non_blocking=True)
+            object.__setattr__(self, "given_extents", extents)
+
     @property
     def extents(self) -> Tensor:
         """The sizes as a float32 tensor [N, 2], on the images' device."""
-        if self.given_extents is not None:
-            return self.given_extents
-        extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
-        return extents.to(self.tensor.device, non_blocking=True)
+        assert self.given_extents is not None
+        return self.given_extents
 
     @property
     def padded_size(self) -> tuple[int, int]:
