@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.doctor import Doubt, find_doubts
 from maskrcnn.data.doctor.annotation_doubts import NO_AREA, same_objects
 from maskrcnn.data.doctor.file_doubts import normal_names
@@ -25,7 +26,7 @@ from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
 from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.image_files import image_path, missing_files, open_image
-from maskrcnn.data.index import AnnotationIndex, read_annotations
+from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_bytes, write_json
 from maskrcnn.recipe import DataConfig

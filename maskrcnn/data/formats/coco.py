@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes, Count, any_number
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
@@ -24,7 +25,7 @@ from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path, split_page
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
-from maskrcnn.data.index import AnnotationIndex, read_annotations
+from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.data.interfaces import DATASETS, RGB, ImageCache, ImageReading
 from maskrcnn.data.proposal_file import ProposalFile
 from maskrcnn.errors import DataError, plural
@@ -53,7 +54,7 @@ class CocoDataset:
         images and the rest: see :class:`CocoConfig`.
 
     Raises:
-        DataError: see :func:`maskrcnn.data.index.read_annotations` and
+        DataError: see :func:`maskrcnn.data.annotation_reader.read_annotations` and
             :class:`maskrcnn.data.proposal_file.ProposalFile`; or no image is left; or a file name leads out
             of the folder without ``allow_outside``.
     """
