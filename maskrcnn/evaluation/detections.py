@@ -162,7 +162,7 @@ def _one_by_one(
                 f"the results name no image that {truth.source} lists ({report.named[0]}; it lists {listed},"
                 " ...); are they the results of another split or data set?"
             )
-        raise DataError(f"none of the {plural(faulty, 'result')} can be used: {report.named[0]}")
+        raise DataError(f"none of {plural(faulty, 'result')} can be used: {report.named[0]}")
     records, images, categories, scores, boxes, masks, points = zip(*rows, strict=True) if rows else [()] * 7
     pixels = [rle.area(m) for m in masks if m is not None]
     return DetectionColumns(

@@ -24,7 +24,7 @@ def check_any_usable(start: Start) -> None:
         advice = f"for boxes alone set {key}.masks to false, and {then}"
     kinds = few(f"{count} {kind}" for kind, count in faults.most_common())
     raise DataError(
-        f"{key}: none of the {plural(sum(faults.values()), 'annotation')} in {dataset.annotation_file} can"
+        f"{key}: none of {plural(sum(faults.values()), 'annotation')} in {dataset.annotation_file} can"
         f" be used ({kinds}); {advice}"
     )
 

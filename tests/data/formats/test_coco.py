@@ -293,7 +293,7 @@ def test_the_first_of_each_is_named_in_the_notes(tmp_path: Path) -> None:
     images, path = write_coco(tmp_path)
     path.write_text(json.dumps(content))
     records, annotations = CocoDataset(images, path).ground_truth().notes
-    assert re.search("image records left out.*first: .*image 20: it needs a 'height'", records)
+    assert re.search("image record left out.*first: .*image 20: it needs a 'height'", records)
     assert re.search("annotations left out.*first: .*annotation 100 .*no 'segmentation'", annotations)
 
 
