@@ -60,8 +60,7 @@ COVERS = {
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
     "modeling/test_static_form.py": "modeling.roi.rois",
-    "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
-    " modeling.roi.decode modeling.rpn.decode",
+    "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
     "run/test_benchmark.py": "cli.benchmark",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
