@@ -38,7 +38,6 @@ COVERS = {
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",
-    "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
     "data/transforms/test_pipelines.py": "data.transforms.albumentations_pipeline"
     " data.transforms.torchvision_pipeline",
