@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.errors import UserError
+from maskrcnn.modeling import onednn
 
 NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 
@@ -128,20 +129,39 @@ def start_convs(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))`` of ``x`` [N, C, H, W]; a frozen norm is folded into the convolution's weights.
+def has_fixed_statistics(norm: nn.Module) -> bool:
+    """Whether ``norm`` is an affine map a channel in this pass: frozen, or batch normalisation in evaluation."""
+    if isinstance(norm, nn.modules.batchnorm._NormBase):
+        return not norm.training and norm.running_mean is not None and norm.affine
+    return isinstance(norm, FrozenBatchNorm2d)
+
+
+def conv_norm(
+    conv: nn.Conv2d, norm: nn.Module | None, x: Tensor, *, relu: bool = False, add: Tensor | None = None
+) -> Tensor:
+    """``relu(norm(conv(x)) + add)`` of ``x`` [N, C, H, W]; a frozen norm is folded into the weights.
 
     Folding saves two passes over the activations forward and one backward, and their memory; gradients
     reach ``conv.weight`` through the product.  It differs from the plain form by rounding alone.
     """
-    if not isinstance(norm, FrozenBatchNorm2d) or conv.bias is not None:
-        out: Tensor = norm(conv(x))
-        return out
-    scale, shift = norm.scale_shift()
-    weight = conv.weight * scale.view(-1, 1, 1, 1)
-    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        raise ValueError("conv_norm folds zero-padded convolutions only")
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if norm is None or has_fixed_statistics(norm):
+        done = onednn.convolution(conv, norm, x, relu=relu, add=add)
+        if done is not None:
+            return done
+    if norm is None:
+        out: Tensor = conv(x)
+    elif isinstance(norm, FrozenBatchNorm2d) and conv.bias is None:
+        scale, shift = norm.scale_shift()
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise ValueError("conv_norm folds zero-padded convolutions only")
+        out = F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    else:
+        plain = onednn.convolution(conv, None, x)
+        out = norm(conv(x) if plain is None else plain)
+    if add is not None:
+        out = out.add_(add)
+    return F.relu_(out) if relu else out
 
 
 class ConvNorm(nn.Sequential):
@@ -171,5 +191,4 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, Cin, H, W] -> [N, Cout, H, W]."""
-        out = self.conv(x) if len(self) == 1 else conv_norm(self.conv, self[1], x)
-        return F.relu_(out) if self.relu else out
+        return conv_norm(self.conv, self[1] if len(self) > 1 else None, x, relu=self.relu)
