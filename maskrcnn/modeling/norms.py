@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from maskrcnn.errors import UserError
 from maskrcnn.modeling import onednn
 
+ATEN = torch.ops.aten
+
 NormName = Literal["frozen_bn", "bn", "sync_bn", "gn"]
 
 
@@ -77,25 +79,73 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return super(nn.SyncBatchNorm, self).forward(input)
 
 
-#: From so many pixels a map on, the channels_last forward pass alone is fast.
-_FAST_FORWARD = 1024
+#: From so many pixels a map on, PyTorch's forward pass in channels_last memory is fast in half precision, and
+#: :class:`_LargeGroupNorm` backward; in float32 the latter is from twice the side on.
+_LARGE_MAP = 1024
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018) that goes round a slow kernel of PyTorch's.
+    """Group normalisation (Wu & He 2018) that goes round slow kernels of PyTorch's.
 
-    On a CPU half precision in channels_last memory takes up to seven times as long backward, and on small
-    maps forward, as in plain memory with both copies (``benchmarks/group_norm.py``).  Statistics are float32
-    sums in either.
+    On a CPU, in channels_last memory, large maps take twice as long backward as batch normalisation's kernels
+    do, and half precision up to seven times as long (``benchmarks/group_norm.py``).  Statistics are float32
+    sums in any way.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [N, C, H, W] -> [N, C, H, W], same dtype and memory layout."""
-        slow = input.device.type == "cpu" and input.dtype.itemsize < 4
-        slow = slow and (torch.is_grad_enabled() or input.shape[2] * input.shape[3] < _FAST_FORWARD)
-        if not slow or not input.is_contiguous(memory_format=torch.channels_last):
+        if input.device.type != "cpu" or not input.is_contiguous(memory_format=torch.channels_last):
             return super().forward(input)
-        return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
+        half, pixels = input.dtype.itemsize < 4, input.shape[2] * input.shape[3]
+        if half and pixels < _LARGE_MAP:
+            return super().forward(input.float()).to(input.dtype)
+        large = half or (input.dtype == torch.float32 and pixels >= 4 * _LARGE_MAP)
+        if not large or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(input)
+        result: Tensor = _LargeGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+        return result
+
+
+class _LargeGroupNorm(torch.autograd.Function):
+    """Its backward pass goes image by image through the kernels of batch normalisation with fixed statistics,
+    which are those of the groups: one gives the sums, two the gradient, an affine map of both maps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        n, c, height, width = x.shape
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, height * width, groups, eps)
+        ctx.save_for_backward(x, weight, mean.float(), rstd.float())
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        (n, c, height, width), groups = x.shape, mean.shape[1]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        mean, rstd = (of_group.repeat_interleave(c // groups, dim=1) for of_group in (mean, rstd))
+        variance, zeros, ones = rstd**-2, torch.zeros(c), torch.ones(c)
+        none = torch.empty(0)
+        sums = torch.empty(2, n, c)  # over the pixels, of gradient times normalised x, and of gradient
+        for i in range(n):
+            values = (gradient[i : i + 1], x[i : i + 1], weight, mean[i], variance[i], none, none)
+            parts = ATEN.native_batch_norm_backward(*values, False, 0.0, [False, True, True])
+            sums[0, i], sums[1, i] = parts[1], parts[2]
+        # Wu & He 2018, section 3: a group's pixels are normalised together, so their mean gradients are taken off.
+        means = (sums * weight).view(2, n, groups, -1).sum(3).repeat_interleave(c // groups, dim=2)
+        means /= c // groups * height * width
+        by_gradient, by_x = rstd * weight, -(rstd**2) * means[0]
+        constant = -rstd * means[1] - by_x * mean
+        of_x, part = torch.empty_like(x), torch.empty_like(x[:1])
+        for i in range(n):
+            out = of_x[i : i + 1]
+            fixed = (zeros, ones, False, 0.0, 0.0)
+            outputs = {"save_mean": none, "save_invstd": none}
+            ATEN.native_batch_norm.out(gradient[i : i + 1], by_gradient[i], constant[i], *fixed, out=out, **outputs)
+            ATEN.native_batch_norm.out(x[i : i + 1], by_x[i], zeros, *fixed, out=part, **outputs)
+            out.add_(part)
+        return of_x, sums[0].sum(0), sums[1].sum(0), None, None
 
 
 def make_norm(name: NormName, channels: int) -> nn.Module:
