@@ -21,6 +21,8 @@ from torch import Tensor, nn
 _LARGE = 1 << 24
 #: ... and rows and columns that all its matrices have.
 _WIDE = 32
+#: Values of each row from which the gradient of a weight is worth it.
+_WIDE_ROWS = 2048
 
 
 @cache
@@ -44,38 +46,45 @@ def _precision(x: Tensor) -> torch.dtype | None:
     return dtype if _computes(dtype) and x.numel() else None
 
 
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            _Product.apply(gradient, weight.t(), None) if of_x else None,
-            _Product.apply(gradient.t(), x.t(), None) if of_weight else None,
-            gradient.sum(0) if of_bias else None,
-        )
-
-
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """``F.linear`` of ``x`` [R, Cin], ``weight`` [Cout, Cin] and ``bias`` [Cout] -> [R, Cout].
+    """``F.linear`` of ``x`` [R, Cin], ``weight`` [Cout, Cin] and ``bias`` [Cout] -> [R, Cout], with a ReLU or not.
 
-    Large products of float32 are oneDNN's, forward and backward, and not MKL's, which PyTorch calls and which
-    is slower on AMD's processors.  In bfloat16 PyTorch calls oneDNN itself.
+    Large products are oneDNN's, bias and ReLU with them.  PyTorch calls MKL in float32, forward and backward,
+    which is slower on AMD's processors, and oneDNN in bfloat16, but writes the bias in a pass of its own.
     """
     large = x.dim() == 2 and x.shape[0] * weight.numel() >= _LARGE and min(*x.shape, *weight.shape) >= _WIDE
     dtype = _precision(x) if large and weight.dtype == torch.float32 else None
-    if dtype is not None and relu and not torch.is_grad_enabled():
-        given = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(*given, "relu", [], "")
+    if dtype is None:
+        result = F.linear(x, weight, bias)
+        return F.relu_(result) if relu else result
+    given = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    result = _Product.apply(*given, relu)
+    return result
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        then = "relu" if relu else "none"
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
+        ctx.save_for_backward(x, weight, result if relu else None)
         return result
-    result = _Product.apply(x, weight, bias) if dtype == torch.float32 else F.linear(x, weight, bias)
-    return F.relu_(result) if relu else result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, result = ctx.saved_tensors
+        if result is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        single = x.dtype == torch.float32
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _Product.apply(gradient, weight.t(), None, False) if single else gradient @ weight
+        if ctx.needs_input_grad[1]:
+            # The call lays its first matrix out anew where it is transposed: a pass that must be worth it.
+            aside = single and x.shape[1] >= _WIDE_ROWS
+            turned = gradient.t()
+            of_weight = _Product.apply(turned, x.t(), None, False) if aside else turned @ x
+        return of_x, of_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ class Linear(nn.Linear):
         if torch.is_grad_enabled():
             _prepared.pop(self, None)
         elif _precision(input) == torch.bfloat16:
-            return F.linear(input, *_weights(self, torch.bfloat16, (self.weight, self.bias), self._cast))
+            weight, bias = _weights(self, torch.bfloat16, (self.weight, self.bias), self._cast)
+            return F.linear(input, weight, bias)
         return product(input, self.weight, self.bias)
 
     def _cast(self) -> tuple[Tensor, Tensor]:
