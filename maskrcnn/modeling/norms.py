@@ -132,7 +132,7 @@ class _LargeGroupNorm(torch.autograd.Function):
             values = (gradient[i : i + 1], x[i : i + 1], weight, mean[i], variance[i], none, none)
             parts = ATEN.native_batch_norm_backward(*values, False, 0.0, [False, True, True])
             sums[0, i], sums[1, i] = parts[1], parts[2]
-        # Wu & He 2018, section 3: a group's pixels are normalised together, so their mean gradients are taken off.
+        # Mean and deviation of a group depend on all its pixels: their mean gradients are taken off.
         means = (sums * weight).view(2, n, groups, -1).sum(3).repeat_interleave(c // groups, dim=2)
         means /= c // groups * height * width
         by_gradient, by_x = rstd * weight, -(rstd**2) * means[0]
@@ -142,7 +142,9 @@ class _LargeGroupNorm(torch.autograd.Function):
             out = of_x[i : i + 1]
             fixed = (zeros, ones, False, 0.0, 0.0)
             outputs = {"save_mean": none, "save_invstd": none}
-            ATEN.native_batch_norm.out(gradient[i : i + 1], by_gradient[i], constant[i], *fixed, out=out, **outputs)
+            ATEN.native_batch_norm.out(
+                gradient[i : i + 1], by_gradient[i], constant[i], *fixed, out=out, **outputs
+            )
             ATEN.native_batch_norm.out(x[i : i + 1], by_x[i], zeros, *fixed, out=part, **outputs)
             out.add_(part)
         return of_x, sums[0].sum(0), sums[1].sum(0), None, None
@@ -180,7 +182,7 @@ def start_convs(module: nn.Module) -> None:
 
 
 def has_fixed_statistics(norm: nn.Module) -> bool:
-    """Whether ``norm`` is an affine map a channel in this pass: frozen, or batch normalisation in evaluation."""
+    """Whether ``norm`` is an affine map in this pass: frozen, or batch normalisation in evaluation."""
     if isinstance(norm, nn.modules.batchnorm._NormBase):
         return not norm.training and norm.running_mean is not None and norm.affine
     return isinstance(norm, FrozenBatchNorm2d)

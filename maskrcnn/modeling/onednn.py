@@ -1,21 +1,22 @@
 """oneDNN called by name, where PyTorch takes a slower way on a CPU: large float32 products, and inference.
 
-It never applies while a graph is traced or operators are counted; the plain form is then the same to rounding.
-``benchmarks/onednn.py`` shows what each part is worth.
+It never applies while a graph is traced or operators are counted; the plain form gives the same to rounding.
+``benchmarks/onednn.py`` shows what it is worth.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 #: Multiply-adds of a product from which another call is worth it.
 _LARGE = 1 << 24
@@ -39,15 +40,17 @@ def _precision(x: Tensor) -> torch.dtype | None:
     """The type in which a layer computes ``x``; None where nothing here applies to it."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
-    if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() or not torch.backends.mkldnn.enabled:
+    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
         return None
-    cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
+    if not torch._C._get_mkldnn_enabled():
+        return None
+    casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype("cpu") if casts else x.dtype
     return dtype if _computes(dtype) and x.numel() else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """``F.linear`` of ``x`` [R, Cin], ``weight`` [Cout, Cin] and ``bias`` [Cout] -> [R, Cout], with a ReLU or not.
+    """``F.linear`` of ``x`` [R, Cin], ``weight`` [Cout, Cin], ``bias`` [Cout] -> [R, Cout], then ReLU or not.
 
     Large products are oneDNN's, bias and ReLU with them.  PyTorch calls MKL in float32, forward and backward,
     which is slower on AMD's processors, and oneDNN in bfloat16, but writes the bias in a pass of its own.
@@ -58,8 +61,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = Fals
         result = F.linear(x, weight, bias)
         return F.relu_(result) if relu else result
     given = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    result = _Product.apply(*given, relu)
-    return result
+    return cast(Tensor, _Product.apply(*given, relu))
 
 
 class _Product(torch.autograd.Function):
@@ -98,70 +100,98 @@ class _Prepared:
     bias: Tensor | None
 
 
-#: By layer; a pass that records gradients drops the layer's.
-_prepared: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
+#: By layer; a pass that records gradients drops the layer's, and a step of an optimizer drops all: fused ones
+#: change parameters without a new version.
+_kept: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
+register_optimizer_step_post_hook(lambda *_: _kept.clear())
 
 
 def _weights(
     layer: nn.Module,
-    dtype: torch.dtype,
+    form: Hashable,
     sources: Sequence[Tensor | None],
     make: Callable[[], tuple[Tensor, Tensor | None]],
 ) -> tuple[Tensor, Tensor | None]:
-    """What ``make`` gives, made anew where ``sources`` have changed since, as their versions tell.
+    """What ``make`` gives for ``form``, made anew where ``sources`` have changed, as their versions tell.
 
     (A change through ``.data`` has no version, as for autograd.)
     """
     given = tuple(tensor for tensor in sources if tensor is not None)
     if any(tensor.is_inference() for tensor in given):  # they have no versions
         return make()
-    stamp = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in given))
-    kept = _prepared.get(layer)
+    stamp = (form, *((tensor.data_ptr(), tensor._version) for tensor in given))
+    kept = _kept.get(layer)
     if kept is None or kept.stamp != stamp:
         kept = _Prepared(tuple(tensor.detach() for tensor in given), stamp, *make())
-        _prepared[layer] = kept
+        _kept[layer] = kept
     return kept.weight, kept.bias
 
 
+def _drop(layer: nn.Module) -> None:
+    if not torch.compiler.is_compiling():
+        _kept.pop(layer, None)
+
+
 class Linear(nn.Linear):
-    """``nn.Linear`` by :func:`product`; in inference at bfloat16 its weights are cast once, not at each call."""
+    """``nn.Linear`` by :func:`product`; for inference its weights are cast and turned once."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [R, Cin] -> [R, Cout]."""
         if torch.is_grad_enabled():
-            _prepared.pop(self, None)
-        elif _precision(input) == torch.bfloat16:
-            weight, bias = _weights(self, torch.bfloat16, (self.weight, self.bias), self._cast)
+            _drop(self)
+        elif _precision(input) == torch.bfloat16 and input.dim() == 2:
+            weight, bias = self._made(torch.bfloat16)
             return F.linear(input, weight, bias)
         return product(input, self.weight, self.bias)
 
-    def _cast(self) -> tuple[Tensor, Tensor]:
-        return self.weight.bfloat16(), self.bias.bfloat16()
+    def of_maps(self, maps: Tensor) -> Tensor:
+        """``maps`` [R, C, H, W], C H W = Cin -> [R, Cout].
+
+        Where no gradients are recorded, channels_last maps are read as they lie, and the weights turned once.
+        """
+        dtype = None if torch.is_grad_enabled() or self._forward_hooks else _precision(maps)
+        if dtype is None or not maps.is_contiguous(memory_format=torch.channels_last):
+            return cast(Tensor, self(maps.flatten(1)))
+        weight, bias = self._made(dtype, maps.shape[1:])
+        rows = maps.permute(0, 2, 3, 1).flatten(1).to(dtype)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return result
+
+    def _made(self, dtype: torch.dtype, maps: torch.Size | None = None) -> tuple[Tensor, Tensor | None]:
+        def make() -> tuple[Tensor, Tensor | None]:
+            weight = self.weight.to(dtype)
+            if maps is not None:
+                weight = weight.unflatten(1, maps).permute(0, 2, 3, 1).flatten(1)
+            return weight, self.bias.to(dtype)
+
+        return _weights(self, (dtype, maps), (self.weight, self.bias), make)
 
 
 def convolution(
     conv: nn.Conv2d, norm: nn.Module | None, x: Tensor, *, relu: bool = False, add: Tensor | None = None
 ) -> Tensor | None:
-    """``relu(norm(conv(x)) + add)`` in one call; None where gradients are recorded, or where it does not apply.
+    """``relu(norm(conv(x)) + add)`` in one call; None where gradients are recorded or it does not apply.
 
     The weights are folded, cast and laid out once, and again when they have changed.
 
     Args:
         conv: zero-padded.
         norm: with fixed statistics, folded into the weights; or None.
-        x: [N, Cin, H, W].
+        x: [N, Cin, H, W], in channels_last memory.
         add: [N, Cout, H', W'], or None.
 
     Returns:
-        [N, Cout, H', W'], in the memory layout of ``x``.
+        [N, Cout, H', W'], in channels_last memory.
     """
     if torch.is_grad_enabled():
-        _prepared.pop(conv, None)
+        _drop(conv)
         return None
-    dtype = _precision(x)
+    dtype = _precision(x) if x.is_contiguous(memory_format=torch.channels_last) else None
     if dtype is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return None
-    if (add is not None and add.dtype != dtype) or conv._forward_hooks or conv._forward_pre_hooks:
+    if add is not None and (add.dtype != dtype or conv.groups > 1):  # the call does not fuse groups and sums
+        return None
+    if conv._forward_hooks or conv._forward_pre_hooks:
         return None
     places = conv.padding, conv.stride, conv.dilation, conv.groups
 

@@ -77,9 +77,9 @@ class TwoFCBoxHead(BoxHead):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
-        x = pooled.flatten(1)
-        for layer in (self.fc1, self.fc2):
-            x = F.relu_(layer(x))
+        x = pooled
+        for i, layer in enumerate((self.fc1, self.fc2)):
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
             if self.dropout > 0:
                 x = F.dropout(x, self.dropout, self.training)
         out: tuple[Tensor, Tensor] = self.predictor(x)
@@ -167,9 +167,11 @@ class ConvFCBoxHead(BoxHead):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
-        x = self.convs(pooled).flatten(1)
-        for layer in self.fcs:
-            x = F.relu_(layer(x))
+        maps = self.convs(pooled)
+        x = maps if self.fcs else maps.flatten(1)
+        for i, layer in enumerate(self.fcs):
+            assert isinstance(layer, Linear)
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
         out: tuple[Tensor, Tensor] = self.predictor(x)
         return out
 

@@ -104,8 +104,14 @@ class FCNMaskHead(PixelMaskHead):
             pixels = F.relu_(self.deconv(maps)).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
         weight = self.logits.weight.flatten(1)[labels]
         assert self.logits.bias is not None
-        rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0] + self.logits.bias[labels, None]
-        return self._placed(rows.view(-1, 1)) if in_cells else rows.view(-1, 1, self.mask_size, self.mask_size)
+        if in_cells and pixels.dtype == weight.dtype:  # no autocast: on a CPU half the time of bmm
+            rows = (pixels * weight[:, None]).sum(2)
+        else:
+            rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0]
+        rows = rows + self.logits.bias[labels, None]
+        return (
+            self._placed(rows.view(-1, 1)) if in_cells else rows.view(-1, 1, self.mask_size, self.mask_size)
+        )
 
     def _cells(self, maps: Tensor) -> Tensor:
         """[R, C, s, s] -> [R s s 4, width]: the four pixels of one cell after those of the other.
@@ -117,17 +123,17 @@ class FCNMaskHead(PixelMaskHead):
         assert bias is not None
         rows = maps.permute(0, 2, 3, 1).flatten(0, 2)
         out = product(rows, weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4), relu=True)
-        return out.view(-1, weight.shape[1])
+        return out.view(-1, weight.size(1))
 
     def _placed(self, cells: Tensor) -> Tensor:
         """[R s s 4, classes], the pixels in the order of :meth:`_cells` -> [R, classes, M, M]."""
         size = self.mask_size // 2
-        pixels = cells.unflatten(0, (-1, size, size, 2, 2))  # [R, s, s, 2, 2, classes]
+        pixels = cells.view(-1, size, size, 2, 2, cells.shape[1])
         return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def _in_cells(maps: Tensor) -> bool:
-    return maps.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return maps.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @MASK_HEADS.register("fcn")

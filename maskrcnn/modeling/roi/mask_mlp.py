@@ -48,9 +48,10 @@ class MLPMaskHead(PixelMaskHead):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]."""
-        x = pooled.flatten(1)
-        for layer in self.fcs:
-            x = F.relu_(layer(x))
+        x = pooled
+        for i, layer in enumerate(self.fcs):
+            assert isinstance(layer, Linear)
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
         logits: Tensor = self.logits(x)
         return logits.view(-1, self.out_channels, self.mask_size, self.mask_size)
 
