@@ -24,14 +24,14 @@ import torch
 from benchmarks.model import PAIRS, works
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.modeling import onednn
-from maskrcnn.modeling.roi import mask_head
+from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 
 
 def plainly(work: Callable[[], object]) -> object:
     """``work`` as PyTorch does it by itself."""
     with (
         patch.object(onednn, "_computes", lambda dtype: False),
-        patch.object(mask_head, "_in_cells", lambda maps: False),
+        patch.object(FCNMaskHead, "_in_cells", lambda *_: False),
     ):
         return work()
 

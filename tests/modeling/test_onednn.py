@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskrcnn.modeling import onednn
 from maskrcnn.modeling.norms import ConvNorm, FrozenBatchNorm2d, NormName, conv_norm, make_norm
-from maskrcnn.modeling.roi import mask_head
 from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 
 pytestmark = pytest.mark.skipif(
@@ -219,7 +218,7 @@ def test_masks_by_cells_are_those_of_the_deconvolution(options: dict[str, object
         found = []
         for by_cells in (True, False):
             x = pooled.clone().requires_grad_()
-            with patch.object(mask_head, "_in_cells", lambda maps, by_cells=by_cells: by_cells):
+            with patch.object(FCNMaskHead, "_in_cells", lambda *_, by_cells=by_cells: by_cells):
                 logits = logits_of(x)
             weights = torch.arange(logits.numel(), dtype=torch.float64).view(logits.shape).sin()
             found.append((logits, *torch.autograd.grad((logits * weights).sum(), (x, *head.parameters()))))

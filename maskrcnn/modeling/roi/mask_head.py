@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,15 +79,23 @@ class FCNMaskHead(PixelMaskHead):
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
         self.logits = nn.Conv2d(width, self.out_channels, 1)
+        # Not bound to this head, so that a copy runs its own layers.
+        self._run: Callable[[FCNMaskHead, Tensor], Tensor] = FCNMaskHead._features
         start_convs(self)
         nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
 
+    def _features(self, pooled: Tensor) -> Tensor:
+        return F.relu_(self.deconv(self.convs(pooled)))
+
+    def compile_layers(self) -> None:
+        """See :class:`RoIHead`; all but the last layer, of which :meth:`own` computes a part."""
+        self._run = torch.compile(FCNMaskHead._features)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M], K + 1 with softmax; see :class:`MaskHead`."""
-        maps = self.convs(pooled)
-        if _in_cells(maps):
-            return self._placed(product(self._cells(maps), self.logits.weight.flatten(1), self.logits.bias))
-        logits: Tensor = self.logits(F.relu_(self.deconv(maps)))
+        if self._in_cells(pooled):
+            return self._placed(product(self._cells(pooled), self.logits.weight.flatten(1), self.logits.bias))
+        logits: Tensor = self.logits(self._run(self, pooled))
         return logits
 
     def own(self, pooled: Tensor, labels: Tensor) -> Tensor:
@@ -96,12 +105,11 @@ class FCNMaskHead(PixelMaskHead):
         if self.softmax or self.out_channels == 1:
             logits: Tensor = self(pooled)
             return logits
-        maps = self.convs(pooled)
-        in_cells = _in_cells(maps)
+        in_cells = self._in_cells(pooled)
         if in_cells:
-            pixels = self._cells(maps).view(-1, self.mask_size**2, self.logits.in_channels)
+            pixels = self._cells(pooled).view(-1, self.mask_size**2, self.logits.in_channels)
         else:
-            pixels = F.relu_(self.deconv(maps)).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
+            pixels = self._run(self, pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
         weight = self.logits.weight.flatten(1)[labels]
         assert self.logits.bias is not None
         if in_cells and pixels.dtype == weight.dtype:  # no autocast: on a CPU half the time of bmm
@@ -109,16 +117,22 @@ class FCNMaskHead(PixelMaskHead):
         else:
             rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0]
         rows = rows + self.logits.bias[labels, None]
-        return (
-            self._placed(rows.view(-1, 1)) if in_cells else rows.view(-1, 1, self.mask_size, self.mask_size)
-        )
+        if in_cells:
+            return self._placed(rows.view(-1, 1))
+        return rows.view(-1, 1, self.mask_size, self.mask_size)
 
-    def _cells(self, maps: Tensor) -> Tensor:
-        """[R, C, s, s] -> [R s s 4, width]: the four pixels of one cell after those of the other.
+    def _in_cells(self, pooled: Tensor) -> bool:
+        """Whether the deconvolution is computed as :meth:`_cells` does: on a CPU, uncompiled."""
+        plain = self._run is FCNMaskHead._features and not torch.compiler.is_compiling()
+        return plain and pooled.device.type == "cpu"
 
-        A 2x2 deconvolution of stride 2 is a matrix product a cell.  On a CPU its backward takes half the time
-        as such, and the pixels are only put in place when each is a number a class.
+    def _cells(self, pooled: Tensor) -> Tensor:
+        """[R, C, s, s] -> [R s s 4, width]: of each cell its four pixels, one after the other.
+
+        A 2x2 deconvolution of stride 2 is a matrix product a cell.  On a CPU its backward takes half the
+        time as such, and the pixels are only put in place when each is a number a class.
         """
+        maps = self.convs(pooled)
         weight, bias = self.deconv.weight, self.deconv.bias  # [C, width, 2, 2]
         assert bias is not None
         rows = maps.permute(0, 2, 3, 1).flatten(0, 2)
@@ -130,10 +144,6 @@ class FCNMaskHead(PixelMaskHead):
         size = self.mask_size // 2
         pixels = cells.view(-1, size, size, 2, 2, cells.shape[1])
         return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
-def _in_cells(maps: Tensor) -> bool:
-    return maps.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @MASK_HEADS.register("fcn")
