@@ -209,6 +209,9 @@ class TrainConfig(Config):
     eval_every: Count | None = None
     #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
     keep: Count = 2
+    #: Write checkpoints while training goes on, which waits only until the state is copied into host memory
+    #: (as much as a checkpoint takes); those after an evaluation are waited for.  Default true.
+    save_in_background: bool = True
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
@@ -334,6 +337,7 @@ NEUTRAL_KEYS = (
     "data.val.allow_outside",
     "train.log_every",
     "train.keep",
+    "train.save_in_background",
     "train.tensorboard",
     "train.pictures",
     "train.allow_frozen_random",

@@ -97,7 +97,7 @@ class Trainer:
         saving, plan = self.saving, self.plan
         self.step.strategy.module.train()
         saving.begin(self.state.step)
-        with StopRequest() as stop, _opened(batches, stop) as source:
+        with StopRequest() as stop, saving, _opened(batches, stop) as source:
 
             def wishes() -> Wishes:
                 return Wishes(stop.signal_number != 0 or saving.problem is not None, saving.wished)
@@ -176,6 +176,7 @@ class Trainer:
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
+        self.saving.settle()
         if self._ranks.share(self.saving.unsaved is not None):
             self.saving.save(self.state)
         problem = self._ranks.share(self.saving.last_word(self.state.step))
@@ -189,6 +190,7 @@ class Trainer:
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
         saving, alone = self.saving, False
+        saving.settle()
         if not isinstance(error, NotFiniteError):
             try:
                 self._read()

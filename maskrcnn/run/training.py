@@ -236,6 +236,7 @@ class TrainingRun:
                 weights=self.step.parameters,
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
+                background=train.save_in_background,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
