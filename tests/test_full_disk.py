@@ -86,7 +86,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def await_save(run: Path, step: int) -> None:
-    """Until the checkpoint of ``step``, which is written while training goes on, is there by all its names."""
+    """Until the checkpoint of ``step``, which is written while training goes on, has all its names."""
     file, name = (run / "checkpoints" / n for n in (f"step_{step:08d}.pt", "last.pt"))
     deadline = time.monotonic() + 60.0
     while not (file.exists() and name.exists() and name.samefile(file)):

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Copies:
     """Copies of nested containers with tensors, in host memory that the next copy uses again.
 
-    So a copy is valid until the next one is made.  Memory of its own, and pinned for tensors of a GPU: a fresh
-    one is several times slower, by the pages that the system has to find for it.
+    So a copy is valid until the next one is made.  Fresh memory is slower by the pages that the system has to
+    find for it, the more where it is pinned, as it is for a GPU's tensors.
     """
 
     def __init__(self) -> None:

@@ -137,8 +137,11 @@ class Saving:
             self._tell_ruin(step, what)
         if self._writer is not None and not wait:
             try:
-                self._pending = step, self._writer.start(
-                    full.states, lambda states: folder.save(full.with_states(states), best=best)
+                self._pending = (
+                    step,
+                    self._writer.start(
+                        full.states, lambda states: folder.save(full.with_states(states), best=best)
+                    ),
                 )
                 return True
             except (RuntimeError, MemoryError) as error:
