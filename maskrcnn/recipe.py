@@ -174,6 +174,10 @@ class SolverConfig(Config):
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
     precision: Precision = "float32"
+    #: How several processes train one model: ddp, each with all weights and their momenta; fsdp, dealt out
+    #: over the processes and gathered a stage at a time (FSDP2), for models whose weights fill a GPU; auto:
+    #: ddp.  Checkpoints are the same files.  Default auto.
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     #: Compile backbone and neck with torch.compile; pays on long runs.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
@@ -186,6 +190,8 @@ class SolverConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
             )
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile and strategy: fsdp do not go together; set compile: false")
 
     @property
     def learning_rate(self) -> float:
