@@ -109,6 +109,7 @@ class Trainer:
                     wished = self.step.queue(self.state.step, source, wishes)
                     self.state = replace(self.state, step=self.state.step + 1)
                     step = self.state.step
+                    self._ranks.say(f"made step {step}")
                     log = wished.stop or plan.due(step, plan.log_every)
                     save = wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
                     save = save or self._evaluation_due()
@@ -161,6 +162,7 @@ class Trainer:
             return
         assert self.evaluate is not None
         began, step = time.perf_counter(), self.state.step
+        self._ranks.say(f"evaluates after step {step}")
         metrics = self.evaluate(step, lambda: stop.signal_number != 0)
         self.step.strategy.module.train()
         alone = self._ranks.size == 1
@@ -222,14 +224,15 @@ class Trainer:
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main
-        if main and (saving.saved != step or saving.unsaved is not None):
+        whole = self.step.strategy.whole_alone
+        if main and whole and (saving.saved != step or saving.unsaved is not None):
             saving.save(self.state)
         problem = saving.last_word(step)
         if problem is not None:
             raise problem
         kept = saving.safe if main else "the checkpoint is rank 0's to write"
         if error.why is None:
-            raise self._interrupted(stop, "checkpoint written" if main else kept)
+            raise self._interrupted(stop, "checkpoint written" if main and whole else kept)
         stopped = f"{error.why}; stopped after step {step}, {kept}"
         raise type(error.why)(f"{stopped}; to go on: {self.resume_hint}")
 

@@ -21,6 +21,7 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from tests.engine.line import ALONE
+from tests.engine.sharded_ranks import CHANGES
 from tests.engine.tiny import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +41,19 @@ def start(ranks: int, *words: object) -> None:
 
 
 def alone(recipe: Path, folder: Path, steps: int) -> None:
-    keys = [f"solver.steps={steps}", "solver.batch_size=6"]
+    keys = [f"solver.steps={steps}", *CHANGES]
     train(load_recipe(recipe, keys), folder, resume=True, console=Console(quiet=True))
+
+
+def test_steps_of_sharded_models_are_those_of_whole_ones_and_states_come_back(tmp_path: Path) -> None:
+    start(2, "check", write_recipe(tmp_path))
 
 
 @pytest.mark.slow
 def test_checkpoints_go_from_dealt_out_to_whole_and_back_over_any_number_of_ranks(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     straight, one, three = (tmp_path / name for name in ("straight", "one", "three"))
-    start(2, "check", recipe, one, "fsdp", 5)
+    start(2, "train", recipe, one, "fsdp", 5)
     copytree(one, three)
     alone(recipe, one, 7)
     start(3, "train", recipe, three, "ddp", 7)
