@@ -21,6 +21,8 @@ from tests.test_resume import assert_same_state, last
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and POSIX signals")
 
+HERE = re.escape(socket.gethostname())
+
 
 def ranks_of(process: subprocess.Popen[str], run: Path) -> tuple[int, int]:
     """The processes of ranks 0 and 1."""
@@ -48,7 +50,7 @@ def test_a_rank_that_is_stopped_is_told_within_a_minute(which: int, recipe: Path
             time.sleep(0.1)
         os.kill(ranks[which], signal.SIGCONT)  # else torchrun waits half a minute for it
         _, complaint = ended(process)
-    told = rf"rank {which} on {re.escape(socket.gethostname())} stands still: its process was stopped 2\d s ago"
+    told = rf"rank {which} on {HERE} stands still: its process was stopped 2\d s ago"
     assert re.search(rf"maskrcnn: error: .*{told}, its last words: made step \d+; what was saved", complaint)
     assert last(run).step >= 5
 
@@ -57,14 +59,14 @@ def test_a_rank_that_is_killed_is_named(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(recipe, run, *ENDLESS, program=TWO) as process:
         wait_for(process, "step 4/")
-        os.kill(process.pid, signal.SIGSTOP)  # torchrun tells the others to stop; on other machines it is late
+        os.kill(process.pid, signal.SIGSTOP)  # it would tell rank 0 to stop, too
         kill(ranks_of(process, run)[1])
         wait_until_saved(run)
         os.kill(process.pid, signal.SIGCONT)
         _, complaint = ended(process)
-    told = rf"rank 1 on {re.escape(socket.gethostname())} is gone, its last words: made step \d+; stopped after step"
+    told = rf"rank 1 on {HERE} is gone, its last words: made step \d+; stopped after step \d+, the checkpoint"
     assert re.search(told, complaint)
-    assert "Traceback" not in complaint.partition("torch.distributed.elastic")[0]
+    assert "maskrcnn/engine" not in complaint  # no traceback of ours
 
 
 def wait_until_saved(run: Path) -> None:
@@ -90,7 +92,7 @@ def test_ranks_stop_with_their_torchrun_and_save(recipe: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_ranks_that_are_killed_twice_end_in_the_bits_of_a_run_that_was_not(recipe: Path, tmp_path: Path) -> None:
+def test_a_run_whose_ranks_are_killed_twice_ends_in_the_same_bits(recipe: Path, tmp_path: Path) -> None:
     changes = ("solver.steps=40", "train.checkpoint_every=3", "train.eval_every=20")
     straight, run = tmp_path / "straight", tmp_path / "run"
     with training(recipe, straight, *changes, program=TWO) as process:

@@ -41,6 +41,8 @@ _TIMEOUT = timedelta(hours=2)
 _PATIENCE = 30.0
 #: Seconds within which it is heard which process is gone, where a library noticed that one is.
 _HEARSAY = 12.0
+#: What a run that lost a rank is told besides.
+TO_GO_ON = "what was saved is kept; to go on: train again with --resume"
 #: Seconds between two looks at the others' words.
 _LOOK = 0.05
 
@@ -50,9 +52,7 @@ VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 _MOST = 100_000
 
 #: How ranks hear of each other's end, and end with torchrun; loaded where there are several.
-WATCHES: Named[Callable[..., Any]] = Named(
-    "watch", "maskrcnn.engine", ranks="heartbeat", parent="heartbeat"
-)
+WATCHES: Named[Callable[..., Any]] = Named("watch", "maskrcnn.engine", ranks="heartbeat", parent="heartbeat")
 #: This process's, where it is one of several.
 _watch: Any = None
 
@@ -198,7 +198,7 @@ def _loss_is_told() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
-        raise LostRankError(f"{lost_rank()}; what was saved is kept; to go on: train again with --resume") from None
+        raise LostRankError(f"{lost_rank()}; {TO_GO_ON}") from None
 
 
 def tell_the_others(error: str) -> None:

@@ -1,8 +1,8 @@
 """Several ranks hear of each other's end: which one, on which machine, and its last words.
 
-Each rank has a small process beside it that watches it and talks to the others' (``lookout.py``).  A rank that
-waits for a lost one in a library is ended, since it would wait for hours: rank 0 may rightly be alone that
-long, so no time limit of the library can be short.
+Each rank has a small process beside it that watches it and talks to the others' (``lookout.py``).  A rank
+that waits for a lost one in a library is ended, since it would wait for hours: rank 0 may rightly be alone
+that long, so no time limit of the library can be short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskrcnn.engine.distributed import WATCHES
+from maskrcnn.engine.distributed import TO_GO_ON, WATCHES
 from maskrcnn.errors import cut
 
 #: Seconds without a sign of life, and of being stopped (SIGSTOP), after which a rank is lost.  The first one
@@ -178,7 +178,7 @@ class Watch:
 
 def sentence(loss: str) -> str:
     """What a run that lost a rank ends with."""
-    return f"{loss}; what was saved is kept; to go on: train again with --resume"
+    return f"{loss}; {TO_GO_ON}"
 
 
 @WATCHES.register("ranks")

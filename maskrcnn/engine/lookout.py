@@ -5,7 +5,7 @@ rank holds it up: neither a device, nor a computation that keeps Python's lock, 
 The one beside rank 0 is the hub that the others talk to, in lines of JSON over TCP.
 
     rank -> its lookout (stdin): {"say": words}, {"handled": true}, {"bye": true}; the end of file is its end
-    lookout -> its rank (stdout): {"port": ...} of the hub, {"lost": rank, "where": ..., "why": ..., "words": ...}
+    lookout -> its rank (stdout): {"port": ...} of the hub, {"lost": rank, "where": ..., "why": ..., "words"}
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 #: Seconds between two looks, and between two signs of life.
@@ -86,7 +86,7 @@ class Lines:
 def state_of(pid: int) -> tuple[str, int]:
     """The letter of a process's state (T: stopped, Z: ended; empty: unknown) and its parent."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        with Path(f"/proc/{pid}/stat").open(encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
         return fields[0], int(fields[1])
     except (OSError, IndexError, ValueError):
@@ -108,8 +108,9 @@ class Lookout:
     """See the module.
 
     Args:
-        settings: of :class:`maskrcnn.engine.heartbeat.Watch`: rank, size, token, pid, where, silence, stopped,
-            elastic (whether the rank is to end with its parent), local (whether all ranks are on this machine).
+        settings: see :class:`maskrcnn.engine.heartbeat.Watch`: rank, size, token, pid, where, silence,
+            stopped, elastic (whether the rank is to end with its parent), local (whether all ranks are on
+            this machine).
     """
 
     def __init__(self, settings: dict[str, Any], rank_in: Lines, rank_out: Lines) -> None:
@@ -251,7 +252,7 @@ class Lookout:
         silent = now - self.heard
         if 0 in self.done or self.end is not None:
             return
-        if silent > (min(RECONNECT, self.silence) if self.hub.ended else self.silence):
+        if silent > self._borne(self.hub):
             self.done.add(0)
             why = f"gives no sign of life since {silent:.0f} s"
             self._lost({"lost": 0, "where": "", "why": why, "words": ""}, now)
@@ -277,8 +278,11 @@ class Lookout:
                 if "lost" in item:
                     self._all_lose(peer, str(item["why"]), now)
             silent = now - peer.heard
-            if peer.rank is not None and silent > (min(RECONNECT, self.silence) if peer.lines.ended else self.silence):
+            if peer.rank is not None and silent > self._borne(peer.lines):
                 self._all_lose(peer, f"gives no sign of life since {silent:.0f} s", now)
+
+    def _borne(self, lines: Lines) -> float:
+        return min(RECONNECT, self.silence) if lines.ended else self.silence
 
     def _all_lose(self, lost: Peer, why: str, now: float) -> None:
         assert lost.rank is not None
@@ -296,11 +300,12 @@ def main() -> None:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.chdir("/")
-    lookout = Lookout(json.loads(sys.stdin.buffer.raw.readline()), Lines(0), Lines(1))
+    source = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - a descriptor, to the end
+    lookout = Lookout(json.loads(source.readline()), Lines(0), Lines(1))
     if lookout.rank == 0:
         lookout.rank_out.send({"port": lookout.listen()})
     os.set_blocking(0, True)
-    line = sys.stdin.buffer.raw.readline()
+    line = source.readline()
     os.set_blocking(0, False)
     if not line:
         return

@@ -1,4 +1,4 @@
-"""FSDP2: each rank keeps a part of each weight, its gradient and its momenta, and whole ones only while used."""
+"""FSDP2: each rank keeps a part of each weight and of its momenta, and the whole while it is used."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Sharded(Strategy):
             parameter.data = parameter.data.contiguous()
         mesh = init_device_mesh(self.ranks.device.type, (self.ranks.size,))
         for part in (*stages(self.model), self.model):
-            fully_shard(part, mesh=mesh)
+            sharded = fully_shard(part, mesh=mesh)
             if self.ranks.device.type == "cpu":  # gloo has no mean
-                part.set_force_sum_reduction_for_comms(enable=True)
+                sharded.set_force_sum_reduction_for_comms(enable=True)
         self.module = self.model
 
     def adopt(self, optimizer: Optimizer) -> None:
@@ -47,7 +47,7 @@ class Sharded(Strategy):
         if isinstance(optimizer, SGD):
             for group in optimizer.param_groups:
                 group.update(fused=False, foreach=True)
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+            optimizer._step_supports_amp_scaling = False
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -112,7 +112,7 @@ class TrainingRun:
             "data.train",
             self.data.train,
             folders={"--output": folder.path},
-            model=strategy.built,
+            model=cast(MaskRCNN, strategy.built),
             optimizer=optimizer,
             held=self._frozen,
         )
@@ -131,7 +131,7 @@ class TrainingRun:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
                 with self.step.strategy.whole(write=True) as model:
-                    self._taken = BEGINNINGS.get("weights")(model, recipe, file, categories)
+                    self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
             if not recipe.train.allow_frozen_random:
                 if recipe.weights is None:
                     preflight.tell("frozen", replace(self._start, recipe=self._local))

@@ -25,7 +25,9 @@ KINDS = ("ddp", "fsdp")
 CHANGES = ("solver.batch_size=6", "model.mask_head=null")
 
 
-def make(recipe_file: str, ranks: Ranks, kind: str, keys: list[str], deferred: bool) -> tuple[Step, setup.Data]:
+def make(
+    recipe_file: str, ranks: Ranks, kind: str, keys: list[str], deferred: bool
+) -> tuple[Step, setup.Data]:
     recipe = load_recipe(recipe_file, keys)
     data = setup.build_data(recipe, ranks)
     torch.manual_seed(7)
@@ -46,7 +48,9 @@ def make(recipe_file: str, ranks: Ranks, kind: str, keys: list[str], deferred: b
     return step, data
 
 
-def make_steps(recipe_file: str, ranks: Ranks, kind: str, keys: list[str], deferred: bool) -> list[Checkpoint]:
+def make_steps(
+    recipe_file: str, ranks: Ranks, kind: str, keys: list[str], deferred: bool
+) -> list[Checkpoint]:
     """States after no step and after three, with the losses of these in place of a config."""
     from maskrcnn.data.loader import train_loader
 
@@ -94,9 +98,7 @@ def check_equal_steps(recipe_file: str, ranks: Ranks) -> None:
         for name, value in whole.model.items():
             assert first.model[name].equal(same.model[name]), name
             assert not type(sharded.model[name]).__name__.startswith("DTensor")
-            torch.testing.assert_close(
-                sharded.model[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{keys} {n}: {m}"
-            )
+            torch.testing.assert_close(sharded.model[name], value, rtol=1e-3, atol=2e-5, msg=f"{keys} {name}")
             moved = max(moved, float((value - first.model[name]).abs().max()))
         assert moved > 1e-4
         assert whole.optimizer["state"].keys() == sharded.optimizer["state"].keys()
@@ -134,9 +136,7 @@ def main(what: str, recipe_file: str, *more: str) -> None:
         assert isinstance(choose_strategy(ALONE, torch.nn.Linear(2, 2), "fsdp"), Strategy)
     for folder, kind, steps in zip(more[::3], more[1::3], more[2::3], strict=True):
         keys = [f"solver.strategy={kind}", f"solver.steps={steps}", *CHANGES]
-        result = train(
-            load_recipe(recipe_file, keys), Path(folder), resume=True, console=Console(quiet=True)
-        )
+        result = train(load_recipe(recipe_file, keys), Path(folder), resume=True, console=Console(quiet=True))
         assert result.step == int(steps)
         assert load(Path(folder) / "checkpoints" / "last.pt").step == int(steps)
 

@@ -154,8 +154,8 @@ def test_a_rank_hears_of_its_own_stop_and_is_ended_unless_it_deals_with_it(
         for dealt in (True, False):
             watch.loss, watch._handled = "", dealt
             watch._told.clear()
-            # As its lookout tells it.
-            monkeypatch.setattr(watch, "_read", iter([{"lost": 0, "where": "b", "why": "is gone"}, {}]).__next__)
+            said = {"lost": 0, "where": "b", "why": "is gone"}  # as its lookout tells it
+            monkeypatch.setattr(watch, "_read", iter([said, {}]).__next__)
             watch._listen()
             assert watch.loss == "rank 0 on b is gone"
             assert ended.wait(1.0) == (not dealt)

@@ -87,5 +87,5 @@ def test_one_process_has_nothing_to_deal_out() -> None:
 
 
 def test_compiled_models_are_not_dealt_out(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="compile and strategy: fsdp do not go together; set compile: false"):
+    with pytest.raises(ConfigError, match="compile and strategy: fsdp do not go together; set compile"):
         load_recipe(write_recipe(tmp_path), ["solver.compile=true", "solver.strategy=fsdp"])
