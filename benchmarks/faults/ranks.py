@@ -2,11 +2,11 @@
 
     python benchmarks/faults/ranks.py [--kills 10] [--ranks 2] [--seed 0] [--set KEY=VALUE ...]
 
-One torchrun with as many restarts as kills trains a small detector on generated images.  Whenever it trains,
+One torchrun with as many restarts as kills trains a small detector on generated images. Whenever it trains,
 a rank that is drawn gets SIGKILL at a moment that is drawn; torchrun starts all ranks again, and they go on
-from the last checkpoint.  Told are each kill and how long it took until steps were made again.  At the end the
-last checkpoint is compared with that of the same training without a kill: exit status 0 where all its numbers
-are equal to the bit, 1 where they are not.
+from the last checkpoint. Told are each kill and how long it took until steps were made again. At the end
+the last checkpoint is compared with that of the same training without a kill: exit status 0 where all its
+numbers are equal to the bit, 1 where they are not.
 """
 
 from __future__ import annotations
