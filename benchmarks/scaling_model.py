@@ -25,8 +25,9 @@ import argparse
 import math
 from dataclasses import dataclass, replace
 
-#: GPUs, images a second, images a GPU and step: MLPerf Training, Mask R-CNN on H100; rates as published.  The
-#: batches are assumed; they decide how well GPUs are filled.
+#: GPUs, images a second, images a GPU and step: MLPerf Training, Mask R-CNN on H100.  The rates are NVIDIA's,
+#: the batches those of its submission's configs (training_results_v3.1: config_DGXH100.sh, ..._multi_8x8x4.sh,
+#: ..._oldhp_48x8x1.sh).
 MLPERF = ((8, 1448.0, 12), (64, 8254.0, 4), (384, 23737.0, 1))
 BUCKET = 25e6
 
@@ -95,9 +96,7 @@ def main() -> None:
         cells = [f"{1e3 * t:.1f}" for t in times]
         share = rate / gpus / machine.rate
         print(f"| {gpus} | {gpus * machine.batch} | {rate:.0f} | {share:.0%} | {' | '.join(cells)} |")
-    print(
-        "\nMLPerf's points; the rate is from the first, then also a fixed time of each step from the second\n"
-    )
+    print("\nMLPerf's points; the rate is from the first, then a fixed time a step from the second\n")
     print("| GPUs | images a GPU | published images/s | rate fitted | error | fixed time, too | error |")
     print("|---|---|---|---|---|---|---|")
     fits = [fitted(machine, 0.0)]
