@@ -4,9 +4,11 @@
     python benchmarks/gpu_step.py --small        # a minute on a CPU, to see that the script runs
 
 Both models have the same random weights (``benchmarks/parity``), images of 800 x 1333 px with seven objects
-each, bfloat16 by autocast and a fused SGD.  Ours is trained by the engine's own step; the shipped config's
-model, whose RoIAlign takes more samples than torchvision's, and whose masks are polygons.  Batches are made
-before, in pinned memory, and copied to the GPU in each step: what loading costs is measured elsewhere.
+each, bfloat16 by autocast and a fused SGD.  Ours is trained by the engine's own step, as it is and with
+``solver.compile``; the shipped config's model, whose RoIAlign takes more samples than torchvision's, and
+whose masks are polygons.  Batches are made before, in pinned memory, and copied to the GPU in each step: what
+loading costs is measured elsewhere.  Inference is that of an evaluation and of ``Predictor``, which replay a
+graph for images of a size that comes again; and without that.
 Rounds of both alternate; the medians are told.  Waits and copies to the host are counted in a profile of
 steps between two readings of the losses.  On a CPU, whose figures say nothing of a GPU and are labelled so,
 operators that read a value are counted in their place, and torchvision computes in float32 (its CPU operators
@@ -16,6 +18,7 @@ have no bfloat16).
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import statistics
 import sys
@@ -38,9 +41,11 @@ from maskrcnn.engine.distributed import Ranks, choose_device
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.step import Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
+from maskrcnn.inference.graphs import ReplayedModel
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import load_recipe
+from maskrcnn.run.setup import compile_layers
 from maskrcnn.structures import Batch, ImageInfo, InstanceMasks, Sample, Targets, collate
 from maskrcnn.structures.padded import pad_targets
 
@@ -201,32 +206,43 @@ def waiting_places(work: Callable[[], object]) -> list[str]:
             work()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    told = [w for w in caught if "synchroniz" in str(w.message)]
+    told = [w for w in caught if "synchroniz" in str(w.message) and "debug mode" not in str(w.message)]
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in told)
     return [f"{place} ({count})" for place, count in places.most_common(10)]
 
 
-def measure_training(plan: Plan, ours: MaskRCNN, theirs: Any, count: int) -> list[str]:
+def measure_training(plan: Plan, models: dict[str, Any], count: int) -> list[str]:
     """Rows of the table, and what was found besides."""
-    queue, read = our_step(plan, ours, count)
-    their = their_step(plan, theirs, count)
-    times: dict[str, list[float]] = {"ours": [], "torchvision": []}
+
+    def nothing() -> None:
+        pass
+
+    works: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
     memory: dict[str, float] = {}
-    for name, work in (("ours", queue), ("torchvision", their)):
+    for name, model in models.items():
+        ours = isinstance(model, MaskRCNN)
+        works[name] = our_step(plan, model, count) if ours else (their_step(plan, model, count), nothing)
         if plan.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        before, start = torch.cuda.memory_allocated() if plan.on_gpu else 0, time.perf_counter()
         for _ in range(plan.warm):
-            work()
+            works[name][0]()
+        works[name][1]()
         plan.wait()
-        memory[name] = torch.cuda.max_memory_allocated() / 2**30 if plan.on_gpu else 0.0
-    read()
+        print(f"{name}: the first {plan.warm} steps took {time.perf_counter() - start:.0f} s", flush=True)
+        # Of the other models nothing but the weights is on the device.
+        own = sum(p.numel() * p.element_size() for p in model.parameters())
+        peak = torch.cuda.max_memory_allocated() if plan.on_gpu else 0
+        memory[name] = (peak - before + own) / 2**30
+        model.zero_grad(set_to_none=True)
+    times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(plan.rounds):
-        times["ours"].append(seconds(plan, queue, plan.steps))
-        read()
-        times["torchvision"].append(seconds(plan, their, plan.steps))
-    waits = {"ours": count_waits(plan, queue, 2), "torchvision": count_waits(plan, their, 2)}
-    read()
+        for name, (work, read) in works.items():
+            times[name].append(seconds(plan, work, plan.steps))
+            read()
+            models[name].zero_grad(set_to_none=True)
+    waits = {name: count_waits(plan, work, 2) for name, (work, _) in works.items()}
     lines = []
     rates = {name: count / statistics.median(found) for name, found in times.items()}
     for name, rate in rates.items():
@@ -237,9 +253,10 @@ def measure_training(plan: Plan, ours: MaskRCNN, theirs: Any, count: int) -> lis
             f" {waits[name][0]:.3g} | {waits[name][1]:.3g} |"
         )
     if plan.on_gpu:
-        places = waiting_places(queue)
-        read()
+        places = waiting_places(works["ours"][0])
         print("waits of our step, by torch's sync debug mode:", ", ".join(places) or "none", flush=True)
+    for _, read in works.values():
+        read()
     return lines
 
 
@@ -251,17 +268,24 @@ def measure_inference(plan: Plan, ours: MaskRCNN, theirs: Any) -> list[str]:
     theirs.eval()
     counts = {}
 
+    replayed = ReplayedModel(ours)
+
     def our_call() -> None:
         with plan.autocast():
-            (found,) = ours.predict([image])
+            (found,) = replayed.predict([image])
         counts["ours"] = len(found)
+
+    def our_plain_call() -> None:
+        with plan.autocast():
+            (found,) = ours.predict([image])
+        counts["ours, not replayed"] = len(found)
 
     def their_call() -> None:
         with plan.autocast(ours=False):
             (found,) = theirs([image.float() / 255])
         counts["torchvision"] = len(found["boxes"])
 
-    calls = {"ours": our_call, "torchvision": their_call}
+    calls = {"ours": our_call, "ours, not replayed": our_plain_call, "torchvision": their_call}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(plan.warm + plan.rounds * plan.steps):
         for name, call in calls.items():
@@ -318,6 +342,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="a round")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--small", action="store_true", help="2 images of 160 x 256 px, one round of a step")
+    parser.add_argument("--compile", action="store_true", help="compile ours on a CPU too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = choose_device(args.device)
@@ -336,13 +361,19 @@ def main() -> None:
         f"| what | whose | speed | times torchvision | peak memory | {counted} | copies to the host a call |",
         "|---|---|---|---|---|---|---|",
     ]
-    models = make_models(plan)
+    ours, theirs = make_models(plan)
+    models = {"ours": ours, "torchvision": theirs}
+    if plan.on_gpu or args.compile:
+        models = {"ours": ours, "ours, compiled": copy.deepcopy(ours), "torchvision": theirs}
+        compile_layers(models["ours, compiled"], device, sizes=1)
     for count in args.batch:
-        lines += measure_training(plan, *models, count)
-        print(*lines[-2:], sep="\n", flush=True)
-    lines += measure_inference(plan, *models)
-    print(*lines[-2:], sep="\n", flush=True)
-    graph = capture(plan, models[0], args.batch[0]) if plan.on_gpu else "not run: no GPU"
+        rows = measure_training(plan, models, count)
+        print(*rows, sep="\n", flush=True)
+        lines += rows
+    rows = measure_inference(plan, ours, theirs)
+    print(*rows, sep="\n", flush=True)
+    lines += rows
+    graph = capture(plan, ours, args.batch[0]) if plan.on_gpu else "not run: no GPU"
     lines += ["", f"Losses and gradients as one CUDA graph: {graph}"]
     text = "\n".join(lines) + "\n"
     print(f"\n{text}")

@@ -26,8 +26,8 @@ import math
 from dataclasses import dataclass, replace
 
 #: GPUs, images a second, images a GPU and step: MLPerf Training, Mask R-CNN on H100.  The rates are NVIDIA's,
-#: the batches those of its submission's configs (training_results_v3.1: config_DGXH100.sh, ..._multi_8x8x4.sh,
-#: ..._oldhp_48x8x1.sh).
+#: the batches those of its submission's configs (training_results_v3.1: config_DGXH100.sh,
+#: ..._multi_8x8x4.sh, ..._oldhp_48x8x1.sh).
 MLPERF = ((8, 1448.0, 12), (64, 8254.0, 4), (384, 23737.0, 1))
 BUCKET = 25e6
 

@@ -41,7 +41,7 @@ MR_DEVICE void weigh_bin(A* weights, int cells, int low, const RoiList& rois, in
 template <class T, int V, int TW>
 __global__ void __launch_bounds__(256, 2)
     spread_kernel(const __grid_constant__ Tiles tiles, const __grid_constant__ Levels maps, const RoiList rois,
-                  const RoiBox* boxes, const T* grad, const SpreadShape shape) {
+                  const RoiBoxes boxes, const T* grad, const SpreadShape shape) {
   using A = Acc<T>;
   __shared__ TileList list;
   __shared__ unsigned row_bins[kBatch][kRows], column_bins[kBatch];
@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(256, 2)
   const bool active = c < channels;
   A acc[TW][V] = {};
 
-  for (int64_t next = 0; next < rois.count;) {
-    const int found = collect(boxes, rois.count, tile, kRows, TW, &list, &next);
+  const Span span = boxes.of(tile.map);
+  for (int64_t next = span.first; next < span.end;) {
+    const int found = collect(boxes, span.end, tile, kRows, TW, &list, &next);
     for (int at = 0; at < found; at += shape.batch) {
       const int n = at_most(found - at, shape.batch);
       for (int p0 = 0; p0 < s.bins_y; p0 += shape.chunk_y) {
@@ -164,9 +165,8 @@ void launch_spread(const Backward& b, SpreadShape shape, bool pixels) {
   if (!pixels) bytes = std::max<int64_t>(bytes, sizeof(A) * lanes * (kRows * TW + 1));
   MR_LAUNCH((spread_kernel<T, V, TW>),
             dim3(static_cast<unsigned>(tiles.first[tiles.count]), blocks(b.levels.channels, lanes * V)),
-            dim3(lanes, kRows), bytes, b.stream, tiles, b.levels, b.rois,
-            static_cast<const RoiBox*>(b.boxes.const_data_ptr()), static_cast<const T*>(b.grad.const_data_ptr()),
-            shape);
+            dim3(lanes, kRows), bytes, b.stream, tiles, b.levels, b.rois, b.roi_boxes(),
+            static_cast<const T*>(b.grad.const_data_ptr()), shape);
 }
 
 template <class T>

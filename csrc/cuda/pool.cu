@@ -115,8 +115,8 @@ struct PoolScatter {
   }
 };
 
-__global__ void __launch_bounds__(256)
-    pool_boxes_kernel(const __grid_constant__ Levels maps, const RoiList rois, const PoolShape s, RoiBox* boxes) {
+__global__ void __launch_bounds__(256) pool_boxes_kernel(const __grid_constant__ Levels maps, const RoiList rois,
+                                                         const PoolShape s, const RoiBoxes boxes) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (k >= rois.count) return;
   RoiBox box{-1, 0, 0, 0, 0};
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(256)
     pool_range(rois, k, true, maps.scale[level], s, 0, s.bins_y - 1, maps.at[level].height, &box.y0, &box.y1);
     pool_range(rois, k, false, maps.scale[level], s, 0, s.bins_x - 1, maps.at[level].width, &box.x0, &box.x1);
   }
-  boxes[k] = box;
+  boxes.put(k, box);
 }
 
 PoolShape make_shape(const char* name, int64_t height, int64_t width, int64_t rounding, int64_t bins) {
@@ -174,7 +174,7 @@ std::vector<Tensor> roi_pool_backward(Tensor grad, Tensor argmax, Tensor rois, s
   const PoolShape s = make_shape(name, grad.size(2), grad.size(3), rounding, bins);
   if (b.empty) return b.maps;
   MR_LAUNCH(pool_boxes_kernel, dim3(blocks(b.rois.count, 256)), dim3(256), 0, b.stream, b.levels, b.rois, s,
-            static_cast<RoiBox*>(b.boxes.mutable_data_ptr()));
+            b.roi_boxes());
   MR_DISPATCH(grad.scalar_type(), name, { launch_scatter<T>(b, PoolScatter{s}, s.bins_y, s.bins_x); });
   return b.maps;
 }

@@ -37,7 +37,7 @@ struct Cells {
 template <class T, class Op>
 __global__ void __launch_bounds__(128, Op::kBlocks)
     scatter_kernel(const __grid_constant__ Tiles tiles, const __grid_constant__ Levels maps, const RoiList rois,
-                   const RoiBox* boxes, const T* grad, const int32_t* arg, const Op op, int bins_y, int bins_x) {
+                   const RoiBoxes boxes, const T* grad, const int32_t* arg, const Op op, int bins_y, int bins_x) {
   using A = Acc<T>;
   __shared__ TileList list;
   __shared__ unsigned row_bins[kScatterBatch], column_bins[kScatterBatch];
@@ -52,8 +52,9 @@ __global__ void __launch_bounds__(128, Op::kBlocks)
   const Cells<T> cells{sums + thread, stride, tile.y0, tile.x0, level.height, level.width};
   for (int i = 0; i < kSide * kSide; ++i) cells.sums[i * stride] = A(0);
 
-  for (int64_t next = 0; next < rois.count;) {
-    const int found = collect(boxes, rois.count, tile, kSide, kSide, &list, &next);
+  const Span span = boxes.of(tile.map);
+  for (int64_t next = span.first; next < span.end;) {
+    const int found = collect(boxes, span.end, tile, kSide, kSide, &list, &next);
     for (int at = 0; at < found; at += kScatterBatch) {
       const int n = at_most(found - at, kScatterBatch);
       for (int p0 = 0; p0 < bins_y; p0 += 32) {
@@ -114,9 +115,9 @@ void launch_scatter(const Backward& b, const Op& op, int bins_y, int bins_x) {
     if (tiles.count == 0) continue;
     MR_LAUNCH((scatter_kernel<T, Op>),
               dim3(static_cast<unsigned>(tiles.first[tiles.count]), blocks(b.levels.channels, threads)), dim3(threads),
-              sizeof(Acc<T>) * kSide * kSide * (threads + 1), b.stream, tiles, b.levels, b.rois,
-              static_cast<const RoiBox*>(b.boxes.const_data_ptr()), static_cast<const T*>(b.grad.const_data_ptr()),
-              static_cast<const int32_t*>(b.arg.const_data_ptr()), op, bins_y, bins_x);
+              sizeof(Acc<T>) * kSide * kSide * (threads + 1), b.stream, tiles, b.levels, b.rois, b.roi_boxes(),
+              static_cast<const T*>(b.grad.const_data_ptr()), static_cast<const int32_t*>(b.arg.const_data_ptr()), op,
+              bins_y, bins_x);
   }
 }
 

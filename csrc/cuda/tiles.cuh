@@ -6,9 +6,10 @@
 // and writes each cell once, zeros included: the gradient needs no clearing beforehand and is rounded to its
 // storage type once.
 //
-// Which RoIs touch a tile: a first kernel writes the cells that each RoI can reach (RoiBox); a block then tests all
-// RoIs, one a thread, and compacts the hits in order by bit masks in shared memory.  Testing costs 20 bytes of
-// cached reads a RoI and tile: for 1000 RoIs four rounds of a block, less than building and reading back a list.
+// Which RoIs touch a tile: a first kernel writes the cells that each RoI can reach (RoiBox), and of each map the
+// numbers of its first and last RoI; a block then tests all RoIs between these, one a thread, and compacts the hits
+// in order by bit masks in shared memory.  Testing costs 20 bytes of cached reads a RoI and tile: for the 500 RoIs
+// of an image two rounds of a block, less than building and reading back a list.  RoIs mostly come image by image.
 //
 // Gradients come in pixel layout (channels of a bin side by side); planar ones are transposed first, which is
 // small work beside the maps.
@@ -20,6 +21,27 @@ namespace mrcnn {
 // The cells of map (level * images + image) that a RoI can reach, half open; map -1: a RoI that cannot be used.
 struct RoiBox {
   int map, y0, y1, x0, x1;
+};
+
+// The RoIs of a map: those from number `first` on, before number `end`; others may be among them.
+struct Span {
+  int64_t first, end;
+};
+
+// What a first kernel finds of all RoIs.
+struct RoiBoxes {
+  RoiBox* box;  // of each RoI
+  // Of each map RoIs - (its first RoI), and its last RoI + 1: maxima, both 0 where it has none, as they begin.
+  int* spans;
+  int64_t count;
+
+  __device__ __forceinline__ void put(int64_t k, const RoiBox& of_roi) const {
+    box[k] = of_roi;
+    if (of_roi.map < 0) return;
+    atomicMax(&spans[2 * of_roi.map], static_cast<int>(count - k));
+    atomicMax(&spans[2 * of_roi.map + 1], static_cast<int>(k + 1));
+  }
+  __device__ __forceinline__ Span of(int map) const { return {count - spans[2 * map], spans[2 * map + 1]}; }
 };
 
 // All tiles of the maps that a launch writes, numbered level by level, image by image, row by row.
@@ -61,20 +83,20 @@ struct TileList {
 };
 
 // Lists the next RoIs that touch the tile, in order, starting with number *next; returns how many.  Called by
-// all threads of the block (at most 256) until *next reaches `count`.
-MR_DEVICE int collect(const RoiBox* boxes, int64_t count, const Tile& tile, int rows, int columns, TileList* list,
+// all threads of the block (at most 256) until *next reaches `end`.
+MR_DEVICE int collect(const RoiBoxes& boxes, int64_t end, const Tile& tile, int rows, int columns, TileList* list,
                       int64_t* next) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   const int word = thread >> 5;
   const unsigned bit = 1u << (thread & 31);
   int found = 0;
   __syncthreads();  // nobody reads the old list any more
-  while (*next < count && found + threads <= kListed) {
+  while (*next < end && found + threads <= kListed) {
     const int64_t k = *next + thread;
     if (thread < 32) list->mask[thread] = 0;
     bool hit = false;
-    if (k < count) {
-      const RoiBox box = boxes[k];
+    if (k < end) {
+      const RoiBox box = boxes.box[k];
       hit = box.map == tile.map && box.y0 < tile.y0 + rows && box.y1 > tile.y0 && box.x0 < tile.x0 + columns &&
             box.x1 > tile.x0;
     }
@@ -161,9 +183,13 @@ struct Backward {
   std::vector<Tensor> maps;
   Levels levels;
   RoiList rois;
-  Tensor keep, grad, arg, boxes;
+  Tensor keep, grad, arg, boxes, spans;
   cudaStream_t stream;
   bool empty;
+
+  RoiBoxes roi_boxes() const {
+    return {static_cast<RoiBox*>(boxes.mutable_data_ptr()), static_cast<int*>(spans.mutable_data_ptr()), rois.count};
+  }
 };
 
 inline void check_pooled(const char* name, const Tensor& t, int64_t count, const Levels& maps, const Tensor& like) {
@@ -194,6 +220,8 @@ inline Backward begin_backward(const char* name, const Tensor& grad, const std::
     b.arg = as_pixels(*arg, b.stream);
   }
   b.boxes = make(grad, {b.rois.count, 5}, ScalarType::Int, false);
+  b.spans = make(grad, {b.levels.count * b.levels.images, 2}, ScalarType::Int, false);
+  torch::stable::zero_(b.spans);
   return b;
 }
 

@@ -30,7 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from maskrcnn.config.registry import Named
 from maskrcnn.engine.faults import LostRankError, is_lost_rank
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.weights.safe_load import first_line
 
 T = TypeVar("T")
@@ -345,4 +345,4 @@ def fresh_part(store: Store, rank: int, size: int, seconds: float) -> Store:
                 if store.check([f"{place}/met"]):
                     return PrefixStore(place, store)
         time.sleep(_LOOK)
-    raise TimeoutError(f"not all of {size} processes came within {seconds:.0f} s")
+    raise TimeoutError(f"not all of {plural(size, 'process')} came within {seconds:.0f} s")

@@ -17,8 +17,10 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.inference.graphs import ReplayedModel
 from maskrcnn.inference.paste import Paste
 from maskrcnn.inference.records import Result, coco_results
+from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, Detections, ImageInfo
 from maskrcnn.structures.categories import Categories
@@ -64,14 +66,18 @@ def predict_batches(
     loader: Iterable[Batch],
     device: torch.device | str,
     precision: Precision = "float32",
+    graphs: bool = True,
 ) -> Iterator[tuple[Batch, list[Detections]]]:
     """Each batch (on the CPU, as loaded) with its detections (on ``device``, in the network frame).
 
     ``model`` is a :class:`PredictingModel`; one wrapped by DistributedDataParallel is unwrapped.  It is put
-    in evaluation mode while the iterator lives, and restored when it ends or is closed.
+    in evaluation mode while the iterator lives, and restored when it ends or is closed.  With ``graphs``, on
+    a GPU, batches of a shape that comes again are replayed (:class:`ReplayedModel`).
     """
     device = torch.device(device)
     predictor = cast(PredictingModel, getattr(model, "module", model))
+    if graphs and device.type == "cuda" and isinstance(predictor, MaskRCNN):
+        predictor = cast(PredictingModel, ReplayedModel(predictor))
     with evaluating(model):
         for batch in loader:
             with torch.inference_mode(), autocast(device, precision):
@@ -94,6 +100,7 @@ def predict_dataset(
     total: int | None = None,
     overlap: bool | None = None,
     keypoint_offset: float = 0.5,
+    graphs: bool = True,
 ) -> list[Result]:
     """COCO result records of every image the loader gives, each image once.
 
@@ -108,6 +115,7 @@ def predict_dataset(
         total: number of images, for the time left.
         overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
         keypoint_offset: see :func:`maskrcnn.inference.records.coco_results`.
+        graphs: see :func:`predict_batches`.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to
@@ -128,7 +136,7 @@ def predict_dataset(
         ]
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        for batch, detections in predict_batches(model, loader, device, precision):
+        for batch, detections in predict_batches(model, loader, device, precision, graphs):
             fresh = []
             for image, info, found in zip(batch.images, batch.infos, detections, strict=True):
                 if info.image_id not in seen:  # a padding sampler repeats images

@@ -53,6 +53,19 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation, which of RoIs in fixed shapes sees those that there are."""
+
+    #: bool [N], the rows that statistics are taken over while it trains; None: all.
+    real: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` [N, C, H, W] -> [N, C, H, W]."""
+        if self.real is None or not self.training:
+            return super().forward(input)
+        return _over_real_rows(self, input, self.real, together=False)
+
+
 class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalisation over the batches of all processes (Peng et al. 2018, "MegDet", section 3.2).
 
@@ -60,20 +73,61 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     where it has joined a process group, and several are refused rather than left unsynchronised.
     """
 
+    #: As of :class:`BatchNorm2d`.
+    real: Tensor | None = None
+
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [N, C, H, W] -> [N, C, H, W].
 
         Raises:
             UserError: training on the CPU with more than one process.
         """
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if self.training and self.real is not None:
+            return _over_real_rows(self, input, self.real, together=together)
         if not self.training or input.device.type != "cpu":
             return super().forward(input)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if together:
             raise UserError(
                 "norm: sync_bn cannot be trained on the CPU with more than one process, because PyTorch"
                 " synchronises it on GPUs only; use one process, device: cuda, or norm: gn"
             )
         return super(nn.SyncBatchNorm, self).forward(input)
+
+
+def _over_real_rows(norm: BatchNorm2d | SyncBatchNorm, x: Tensor, real: Tensor, *, together: bool) -> Tensor:
+    """What ``norm`` gives, and learns, of the ``real`` rows of ``x`` [N, C, H, W] alone, as it trains.
+
+    Of the other rows come finite values; where nothing asks for them, they have no part in any gradient.
+    Sums are float32 at least; without a real row the running statistics stay.
+
+    Args:
+        together: over the rows of all processes; each has to call it.
+    """
+    assert norm.momentum is not None and norm.num_batches_tracked is not None
+    assert norm.running_mean is not None and norm.running_var is not None
+    values, mask = x if x.dtype.itemsize >= 4 else x.float(), real.view(-1, 1, 1, 1)
+    number = (real.sum() * (x.shape[2] * x.shape[3])).to(values.dtype)
+
+    def average(parts: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.cat((torch.where(mask, parts, 0).sum(dim=(0, 2, 3)), count.view(1)))
+        if together:
+            from torch.distributed.nn.functional import all_reduce  # whose gradient is summed up, too
+
+            sums = all_reduce(sums, group=getattr(norm, "process_group", None) or dist.group.WORLD)
+        return sums[:-1] / sums[-1].clamp(min=1), sums[-1]
+
+    mean, count = average(values, number)
+    centred = values - mean.view(1, -1, 1, 1)
+    variance, _ = average(centred.square(), number)
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        share = norm.momentum * (count > 0).to(values.dtype)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        for kept, found in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            kept.add_((share * (found - kept)).to(kept.dtype))
+    scale = (norm.weight * (variance + norm.eps).rsqrt()).view(1, -1, 1, 1)
+    return (centred * scale + norm.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 #: From so many pixels a map on, the channels_last forward pass alone is fast.
@@ -105,7 +159,7 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     if name == "frozen_bn":
         return FrozenBatchNorm2d(channels)
     if name == "bn":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm2d(channels)
     if name == "sync_bn":
         return SyncBatchNorm(channels)
     return GroupNorm(math.gcd(32, channels), channels)
@@ -114,6 +168,11 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
     """The layers inside ``module`` that take statistics over a batch while they train."""
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+
+
+def norms_of_rows(module: nn.Module) -> list[BatchNorm2d | SyncBatchNorm]:
+    """Those inside ``module`` that can be told which rows are real; others take statistics over all."""
+    return [part for part in module.modules() if isinstance(part, BatchNorm2d | SyncBatchNorm)]
 
 
 def start_convs(module: nn.Module) -> None:

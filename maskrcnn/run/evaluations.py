@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from maskrcnn.data import Dataset
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
@@ -20,7 +20,7 @@ def evaluate_run(
 ) -> Mapping[str, float] | None:
     """Evaluate the model of ``run`` after ``step`` on ``val``; see ``engine.trainer.Evaluate``."""
     console = run.console
-    console.line(f"evaluating after step {step} on {len(val)} images")
+    console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
     try:
         with run.step.strategy.whole() as model:
             found = run_evaluation(model, val, run.recipe, run.ranks, console, stopping)

@@ -19,6 +19,7 @@ from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.evaluation import Result, coco_results
+from maskrcnn.inference.graphs import ReplayedModel
 from maskrcnn.inference.records import in_image
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.recipe import Recipe, parse_recipe
@@ -120,6 +121,8 @@ class Predictor:
         self.device = choose_device(device)
         self.score = score
         self.model = load_model(self.recipe, state, path, self.device).eval()
+        # Left to the model where it does not apply.
+        self._predicting = ReplayedModel(self.model) if self.recipe.eval.cuda_graphs else self.model
         self._transforms = build_transforms(self.recipe, training=False)
         self._precision = precision
         # As the evaluation data are read.
@@ -160,7 +163,7 @@ class Predictor:
         tensor = sample.to_sample().image.to(self.device)
         network = None if sample.proposals is None else [sample.proposals.to(self.device)]
         with torch.inference_mode(), autocast(self.device, self._precision):
-            found = self.model.predict([tensor], network)[0]
+            found = self._predicting.predict([tensor], network)[0]
         found = found.to("cpu")
         found = in_image(
             found.select(found.scores >= self.score),

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
-from maskrcnn.data.loader import BatchLoader, eval_loader
+from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.engine.faults import out_of_memory_is_told
-from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError, plural
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
@@ -144,6 +146,36 @@ def build_transforms(recipe: Recipe, *, training: bool) -> list[Transform]:
     return [*map(as_transform, transforms), *(recipe.data.augmentation() if training else ())]
 
 
+def train_batches(
+    dataset: Dataset,
+    recipe: Recipe,
+    ranks: Ranks,
+    steps: range,
+    repeats: npt.NDArray[np.float64] | None = None,
+) -> BatchLoader:
+    """This rank's batches of a training's ``steps``.
+
+    Args:
+        repeats: as :func:`maskrcnn.data.loader.train_loader` takes them.
+    """
+    return train_loader(
+        dataset,
+        build_transforms(recipe, training=True),
+        images_per_rank=images_per_pass(recipe, ranks),
+        accumulate=recipe.solver.accumulate,
+        start_step=steps.start,
+        total_steps=steps.stop,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=worker_count(recipe, ranks),
+        pin_memory=ranks.device.type == "cuda",
+        copy_paste=recipe.data.copy_paste,
+        drawn_masks=drawn_masks(recipe),
+        repeats=repeats,
+    )
+
+
 def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
     """This rank's images of ``dataset``, of the first ``limit``, as ``recipe`` evaluates them."""
     return eval_loader(
@@ -178,10 +210,29 @@ def place_model(recipe: Recipe, num_classes: int, device: torch.device) -> MaskR
         model = recipe.model.build(num_classes).to(device)
     model.preprocess.pad_sizes = recipe.data.pad_sizes
     if recipe.solver.compile:
-        model.backbone.compile()
-        if model.neck is not None:
-            model.neck.compile()
+        compile_layers(model, device, sizes=2 * len(recipe.data.pad_sizes))
     return model
+
+
+def compile_layers(model: MaskRCNN, device: torch.device, sizes: int = 0) -> None:
+    """Let torch.compile fuse what lies between the model's convolutions.
+
+    Each part is compiled for itself, so that what differs from batch to batch, as the number of objects,
+    compiles none anew; the heads of RoIs only where their number is fixed.
+
+    Args:
+        sizes: of padded images, how many there may be; 0: any, for which code of open sizes is made.
+    """
+    # torch keeps at most eight versions of a part.
+    dynamic = False if 0 < sizes <= 8 else None
+    parts: list[nn.Module | None] = [model.backbone, model.neck, model.rpn and model.rpn.head]
+    if model.in_static_form(device):
+        parts += [head for head, _ in model.roi.box_stages]
+        for head in model.roi.heads.values():
+            head.compile_layers()
+    for part in parts:
+        if part is not None:
+            part.compile(dynamic=dynamic)
 
 
 def check_channels(recipe: Recipe) -> None:
@@ -193,8 +244,9 @@ def check_channels(recipe: Recipe) -> None:
     channels, means = recipe.data.channels, recipe.model.num_channels
     if channels != means:
         raise ConfigError(
-            f"model.preprocess.mean has {means} values, and data.channels is {channels}; give mean and std of"
-            " each channel: `maskrcnn data statistics CONFIG` prints those of the training images"
+            f"model.preprocess.mean has {plural(means, 'value')}, and data.channels is {channels}; give mean"
+            " and std of each channel: `maskrcnn data statistics CONFIG` prints those of the training"
+            " images"
         )
 
 
@@ -204,7 +256,7 @@ def cuda_levels_doubt(recipe: Recipe) -> str:
     if levels <= MOST_CUDA_LEVELS:
         return ""
     return (
-        f"model.roi.levels names {levels} levels, and on a GPU the RoI operators take at most"
+        f"model.roi.levels names {plural(levels, 'level')}, and on a GPU the RoI operators take at most"
         f" {MOST_CUDA_LEVELS}; name fewer, or set device: cpu"
     )
 
@@ -330,8 +382,9 @@ def images_per_pass(recipe: Recipe, ranks: Ranks) -> int:
     parts = ranks.size * solver.accumulate
     if solver.batch_size % parts:
         raise UserError(
-            f"solver.batch_size {solver.batch_size} cannot be dealt evenly to {ranks.size} processes x"
-            f" {solver.accumulate} passes (solver.accumulate); make it a multiple of {parts}"
+            f"solver.batch_size {solver.batch_size} cannot be dealt evenly to"
+            f" {plural(ranks.size, 'process')} x {solver.accumulate} passes (solver.accumulate); make it a"
+            f" multiple of {parts}"
         )
     return solver.batch_size // parts
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data.interfaces import Dataset
-from maskrcnn.data.loader import BatchLoader, train_loader
+from maskrcnn.data.loader import BatchLoader
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.step import NotMadeError, Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
@@ -52,7 +52,7 @@ class StepCost:
         else:
             assert self.seconds is not None
             whole = format_seconds(self.seconds * steps)
-            time, how = f"{self.seconds:.3g} s here, {steps} steps {whole}", "measured"
+            time, how = f"{self.seconds:.3g} s here, {plural(steps, 'step')} {whole}", "measured"
         return [f"a step takes {time}, and {in_words(self.memory)} of memory ({how})"]
 
 
@@ -109,21 +109,7 @@ def make_steps(
         accumulate=solver.accumulate,
         clip_grad_norm=solver.clip_grad_norm,
     )
-    batches = train_loader(
-        train,
-        setup.build_transforms(recipe, training=True),
-        images_per_rank=setup.images_per_pass(recipe, ranks),
-        accumulate=solver.accumulate,
-        total_steps=steps,
-        seed=recipe.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=setup.worker_count(recipe, ranks),
-        pin_memory=ranks.device.type == "cuda",
-        copy_paste=recipe.data.copy_paste,
-        drawn_masks=setup.drawn_masks(recipe),
-    )
-    return step, batches
+    return step, setup.train_batches(train, recipe, ranks, range(steps))
 
 
 def take_step(step: Step, number: int, source: Iterator[Batch]) -> None:

@@ -13,7 +13,7 @@ import torch
 from maskrcnn.config import dump
 from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
-from maskrcnn.data.loader import BatchLoader, train_loader
+from maskrcnn.data.loader import BatchLoader
 from maskrcnn.data.schedule import Repeats, repeat_factors
 from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
 from maskrcnn.engine.console import Console
@@ -25,7 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
@@ -76,7 +76,7 @@ class TrainingRun:
         #: On rank 0, once the run has begun.
         self.events: Events | None = None
         self.lock = lock
-        self._per_pass = setup.images_per_pass(recipe, ranks)
+        setup.images_per_pass(recipe, ranks)  # a batch that cannot be dealt out is told before data are read
         seed_everything(recipe.seed, deterministic=recipe.solver.deterministic)
         self.data = setup.build_data(recipe, ranks)
         if recipe.data.cache != "none":
@@ -148,7 +148,7 @@ class TrainingRun:
         folder.begin(self.recipe, {**facts, "step": step})
         console.open(folder.log)
         if left:
-            console.line(f"removed {len(left)} temporary files of writes that were cut short")
+            console.line(f"removed {plural(len(left), 'temporary file')} of writes that were cut short")
         self.events = Events(
             folder.path,
             console,
@@ -174,26 +174,26 @@ class TrainingRun:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
         line = self.console.line
         images = len(self.data.train)
-        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
+        val = "none" if self.data.val is None else plural(len(self.data.val), "image")
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
         parameters = dict(self.model.named_parameters())
         trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
         threads = torch.get_num_threads()
-        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {threads} threads")
+        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {plural(threads, 'thread')}")
         if solver.freeze:
             held = _count(parameters[name] for name in self._frozen)
             line(f"frozen by solver.freeze: {held} ({few(solver.freeze)})")
         reference = solver.reference_batch_size or solver.batch_size
         line(
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
-            f" / {reference} images (batch_size / reference_batch_size)"
+            f" / {plural(reference, 'image')} (batch_size / reference_batch_size)"
         )
         for pattern, factor in solver.rates.items():
             groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
             line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
         epochs = solver.steps * solver.batch_size / max(images, 1)
-        line(f"{solver.steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+        line(f"{plural(solver.steps, 'step')} of {plural(solver.batch_size, 'image')}: {epochs:.3g} epochs")
         for told in self._balance():
             line(told)
         if start is not None:
@@ -219,7 +219,8 @@ class TrainingRun:
             told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
             yield (
                 f"images of rare classes come more often (data.repeat_threshold): {told};"
-                f" an epoch is about {repeats.images.sum():.0f} draws of {len(repeats.images)} images"
+                f" an epoch is about {repeats.images.sum():.0f} draws of"
+                f" {plural(len(repeats.images), 'image')}"
             )
         if weights is not None:
             pairs = zip((*names, setup.BACKGROUND), weights.tolist(), strict=True)
@@ -256,23 +257,9 @@ class TrainingRun:
 
     def batches(self, start_step: int) -> BatchLoader:
         """Those of the steps that are left."""
-        recipe, ranks = self.recipe, self.ranks
-        return train_loader(
-            self.data.train,
-            setup.build_transforms(recipe, training=True),
-            images_per_rank=self._per_pass,
-            accumulate=recipe.solver.accumulate,
-            start_step=start_step,
-            total_steps=recipe.solver.steps,
-            seed=recipe.seed,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            workers=setup.worker_count(recipe, ranks),
-            pin_memory=ranks.device.type == "cuda",
-            copy_paste=recipe.data.copy_paste,
-            drawn_masks=setup.drawn_masks(recipe),
-            repeats=None if self._repeats is None else self._repeats.images,
-        )
+        repeats = None if self._repeats is None else self._repeats.images
+        steps = range(start_step, self.recipe.solver.steps)
+        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
@@ -282,4 +269,4 @@ class TrainingRun:
 
 def _count(parameters: Iterable[torch.Tensor]) -> str:
     sizes = [p.numel() for p in parameters]
-    return f"{sum(sizes):,} parameters in {len(sizes)} tensors"
+    return f"{plural(sum(sizes), 'parameter', spec=',')} in {plural(len(sizes), 'tensor')}"

@@ -189,9 +189,9 @@ def test_a_sign_of_life_in_the_future_is_waited_for_no_longer(tmp_path: Path) ->
     "text",
     [
         "",
-        "[" * 100_000,
+        pytest.param("[" * 100_000, id="deep"),
         "[]",
-        json.dumps({**asdict(here()), "pid": None, "born": None}),
+        pytest.param(json.dumps({**asdict(here()), "pid": None, "born": None}), id="of no process"),
         '{"host": 1}',
         "null",
     ],

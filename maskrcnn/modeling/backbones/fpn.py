@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,33 @@ from maskrcnn.config.ranges import Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.interfaces import NECKS, Neck
 from maskrcnn.modeling.norms import ConvNorm, NormName
+
+
+class _AddDoubled(torch.autograd.Function):
+    """``fine`` [N, C, 2H, 2W] plus ``coarse`` [N, C, H, W], each of whose pixels stands for four."""
+
+    @staticmethod
+    def forward(ctx: Any, fine: Tensor, coarse: Tensor) -> Tensor:
+        n, c, h, w = coarse.shape
+        return (fine.reshape(n, c, h, 2, w, 2) + coarse[:, :, :, None, :, None]).reshape(fine.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, F.avg_pool2d(grad, 2, divisor_override=1)
+
+
+def add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
+    """``fine`` [N, C, H, W] plus ``coarse`` [N, C, h, w] at its size, by the nearest pixel.
+
+    Where that doubles the sides, as with padded images, neither pass writes the enlarged map, and autocast
+    keeps its precision.  Compiled or exported predictions, whose sizes may be open, have PyTorch's operator.
+    """
+    open_sizes = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    doubled = not open_sizes and fine.dtype == coarse.dtype
+    if not doubled or fine.shape[2] != 2 * coarse.shape[2] or fine.shape[3] != 2 * coarse.shape[3]:
+        return fine + F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
+    added: Tensor = _AddDoubled.apply(fine, coarse)
+    return added
 
 
 class FPN(Neck):
@@ -60,7 +88,7 @@ class FPN(Neck):
         for name in reversed(list(self.lateral)):
             lateral: Tensor = self.lateral[name](features[name])
             if merged is not None:
-                lateral = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+                lateral = add_upsampled(lateral, merged)
             merged = lateral
             outputs.insert(0, self.output[name](merged))
         if self.top is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,15 +78,21 @@ class FCNMaskHead(PixelMaskHead):
         )
         self.deconv = nn.ConvTranspose2d(width if convs else channels, width, 2, stride=2)
         self.logits = nn.Conv2d(width, self.out_channels, 1)
+        # Not bound to this head, so that a copy runs its own layers.
+        self._run: Callable[[FCNMaskHead, Tensor], Tensor] = FCNMaskHead._features
         start_convs(self)
         nn.init.normal_(self.logits.weight, std=0.001)  # as Detectron: start near probability 0.5
 
     def _features(self, pooled: Tensor) -> Tensor:
         return F.relu_(self.deconv(self.convs(pooled)))
 
+    def compile_layers(self) -> None:
+        """See :class:`RoIHead`; all but the last layer, of which :meth:`own` computes a part."""
+        self._run = torch.compile(FCNMaskHead._features)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M], K + 1 with softmax; see :class:`MaskHead`."""
-        logits: Tensor = self.logits(self._features(pooled))
+        logits: Tensor = self.logits(self._run(self, pooled))
         return logits
 
     def own(self, pooled: Tensor, labels: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ class FCNMaskHead(PixelMaskHead):
         if self.softmax or self.out_channels == 1:
             logits: Tensor = self(pooled)
             return logits
-        pixels = self._features(pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
+        pixels = self._run(self, pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
         weight = self.logits.weight.flatten(1)[labels]
         assert self.logits.bias is not None
         rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0] + self.logits.bias[labels, None]

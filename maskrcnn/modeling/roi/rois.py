@@ -23,6 +23,8 @@ from maskrcnn.structures.boxes import unit_box
 from maskrcnn.structures.padded import PaddedTargets, Proposals
 
 Rows = TypeVar("Rows", bound="RoIs")
+#: Pixels beyond any image.
+_FAR = 2.0**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,17 @@ class RoIs:
     def boxes(self) -> Tensor:
         """[R, 4] xyxy."""
         return self.rois[:, 1:]
+
+    @property
+    def pooled(self) -> Tensor:
+        """``rois`` as the operators get them: what is not real lies off every map, where they have no work.
+
+        Else all the room that is left would be pooled in one corner of the image, one after the other.
+        """
+        if self.real is None:
+            return self.rois
+        boxes = torch.where(self.real[:, None], self.boxes, unit_box(self.boxes) - _FAR)
+        return torch.cat((self.rois[:, :1], boxes), dim=1)
 
     @property
     def images(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import plural
 from maskrcnn.layers import match
 from maskrcnn.modeling.matching import IGNORED, Sampler, draw
 from maskrcnn.modeling.roi.mask_targets import MaskTarget, rasterise
@@ -50,7 +51,7 @@ def sample_rois(
     matched = torch.where(torch.cat((proposals.real, targets.real), dim=1), matched, IGNORED)
     # Ground truths are numbered apart: their keys do not depend on how many proposals there are.
     rows = [torch.arange(part.shape[1], device=device) for part in (proposals.boxes, truth)]
-    keys = random_keys(seeds[:, None], ROIS, torch.cat((rows[0], rows[1] + _TRUTHS)))
+    keys = random_keys(seeds[:, None], ROIS, torch.cat((rows[0], rows[1] | _TRUTHS)))
     drawn = draw(matched, count, positive_fraction, keys, sampler)
     # The positive ones take the first slots, the negative ones those behind.
     most, room = drawn.positive.shape[1], drawn.negative.shape[1]
@@ -91,7 +92,8 @@ def keypoint_targets(rois: SampledRoIs, num_keypoints: int) -> Tensor:
     have = None if keypoints is None else keypoints.shape[2]
     if keypoints is None or have not in (0, num_keypoints):  # 0: there is no instance
         raise ValueError(
-            f"model.keypoint_head wants {num_keypoints} keypoints an instance, the data have {have or 'none'}"
+            f"model.keypoint_head wants {plural(num_keypoints, 'keypoint')} an instance, the data have"
+            f" {have or 'none'}"
         )
     if have == 0:
         return keypoints.new_zeros(len(rois), num_keypoints, 3)

@@ -286,9 +286,10 @@ class RPN(nn.Module):
         normalizer = row_count(sampled, real)
         if self.normalize_by == "capacity":
             normalizer = self.samples * len(targets)
-        boxes = all_deltas[sampled[:positive]], wanted.anchors, wanted.truth
+        # index_select: its gradient is added where it belongs, that of all_deltas[...] is sorted first.
+        boxes = all_deltas.index_select(0, sampled[:positive]), wanted.anchors, wanted.truth
         parts = (normalizer, None if real is None else real[:positive])
         return {
-            "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer, real),
+            "loss_rpn_cls": objectness_loss(all_logits.index_select(0, sampled), labels, normalizer, real),
             "loss_rpn_box": box_regression_loss(*boxes, *parts, kind=self.box_loss, beta=self.beta),
         }
