@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from maskrcnn.config.registry import Named
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.weights.restore import restore_model, restore_optimizer
 
@@ -24,8 +25,8 @@ class Strategy:
     and deals out there; every rank gives and takes the whole.  Only where a rank is gone rank 0 saves alone.
 
     ranks: the processes; all of them make the same strategy.
-    model: itself, on its device: its layers have their own names, and it predicts.  Its optimizer is built
-        after this, its weights may be loaded after this.
+    model: itself, on its device: its layers have their own names.  It predicts, and other weights are loaded
+        into it, by :meth:`whole`.  Its optimizer is built after this.
     """
 
     ranks: Ranks
@@ -34,10 +35,35 @@ class Strategy:
     def __post_init__(self) -> None:
         #: What a step calls, as it would call the model.
         self.module = self.model
+        #: The model as it was built, whole, to look at: until :meth:`whole` with its first weights.
+        self.built = self.model
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Context of a pass whose gradients stay this rank's own, since another pass of the step follows."""
         return nullcontext()
+
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Prepare a new optimizer of the model for steps by this."""
+
+    @contextmanager
+    def whole(self, *, write: bool = False) -> Iterator[nn.Module]:
+        """A model with the whole weights, on the device: to predict with, each rank as often as it likes.
+
+        Called on all ranks at once, as the methods for states.
+
+        Args:
+            write: take over what the body does to its weights, the same on every rank.
+        """
+        yield self.model
+
+    def own_parts(self) -> list[Tensor]:
+        """What is trained, as far as this rank holds it: to look at without the others."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def whole_alone(self) -> bool:
+        """Whether one rank has the whole state without the others."""
+        return True
 
     def model_state(self) -> dict[str, Tensor]:
         """The state dict of the whole model."""
@@ -60,6 +86,7 @@ class DataParallel(Strategy):
     """The whole model on every rank, and gradients averaged over the ranks (DistributedDataParallel)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.module = self._wrapped
 
@@ -68,6 +95,13 @@ class DataParallel(Strategy):
         return self._wrapped.no_sync()
 
 
-def choose_strategy(ranks: Ranks, model: nn.Module) -> Strategy:
-    """The strategy for so many processes."""
-    return Strategy(ranks, model) if ranks.group is None else DataParallel(ranks, model)
+#: Ways for several processes, by the name in ``solver.strategy``.
+STRATEGIES: Named[Callable[[Ranks, nn.Module], Strategy]] = Named(
+    "strategy", "maskrcnn.engine", fsdp="sharded"
+)
+STRATEGIES.register("ddp")(DataParallel)
+
+
+def choose_strategy(ranks: Ranks, model: nn.Module, name: str = "ddp") -> Strategy:
+    """The strategy for so many processes: one of :data:`STRATEGIES` where there is more than one."""
+    return Strategy(ranks, model) if ranks.group is None else STRATEGIES.get(name)(ranks, model)

@@ -97,7 +97,7 @@ class Trainer:
         saving, plan = self.saving, self.plan
         self.step.strategy.module.train()
         saving.begin(self.state.step)
-        with StopRequest() as stop, _opened(batches, stop) as source:
+        with StopRequest() as stop, saving, _opened(batches, stop) as source:
 
             def wishes() -> Wishes:
                 return Wishes(stop.signal_number != 0 or saving.problem is not None, saving.wished)
@@ -109,6 +109,7 @@ class Trainer:
                     wished = self.step.queue(self.state.step, source, wishes)
                     self.state = replace(self.state, step=self.state.step + 1)
                     step = self.state.step
+                    self._ranks.say(f"made step {step}")
                     log = wished.stop or plan.due(step, plan.log_every)
                     save = wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
                     save = save or self._evaluation_due()
@@ -161,6 +162,7 @@ class Trainer:
             return
         assert self.evaluate is not None
         began, step = time.perf_counter(), self.state.step
+        self._ranks.say(f"evaluates after step {step}")
         metrics = self.evaluate(step, lambda: stop.signal_number != 0)
         self.step.strategy.module.train()
         alone = self._ranks.size == 1
@@ -176,6 +178,7 @@ class Trainer:
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
+        self.saving.settle()
         if self._ranks.share(self.saving.unsaved is not None):
             self.saving.save(self.state)
         problem = self._ranks.share(self.saving.last_word(self.state.step))
@@ -189,6 +192,7 @@ class Trainer:
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
         saving, alone = self.saving, False
+        saving.settle()
         if not isinstance(error, NotFiniteError):
             try:
                 self._read()
@@ -220,14 +224,15 @@ class Trainer:
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main
-        if main and (saving.saved != step or saving.unsaved is not None):
+        whole = self.step.strategy.whole_alone
+        if main and whole and (saving.saved != step or saving.unsaved is not None):
             saving.save(self.state)
         problem = saving.last_word(step)
         if problem is not None:
             raise problem
         kept = saving.safe if main else "the checkpoint is rank 0's to write"
         if error.why is None:
-            raise self._interrupted(stop, "checkpoint written" if main else kept)
+            raise self._interrupted(stop, "checkpoint written" if main and whole else kept)
         stopped = f"{error.why}; stopped after step {step}, {kept}"
         raise type(error.why)(f"{stopped}; to go on: {self.resume_hint}")
 
