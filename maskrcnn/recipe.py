@@ -223,6 +223,12 @@ class TrainConfig(Config):
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
     pictures: Annotated[int, Range(0, 10_000, "each is drawn and written at each evaluation")] = 4
+    #: What becomes of a step whose losses or gradient are not finite: stop, before its update; or skip: leave
+    #: its update out and go on.  What it was made of is kept for `maskrcnn debug-batch`.  Default stop.
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    #: With skip: so many steps in a row are left out at most, one more stops the run, 1 to 10000.
+    #: Default 10.
+    max_skipped: Annotated[int, Range(1, 10_000, "a run of so many such steps learns nothing")] = 10
     #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
     #: a model hardly learns, so it is refused unless this is true.  Default false.
     allow_frozen_random: bool = False

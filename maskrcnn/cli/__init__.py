@@ -44,6 +44,7 @@ COMMANDS = (
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
+    Command("debug-batch", "look at the batch of a training step whose losses were not finite"),
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set; mean and deviation of one's own"),
     Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),

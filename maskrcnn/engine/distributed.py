@@ -156,6 +156,11 @@ class Ranks:
         if self.group is not None and _watch is not None:
             _watch.say(what)
 
+    @property
+    def suffix(self) -> str:
+        """Of the names of files that each process writes: empty on rank 0, ``_rank_1`` and so on."""
+        return f"_rank_{self.rank}" if self.rank else ""
+
     def barrier(self) -> None:
         """Wait for all processes.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -31,6 +33,9 @@ class Strategy:
 
     ranks: Ranks
     model: nn.Module
+
+    #: Whether a rank that ran out of memory can do what the others wait for, so that all begin anew.
+    completes = False
 
     def __post_init__(self) -> None:
         #: What a step calls, as it would call the model.
@@ -65,6 +70,13 @@ class Strategy:
         """Whether one rank has the whole state without the others."""
         return True
 
+    def begun_before(self) -> AbstractContextManager[object]:
+        """Context of a pass in place of one of :attr:`module` that failed on this rank alone."""
+        return nullcontext()
+
+    def complete_backward(self) -> None:
+        """Take part to the end in a backward pass that failed on this rank alone; gradients mean nothing."""
+
     def model_state(self) -> dict[str, Tensor]:
         """The state dict of the whole model."""
         return self.model.state_dict()
@@ -85,14 +97,42 @@ class Strategy:
 class DataParallel(Strategy):
     """The whole model on every rank, and gradients averaged over the ranks (DistributedDataParallel)."""
 
+    completes = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.module = self._wrapped
+        #: Parameters whose gradient the pass under way has given.
+        self._given: set[int] = set()
+        for place, parameter in enumerate(self._trained):
+            parameter.register_post_accumulate_grad_hook(partial(_give, self._given, place))
+        self.module.register_forward_pre_hook(lambda *_: self._given.clear())
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @contextmanager
+    def begun_before(self) -> Iterator[None]:
+        """See :class:`Strategy`: the buffers were handed to the ranks by the pass that failed."""
+        self._wrapped.require_forward_param_sync = False
+        yield
+
+    def complete_backward(self) -> None:
+        """See :class:`Strategy`: the parameters that are left give zeros."""
+        left = [p for place, p in enumerate(self._trained) if place not in self._given]
+        if left:
+            torch.stack([p.flatten()[0] * 0 for p in left]).sum().backward()
 
     def no_sync(self) -> AbstractContextManager[object]:
         """See :class:`Strategy`."""
         return self._wrapped.no_sync()
+
+
+def _give(given: set[int], place: int, _: Tensor) -> None:
+    """Of no object: what a parameter's hook holds is never collected, and gloo's threads would stay."""
+    given.add(place)
 
 
 #: Ways for several processes, by the name in ``solver.strategy``.

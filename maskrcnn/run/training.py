@@ -25,6 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -49,6 +50,10 @@ BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWei
 #: What keeps decoded images, by ``data.cache``.
 CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
     "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
+)
+#: What keeps the batch and the state of a step whose figures are not finite.
+EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
+    "evidence", "maskrcnn.run", batch="kept_batch"
 )
 #: Classes that a line of the log names.
 _CLASSES = 10
@@ -104,6 +109,7 @@ class TrainingRun:
             precision=solver.precision,
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
+            max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
             recipe,
@@ -253,13 +259,18 @@ class TrainingRun:
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,
             resume_hint=resume_hint,
+            keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
+            watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
-    def batches(self, start_step: int) -> BatchLoader:
-        """Those of the steps that are left."""
-        repeats = None if self._repeats is None else self._repeats.images
-        steps = range(start_step, self.recipe.solver.steps)
-        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
+    def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
+        """Those of the steps that are left, or of so many of them: those are loaded by this process."""
+        repeats, total = None if self._repeats is None else self._repeats.images, self.recipe.solver.steps
+        recipe = self.recipe
+        if steps is not None:
+            recipe = replace(recipe, data=replace(recipe.data, workers=0))
+            total = min(start_step + steps, total)
+        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
