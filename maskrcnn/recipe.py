@@ -174,6 +174,10 @@ class SolverConfig(Config):
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
     precision: Precision = "float32"
+    #: How several processes train one model: ddp, each with all weights and their momenta; fsdp, dealt out
+    #: over the processes and gathered a stage at a time (FSDP2), for models whose weights fill a GPU; auto:
+    #: ddp.  Checkpoints are the same files.  Default auto.
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     #: Compile the layers with torch.compile: a quarter faster on a GPU, from a minute on.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
@@ -186,6 +190,8 @@ class SolverConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
             )
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile and strategy: fsdp do not go together; set compile: false")
 
     @property
     def learning_rate(self) -> float:
@@ -209,6 +215,9 @@ class TrainConfig(Config):
     eval_every: Count | None = None
     #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
     keep: Count = 2
+    #: Write checkpoints while training goes on, which waits only until the state is copied into host memory
+    #: (as much as a checkpoint takes); those after an evaluation are waited for.  Default true.
+    save_in_background: bool = True
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
@@ -343,6 +352,7 @@ NEUTRAL_KEYS = (
     "data.val.allow_outside",
     "train.log_every",
     "train.keep",
+    "train.save_in_background",
     "train.tensorboard",
     "train.pictures",
     "train.allow_frozen_random",

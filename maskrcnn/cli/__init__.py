@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _flush(_dispatch(arguments))
     except UserError as e:
         complain(f"error: {e}")
+        distributed = sys.modules.get("maskrcnn.engine.distributed")
+        if distributed is not None:
+            distributed.tell_the_others(str(e))
         return _flush(EXIT_USER_ERROR)
     except Interrupted as stop:
         complain(str(stop))

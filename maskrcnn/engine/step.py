@@ -21,7 +21,7 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Part, Parts
-from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.distributed import Ranks, lost_rank
 from maskrcnn.engine.optim import clip_gradients, clip_unread
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.engine.unread import (
@@ -549,8 +549,7 @@ class Step:
         if self.ranks.size == 1 or not faults.is_lost_rank(error):
             return None
         # While all are told to stop, a rank that did so first is missing in the others' sums.
-        gone = faults.LostRankError("another process of this run is gone, see its messages")
-        return AbandonedError(infos, None if wishes().stop else gone)
+        return AbandonedError(infos, None if wishes().stop else faults.LostRankError(lost_rank()))
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers that a forward pass changes, with copies, since a step may be given up after one."""

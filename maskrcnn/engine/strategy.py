@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from maskrcnn.config.registry import Named
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.weights.restore import restore_model, restore_optimizer
 
@@ -26,8 +27,8 @@ class Strategy:
     and deals out there; every rank gives and takes the whole.  Only where a rank is gone rank 0 saves alone.
 
     ranks: the processes; all of them make the same strategy.
-    model: itself, on its device: its layers have their own names, and it predicts.  Its optimizer is built
-        after this, its weights may be loaded after this.
+    model: itself, on its device: its layers have their own names.  It predicts, and other weights are loaded
+        into it, by :meth:`whole`.  Its optimizer is built after this.
     """
 
     ranks: Ranks
@@ -39,10 +40,35 @@ class Strategy:
     def __post_init__(self) -> None:
         #: What a step calls, as it would call the model.
         self.module = self.model
+        #: The model as it was built, whole, to look at: until :meth:`whole` with its first weights.
+        self.built = self.model
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Context of a pass whose gradients stay this rank's own, since another pass of the step follows."""
         return nullcontext()
+
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Prepare a new optimizer of the model for steps by this."""
+
+    @contextmanager
+    def whole(self, *, write: bool = False) -> Iterator[nn.Module]:
+        """A model with the whole weights, on the device: to predict with, each rank as often as it likes.
+
+        Called on all ranks at once, as the methods for states.
+
+        Args:
+            write: take over what the body does to its weights, the same on every rank.
+        """
+        yield self.model
+
+    def own_parts(self) -> list[Tensor]:
+        """What is trained, as far as this rank holds it: to look at without the others."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def whole_alone(self) -> bool:
+        """Whether one rank has the whole state without the others."""
+        return True
 
     def begun_before(self) -> AbstractContextManager[object]:
         """Context of a pass in place of one of :attr:`module` that failed on this rank alone."""
@@ -74,6 +100,7 @@ class DataParallel(Strategy):
     completes = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._wrapped = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.module = self._wrapped
         #: Parameters whose gradient the pass under way has given.
@@ -108,6 +135,13 @@ def _give(given: set[int], place: int, _: Tensor) -> None:
     given.add(place)
 
 
-def choose_strategy(ranks: Ranks, model: nn.Module) -> Strategy:
-    """The strategy for so many processes."""
-    return Strategy(ranks, model) if ranks.group is None else DataParallel(ranks, model)
+#: Ways for several processes, by the name in ``solver.strategy``.
+STRATEGIES: Named[Callable[[Ranks, nn.Module], Strategy]] = Named(
+    "strategy", "maskrcnn.engine", fsdp="sharded"
+)
+STRATEGIES.register("ddp")(DataParallel)
+
+
+def choose_strategy(ranks: Ranks, model: nn.Module, name: str = "ddp") -> Strategy:
+    """The strategy for so many processes: one of :data:`STRATEGIES` where there is more than one."""
+    return Strategy(ranks, model) if ranks.group is None else STRATEGIES.get(name)(ranks, model)

@@ -117,7 +117,7 @@ class Trainer:
         self.step.strategy.module.train()
         saving.begin(self.state.step)
         watch = self.watchdog.watching() if self.watchdog else nullcontext()
-        with StopRequest() as stop, watch, _opened(batches, stop, self.console.warn) as source:
+        with StopRequest() as stop, saving, watch, _opened(batches, stop, self.console.warn) as source:
 
             def wishes() -> Wishes:
                 return Wishes(stop.signal_number != 0 or saving.problem is not None, saving.wished)
@@ -131,6 +131,7 @@ class Trainer:
                     wished = self.step.queue(self.state.step, source, wishes)
                     self.state = replace(self.state, step=self.state.step + 1)
                     step = self.state.step
+                    self._ranks.say(f"made step {step}")
                     log = wished.stop or plan.due(step, plan.log_every)
                     save = wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
                     save = save or self._evaluation_due()
@@ -206,6 +207,7 @@ class Trainer:
             return
         assert self.evaluate is not None
         began, step = time.perf_counter(), self.state.step
+        self._ranks.say(f"evaluates after step {step}")
         metrics = self.evaluate(step, lambda: stop.signal_number != 0)
         self.step.strategy.module.train()
         alone = self._ranks.size == 1
@@ -221,6 +223,7 @@ class Trainer:
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
+        self.saving.settle()
         if self._ranks.share(self.saving.unsaved is not None):
             self.saving.save(self.state)
         problem = self._ranks.share(self.saving.last_word(self.state.step))
@@ -234,6 +237,7 @@ class Trainer:
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
         saving, alone = self.saving, False  # alone: other ranks may not be here
+        saving.settle()
         if not isinstance(error, NotFiniteError):
             alone = not (isinstance(error, NoMemoryError) and error.together)
             try:
@@ -276,14 +280,15 @@ class Trainer:
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main
-        if main and (saving.saved != step or saving.unsaved is not None):
+        whole = self.step.strategy.whole_alone
+        if main and whole and (saving.saved != step or saving.unsaved is not None):
             saving.save(self.state)
         problem = saving.last_word(step)
         if problem is not None:
             raise problem
         kept = saving.safe if main else "the checkpoint is rank 0's to write"
         if error.why is None:
-            raise self._interrupted(stop, "checkpoint written" if main else kept)
+            raise self._interrupted(stop, "checkpoint written" if main and whole else kept)
         stopped = f"{error.why}; stopped after step {step}, {kept}"
         raise type(error.why)(f"{stopped}; to go on: {self.resume_hint}")
 

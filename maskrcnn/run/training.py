@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -97,9 +97,10 @@ class TrainingRun:
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
-        strategy = choose_strategy(ranks, self.model)
+        strategy = choose_strategy(ranks, self.model, "fsdp" if solver.strategy == "fsdp" else "ddp")
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
+        strategy.adopt(optimizer)
         self.step = Step(
             strategy,
             optimizer,
@@ -117,7 +118,7 @@ class TrainingRun:
             "data.train",
             self.data.train,
             folders={"--output": folder.path},
-            model=self.model,
+            model=cast(MaskRCNN, strategy.built),
             optimizer=optimizer,
             held=self._frozen,
         )
@@ -135,7 +136,8 @@ class TrainingRun:
         else:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
-                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+                with self.step.strategy.whole(write=True) as model:
+                    self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
             if not recipe.train.allow_frozen_random:
                 if recipe.weights is None:
                     preflight.tell("frozen", replace(self._start, recipe=self._local))
@@ -240,9 +242,10 @@ class TrainingRun:
                 self.step.parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
-                weights=self.step.parameters,
+                weights=self.step.strategy.own_parts(),
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
+                background=train.save_in_background,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,

@@ -44,6 +44,7 @@ COVERS = {
     "data/transforms/test_undoing.py": "data.interfaces",
     "engine/test_events.py": "engine.board",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
+    "engine/test_heartbeat.py": "engine.lookout",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
