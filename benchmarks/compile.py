@@ -83,9 +83,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    print(
-        "| model | precision | a step, s | compiled, s | compiling, s | paid for after |\n|---|---|---|---|---|---|"
-    )
+    print("| model | precision | a step, s | compiled, s | compiling, s | paid for after |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in args.models:
         for precision in args.precisions:
             torch.compiler.reset()
