@@ -57,13 +57,15 @@ class Checkpoint:
 
     def with_states(self, states: Mapping[str, Any]) -> Checkpoint:
         """The same with ``states``, the model's among them, in place of its own."""
-        more = {name: state for name, state in states.items() if name not in _OWN}
+        more = {name: state for name, state in states.items() if state and name not in _OWN}
         return replace(self, **{name: states.get(name, {}) for name in _OWN}, more=more)
 
 
 #: What a file holds besides further parts, and those of it that are states.
 _FIELDS = tuple(f.name for f in fields(Checkpoint) if f.name != "more")
 _OWN = ("model", "optimizer", "scaler")
+#: Further parts of a training, of which predictions have no use.
+_OF_TRAINING = ("recovery",)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -214,7 +216,7 @@ def incomplete(parts: Parts, checkpoint: Checkpoint, source: Path) -> list[str]:
 
 def unknown(checkpoint: Checkpoint, source: Path, parts: Parts | None = None) -> list[str]:
     """A sentence on what ``checkpoint`` holds besides ``parts``, where there is anything."""
-    names = few(repr(name)[:60] for name in checkpoint.more if name not in (parts or ()))
+    names = few(repr(name)[:60] for name in checkpoint.more if name not in (parts or _OF_TRAINING))
     if not names:
         return []
     return [f"{source} holds {names}, unknown here (a later maskrcnn may have written it), and left out"]

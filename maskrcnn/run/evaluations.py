@@ -22,7 +22,8 @@ def evaluate_run(
     console = run.console
     console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
     try:
-        found = run_evaluation(run.model, val, run.recipe, run.ranks, console, stopping)
+        with run.step.strategy.whole() as model:
+            found = run_evaluation(model, val, run.recipe, run.ranks, console, stopping)
     except BrokenOff:
         return None
     if found is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
@@ -49,6 +50,10 @@ BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWei
 #: What keeps decoded images, by ``data.cache``.
 CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
     "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
+)
+#: What keeps the batch and the state of a step whose figures are not finite.
+EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
+    "evidence", "maskrcnn.run", batch="kept_batch"
 )
 #: Classes that a line of the log names.
 _CLASSES = 10
@@ -92,9 +97,10 @@ class TrainingRun:
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
-        strategy = choose_strategy(ranks, self.model)
+        strategy = choose_strategy(ranks, self.model, "fsdp" if solver.strategy == "fsdp" else "ddp")
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
+        strategy.adopt(optimizer)
         self.step = Step(
             strategy,
             optimizer,
@@ -103,6 +109,7 @@ class TrainingRun:
             precision=solver.precision,
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
+            max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
             recipe,
@@ -111,7 +118,7 @@ class TrainingRun:
             "data.train",
             self.data.train,
             folders={"--output": folder.path},
-            model=self.model,
+            model=cast(MaskRCNN, strategy.built),
             optimizer=optimizer,
             held=self._frozen,
         )
@@ -129,7 +136,8 @@ class TrainingRun:
         else:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
-                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+                with self.step.strategy.whole(write=True) as model:
+                    self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
             if not recipe.train.allow_frozen_random:
                 if recipe.weights is None:
                     preflight.tell("frozen", replace(self._start, recipe=self._local))
@@ -234,9 +242,10 @@ class TrainingRun:
                 self.step.parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
-                weights=self.step.parameters,
+                weights=self.step.strategy.own_parts(),
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
+                background=train.save_in_background,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
             console=self.console,
@@ -250,13 +259,18 @@ class TrainingRun:
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,
             resume_hint=resume_hint,
+            keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
+            watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
-    def batches(self, start_step: int) -> BatchLoader:
-        """Those of the steps that are left."""
-        repeats = None if self._repeats is None else self._repeats.images
-        steps = range(start_step, self.recipe.solver.steps)
-        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
+    def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
+        """Those of the steps that are left, or of so many of them: those are loaded by this process."""
+        repeats, total = None if self._repeats is None else self._repeats.images, self.recipe.solver.steps
+        recipe = self.recipe
+        if steps is not None:
+            recipe = replace(recipe, data=replace(recipe.data, workers=0))
+            total = min(start_step + steps, total)
+        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)

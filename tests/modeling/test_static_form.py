@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -403,6 +404,20 @@ def compile_both(name: str, backend: str, tolerance: float) -> None:
 
 def test_losses_and_predictions_compile_as_one_graph() -> None:
     compile_both("fpn", "aot_eager", 1e-12)
+
+
+def test_norms_of_a_compiled_head_see_the_real_rows_of_each_batch() -> None:
+    """The mask of one batch is no constant of what was compiled; compiled once to train, and no more."""
+    torch._dynamo.reset()
+    model, plain = build("bn").train(), build("bn").train()
+    plain.load_state_dict(model.state_dict())
+    compiled = CompileCounterWithBackend("aot_eager")
+    model.roi.box_head.compile(backend=compiled)
+    for seed, counts in enumerate(((25, 30), (3, 0), (40, 12))):
+        ours, theirs = (losses(m, truth("bn", counts, seed), seed, static=True) for m in (model, plain))
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-12)
+    assert compiled.frame_count == 1
 
 
 @pytest.mark.slow
