@@ -166,7 +166,7 @@ def test_the_last_lines_say_what_a_call_did(
     assert f"best segm/AP {last(run).best['segm/AP']:.3f}, after step 6: checkpoints/best.pt" in out
     train(recipe, run, resume=True)
     out = capsys.readouterr().out
-    assert f"already finished: all 6 steps were done before, nothing to do (solver.steps: 6): {run}" in out
+    assert f"already finished: 6 steps were done before, nothing to do (solver.steps: 6): {run}" in out
     assert "best segm/AP" in out and "finished 6 steps" not in out
     command = ["train", "--resume", str(run), "--set", "solver.steps=7"]  # what it says decides
     assert main(command) == 0

@@ -15,7 +15,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.data.interfaces import RGB, ContrastConfig, ImageReading
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures.samples import Image
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
@@ -184,9 +184,9 @@ def stretch(image: npt.NDArray[Any], contrast: ContrastConfig) -> Image:
 def wrong_channels(found: int, reading: ImageReading) -> str:
     """What to do about a file of ``found`` channels where others are read."""
     return (
-        f"the image has {found} channels, and data.channels is {reading.channels}; set data.channels to"
-        f" {found}, or store {reading.channels} channels (TIFF and npy hold any number; data.pages: channels"
-        " takes a TIFF's pages for channels)"
+        f"the image has {plural(found, 'channel')}, and data.channels is {reading.channels}; set"
+        f" data.channels to {found}, or store {plural(reading.channels, 'channel')} (TIFF and npy hold any"
+        " number; data.pages: channels takes a TIFF's pages for channels)"
     )
 
 

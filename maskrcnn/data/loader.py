@@ -20,7 +20,7 @@ from maskrcnn.data.schedule import Draw, TrainSchedule
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.moving import apply_transforms
 from maskrcnn.data.workers import POLL, WorkerStart, iterate
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.structures import Batch, RawSample, Sample, Targets, collate
 from maskrcnn.structures.seeds import derive_seed
 
@@ -129,8 +129,8 @@ class _Images(TorchDataset[_Loaded]):
                 if not self.replace:
                     return None
         raise DataError(
-            f"{len(passed_over)} images in a row cannot be read, and no more are passed over; the last:"
-            f" {passed_over[-1][1]}; restore them, or take their records out of"
+            f"{plural(len(passed_over), 'image')} in a row cannot be read, and no more are passed over; the"
+            f" last: {passed_over[-1][1]}; restore them, or take their records out of"
             f" {self.dataset.annotation_file}"
         )
 

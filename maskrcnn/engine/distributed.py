@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.weights.safe_load import first_line
 
 T = TypeVar("T")
@@ -290,4 +290,4 @@ def fresh_part(store: Store, rank: int, size: int, seconds: float) -> Store:
                 if store.check([f"{place}/met"]):
                     return PrefixStore(place, store)
         time.sleep(_LOOK)
-    raise TimeoutError(f"not all of {size} processes came within {seconds:.0f} s")
+    raise TimeoutError(f"not all of {plural(size, 'process')} came within {seconds:.0f} s")

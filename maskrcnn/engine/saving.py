@@ -14,7 +14,7 @@ from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.faults import Soundness
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ class Saving:
     def _at_stake(self, step: int, fate: str) -> str:
         """What is lost, or would be if the run ended after ``step``."""
         if self.saved is None:
-            return f"nothing of this run was saved before, so all {step} steps are {fate}"
+            steps = plural(step, "step is", "steps are")
+            return f"nothing of this run was saved before, so {steps} {fate}"
         if step == self.saved:
             return f"the checkpoint of step {step} is there without its evaluation's figures"
         return f"the steps since the checkpoint of step {self.saved} ({step - self.saved}) are {fate}"

@@ -19,7 +19,7 @@ from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import rates_of
 from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.structures import Batch
 
 #: (finished step, whether to break off) -> metric name -> value, on rank 0, and empty on the others; None on
@@ -187,11 +187,11 @@ class Trainer:
                 for name, value in state.best.items()
                 if name != "step"
             ]
-            better = f"was better than {best[0]}" if best else "gave the metric that decides"
+            than = f"was better than {best[0]}" if best else "gave the metric that decides"
+            tried = f"{plural(plan.patience or 0, 'evaluation')} in a row"
             self.ended = (
-                f"stopped early after step {state.step} of {plan.total_steps}: none of the last"
-                f" {plan.patience} evaluations {better} (train.patience); to go on: raise it, and"
-                f" {self.resume_hint}"
+                f"stopped early after step {state.step} of {plan.total_steps}: none of {tried} {than}"
+                f" (train.patience); to go on: raise it, and {self.resume_hint}"
             )
             self.console.line(self.ended)
         elif self.budget is not None:

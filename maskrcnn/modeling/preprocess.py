@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +29,25 @@ class ImageBatch:
 
     tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
     sizes: (height, width) of every image before padding, pixels: the network frame.
-    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them.
+    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them,
+        once, since that is a copy to the device.
     """
 
     tensor: Tensor
     sizes: Sequence[tuple[int, int]]
     given_extents: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.given_extents is None:
+            extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
+            extents = extents.to(self.tensor.device, non_blocking=True)
+            object.__setattr__(self, "given_extents", extents)
+
     @property
     def extents(self) -> Tensor:
         """The sizes as a float32 tensor [N, 2], on the images' device."""
-        if self.given_extents is not None:
-            return self.given_extents
-        extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
-        return extents.to(self.tensor.device, non_blocking=True)
+        assert self.given_extents is not None
+        return self.given_extents
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -165,7 +170,7 @@ class PreprocessConfig(Config):
         """
         if not self.mean or len(self.mean) != len(self.std):
             raise ConfigError(
-                f"model.preprocess.mean has {len(self.mean)} values and model.preprocess.std {len(self.std)};"
-                " give one of each to every channel (three, of R, G and B)"
+                f"model.preprocess.mean has {plural(len(self.mean), 'value')} and model.preprocess.std"
+                f" {len(self.std)}; give one of each to every channel (three, of R, G and B)"
             )
         return Preprocess(**self.arguments(), channels_last=channels_last)

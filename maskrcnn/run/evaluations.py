@@ -8,7 +8,7 @@ from functools import partial
 
 from maskrcnn.data import Dataset
 from maskrcnn.engine.events import describe_losses
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
@@ -24,7 +24,7 @@ def evaluate_run(
     one; see ``engine.trainer.Evaluate``.
     """
     console, average = run.console, run.step.average
-    console.line(f"evaluating after step {step} on {len(val)} images")
+    console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
     smooth: Evaluation | None = None
     try:
         found, metrics = _judge(run, val, stopping)

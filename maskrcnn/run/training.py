@@ -25,7 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import BUDGETS, Budget, LoopPlan, Trainer
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS, MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
@@ -172,7 +172,7 @@ class TrainingRun:
         folder.begin(self.recipe, {**facts, "step": step})
         console.open(folder.log)
         if left:
-            console.line(f"removed {len(left)} temporary files of writes that were cut short")
+            console.line(f"removed {plural(len(left), 'temporary file')} of writes that were cut short")
         self.events = Events(
             folder.path,
             console,
@@ -198,28 +198,27 @@ class TrainingRun:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
         line = self.console.line
         images = len(self.data.train)
-        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
+        val = "none" if self.data.val is None else plural(len(self.data.val), "image")
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
         parameters = dict(self.model.named_parameters())
         trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
         threads = torch.get_num_threads()
-        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {threads} threads")
+        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {plural(threads, 'thread')}")
         if solver.freeze:
             held = _count(parameters[name] for name in self._frozen)
             line(f"frozen by solver.freeze: {held} ({few(solver.freeze)})")
         reference = solver.reference_batch_size or solver.batch_size
         line(
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
-            f" / {reference} images (batch_size / reference_batch_size)"
+            f" / {plural(reference, 'image')} (batch_size / reference_batch_size)"
         )
         for pattern, factor in solver.rates.items():
             groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
             line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
         if self._recomputed:
-            line(
-                f"activations of {self._recomputed} blocks are computed anew (solver.checkpoint_activations)"
-            )
+            blocks = plural(self._recomputed, "block is", "blocks are")
+            line(f"{blocks} computed anew in the backward pass (solver.checkpoint_activations)")
         if solver.ema is not None:
             line(
                 f"average of the weights: decay {solver.ema.decay:g}, warm-up {solver.ema.warmup:g}"
@@ -227,10 +226,11 @@ class TrainingRun:
             )
         steps = solver.steps if self._budget is None else self._budget.steps
         if steps is None:
-            line(f"steps of {solver.batch_size} images for {recipe.train.hours:g} hours (train.hours)")
+            each = plural(solver.batch_size, "image")
+            line(f"steps of {each} for {recipe.train.hours:g} hours (train.hours)")
         else:
             epochs = steps * solver.batch_size / max(images, 1)
-            line(f"{steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+            line(f"{plural(steps, 'step')} of {plural(solver.batch_size, 'image')}: {epochs:.3g} epochs")
         for told in self._balance():
             line(told)
         if start is not None:
@@ -256,7 +256,8 @@ class TrainingRun:
             told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
             yield (
                 f"images of rare classes come more often (data.repeat_threshold): {told};"
-                f" an epoch is about {repeats.images.sum():.0f} draws of {len(repeats.images)} images"
+                f" an epoch is about {repeats.images.sum():.0f} draws of"
+                f" {plural(len(repeats.images), 'image')}"
             )
         if weights is not None:
             pairs = zip((*names, setup.BACKGROUND), weights.tolist(), strict=True)
@@ -305,4 +306,4 @@ class TrainingRun:
 
 def _count(parameters: Iterable[torch.Tensor]) -> str:
     sizes = [p.numel() for p in parameters]
-    return f"{sum(sizes):,} parameters in {len(sizes)} tensors"
+    return f"{plural(sum(sizes), 'parameter', spec=',')} in {plural(len(sizes), 'tensor')}"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import plural
 from maskrcnn.structures import rle
 from maskrcnn.structures.rle import RLE
 
@@ -84,7 +85,9 @@ class InstanceMasks:
                 for polygon in segmentation:
                     array = np.asarray(polygon, dtype=np.float64).reshape(-1)
                     if array.size < 6 or array.size % 2:
-                        raise ValueError(f"a polygon needs at least 3 (x, y) pairs, got {array.size} numbers")
+                        raise ValueError(
+                            f"a polygon needs at least 3 (x, y) pairs, got {plural(array.size, 'number')}"
+                        )
                     flat.append(array)
                     total += array.size // 2
                     polygon_ends.append(total)

@@ -20,7 +20,7 @@ from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.step import Step, Wishes
 from maskrcnn.engine.strategy import DataParallel, choose_strategy
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.modeling.norms import make_norm
+from maskrcnn.modeling.norms import SyncBatchNorm, make_norm
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train, training
 from maskrcnn.run.evaluation import BrokenOff
@@ -111,6 +111,29 @@ def check_sync_bn_is_refused_on_the_cpu() -> None:
         norm.train()(torch.randn(2, 3, 4, 4))
 
 
+def check_sync_bn_of_real_rows_is_over_both(ranks: Ranks) -> None:
+    """In fixed shapes, of 3 real rows here and 5 there, then of none here: as of all in one process."""
+    generator = torch.Generator().manual_seed(0)
+    for counts in ((3, 5), (0, 4)):
+        norm, plain = make_norm("sync_bn", 3).double(), torch.nn.BatchNorm2d(3).double()
+        assert isinstance(norm, SyncBatchNorm)
+        rows, grad = torch.randn(2, sum(counts), 3, 4, 4, generator=generator, dtype=torch.float64)
+        mine = slice(0, counts[0]) if ranks.rank == 0 else slice(counts[0], None)
+        x = torch.zeros(6, 3, 4, 4, dtype=torch.float64)
+        norm.real = torch.arange(6) < counts[ranks.rank]
+        x[norm.real] = rows[mine]
+        got, wanted = norm(x.requires_grad_()), plain(rows.requires_grad_())
+        torch.testing.assert_close(got[norm.real], wanted[mine], rtol=1e-12, atol=1e-12)
+        got[norm.real].backward(grad[mine])
+        wanted.backward(grad)
+        assert x.grad is not None and rows.grad is not None
+        torch.testing.assert_close(x.grad[norm.real], rows.grad[mine], rtol=1e-10, atol=1e-12)
+        for key, value in plain.state_dict().items():
+            torch.testing.assert_close(norm.state_dict()[key], value, rtol=1e-12, atol=1e-12)
+        of_weight = ranks.sum(norm.weight.grad)  # each process has its own rows' part
+        torch.testing.assert_close(of_weight, plain.weight.grad, rtol=1e-10, atol=1e-12)
+
+
 def check_keys(ranks: Ranks, recipe_file: str, folder: Path) -> None:
     """Frozen parts leave no parameter unused; rates and images of rare classes are the same on all ranks."""
     keys = ["solver.freeze=[backbone, roi.box_head]", "solver.rates={neck: 0.5}", "data.repeat_threshold=1.0"]
@@ -167,6 +190,7 @@ def main(recipe_file: str, folder: str) -> None:
     check_one_bad_rank_stops_both(ranks)
     check_wishes_of_deferred_steps(ranks)
     check_sync_bn_is_refused_on_the_cpu()
+    check_sync_bn_of_real_rows_is_over_both(ranks)
     check_keys(ranks, recipe_file, Path(folder) / "keys")
     check_average(ranks)
     check_validation_losses(ranks, recipe_file)

@@ -31,8 +31,8 @@ COVERS = {
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
     "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
-    "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
-    " structures.categories",
+    "data/formats/test_coco.py": "data.annotation_reader data.formats.checks data.formats.coco_json"
+    " data.index structures.categories",
     "data/formats/test_exchange.py": "cli.export_data data.formats.data_folder data.formats.exported",
     "data/formats/test_mask_files.py": "data.formats.label_images",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
@@ -59,9 +59,8 @@ COVERS = {
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
     "modeling/test_static_form.py": "modeling.roi.rois",
-    "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
-    " modeling.roi.decode modeling.rpn.decode",
-    "run/test_benchmark.py": "cli.benchmark",
+    "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
+    "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
@@ -84,6 +83,7 @@ COVERS = {
     "studies/test_cross_validation.py": "cli.cross_validate",
     "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
+    "weights/test_fetch.py": "weights.download",
     "weights/test_unpickle.py": "weights.state_dict",
 }
 LISTED = [(test, f"maskrcnn.{name}") for test, names in COVERS.items() for name in names.split()]
