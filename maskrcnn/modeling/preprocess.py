@@ -66,6 +66,7 @@ class Preprocess(nn.Module):
     Attributes:
         pad_sizes: (H, W), multiples of ``size_divisor``: a batch is padded to the smallest, in either
             orientation, that holds it.  None by default: to as little as the divisor allows.
+        size_of_whole: (H, W), to which a piece of a batch is padded: the batch's; (0, 0): it is a whole one.
     """
 
     mean: Tensor
@@ -77,6 +78,7 @@ class Preprocess(nn.Module):
         super().__init__()
         self.size_divisor = size_divisor
         self.pad_sizes: Sequence[tuple[int, int]] = ()
+        self.size_of_whole = (0, 0)
         self._told = False
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # Not weights: they come from the config, so a checkpoint does not carry them.
@@ -113,6 +115,8 @@ class Preprocess(nn.Module):
 
     def padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """(H, W) of a batch of images of these (height, width)."""
+        if any(self.size_of_whole):
+            return self.size_of_whole
         d = self.size_divisor
         height, width = (-(-max(size[axis] for size in sizes) // d) * d for axis in (0, 1))
         either = [*self.pad_sizes, *((w, h) for h, w in self.pad_sizes)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +25,7 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import BUDGETS, Budget, LoopPlan, Trainer
+from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS, MaskRCNN, without_weights
@@ -52,6 +53,10 @@ CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]
 )
 #: Batches are drawn one by one: where it is decided on the way how many there are, there may be any number.
 _NO_END = 2**40
+#: What keeps the batch and the state of a step whose figures are not finite.
+EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
+    "evidence", "maskrcnn.run", batch="kept_batch"
+)
 #: Classes that a line of the log names.
 _CLASSES = 10
 
@@ -94,12 +99,13 @@ class TrainingRun:
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
+        strategy = choose_strategy(ranks, self.model, "fsdp" if solver.strategy == "fsdp" else "ddp")
         self._recomputed = 0
-        if solver.checkpoint_activations:
+        if solver.checkpoint_activations:  # a copy that a strategy made before is not trained
             self._recomputed = RECOMPUTATIONS.get("backbone")(self.model)
-        strategy = choose_strategy(ranks, self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
+        strategy.adopt(optimizer)
         average = None
         if solver.ema is not None:
             average = AVERAGES.get("ema")(strategy, **solver.ema.arguments())
@@ -115,6 +121,7 @@ class TrainingRun:
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
             average=average,
+            max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
             recipe,
@@ -123,7 +130,7 @@ class TrainingRun:
             "data.train",
             self.data.train,
             folders={"--output": folder.path},
-            model=self.model,
+            model=cast(MaskRCNN, strategy.built),
             optimizer=optimizer,
             held=self._frozen,
         )
@@ -153,7 +160,8 @@ class TrainingRun:
         else:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
-                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+                with self.step.strategy.whole(write=True) as model:
+                    self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
                 if self.step.average is not None:
                     self.step.average.restart()
             if not recipe.train.allow_frozen_random:
@@ -273,9 +281,10 @@ class TrainingRun:
                 self._parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
-                weights=self.step.parameters,
+                weights=self.step.strategy.own_parts(),
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
+                background=train.save_in_background,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every, train.patience),
             console=self.console,
@@ -290,13 +299,19 @@ class TrainingRun:
             events=self.events,
             resume_hint=resume_hint,
             budget=self._budget,
+            keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
+            watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
-    def batches(self, start_step: int) -> BatchLoader:
-        """Those of the steps that are left."""
+    def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
+        """Those of the steps that are left, or of so many of them: those are loaded by this process."""
         repeats = None if self._repeats is None else self._repeats.images
-        steps = range(start_step, self.recipe.solver.steps if self._budget is None else _NO_END)
-        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
+        total = self.recipe.solver.steps if self._budget is None else _NO_END
+        recipe = self.recipe
+        if steps is not None:
+            recipe = replace(recipe, data=replace(recipe.data, workers=0))
+            total = min(start_step + steps, total)
+        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)

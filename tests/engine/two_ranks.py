@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,74 @@ def check_wishes_of_deferred_steps(ranks: Ranks) -> None:
     assert ranks.share([r.losses for r in results]) == [r.losses for r in results]
 
 
+class _Fails(torch.autograd.Function):
+    """Itself; on its way back memory runs out where the model says so."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, model: Crowded) -> torch.Tensor:
+        ctx.model = model
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.model.fail("backward")
+        return slope, None
+
+
+class Crowded(torch.nn.Module):
+    """Two weights and a batch norm; its pass number ``number`` of more than one image finds no memory."""
+
+    def __init__(self, place: str = "", number: int = 1) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+        for p in self.parameters():
+            torch.nn.init.constant_(p, 0.3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.place, self.number, self.passes, self.images = place, number, 0, 0
+
+    def fail(self, place: str) -> None:
+        if place == self.place and self.passes == self.number and self.images > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self, images: list[torch.Tensor], targets: Any, seeds: Any) -> dict[str, torch.Tensor]:
+        self.images = len(images)
+        self.passes += torch.is_grad_enabled() and len(images) > 1
+        self.fail("forward")
+        means = torch.stack([image.float().mean(dim=(1, 2)) for image in images])
+        hidden = _Fails.apply(self.first(means), self)  # type: ignore[no-untyped-call]
+        return {"loss_a": self.last(hidden).square().mean(), "loss_b": hidden.square().mean()}
+
+
+def check_memory_that_runs_out_on_one_rank(ranks: Ranks) -> None:
+    """Both begin the step anew in pieces, wherever it was; the result is that of a run with enough memory."""
+
+    def run(model: Crowded, deferred: bool, accumulate: int) -> tuple[list[list[float]], Step]:
+        step = make_step(model, ranks, deferred=deferred, accumulate=accumulate)
+        values = [[0.1 * i, 0.2, 0.3, 0.4 * ranks.rank] for i in range(1, 11)]
+        source, losses = iter([part(v, ranks) for v in values]), []
+        for number in range(5):
+            step.queue(number, source, Wishes)
+            if step.full:
+                losses += step.read()
+        losses += step.read()
+        return [[*r.losses.values()] for r in losses], step
+
+    for deferred in (False, True):
+        for accumulate in (1, 2):
+            straight = Crowded()
+            expected, _ = run(straight, deferred, accumulate)
+            for place in ("forward", "backward"):
+                for number in (1, 2, 5):
+                    model = Crowded(place if ranks.rank == 1 else "", number)
+                    found, step = run(model, deferred, accumulate)
+                    assert step.pieces == 2
+                    assert len(found) == len(expected)
+                    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+                    for mine, other in zip(model.parameters(), straight.parameters(), strict=True):
+                        torch.testing.assert_close(mine, other)
+                        assert ranks.share(mine.tolist()) == mine.tolist()
+
+
 def check_sync_bn_is_refused_on_the_cpu() -> None:
     norm = make_norm("sync_bn", 3)
     norm.eval()(torch.randn(2, 3, 4, 4))
@@ -189,6 +258,7 @@ def main(recipe_file: str, folder: str) -> None:
     check_strategy(ranks)
     check_one_bad_rank_stops_both(ranks)
     check_wishes_of_deferred_steps(ranks)
+    check_memory_that_runs_out_on_one_rank(ranks)
     check_sync_bn_is_refused_on_the_cpu()
     check_sync_bn_of_real_rows_is_over_both(ranks)
     check_keys(ranks, recipe_file, Path(folder) / "keys")

@@ -38,13 +38,13 @@ COVERS = {
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",
-    "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
     "data/transforms/test_pipelines.py": "data.transforms.albumentations_pipeline"
     " data.transforms.torchvision_pipeline",
     "data/transforms/test_undoing.py": "data.interfaces",
     "engine/test_events.py": "engine.board",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
+    "engine/test_heartbeat.py": "engine.lookout",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
@@ -61,6 +61,7 @@ COVERS = {
     "modeling/test_static_form.py": "modeling.roi.rois",
     "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
     "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
+    "run/test_debug_batch.py": "cli.debug_batch run.kept_batch",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",

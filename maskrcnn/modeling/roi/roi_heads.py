@@ -23,7 +23,14 @@ from maskrcnn.modeling.interfaces import (
     RoIOpConfig,
     RoITrunk,
 )
-from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, class_loss, wide
+from maskrcnn.modeling.losses import (
+    BoxLoss,
+    box_regression_loss,
+    by_images,
+    class_loss,
+    weighed_losses,
+    wide,
+)
 from maskrcnn.modeling.matching import Sampler
 from maskrcnn.modeling.norms import norms_of_rows
 from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
@@ -265,7 +272,8 @@ class RoIHeads(nn.Module):
         if self.trunk is not None:
             maps = replace(maps, sampled=rois, shared=pooled)
         for name, head in self.heads.items():
-            found = head.losses(maps, rois)
+            before = weighed_losses()
+            found = by_images(head.losses(maps, rois), len(rois.targets), before)
             if found.keys() & losses.keys():
                 raise ValueError(f"the head {name} calls a loss as another head does: {sorted(found)}")
             losses |= found
