@@ -142,6 +142,18 @@ class DataConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmaConfig(Config):
+    """An average of the weights over the steps: ``average += (1 - d) (weights - average)`` after each."""
+
+    #: Share d of the average that a step keeps, in [0, 1).  Default 0.9998 (timm's ModelEma has 0.9998 or
+    #: 0.9999): an average over about the last 5000 steps; for short runs lower it to about 1 - 10 / steps.
+    decay: Annotated[float, Range(0, below=1)] = 0.9998
+    #: Warm-up, >= 1: d is at most (1 + t) / (warmup + t) after t steps, so that the first weights are soon
+    #: forgotten; 1: none.  Default 10 (TensorFlow's ExponentialMovingAverage with num_updates).
+    warmup: Annotated[float, Range(1)] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SolverConfig(Config):
     """How the weights are found."""
 
@@ -174,6 +186,12 @@ class SolverConfig(Config):
     clip_grad_norm: Positive | None = None
     #: float32, or autocast to bfloat16 or float16 (with loss scaling).  Default float32.
     precision: Precision = "float32"
+    #: Keep an average of the weights beside them, as {decay: 0.9998}: float32, evaluated beside them (metrics
+    #: ema/segm/AP), saved in each checkpoint (eval.ema takes it from there); null: none.  Default null.
+    ema: EmaConfig | None = None
+    #: Compute the backbone's activations anew in the backward pass in place of keeping them: less memory,
+    #: about a third more time, the same numbers (Chen et al. 2016, "sublinear memory cost").  Default false.
+    checkpoint_activations: bool = False
     #: How several processes train one model: ddp, each with all weights and their momenta; fsdp, dealt out
     #: over the processes and gathered a stage at a time (FSDP2), for models whose weights fill a GPU; auto:
     #: ddp.  Checkpoints are the same files.  Default auto.
@@ -189,6 +207,11 @@ class SolverConfig(Config):
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
+            )
+        if self.compile and self.checkpoint_activations:
+            raise ValueError(
+                "compile and checkpoint_activations cannot both be true: a compiler decides itself what it"
+                " computes anew; set one of them to false"
             )
         if self.strategy == "fsdp" and self.compile:
             raise ValueError("compile and strategy: fsdp do not go together; set compile: false")
@@ -213,6 +236,13 @@ class TrainConfig(Config):
     checkpoint_every: Count | None = 5000
     #: Steps between evaluations, > 0; null: at the end only.  Default null (as Detectron2).
     eval_every: Count | None = None
+    #: Stop after so many evaluations (train.eval_every) in a row whose eval.best_metric is not better than
+    #: the best before, > 0; null: never.  Default null.
+    patience: Count | None = None
+    #: Hours that the steps may take, > 0: how many steps there are is decided once, by the time of the first,
+    #: and kept in the checkpoints; the schedule of solver.steps is stretched to them.  Evaluations and
+    #: checkpoints come on top.  null: solver.steps.  Default null.
+    hours: Annotated[float, Range(above=0, most=100_000)] | None = None
     #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
     keep: Count = 2
     #: Write checkpoints while training goes on, which waits only until the state is copied into host memory
@@ -246,8 +276,17 @@ class EvalConfig(Config):
     batch_size: Annotated[int, Range(1, 4096, "the images of a pass must fit into memory")] = 1
     #: What is compared: boxes, masks, keypoints.  Default all; what the model does not predict is left out.
     iou_types: tuple[IouType, ...] = ("bbox", "segm", "keypoints")
-    #: Metric whose highest value marks best.pt; null: the first there is of segm/AP, keypoints/AP, bbox/AP.
+    #: Metric whose highest value marks best.pt, or a loss (val/loss, val/loss_mask ...: see ``losses``),
+    #: whose lowest does; of the average of the weights with ema/ before it.  null: the first there is of
+    #: segm/AP, keypoints/AP, bbox/AP.
     best_metric: str | None = None
+    #: Images of data.val whose losses each evaluation of a training computes, always the same with the same
+    #: samples of anchors and RoIs, 0 to 10^6 (more than there are: all); they are logged as val/loss,
+    #: val/loss_mask and so on.  Default 0: none.
+    losses: Annotated[int, Range(0, 1_000_000, "each is a forward pass at each evaluation")] = 0
+    #: Which weights of a checkpoint eval, predict, proposals and convert take: true its average (solver.ema),
+    #: false those of its step; null: the average where best_metric begins with ema/, else those of its step.
+    ema: bool | None = None
     #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), or as torchvision does.
     paste: Literal["aligned", "torchvision"] = "aligned"
     #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
@@ -269,6 +308,11 @@ class EvalConfig(Config):
         super().__post_init__()
         if not self.iou_types:
             raise ValueError("iou_types must name at least one of bbox, segm and keypoints")
+
+    @property
+    def takes_average(self) -> bool:
+        """See ``ema``."""
+        return (self.best_metric or "").startswith("ema/") if self.ema is None else self.ema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +363,17 @@ class Recipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train.patience is not None and (self.data.val is None or self.train.eval_every is None):
+            lack = "data.val" if self.data.val is None else "train.eval_every"
+            raise ValueError(
+                f"train.patience counts evaluations, and {lack} is null, so there are none before the end;"
+                f" set {lack}, or train.patience to null"
+            )
+        if self.train.hours is not None and self.solver.steps <= 60:
+            raise ValueError(
+                f"train.hours stretches the schedule of solver.steps, which is {self.solver.steps}, after the"
+                " first 60 steps; set solver.steps above 60, to what the schedule is written for"
+            )
         divisor = self.model.preprocess.size_divisor
         for sides in self.data.pad_sizes:
             if any(side % divisor for side in sides):
@@ -357,6 +412,9 @@ NEUTRAL_KEYS = (
     "train.pictures",
     "train.allow_frozen_random",
     "train.check_data",
+    "solver.checkpoint_activations",
+    "eval.losses",
+    "eval.ema",
     "eval.cuda_graphs",
 )
 

@@ -238,7 +238,7 @@ def test_a_file_with_more_or_fewer_parts_goes_on_and_says_so_once(
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "run", console=StopAfter(2))
     for name, part, sentence, same in (
-        ("more", {"ema": {"w": torch.ones(1)}}, "holds 'ema', unknown here", True),
+        ("more", {"later": {"w": torch.ones(1)}}, "holds 'later', unknown here", True),
         ("fewer", {"optimizer": None}, "does not hold optimizer, so the run goes on without", False),
     ):
         folder = tmp_path / name

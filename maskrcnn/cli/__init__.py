@@ -42,6 +42,9 @@ COMMANDS = (
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
     Command("predict", "find objects in images: overlays and a results file"),
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
+    Command(
+        "cross-validate", "train a config on each of k parts of its data but one, and judge it by that one"
+    ),
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
     Command("debug-batch", "look at the batch of a training step whose losses were not finite"),

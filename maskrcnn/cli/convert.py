@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.run.convert import Options, convert_file, export_torchvision
 
     if args.target is not None:
-        own = ("classes", "names", "channels", "bn_eps", "drop_head", "overrides")
+        own = ("classes", "names", "channels", "bn_eps", "drop_head")
         given = [
             f"--{name.replace('_', '-')}"
             for name in own
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         if given:
             raise UserError(f"{', '.join(given)}: of no use with --to torchvision")
-        print("\n".join(export_torchvision(args.input, args.output)))
+        print("\n".join(export_torchvision(args.input, args.output, args.overrides)))
         return 0
     options = Options(
         source=args.source,

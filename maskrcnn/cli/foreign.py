@@ -56,6 +56,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "gpus": "torchrun --nproc-per-node N -m maskrcnn train CONFIG",
         "checkpoint": "--resume RUN to go on with a run, or --set weights=FILE to start from a file",
         "evalonly": "the command maskrcnn eval --checkpoint RUN",
+        "folds": "the command maskrcnn cross-validate CONFIG --folds 5",
     },
     "eval": {
         **_TRAINED,

@@ -307,18 +307,23 @@ def eval_loader(
     world_size: int = 1,
     workers: int = 0,
     limit: int | None = None,
+    places: Sequence[int] | None = None,
+    drawn_masks: bool | None = None,
 ) -> BatchLoader:
     """All images once over all ranks, in the data set's order: rank r takes images r, r + world size, ...
 
     limit: only the first so many images.
+    places: only these, in this order.
+    drawn_masks: as for :func:`train_loader`, where the model's losses are wanted.
 
     Raises (while iterating):
         DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then it is left
             out, counted and logged.
     """
-    mine = [Draw(0, i, i) for i in range(rank, min(len(dataset), limit or len(dataset)), world_size)]
+    chosen = range(min(len(dataset), limit or len(dataset))) if places is None else places
+    mine = [Draw(0, i, i) for i in chosen[rank::world_size]]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return BatchLoader(_Images(dataset, transforms), batches, workers=workers)
+    return BatchLoader(_Images(dataset, transforms, drawn_masks=drawn_masks), batches, workers=workers)
 
 
 def _as_is(item: Any) -> Any:

@@ -64,6 +64,8 @@ class Checkpoint:
 #: What a file holds besides further parts, and those of it that are states.
 _FIELDS = tuple(f.name for f in fields(Checkpoint) if f.name != "more")
 _OWN = ("model", "optimizer", "scaler")
+#: Further parts that only some runs have, and the key that asks for each.
+OPTIONAL = {"ema": "solver.ema", "budget": "train.hours"}
 #: Further parts of a training, of which predictions have no use.
 _OF_TRAINING = ("recovery",)
 
@@ -175,11 +177,13 @@ class Part:
     save: gives it, tensors and plain containers alone; called on all ranks at once.
     load: takes it over; its second argument is the file that it comes from, for messages.
     default: what a file without it stands for, empty: as it was built; None: the same, and that is told.
+    absent: what else is told of a file without it, what the file does and what follows.
     """
 
     save: Callable[[], dict[str, Any]]
     load: Callable[[dict[str, Any], Path], object]
     default: Callable[[], dict[str, Any]] | None = None
+    absent: str = ""
 
 
 #: By the name in the file, in the order of loading.
@@ -211,12 +215,33 @@ def incomplete(parts: Parts, checkpoint: Checkpoint, source: Path) -> list[str]:
     lacks = [n for n, part in parts.items() if part.default is None and not checkpoint.states.get(n)]
     lacks += [name for name in ("config", "category_ids") if not getattr(checkpoint, name)]
     without = [f"{source} does not hold {few(lacks)}, so the run goes on without"] if lacks else []
+    without += [f"{source} {p.absent}" for n, p in parts.items() if p.absent and not checkpoint.states.get(n)]
+    unasked = few(repr(name) for name in checkpoint.more if name in OPTIONAL and name not in parts)
+    if unasked:
+        keys = few(OPTIONAL[name] for name in checkpoint.more if name in OPTIONAL and name not in parts)
+        without.append(f"{source} holds {unasked}, which is left out, since {keys} is not set now")
     return without + unknown(checkpoint, source, parts)
 
 
 def unknown(checkpoint: Checkpoint, source: Path, parts: Parts | None = None) -> list[str]:
-    """A sentence on what ``checkpoint`` holds besides ``parts``, where there is anything."""
-    names = few(repr(name)[:60] for name in checkpoint.more if name not in (parts or _OF_TRAINING))
+    """A sentence on what ``checkpoint`` holds besides ``parts``, where there is anything not known here."""
+    known = {*(parts or _OF_TRAINING), *OPTIONAL}
+    names = few(repr(name)[:60] for name in checkpoint.more if name not in known)
     if not names:
         return []
     return [f"{source} holds {names}, unknown here (a later maskrcnn may have written it), and left out"]
+
+
+def with_average(checkpoint: Checkpoint, source: Path) -> Checkpoint:
+    """The same with the average of its weights for its model's.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    average = checkpoint.more.get("ema")
+    if not average:
+        raise CheckpointError(
+            f"{source}: holds no average of the weights (its training was without solver.ema); take the"
+            " weights themselves, by eval.ema: false"
+        )
+    return replace(checkpoint, model={**checkpoint.model, **average})

@@ -59,7 +59,7 @@ class CheckpointFolder:
             WriteError: something could not be written; no earlier checkpoint is touched.
         """
         path = self.path_of(checkpoint.step)
-        self._size = max(self._size, _bytes(checkpoint.model) + _bytes(checkpoint.optimizer))
+        self._size = max(self._size, _bytes(checkpoint.states))
         try:
             # Not its parents again: a run's folder that is gone stays gone.
             self.folder.mkdir(parents=not self._made, exist_ok=True)

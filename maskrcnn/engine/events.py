@@ -175,7 +175,11 @@ class Events:
         """Keep the figures of an evaluation."""
         self._write(step, "eval", {**metrics, "seconds": seconds})
         for name, value in metrics.items():
-            self._scalar(f"eval/{name}", value, step)
+            self._scalar(name if name.startswith("val/") else f"eval/{name}", value, step)
+
+    def end(self, step: int, why: str) -> None:
+        """Keep that the run has ended after ``step``, though others were planned."""
+        self._write(step, "end", {"why": why})
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         file = self._metrics

@@ -19,14 +19,18 @@ class MetricsFile(Appender):
         Args:
             path: made if absent.
             start_step: the finished step training goes on from; records of later steps, and a line cut
-                short by a crash, are dropped since they are about to be made again.
+                short by a crash, are dropped since they are about to be made again; so is that of its end.
 
         Raises:
             OSError: it cannot be written; it is then as it was.
         """
         super().__init__(path)
         if path.exists():
-            kept = [record for record in read_metrics(path) if record["step"] <= start_step]
+            kept = [
+                record
+                for record in read_metrics(path)
+                if record["step"] <= start_step and record.get("kind") != "end"
+            ]
             with replacing(path) as file:
                 file.write("".join(json.dumps(r) + "\n" for r in kept).encode("utf-8"))
 

@@ -38,7 +38,7 @@ class Saving:
     folder: where they go, on rank 0; None: nowhere.
     console: where warnings go.
     weights: what is trained, and watched for ruin.
-    best_metric: the metric whose highest value marks ``best.pt``; None: see :func:`improved`.
+    best_metric: the metric whose best value marks ``best.pt``; None: see :func:`improved`.
     guard: raises a UserError where the run must not write any more; asked at logs and checkpoints, on rank 0
         alone.
     background: write while training goes on, which is held until the state is copied.  How a write ended is
@@ -236,7 +236,8 @@ def improved(
     Args:
         metrics: name -> value, of the evaluation at ``step``; a figure that is not defined (no ground truth
             of that size) is left out.
-        wanted: the metric whose highest value wins; None: the first there is of :data:`DEFAULT`.
+        wanted: the metric whose highest value wins, of a loss the lowest; None: the first there is of
+            :data:`DEFAULT`.
         best: the record so far, ``{metric: value, "step": step}``, or empty.
     """
     name = wanted or next((m for m in DEFAULT if m in metrics), None)
@@ -252,6 +253,13 @@ def improved(
         )
         return None
     value = metrics[name]
-    if not math.isfinite(value) or value <= best.get(name, -math.inf):
+    if not math.isfinite(value):
         return None
-    return {name: value, "step": step}
+    before = best.get(name)
+    better = before is None or (value < before if is_loss(name) else value > before)
+    return {name: value, "step": step} if better else None
+
+
+def is_loss(metric: str) -> bool:
+    """Whether the lowest value of a metric is the best: ``val/loss_mask``, ``ema/val/loss``."""
+    return metric.removeprefix("ema/").startswith("val/")

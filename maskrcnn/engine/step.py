@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -53,6 +54,20 @@ class Forward(Protocol):
 
 #: What is needed only where memory ran out: the passes of a batch that is cut by images; a stand-in for one.
 CUTS: Named[Callable[..., Any]] = Named("cut", "maskrcnn.engine", images="pieces", stand_in="pieces")
+
+
+class Average(Protocol):
+    """An average of the weights, kept beside them; see :class:`maskrcnn.engine.ema.WeightAverage`."""
+
+    def restart(self) -> None: ...
+    def update(self, step: int, bad: Tensor | None = None) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: Mapping[str, Tensor], source: Path) -> None: ...
+    def applied(self) -> AbstractContextManager[None]: ...
+
+
+#: By the key of ``solver`` that asks for one: of a strategy, with the options there.
+AVERAGES: Named[Callable[..., Average]] = Named("average", "maskrcnn.engine", ema="ema")
 
 
 class Wishes(NamedTuple):
@@ -204,6 +219,7 @@ class Step:
     max_skipped: so many steps in a row whose figures are not finite may be left out.
     deferred: figures stay on the device until :meth:`read`, so that :meth:`queue` never waits for it.  None:
         on a GPU; a CPU has made each step before the next anyway.
+    average: of the weights, which each step moves.
     tell: takes a sentence on what is done about memory that ran out.
     """
 
@@ -217,6 +233,7 @@ class Step:
     clip_grad_norm: float | None = None
     max_skipped: int = 0
     deferred: bool | None = None
+    average: Average | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
 
     def __post_init__(self) -> None:
@@ -237,7 +254,7 @@ class Step:
     def parts(self) -> Parts:
         """The state that steps change."""
         strategy, optimizer, scaler = self.strategy, self.optimizer, self._scaler
-        return {
+        parts = {
             "model": Part(strategy.model_state, strategy.load_model),
             "optimizer": Part(
                 lambda: strategy.optimizer_state(optimizer),
@@ -246,6 +263,17 @@ class Step:
             "scaler": Part(scaler.state_dict, lambda state, _: scaler.load_state_dict(state), default=dict),
             "recovery": Part(self._recovery, lambda state, _: self._recover(state), default=dict),
         }
+        if (average := self.average) is not None:
+
+            def begun() -> dict[str, Tensor]:  # after the model was loaded
+                average.restart()
+                return average.state()
+
+            absent = (
+                "holds no average of the weights (solver.ema), so it begins with the weights of that step"
+            )
+            parts["ema"] = Part(average.state, average.load, default=begun, absent=absent)
+        return parts
 
     def _recovery(self) -> dict[str, Any]:
         state = {"pieces": self.pieces, "skipped": self.skipped, "in_a_row": self._row}
@@ -354,6 +382,10 @@ class Step:
         elif not bad:
             self._scaler.step(self.optimizer)
             self._scaler.update()
+        if self.average is not None and self._unread is not None:
+            self.average.update(step, self._unread.bad)
+        elif self.average is not None and not bad:
+            self.average.update(step)
         self._made.append(_Made(step, infos, wished, pass_.waiting, rates, batches))
         for older in self._made[:-2] if self.ranks.size > 1 else self._made:
             older.batches.clear()  # a rank that ran out of memory is heard of a step later

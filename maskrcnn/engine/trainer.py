@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
+from maskrcnn.config.registry import Named
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Checkpoint
 from maskrcnn.engine.console import Console
@@ -27,7 +28,7 @@ from maskrcnn.engine.step import (
     Wishes,
 )
 from maskrcnn.engine.watchdog import Watchdog
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.structures import Batch
 
 #: (finished step, whether to break off) -> metric name -> value, on rank 0, and empty on the others; None on
@@ -45,16 +46,44 @@ class LoopPlan:
     log_every: steps between log lines.
     checkpoint_every: steps between checkpoints, None: only at evaluations and at the end.
     eval_every: steps between evaluations, None: only at the end.
+    patience: evaluations without a better one after which it ends, None: it does not.
     """
 
     total_steps: int
     log_every: int = 20
     checkpoint_every: int | None = None
     eval_every: int | None = None
+    patience: int | None = None
 
     def due(self, step: int, every: int | None) -> bool:
         """Whether what is done every so many steps is done after ``step``."""
         return step == self.total_steps or (every is not None and step % every == 0)
+
+    def out_of_patience(self, state: Checkpoint) -> bool:
+        """Whether the evaluation that is just behind ``state`` was one too many; a function of it alone."""
+        every = self.eval_every
+        if self.patience is None or every is None or state.evaluated != state.step:
+            return False
+        return state.step // every - int(state.best.get("step", 0)) // every >= self.patience
+
+
+class Budget(Protocol):
+    """Decides after the first steps how many there are; see :class:`maskrcnn.engine.budget.TimeBudget`."""
+
+    @property
+    def steps(self) -> int | None: ...
+    def begin(self, step: int) -> None: ...
+    def due(self, step: int) -> bool: ...
+    def take(self, step: int) -> int | None: ...
+    def leave_out(self, seconds: float) -> None: ...
+    def place(self, step: int) -> int: ...
+    def told(self) -> str: ...
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: Mapping[str, Any]) -> None: ...
+
+
+#: By the key of ``train`` that asks for one: of its value, the planned steps and the ranks.
+BUDGETS: Named[Callable[..., Budget]] = Named("budget", "maskrcnn.engine", hours="budget")
 
 
 @dataclass
@@ -72,6 +101,7 @@ class Trainer:
     evaluate: computes the metrics; None: no evaluations.
     events: progress lines, metrics and TensorBoard; None on ranks other than 0.
     resume_hint: how to go on after an interruption, for the message.
+    budget: decides ``plan.total_steps`` on the way; None: they are as planned.
     keep_evidence: keeps what a step that is not finite was made of: (the state before it, what is not finite)
         -> where, a phrase; called on all ranks at once.  None: nowhere.
     watchdog: tells of steps that take far longer than usual; None: nobody does.
@@ -86,6 +116,7 @@ class Trainer:
     evaluate: Evaluate | None = None
     events: Events | None = None
     resume_hint: str = "train again with --resume"
+    budget: Budget | None = None
     keep_evidence: Callable[[Checkpoint, list[str]], str] | None = None
     watchdog: Watchdog | None = None
 
@@ -94,6 +125,10 @@ class Trainer:
         self._tally = Tally()
         self._left_out = 0
         self._losses: faults.LossWatch | None = faults.LossWatch() if self._ranks.is_main else None
+        #: Why the run ended with another number of steps than planned, once it has.
+        self.ended = ""
+        if self.budget is not None and self.budget.steps is not None:
+            self.plan = replace(self.plan, total_steps=self.budget.steps)
         self.step.tell = self.console.warn
 
     def fit(self, batches: Iterable[Batch]) -> None:
@@ -113,7 +148,7 @@ class Trainer:
             WriteError: the last checkpoint could not be written.
             UserError: out of memory, or what the guard of ``saving`` raises.
         """
-        saving, plan = self.saving, self.plan
+        saving = self.saving
         self.step.strategy.module.train()
         saving.begin(self.state.step)
         watch = self.watchdog.watching() if self.watchdog else nullcontext()
@@ -124,16 +159,20 @@ class Trainer:
 
             self._evaluate_if_due(stop)  # one that an interruption cut off
             self._tally = Tally()
-            while self.state.step < plan.total_steps:
+            if self.budget is not None:
+                self.budget.begin(self.state.step)
+            while self.state.step < self.plan.total_steps and not self.plan.out_of_patience(self.state):
                 try:
                     if self.watchdog is not None:
                         self.watchdog.begin(self.state.step + 1)
                     wished = self.step.queue(self.state.step, source, wishes)
                     self.state = replace(self.state, step=self.state.step + 1)
                     step = self.state.step
+                    save = self._decide()
+                    plan = self.plan
                     self._ranks.say(f"made step {step}")
                     log = wished.stop or plan.due(step, plan.log_every)
-                    save = wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
+                    save = save or wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
                     save = save or self._evaluation_due()
                     if log or save or self.step.full:
                         self._read()
@@ -150,6 +189,40 @@ class Trainer:
                     self._interrupt(stop)
                 self._evaluate_if_due(stop)
         self._end()
+        self._say_end()
+
+    def _decide(self) -> bool:
+        """Let the budget measure; whether it has decided now how many steps there are (to be saved)."""
+        if self.budget is None or not self.budget.due(self.state.step):
+            return False
+        self._read()
+        total = self.budget.take(self.state.step)
+        if total is None:
+            return False
+        self.plan = replace(self.plan, total_steps=total)
+        self.console.line(self.budget.told())
+        return True
+
+    def _say_end(self) -> None:
+        """Why there were fewer steps than planned, or more, in a line and on file."""
+        state, plan = self.state, self.plan
+        if state.step < plan.total_steps:
+            best = [
+                f"{name} {value:.4g} of step {state.best['step']:.0f}"
+                for name, value in state.best.items()
+                if name != "step"
+            ]
+            than = f"was better than {best[0]}" if best else "gave the metric that decides"
+            tried = f"{plural(plan.patience or 0, 'evaluation')} in a row"
+            self.ended = (
+                f"stopped early after step {state.step} of {plan.total_steps}: none of {tried} {than}"
+                f" (train.patience); to go on: raise it, and {self.resume_hint}"
+            )
+            self.console.line(self.ended)
+        elif self.budget is not None:
+            self.ended = self.budget.told()
+        if self.ended and self.events is not None:
+            self.events.end(state.step, self.ended)
 
     def _read(self, *, alone: bool = False) -> None:
         """Count the steps that are not read yet; what is saved after this is sound.
@@ -220,6 +293,8 @@ class Trainer:
         self.console.line(f"evaluation at step {step} took {format_seconds(seconds)}")
         self.state = self.saving.save_evaluated(self.state, metrics)
         self._tally.began += time.perf_counter() - began
+        if self.budget is not None:
+            self.budget.leave_out(time.perf_counter() - began)
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""

@@ -40,6 +40,23 @@ class Backbone(nn.Module):
         """``x`` [N, 3, H, W] float, normalised -> name: [N, channels[name], H / stride, W / stride]."""
         raise NotImplementedError
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts that run one after the other, each of several layers: what
+        ``solver.checkpoint_activations`` computes anew.  What ``nn.Sequential`` and ``nn.ModuleList`` hold,
+        of such that hold each other the inner ones.
+        """
+        return _blocks(self)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    found: list[nn.Module] = []
+    held = isinstance(module, (nn.Sequential, nn.ModuleList))
+    for child in module.children():
+        inside = [part for part in child.children() if any(True for _ in part.children())]
+        holds = type(child) in (nn.Sequential, nn.ModuleList) and inside
+        found += [child] if held and not holds and any(True for _ in child.children()) else _blocks(child)
+    return found
+
 
 class Neck(nn.Module):
     """Feature maps -> feature maps; described by ``channels`` and ``strides`` as a :class:`Backbone` is."""

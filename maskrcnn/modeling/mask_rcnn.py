@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import Config
+from maskrcnn.config.registry import Named
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.interfaces import (
     BACKBONES,
@@ -47,6 +48,12 @@ from maskrcnn.modeling.roi.rois import FoundRoIs
 from maskrcnn.modeling.rpn.rpn import RPN, RPNConfig, check_levels
 from maskrcnn.structures import Detections, Targets
 from maskrcnn.structures.padded import PaddedTargets, pad_targets
+
+#: By the part of the model: what makes it compute activations anew (``solver.checkpoint_activations``); they
+#: return of how many blocks.
+RECOMPUTATIONS: Named[Callable[[MaskRCNN], int]] = Named(
+    "recomputation", "maskrcnn.modeling", backbone="recompute"
+)
 
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")

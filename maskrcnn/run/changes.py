@@ -58,7 +58,7 @@ def check_resumed(
     known = Categories(checkpoint.category_ids, checkpoint.category_names)
     if known.ids:
         check_same_categories(known, data.train.categories, "data.train")
-    if checkpoint.step > recipe.solver.steps:
+    if checkpoint.step > recipe.solver.steps and recipe.train.hours is None:
         raise UserError(
             f"{path}: already at step {checkpoint.step}, past solver.steps {recipe.solver.steps}; set"
             f" solver.steps to {checkpoint.step} or more"

@@ -27,7 +27,7 @@ from maskrcnn.convert.to_torchvision import to_torchvision
 from maskrcnn.convert.torchvision import COCO_CLASSES
 from maskrcnn.data import Categories
 from maskrcnn.data.coco_classes import COCO
-from maskrcnn.engine.checkpoint import Checkpoint, load, save, write_tensors
+from maskrcnn.engine.checkpoint import Checkpoint, load, save, with_average, write_tensors
 from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError, plural
 from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
@@ -262,8 +262,12 @@ def _classifier(result: ClassifierWeights, output: Path, options: Options) -> Co
     return ConversionReport(lines, result.matched)
 
 
-def export_torchvision(checkpoint: Path, output: Path) -> list[str]:
+def export_torchvision(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list[str]:
     """A checkpoint of ours as a state dict that torchvision's model loads.
+
+    Args:
+        overrides: ``key.path=value`` on its recipe, as ``eval.ema=true``, which takes the average of the
+        weights.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, or torchvision has no such model.
@@ -271,7 +275,10 @@ def export_torchvision(checkpoint: Path, output: Path) -> list[str]:
     state = load(checkpoint)
     if not state.config or not state.category_ids:
         raise CheckpointError(f"{checkpoint}: holds no recipe, so its model is not known")
-    model = parse_recipe(state.config, f"the config in {checkpoint}").model
+    recipe = parse_recipe(state.config, f"the config in {checkpoint}", overrides)
+    model = recipe.model
+    if recipe.eval.takes_average:
+        state = with_average(state, checkpoint)
     with torch.device("meta"):
         empty = model.build(len(state.category_ids))
     restore_model(empty, {n: v.to("meta") for n, v in state.model.items()}, checkpoint)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data import Dataset
-from maskrcnn.errors import DataError, plural
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.evaluation.backends import choose_backend
 from maskrcnn.evaluation.eval_result import check_metric
 from maskrcnn.evaluation.oks import choose_sigmas
-from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.preflight import CHECKS, Start
 from maskrcnn.run.setup import build_transforms, iou_types
+from maskrcnn.structures.ground_truth import IouType
 
 #: COCO's area ranges by the letter that a figure's name ends in, pixels, both ends included.
 _AREAS = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
@@ -41,10 +43,68 @@ def check_figures(recipe: Recipe, model: MaskRCNN | None) -> None:
     if recipe.data.val is None:
         return
     kinds = iou_types(recipe)
-    check_metric(recipe.eval.best_metric, kinds, recipe.model.roi.max_detections)
+    _check_best(recipe, kinds)
     head = None if model is None else model.roi.keypoint_head
     if head is not None and "keypoints" in kinds:
         choose_sigmas(recipe.eval.sigmas, head.num_keypoints)
+
+
+def _check_best(recipe: Recipe, kinds: Sequence[IouType]) -> None:
+    """
+    Raises:
+        UserError: the evaluations do not give ``eval.best_metric``.
+    """
+    wanted = recipe.eval.best_metric or ""
+    plain = wanted.removeprefix("ema/")
+    if plain != wanted and recipe.solver.ema is None:
+        raise UserError(
+            f"eval.best_metric is {wanted}, of the average of the weights, and solver.ema is null, so there"
+            f" is none; set solver.ema to {{}}, or eval.best_metric to {plain}"
+        )
+    if not plain.startswith("val/"):
+        check_metric(plain or None, kinds, recipe.model.roi.max_detections)
+        return
+    if not recipe.eval.losses:
+        raise UserError(
+            f"eval.best_metric is {wanted}, and eval.losses is 0, so it is never computed; set eval.losses"
+            " to a number of images, as 100"
+        )
+    known = {"val/loss", *(f"val/{name}" for name in loss_names(recipe.model))}
+    if plain not in known and not recipe.model.heads:  # whose losses have names of their own
+        raise UserError(
+            f"eval.best_metric: this model has no loss {wanted[:60]!r}.{did_you_mean(plain, known)}"
+        )
+
+
+def loss_names(model: MaskRCNNConfig) -> list[str]:
+    """Of a model without heads of one's own, as ``losses()`` returns them."""
+    stages = [""] if model.roi.cascade is None else [f"_stage{i + 1}" for i in range(model.roi.num_stages)]
+    names = [] if model.rpn is None else ["loss_rpn_cls", "loss_rpn_box"]
+    names += [f"loss_box_{kind}{stage}" for stage in stages for kind in ("cls", "reg")]
+    names += [] if model.mask_head is None else ["loss_mask"]
+    return names + ([] if model.keypoint_head is None else ["loss_keypoint"])
+
+
+@CHECKS.register("losses")
+def check_losses(start: Start) -> Iterator[DataError]:
+    """Where losses of the evaluation data are wanted, they have what the heads learn from.
+
+    Raises:
+        DataError: they do not, with what to set.
+    """
+    recipe, val = start.recipe, start.dataset
+    if not recipe.eval.losses:
+        return
+    if recipe.model.mask_head is not None and not val.ground_truth().has_masks:
+        yield DataError(
+            "eval.losses is set, and data.val brings no masks for the loss of model.mask_head"
+            " (data.val.masks is false): set data.val.masks to true, or eval.losses to 0"
+        )
+    if recipe.model.keypoint_head is not None and val.keypoints is None:
+        yield DataError(
+            "eval.losses is set, and data.val brings no keypoints for the loss of model.keypoint_head: set"
+            " data.val.keypoints to true, or eval.losses to 0"
+        )
 
 
 @CHECKS.register("best")
@@ -64,7 +124,7 @@ def best_metric_doubt(recipe: Recipe, val: Dataset) -> str:
 
     The figure is then never defined, and no checkpoint is kept as the best.
     """
-    kind, _, name = (recipe.eval.best_metric or "").partition("/")
+    kind, _, name = (recipe.eval.best_metric or "").removeprefix("ema/").partition("/")
     name = name.partition("@")[0]
     if name[:2] not in ("AP", "AR") or name[2:] not in _AREAS:
         return ""

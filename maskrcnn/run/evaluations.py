@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 from maskrcnn.data import Dataset
+from maskrcnn.engine.events import describe_losses
 from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.training import EVALUATIONS, TrainingRun
+from maskrcnn.run.validation_losses import validation_losses
 
 
 @EVALUATIONS.register("coco")
 def evaluate_run(
     run: TrainingRun, val: Dataset, step: int, stopping: Callable[[], bool]
-) -> Mapping[str, float] | None:
-    """Evaluate the model of ``run`` after ``step`` on ``val``; see ``engine.trainer.Evaluate``."""
-    console = run.console
+) -> dict[str, float] | None:
+    """Evaluate the model of ``run`` after ``step`` on ``val``, and the average of its weights where it has
+    one; see ``engine.trainer.Evaluate``.
+    """
+    console, average = run.console, run.step.average
     console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
+    smooth: Evaluation | None = None
     try:
-        with run.step.strategy.whole() as model:
-            found = run_evaluation(model, val, run.recipe, run.ranks, console, stopping)
+        found, metrics = _judge(run, val, stopping)
+        if average is not None:
+            console.line("evaluating the average of the weights (solver.ema)")
+            with average.applied():
+                smooth, more = _judge(run, val, stopping)
+            metrics |= {f"ema/{name}": value for name, value in more.items()}
     except BrokenOff:
         return None
     if found is None:
         return {}
-    console.line(found.result.table())
     with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
         run.lock.check()
-        _write(run, val, step, found)
+        _write(run, val, step, found, smooth)
     for line in found.compared:
         console.line(line)
-    return found.result.scalars()
+    return metrics
 
 
-def _write(run: TrainingRun, val: Dataset, step: int, found: Evaluation) -> None:
-    """Results, figures and pictures; what cannot be written is told, and the run goes on."""
+def _judge(
+    run: TrainingRun, val: Dataset, stopping: Callable[[], bool]
+) -> tuple[Evaluation | None, dict[str, float]]:
+    """The evaluation of the model as it is, told, and its figures and losses; on rank 0.
+
+    Raises:
+        BrokenOff: ``stopping`` said so on some rank; on every rank.
+    """
+    with run.step.strategy.whole() as model:
+        found = run_evaluation(model, val, run.recipe, run.ranks, run.console, stopping)
+        metrics = {} if found is None else found.result.scalars()
+        if found is not None:
+            run.console.line(found.result.table())
+        if run.recipe.eval.losses:
+            losses = validation_losses(cast(MaskRCNN, model), val, run.recipe, run.ranks, stopping)
+            metrics |= losses
+            of_parts = {name.removeprefix("val/"): v for name, v in losses.items() if name != "val/loss"}
+            total, told = losses.get("val/loss", 0.0), describe_losses(of_parts)
+            run.console.line(f"losses on evaluation images (eval.losses): {total:.3f} ({told})")
+    return found, metrics
+
+
+def _write(run: TrainingRun, val: Dataset, step: int, found: Evaluation, smooth: Evaluation | None) -> None:
+    """Results, figures and pictures; what cannot be written is told, and the run goes on.
+
+    smooth: of the average of the weights, whose figures stand beside.
+    """
     folder, attempt = run.folder, run.console.unwritten.attempt
     figures = {"step": step, **found.result.as_json()}
+    figures |= {} if smooth is None else {"ema": smooth.result.as_json()}
     attempt(folder.results, lambda: save_results(folder.results, found.records))
     attempt(folder.figures, lambda: write_json(folder.figures, figures, indent=1))
     for name, image in draw_pictures(val, found.records, run.recipe):

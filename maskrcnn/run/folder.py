@@ -9,6 +9,7 @@ from typing import Any
 
 from maskrcnn.config import dump, fingerprint
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
+from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import UserError
 from maskrcnn.files import write_json, write_text
 from maskrcnn.recipe import NEUTRAL_KEYS, Recipe
@@ -72,6 +73,15 @@ class RunFolder:
             return []
         whole = isinstance(entries, list) and all(isinstance(e, dict) for e in entries)
         return entries if whole else []
+
+    def evaluated_to_the_end(self, steps: int) -> bool:
+        """Whether the last evaluation is that of the last step: ``steps``, or where it ended otherwise."""
+        try:
+            step = json.loads(self.figures.read_text(encoding="utf-8"))["step"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        ends = (r["step"] for r in read_metrics(self.metrics) if r.get("kind") == "end")
+        return bool(self.results.is_file() and (step == steps or step in ends))
 
     def holds_work(self) -> bool:
         """Whether there is anything that training made."""

@@ -75,6 +75,7 @@ CHECKS: Named[Check] = Named(
     judged_masks="evaluation_checks",
     judged_keypoints="evaluation_checks",
     best="evaluation_checks",
+    losses="evaluation_checks",
     fit="fit_doubts",
 )
 #: What is looked at before each of them, in the order in which it is told; a training asks a plugin's, too.
@@ -97,7 +98,7 @@ def before_training(start: Start, val: Dataset | None) -> None:
     last = [("images", start), *((name, start) for name in CHECKS.names() if name not in _OURS)]
     if val is not None:
         judged = replace(start, key="data.val", dataset=val)
-        checks += [(name, judged) for name in (*EVALUATION, "best", "fit")]
+        checks += [(name, judged) for name in (*EVALUATION, "best", "losses", "fit")]
         last.append(("images", judged))
     run_checks([*checks, *last], "before the first step")
 

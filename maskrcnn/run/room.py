@@ -34,20 +34,20 @@ def check_places(start: Start) -> Iterator[UserError]:
 def tell_room(start: Start) -> None:
     """Say what a checkpoint of a training takes; see :func:`check_room`."""
     assert start.model is not None and start.optimizer is not None
-    size = checkpoint_bytes(start.model, start.optimizer)
+    size = checkpoint_bytes(start.model, start.optimizer, average=start.recipe.solver.ema is not None)
     for folder in start.folders.values():
         free = in_words(check_room(folder, size, best=start.recipe.data.val is not None))
         told = f"a checkpoint takes about {in_words(size)}, and {free} are free for the run folder"
         start.console.line(told)
 
 
-def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """The size of a checkpoint of both, once the optimizer has its states."""
+def checkpoint_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, *, average: bool = False) -> int:
+    """The size of a checkpoint of both, once the optimizer has its states, and of an average."""
     held = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     trained: dict[int, int] = {
         id(p): p.numel() * p.element_size() for g in optimizer.param_groups for p in g["params"]
     }
-    return int(held) + _states(optimizer) * sum(trained.values()) + _OVERHEAD
+    return int(held) + (_states(optimizer) + average) * sum(trained.values()) + _OVERHEAD
 
 
 def check_room(folder: Path, size: int, *, best: bool) -> int:

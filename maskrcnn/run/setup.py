@@ -20,7 +20,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform, as_transform
 from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.transforms.undoing import not_undoable
-from maskrcnn.engine.checkpoint import Checkpoint, load, unknown
+from maskrcnn.engine.checkpoint import Checkpoint, load, unknown, with_average
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.engine.faults import out_of_memory_is_told
@@ -342,15 +342,18 @@ def load_state(
 
 
 def load_model(recipe: Recipe, checkpoint: Checkpoint, source: Path, device: torch.device) -> MaskRCNN:
-    """The recipe's model with a checkpoint's weights; the files that training started from are not needed.
+    """The recipe's model with a checkpoint's weights, or their average where ``eval.ema`` says so; the files
+    that training started from are not needed.
 
     Raises:
-        CheckpointError: they do not fit, or the checkpoint does not know its classes.
+        CheckpointError: they do not fit, there is no average, or the checkpoint does not know its classes.
     """
     if not checkpoint.category_ids:
         raise CheckpointError(f"{source}: does not say which classes it was trained for")
     for sentence in unknown(checkpoint, source):
         logger.warning("%s", sentence)
+    if recipe.eval.takes_average:
+        checkpoint = with_average(checkpoint, source)
     recipe = replace(recipe, model=without_weights(recipe.model))
     model = place_model(recipe, len(checkpoint.category_ids), device)
     restore_model(model, checkpoint.model, source)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from maskrcnn.data import CocoConfig, CocoDataset
 from maskrcnn.data.file_names import shown
@@ -19,6 +20,7 @@ from maskrcnn.data.splitting import choose
 from maskrcnn.errors import DataError, UserError, few, plural
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.import_data import refuse_or_tell
+from maskrcnn.structures.ground_truth import GroundTruth
 
 #: Keys of a data set that its parts do not take over: they have their own.
 _OWN = ("images", "annotations", "max_images")
@@ -71,48 +73,99 @@ def split_data(
         advice = f"; divide its training set alone by naming {known}" if known else ""
         raise UserError(f"this data set has a validation set already{advice}")
     notes = refuse_or_tell(out, overwrite)
-    dataset = data.build(config, False)
-    if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
-        raise UserError(
-            f"{shown(dataset.annotation_file)}: only a COCO json can be divided; export the data as one first"
-        )
-    content = load_coco(read_json(dataset.annotation_file), str(dataset.annotation_file))
-    used = set(dataset.image_ids.tolist())
-    records = {as_id(r.get("id")): r for r in content["images"] if isinstance(r, Mapping)}
-    chosen = {i: record for i, record in records.items() if i in used}
-    groups: dict[str, list[int]] = defaultdict(list)
-    group_of = _grouping(by)
-    for i, record in chosen.items():
-        assert i is not None
-        groups[group_of(record)].append(i)
-    if len(groups) < 2:
-        raise UserError(
-            f"{plural(len(chosen), 'image is', 'images are')} of one group ({few(map(shown, groups))}),"
-            " which is not divided"
-        )
-    truth = dataset.ground_truth()
-    place = {i: g for g, ids in enumerate(groups.values()) for i in ids}
-    at = np.array([place.get(i, -1) for i in truth.image_ids.tolist()])
-    pairs = np.unique(np.stack([truth.images, truth.labels], axis=1), axis=0)
-    counts = np.zeros((len(groups), len(truth.category_ids)), dtype=np.int64)
-    np.add.at(counts, (at[pairs[:, 0]], pairs[:, 1]), (at[pairs[:, 0]] >= 0).astype(np.int64))
-    sizes = np.array([len(ids) for ids in groups.values()], dtype=np.int64)
-    in_val = choose(counts, sizes, share, seed, stratify=stratify)
+    groups = Groups.read(data, by)
+    in_val = choose(groups.counts, groups.sizes, share, seed, stratify=stratify)
     contents, images, of_groups, objects = {}, {}, {}, {}
     for split, wanted in (("train", False), ("val", True)):
-        ids = {i for i, g in place.items() if in_val[g] == wanted}
-        contents[split] = (Path(dataset.images.absolute()), _part(content, ids))
-        images[split], of_groups[split] = len(ids), int((in_val == wanted).sum())
-        inside = (at >= 0) & (in_val[at] == wanted)
-        found = np.bincount(truth.labels[inside[truth.images]], minlength=len(truth.category_ids)).tolist()
-        objects[split] = Counter(dict(zip(truth.category_names, found, strict=True)))
+        contents[split] = (groups.images, groups.content(in_val == wanted))
+        images[split], of_groups[split] = (
+            int(groups.sizes[in_val == wanted].sum()),
+            int((in_val == wanted).sum()),
+        )
+        objects[split] = groups.objects(in_val == wanted)
     write_data_folder(
         out,
         contents,
         options=_options(config),
-        note=f"Made by `maskrcnn split` of {shown(dataset.annotation_file)}: by {by}, seed {seed}.",
+        note=f"Made by `maskrcnn split` of {shown(groups.file)}: by {by}, seed {seed}.",
     )
     return Divided(images, of_groups, objects, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A data set's images in groups that stay together.
+
+    file, images: its json and the folder of its images.
+    whole: what the json says.
+    place: the group of each image's id.
+    at: int64 [I], the group of each image of ``truth``, -1 of one that is not used.
+    counts: int64 [G, K], images of each group that have an object of each class.  sizes: int64 [G].
+    """
+
+    file: Path
+    images: Path
+    whole: Mapping[str, Any]
+    place: Mapping[int, int]
+    truth: GroundTruth
+    at: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, data: DataConfig, by: str) -> Groups:
+        """Those of ``data.train``; ``by``: see :func:`split_data`.
+
+        Raises:
+            UserError: there is nothing to divide, or no way to.
+            DataError: the data cannot be read.
+        """
+        dataset = data.build(data.train, False)
+        if not isinstance(dataset, CocoDataset) or not dataset.annotation_file.is_file():
+            raise UserError(
+                f"{shown(dataset.annotation_file)}: only a COCO json can be divided; export the data as one"
+                " first"
+            )
+        content = load_coco(read_json(dataset.annotation_file), str(dataset.annotation_file))
+        used = set(dataset.image_ids.tolist())
+        records = {as_id(r.get("id")): r for r in content["images"] if isinstance(r, Mapping)}
+        chosen = {i: record for i, record in records.items() if i in used}
+        groups: dict[str, list[int]] = defaultdict(list)
+        group_of = _grouping(by)
+        for i, record in chosen.items():
+            assert i is not None
+            groups[group_of(record)].append(i)
+        if len(groups) < 2:
+            raise UserError(
+                f"{plural(len(chosen), 'image is', 'images are')} of one group ({few(map(shown, groups))}),"
+                " which is not divided"
+            )
+        truth = dataset.ground_truth()
+        place = {i: g for g, ids in enumerate(groups.values()) for i in ids}
+        at = np.array([place.get(i, -1) for i in truth.image_ids.tolist()])
+        pairs = np.unique(np.stack([truth.images, truth.labels], axis=1), axis=0)
+        counts = np.zeros((len(groups), len(truth.category_ids)), dtype=np.int64)
+        np.add.at(counts, (at[pairs[:, 0]], pairs[:, 1]), (at[pairs[:, 0]] >= 0).astype(np.int64))
+        sizes = np.array([len(ids) for ids in groups.values()], dtype=np.int64)
+        images = Path(dataset.images.absolute())
+        return cls(dataset.annotation_file, images, content, place, truth, at, counts, sizes)
+
+    def content(self, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        """The json with the images of the chosen groups alone (bool [G]), all else as it is."""
+        ids = {i for i, group in self.place.items() if chosen[group]}
+
+        def kept(records: list[Any], key: str) -> list[Any]:
+            return [r for r in records if isinstance(r, Mapping) and as_id(r.get(key)) in ids]
+
+        images = kept(self.whole["images"], "id")
+        return {**self.whole, "images": images, "annotations": kept(self.whole["annotations"], "image_id")}
+
+    def objects(self, chosen: npt.NDArray[np.bool_]) -> Counter[str]:
+        """How many of each class the chosen groups have."""
+        truth = self.truth
+        inside = (self.at >= 0) & chosen[self.at]
+        found = np.bincount(truth.labels[inside[truth.images]], minlength=len(truth.category_ids)).tolist()
+        return Counter(dict(zip(truth.category_names, found, strict=True)))
 
 
 def _grouping(by: str) -> Callable[[Mapping[str, Any]], str]:
@@ -159,16 +212,6 @@ def _value(record: Mapping[str, Any], key: str) -> str:
             raise DataError(f"image {record['id']}: its record has no key {key!r}; it has {keys}")
         value = value[part]
     return str(value)
-
-
-def _part(content: Mapping[str, Any], ids: set[int]) -> dict[str, Any]:
-    """The json with these images alone, all else as it is."""
-
-    def kept(records: list[Any], key: str) -> list[Any]:
-        return [r for r in records if isinstance(r, Mapping) and as_id(r.get(key)) in ids]
-
-    lists = {"images": kept(content["images"], "id"), "annotations": kept(content["annotations"], "image_id")}
-    return {**content, **lists}
 
 
 def _options(config: Any) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def train(
         if console.unwritten.missing:
             console.warn(f"not written to the end: {console.unwritten.names()}")
         state, took = trainer.state, format_seconds(time.monotonic() - began)
-        console.line(_what_was_done(start, state.step, took, evaluated=bool(run.metrics)) + f": {output}")
+        done = _what_was_done(start, state.step, took, trainer.ended, evaluated=bool(run.metrics))
+        console.line(f"{done}: {output}")
         best = {name: value for name, value in state.best.items() if name != "step"}
         for name, value in best.items():
             console.line(f"best {name} {value:.3f}, after step {state.best['step']:.0f}: checkpoints/best.pt")
@@ -121,12 +122,13 @@ def _locked(folder: RunFolder, ranks: Ranks, console: Console) -> Iterator[RunLo
             raise
 
 
-def _what_was_done(start: int, end: int, took: str, *, evaluated: bool) -> str:
+def _what_was_done(start: int, end: int, took: str, ended: str, *, evaluated: bool) -> str:
     steps = plural(end, "step was", "steps were")
     if start == end and evaluated:
         return f"{steps} finished before; evaluated in {took}"
     if start == end:
-        return f"already finished: {steps} done before, nothing to do (solver.steps: {end})"
+        why = "see above" if ended else f"solver.steps: {end}"
+        return f"already finished: {steps} done before, nothing to do ({why})"
     return (
         f"finished {plural(end, 'step')}{f', {end - start} of them in this call,' if start else ''} in {took}"
     )

@@ -15,20 +15,20 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader
 from maskrcnn.data.schedule import Repeats, repeat_factors
-from maskrcnn.engine.checkpoint import Checkpoint, incomplete, load_parts
+from maskrcnn.engine.checkpoint import Checkpoint, Part, Parts, incomplete, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import Events
 from maskrcnn.engine.optim import freeze, set_rates
 from maskrcnn.engine.provenance import versions
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.step import Step
+from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import choose_strategy
-from maskrcnn.engine.trainer import LoopPlan, Trainer
+from maskrcnn.engine.trainer import BUDGETS, Budget, LoopPlan, Trainer
 from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
-from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
+from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS, MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import preflight, setup
 from maskrcnn.run.changes import changes, check_resumed, run_facts
@@ -51,6 +51,8 @@ BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWei
 CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]] = Named(
     "cache", "maskrcnn.run", ram="image_caching", disk="image_caching"
 )
+#: Batches are drawn one by one: where it is decided on the way how many there are, there may be any number.
+_NO_END = 2**40
 #: What keeps the batch and the state of a step whose figures are not finite.
 EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
     "evidence", "maskrcnn.run", batch="kept_batch"
@@ -98,17 +100,27 @@ class TrainingRun:
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
         strategy = choose_strategy(ranks, self.model, "fsdp" if solver.strategy == "fsdp" else "ddp")
+        self._recomputed = 0
+        if solver.checkpoint_activations:  # a copy that a strategy made before is not trained
+            self._recomputed = RECOMPUTATIONS.get("backbone")(self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
         strategy.adopt(optimizer)
+        average = None
+        if solver.ema is not None:
+            average = AVERAGES.get("ema")(strategy, **solver.ema.arguments())
+        self._budget: Budget | None = None
+        if recipe.train.hours is not None:
+            self._budget = BUDGETS.get("hours")(recipe.train.hours, solver.steps, ranks)
         self.step = Step(
             strategy,
             optimizer,
-            solver.rate_at,
+            self._rate_at,
             seed=recipe.seed,
             precision=solver.precision,
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
+            average=average,
             max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
@@ -124,6 +136,18 @@ class TrainingRun:
         )
         preflight.before_training(self._start, self.data.val)
 
+    def _rate_at(self, step: int) -> float:
+        budget = self._budget
+        return self.recipe.solver.rate_at(step if budget is None else budget.place(step))
+
+    def _parts(self) -> Parts:
+        """What a checkpoint of this run holds."""
+        budget = self._budget
+        if budget is None:
+            return self.step.parts()
+        part = Part(budget.state, lambda state, _: budget.load(state), default=dict)
+        return {**self.step.parts(), "budget": part}
+
     def begin(self, resume: bool, resume_hint: str, strict: bool) -> Trainer:
         """Take up the newest checkpoint or start afresh, and open the run's files."""
         recipe, folder, ranks = self.recipe, self.folder, self.ranks
@@ -138,6 +162,8 @@ class TrainingRun:
             if weight_keys(recipe):
                 with self.step.strategy.whole(write=True) as model:
                     self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
+                if self.step.average is not None:
+                    self.step.average.restart()
             if not recipe.train.allow_frozen_random:
                 if recipe.weights is None:
                     preflight.tell("frozen", replace(self._start, recipe=self._local))
@@ -166,7 +192,7 @@ class TrainingRun:
     def _load(
         self, checkpoint: Checkpoint, path: Path, complaints: list[str], facts: dict[str, Any], strict: bool
     ) -> None:
-        parts = self.step.parts()
+        parts = self._parts()
         other = self.ranks.share(changes(self.folder.history(), facts)) + incomplete(parts, checkpoint, path)
         self._warn(f"{complaint}; going on from {path} instead" for complaint in complaints)
         self._warn(check_resumed(self.recipe, checkpoint, path, self.data, other, strict=strict))
@@ -198,12 +224,25 @@ class TrainingRun:
         for pattern, factor in solver.rates.items():
             groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
             line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
-        epochs = solver.steps * solver.batch_size / max(images, 1)
-        line(f"{plural(solver.steps, 'step')} of {plural(solver.batch_size, 'image')}: {epochs:.3g} epochs")
+        if self._recomputed:
+            blocks = plural(self._recomputed, "block is", "blocks are")
+            line(f"{blocks} computed anew in the backward pass (solver.checkpoint_activations)")
+        if solver.ema is not None:
+            line(
+                f"average of the weights: decay {solver.ema.decay:g}, warm-up {solver.ema.warmup:g}"
+                " (solver.ema)"
+            )
+        steps = solver.steps if self._budget is None else self._budget.steps
+        if steps is None:
+            each = plural(solver.batch_size, "image")
+            line(f"steps of {each} for {recipe.train.hours:g} hours (train.hours)")
+        else:
+            epochs = steps * solver.batch_size / max(images, 1)
+            line(f"{plural(steps, 'step')} of {plural(solver.batch_size, 'image')}: {epochs:.3g} epochs")
         for told in self._balance():
             line(told)
         if start is not None:
-            line(f"going on after step {start.step} of {solver.steps}")
+            line(f"going on after step {start.step} of {steps or solver.steps}")
         elif resume:
             line("no checkpoint in the run folder yet: starting at step 0")
         for text in self._taken.lines:
@@ -239,7 +278,7 @@ class TrainingRun:
             self.step,
             Saving(
                 self.ranks,
-                self.step.parts(),
+                self._parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
                 weights=self.step.strategy.own_parts(),
@@ -247,7 +286,7 @@ class TrainingRun:
                 guard=self.lock.check,
                 background=train.save_in_background,
             ),
-            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every),
+            LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every, train.patience),
             console=self.console,
             state=replace(
                 start.with_states({}),
@@ -259,13 +298,15 @@ class TrainingRun:
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
             events=self.events,
             resume_hint=resume_hint,
+            budget=self._budget,
             keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
             watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
     def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
         """Those of the steps that are left, or of so many of them: those are loaded by this process."""
-        repeats, total = None if self._repeats is None else self._repeats.images, self.recipe.solver.steps
+        repeats = None if self._repeats is None else self._repeats.images
+        total = self.recipe.solver.steps if self._budget is None else _NO_END
         recipe = self.recipe
         if steps is not None:
             recipe = replace(recipe, data=replace(recipe.data, workers=0))

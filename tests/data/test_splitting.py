@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskrcnn.data.splitting import choose
+from maskrcnn.data.splitting import choose, deal
 
 
 def many(groups: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,3 +55,23 @@ def test_no_side_is_empty(share: float) -> None:
 def test_images_without_objects_are_shared_out_too() -> None:
     in_val = choose(np.zeros((50, 3), dtype=np.int64), np.ones(50, dtype=np.int64), 0.2, 0)
     assert in_val.sum() == 10
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_several_parts_share_classes_and_images_alike(folds: int) -> None:
+    counts, sizes = many(400)
+    part = deal(counts, sizes, [1 / folds] * folds, 0)
+    for k in range(folds):
+        assert abs(sizes[part == k].sum() - sizes.sum() / folds) <= 4
+        assert (np.abs(counts[part == k].sum(0) - counts.sum(0) / folds) <= 4).all()
+    assert (deal(counts, sizes, [1 / folds] * folds, 1) != part).any()
+    assert (choose(counts, sizes, 0.3, 5) == (deal(counts, sizes, (0.7, 0.3), 5) == 1)).all()
+
+
+def test_no_part_is_empty_however_uneven_the_groups_are() -> None:
+    sizes = np.array([1000, 1, 1], dtype=np.int64)
+    part = deal(np.zeros((3, 1), dtype=np.int64), sizes, [1 / 3] * 3, 0)
+    assert sorted(part.tolist()) == [0, 1, 2]
+    ones = np.ones(3, dtype=np.int64)  # all of which the first part wants
+    part = deal(np.zeros((3, 1), dtype=np.int64), ones, [0.98, 0.01, 0.01], 0)
+    assert sorted(part.tolist()) == [0, 1, 2]

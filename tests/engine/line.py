@@ -87,7 +87,9 @@ def trainer(
 
     console = console or Console(quiet=True)
     step = make_step(model, ranks, **those("rate", "precision", "accumulate", "clip_grad_norm", "deferred"))
-    plan = {"total_steps": 4} | those("total_steps", "log_every", "checkpoint_every", "eval_every")
+    plan = {"total_steps": 4} | those(
+        "total_steps", "log_every", "checkpoint_every", "eval_every", "patience"
+    )
     parts = step.parts()
     if resume is not None:
         load_parts(parts, resume, Path("last.pt"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
-from maskrcnn.engine.checkpoint import load
+from maskrcnn.engine.checkpoint import Checkpoint, load
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
@@ -300,3 +300,62 @@ def test_when_another_rank_is_gone_the_last_whole_step_is_saved(tmp_path: Path) 
     with pytest.raises(faults.LostRankError, match=message):
         loop.fit(batches())
     assert load(tmp_path / "last.pt").model["w"].equal(model.w)
+
+
+def test_a_run_stops_after_so_many_evaluations_without_a_better_one(tmp_path: Path) -> None:
+    """By AP and by a loss, whose lowest is the best; and it goes on where more patience is asked for."""
+    values = [0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.1, 0.1, 0.1, 0.1]
+    for name, sign in (("segm/AP", 1.0), ("val/loss", -1.0), ("ema/val/loss_mask", -1.0)):
+        folder = tmp_path / name.replace("/", "_")
+        folder.mkdir()
+
+        def evaluate(step: int, _: Any, name: str = name, sign: float = sign) -> dict[str, float]:
+            return {name: sign * values[step // 2 - 1]}
+
+        def make(
+            patience: int,
+            resume: Checkpoint | None = None,
+            name: str = name,
+            folder: Path = folder,
+            evaluate: Any = evaluate,
+        ) -> Any:
+            events = Events(
+                folder, Console(quiet=True), start_step=resume.step if resume else 0, tensorboard=False
+            )
+            plan = {"total_steps": 20, "eval_every": 2, "patience": patience, "best_metric": name}
+            return trainer(Line(), folder, evaluate=evaluate, events=events, resume=resume, **plan)
+
+        loop = make(3)
+        loop.fit(batches())
+        assert loop.state.step == 10  # the best at 4; 6, 8 and 10 are not better
+        assert loop.state.best == {name: sign * 0.3, "step": 4}
+        assert f"none of 3 evaluations in a row was better than {name} {sign * 0.3:g} of step 4" in loop.ended
+        assert load(folder / "best.pt").step == 4
+        ends = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "end"]
+        assert [r["step"] for r in ends] == [10]
+        # Resumed, it is finished; with more patience it goes on, and finds a better one at 12.
+        again = make(3, load(folder / "last.pt"))
+        again.fit(batches(10))
+        assert again.state.step == 10
+        assert [r["step"] for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "end"] == [10]
+        longer = make(4, load(folder / "last.pt"))
+        longer.fit(batches(10))
+        assert (longer.state.step, longer.state.best["step"]) == (20, 12)
+        straight = make(4)
+        straight.fit(batches())
+        assert (straight.state.step, straight.ended) == (20, "")
+        assert straight.step.strategy.model_state()["w"].equal(longer.step.strategy.model_state()["w"])
+
+
+def test_a_metric_that_is_never_defined_runs_out_of_patience_too(tmp_path: Path) -> None:
+    loop = trainer(
+        Line(),
+        tmp_path,
+        evaluate=lambda step, _: {},
+        total_steps=20,
+        eval_every=1,
+        patience=2,
+        best_metric="segm/APs",
+    )
+    loop.fit(batches())
+    assert loop.state.step == 2 and "gave the metric that decides" in loop.ended

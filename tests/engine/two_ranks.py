@@ -15,15 +15,18 @@ import torch
 from maskrcnn.engine import checkpoint as checkpoints
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
+from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.step import Step, Wishes
-from maskrcnn.engine.strategy import DataParallel
+from maskrcnn.engine.strategy import DataParallel, choose_strategy
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.modeling.norms import SyncBatchNorm, make_norm
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train, training
+from maskrcnn.run.evaluation import BrokenOff
 from maskrcnn.run.setup import one_first
+from maskrcnn.run.validation_losses import validation_losses
 from maskrcnn.structures import Batch, ImageInfo
 from tests.engine.line import ALONE, Line, make_step, trainer
 from tests.test_resume import StopAfter, assert_same_state
@@ -212,6 +215,34 @@ def check_keys(ranks: Ranks, recipe_file: str, folder: Path) -> None:
     assert {"weights of neck", "weights"} <= {group["name"] for group in state.optimizer["param_groups"]}
 
 
+def check_average(ranks: Ranks) -> None:
+    """Statistics are of a rank's own images, and their average that is judged is rank 0's, which is saved."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = WeightAverage(choose_strategy(ranks, model), decay=0.5, warmup=1.0)
+    model(torch.arange(8.0).view(4, 2) * (ranks.rank + 1))
+    average.update(0)
+    name = "1.running_mean"
+    own = average.state()[name].clone()
+    assert ranks.is_main == ranks.share(own).equal(own)
+    with average.applied():
+        used = model.state_dict()[name].clone()
+    assert ranks.share(used).equal(used) and (not ranks.is_main or used.equal(own))
+
+
+def check_validation_losses(ranks: Ranks, recipe_file: str) -> None:
+    """Shared out they are those of one rank, to the bit; where one is told to stop, all do."""
+    recipe = load_recipe(recipe_file, ["eval.losses=3"])
+    assert recipe.data.val is not None
+    val = recipe.data.build(recipe.data.val, False)
+    torch.manual_seed(0)
+    model = recipe.model.build(2)
+    alone = validation_losses(model, val, recipe, ALONE, lambda: False)
+    shared = validation_losses(model, val, recipe, ranks, lambda: False)
+    assert shared == (alone if ranks.is_main else {}) and alone["val/loss"] > 0
+    with pytest.raises(BrokenOff):
+        validation_losses(model, val, recipe, ranks, lambda: ranks.rank == 1)
+
+
 def threads_of_gloo() -> int | None:
     """How many threads of this process work for gloo; None where that cannot be seen."""
     if sys.platform != "linux":
@@ -231,11 +262,14 @@ def main(recipe_file: str, folder: str) -> None:
     check_sync_bn_is_refused_on_the_cpu()
     check_sync_bn_of_real_rows_is_over_both(ranks)
     check_keys(ranks, recipe_file, Path(folder) / "keys")
+    check_average(ranks)
+    check_validation_losses(ranks, recipe_file)
     rank = int(os.environ["RANK"])
-    recipe = load_recipe(recipe_file, ["solver.steps=4"])
+    wishes = ["solver.steps=4", "solver.ema={decay: 0.9}", "eval.losses=2"]
+    recipe = load_recipe(recipe_file, wishes)
     straight = Path(folder) / "straight"
     train(recipe, straight, console=Console(quiet=True))
-    recipe = load_recipe(recipe_file, ["solver.steps=4", "data.cache=ram"])  # which the ranks share
+    recipe = load_recipe(recipe_file, [*wishes, "data.cache=ram"])  # which the ranks share
     for deferred in (False, True):
         parted = Path(folder) / f"parted_{deferred}"
         training.Step = partial(Step, deferred=deferred)  # type: ignore[misc]
@@ -247,7 +281,7 @@ def main(recipe_file: str, folder: str) -> None:
         last = [checkpoints.load(f / "checkpoints" / "last.pt") for f in (straight, parted)]
         assert_same_state(*last)
     if rank == 0:
-        assert "segm/AP" in result.metrics
+        assert {"segm/AP", "ema/segm/AP", "val/loss", "ema/val/loss_mask"} <= result.metrics.keys()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ NOT_RUN = {
     "make asan": "this suite under another allocator",
     "make ablation": "an hour of training; tests/ablation runs suites small",
     "maskrcnn ablate": "the same; the suite, its labels and keys are checked here",
+    "maskrcnn cross-validate": "five trainings; tests/studies/test_cross_validation.py runs two",
     "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
     "pip install": "changes the environment that the tests run in",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
@@ -275,5 +276,5 @@ def test_yaml_blocks_are_valid(page: str, text: str, folder: Path, monkeypatch: 
     whole = text.startswith("# mine.yaml") or "base:" in text
     path.write_text(text if whole else f"base: ../mine.yaml\n{text}")
     loaded = load_traced(Recipe, path)
-    set_here = [key for key in ("model", "data") if re.search(rf"^{key}:", text, re.MULTILINE)]
+    set_here = [key for key in ("model", "data", "solver") if re.search(rf"^{key}:", text, re.MULTILINE)]
     assert set_here and loaded.value is not None, page

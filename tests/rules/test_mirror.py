@@ -48,7 +48,6 @@ COVERS = {
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
-    "inference/test_loop.py": "modeling.precision",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",
@@ -82,6 +81,7 @@ COVERS = {
     "studies/explain/test_placement.py": "studies.explain.region",
     "studies/explain/test_statistics.py": "data.transforms.network_size studies.explain.measured"
     " studies.explain.scaled_boxes studies.explain.written_ops",
+    "studies/test_cross_validation.py": "cli.cross_validate",
     "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_fetch.py": "weights.download",

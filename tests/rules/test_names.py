@@ -32,6 +32,7 @@ NOT_OURS = {
         "text_folder.py",
         "roi.md",
         "report.md",
+        "folds.md",
         "shim.h",
         "references/detection/train.py",
         "proposals/transforms.py",

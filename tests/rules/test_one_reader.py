@@ -20,11 +20,11 @@ READERS = {
     "maskrcnn.data.transforms.pipelines": "what albumentations saves, and its arguments that are mappings",
     "maskrcnn.weights.fetch": "digests of a file that was checked",
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
-    "maskrcnn.run.folder": "run.json",
+    "maskrcnn.run.folder": "run.json and figures.json",
     "maskrcnn.run.lock": "run.lock",
     "maskrcnn.engine.distributed": "what processes tell each other",
-    "maskrcnn.studies.ablation.plan": "figures.json",
     "maskrcnn.studies.ablation.results": "figures.json",
+    "maskrcnn.studies.cross_validation": "figures.json, and the folds that it wrote",
     "maskrcnn.engine.metrics_file": "metrics.jsonl",
     "maskrcnn.native.build": "the stamp beside the compiled operators",
 }

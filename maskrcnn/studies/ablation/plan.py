@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +47,7 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the figures of its last step are there."""
-        try:
-            step = json.loads(self.folder.figures.read_text(encoding="utf-8"))["step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return bool(step == self.recipe.solver.steps and self.folder.results.is_file())
+        return self.folder.evaluated_to_the_end(self.recipe.solver.steps)
 
     def codes(self) -> tuple[str, ...]:
         """Fingerprints of the code that worked on it, each once."""
