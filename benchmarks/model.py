@@ -1,12 +1,14 @@
 """A training step and an inference on a CPU beside torchvision's, and where the time goes.
 
     python benchmarks/model.py [--models r18 r50] [--precisions float32 bfloat16] [--repeats 5] [--threads 2]
+                               [--clock wall]
 
 ``r18`` is ``configs/nuclei`` (ResNet-18 FPN with group norm, 4 images of 256 px, 31 objects each), ``r50``
 the COCO recipe (2 images of 800 x 1066 px, 7 objects each; inference of one).  Images are generated, both
 models have the same sizes and thresholds, torchvision computes in float32 (its CPU operators have no
 bfloat16), and both keep freed memory, as our trainer does.  Each pair of model and precision is a process of
-its own, in which the two alternate; medians after one call that is not counted.
+its own, in which the two alternate; medians after one call that is not counted.  On a machine with other work
+``--threads 1 --clock process`` counts the time of this process alone.
 
 ``kernels`` is the time that the same convolutions and matrix products take alone, one by one, in the same
 process: convolutions as measured, matrix products as their operations at the speed of the convolutions.
@@ -50,6 +52,7 @@ KINDS = {
     "convolution": (
         "aten::mkldnn_convolution",
         "aten::convolution",
+        "aten::_convolution",
         "aten::_slow_conv",
         "mkldnn::_convolution",
     ),
@@ -57,11 +60,22 @@ KINDS = {
     "RoI operators": ("maskrcnn::roi",),
     "NMS, matching, mask targets": ("maskrcnn::",),
     "normalisation": ("aten::native_group_norm", "aten::native_batch_norm", "aten::group_norm"),
+    "ReLU and sums": (
+        "aten::clamp_min",
+        "aten::relu",
+        "aten::threshold",
+        "aten::add",
+        "aten::mul",
+        "aten::sum",
+    ),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::clone", "aten::stack"),
     "sorting and choosing": ("aten::sort", "aten::topk", "aten::index", "aten::gather", "aten::nonzero"),
     "optimizer": ("aten::_fused_sgd",),
     "memory": ("aten::empty", "aten::fill_", "aten::zero_", "aten::resize_"),
 }
+
+
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 
 @dataclass
@@ -101,7 +115,9 @@ def _made(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def kernels_alone(calls: Counter[tuple[Any, ...]], repeats: int) -> tuple[float, float, float]:
+def kernels_alone(
+    calls: Counter[tuple[Any, ...]], repeats: int, clock: Callable[[], float]
+) -> tuple[float, float, float]:
     """Seconds of the convolutions, operations of the convolutions and of the matrix products."""
     total = 0.0
     flops = {True: 0, False: 0}
@@ -114,26 +130,27 @@ def kernels_alone(calls: Counter[tuple[Any, ...]], repeats: int) -> tuple[float,
         if is_convolution:
             taken = []
             for _ in range(repeats):
-                start = time.perf_counter()
+                start = clock()
                 function(*args)
-                taken.append(time.perf_counter() - start)
+                taken.append(clock() - start)
             total += statistics.median(taken) * count
     return total, flops[True], flops[False]
 
 
-def shares(work: Callable[[], object], repeats: int) -> dict[str, float]:
+def shares(work: Callable[[], object], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds of a call by kinds of operators; ``the rest``: what no name fits, and Python between them."""
     work()
-    start = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        start = clock()
         for _ in range(repeats):
             work()
+        seconds = (clock() - start) / repeats
     found: dict[str, float] = defaultdict(float)
     for event in profile.key_averages():
         kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), None)
         if kind is not None:
             found[kind] += event.self_cpu_time_total / 1e6 / repeats
-    found["the rest"] = (time.perf_counter() - start) / repeats - sum(found.values())
+    found["the rest"] = max(0.0, seconds - sum(found.values()))
     return dict(found)
 
 
@@ -223,8 +240,10 @@ def works(model: str, precision: str) -> list[Work]:
     ]
 
 
-def measure(model: str, precision: str, repeats: int, threads: int) -> list[dict[str, Any]]:
+def measure(model: str, precision: str, repeats: int, threads: int, clock_name: str) -> list[dict[str, Any]]:
     from maskrcnn.engine.memory import keep_freed_memory
+
+    clock = CLOCKS[clock_name]
 
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -233,18 +252,18 @@ def measure(model: str, precision: str, repeats: int, threads: int) -> list[dict
         times: dict[str, list[float]] = {"ours": [], "torchvision": []}
         for repeat in range(repeats + 1):
             for name, call in (("ours", work.ours), ("torchvision", work.theirs)):
-                start = time.perf_counter()
+                start = clock()
                 call()
                 if repeat:
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(clock() - start)
         with Recorder() as recorder:
             work.ours()
-        seconds, of_convolutions, of_products = kernels_alone(recorder.calls, 3)
+        seconds, of_convolutions, of_products = kernels_alone(recorder.calls, 3, clock)
         kernels = seconds * (1 + of_products / of_convolutions)
         medians = {name: statistics.median(values) for name, values in times.items()}
         found.append(
             {"what": work.what, **medians, "kernels": kernels, "speed": of_convolutions / seconds}
-            | {"shares": shares(work.ours, 2)}
+            | {"shares": shares(work.ours, 2, clock)}
         )
     return found
 
@@ -259,10 +278,12 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--clock", choices=[*CLOCKS], default="wall")
     parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.single:
-        print("FOUND " + json.dumps(measure(args.models[0], args.precisions[0], args.repeats, args.threads)))
+        measured = measure(args.models[0], args.precisions[0], args.repeats, args.threads, args.clock)
+        print("FOUND " + json.dumps(measured))
         return
     print(
         "| model | ours in | what | ours, s | torchvision, s | ratio | kernels, s | times | GFLOP/s of"
@@ -273,6 +294,7 @@ def main() -> None:
         for precision in args.precisions:
             command = [sys.executable, __file__, "--single", "--models", model, "--precisions", precision]
             command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
+            command += ["--clock", args.clock]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
             line = next(text for text in output.splitlines() if text.startswith("FOUND "))
             for row in json.loads(line.removeprefix("FOUND ")):
@@ -282,10 +304,11 @@ def main() -> None:
                 print(f"| {model} | {precision} | {row['what']} | {figures} |", flush=True)
                 tables[f"{model} {precision} {row['what']}"] = row["shares"]
     kinds = [*KINDS, "the rest"]
-    print("\nms by kind of operator, ours (profiled, which costs some itself)\n")
+    print("\nshare of each kind of operator in ours, % (profiled, which costs some itself)\n")
     print("| | " + " | ".join(kinds) + " |\n|---" + "|---" * len(kinds) + "|")
     for title, found in tables.items():
-        print(f"| {title} | " + " | ".join(f"{1e3 * found.get(kind, 0.0):.1f}" for kind in kinds) + " |")
+        whole = sum(found.values())
+        print(f"| {title} | " + " | ".join(f"{100 * found.get(k, 0.0) / whole:.1f}" for k in kinds) + " |")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def train_torchvision(config: Path, op: str, seed: int, folder: Path, overrides:
     from maskrcnn.evaluation.coco import evaluate_coco
     from maskrcnn.inference.records import save_results
     from maskrcnn.recipe import load_recipe
+    from maskrcnn.run.setup import build_transforms
 
     keep_freed_memory()
     recipe = load_recipe(config, overrides)
@@ -149,7 +150,7 @@ def train_torchvision(config: Path, op: str, seed: int, folder: Path, overrides:
     )
     loader = train_loader(
         train,
-        [t.build() for t in recipe.data.train_transforms],
+        build_transforms(recipe, training=True),
         images_per_rank=solver.batch_size,
         total_steps=solver.steps,
         seed=seed,

@@ -41,6 +41,23 @@ def few(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
     return f"{separator.join(listed[:most])}{separator}and {len(listed) - most} more"
 
 
+def plural(number: int, one: str, several: str = "", *, spec: str = "") -> str:
+    """So many of something, in words: ``1 file``, ``3 files``, ``1 box``, ``2 entries``.
+
+    Every number of things that may be 1 is printed through here.
+
+    Args:
+        one: what follows the number 1, as ``file`` or ``file is missing``.
+        several: what follows others; made of ``one`` by the rule where it is empty.
+        spec: how the number is formatted.
+    """
+    if not several:
+        ending = "ies" if one.endswith("y") and one[-2:-1] not in "aeiou" else "s"
+        ending = "es" if one.endswith(("s", "x", "ch", "sh")) else ending
+        several = one[: -1 if ending == "ies" else None] + ending
+    return f"{number:{spec}} {one if number == 1 else several}"
+
+
 def cut(text: str, most: int = 600) -> str:
     """``text`` without its middle where it is longer than ``most`` characters, as keys and values can be."""
     half = most // 2

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -361,6 +361,15 @@ class Appender:
         """
         self._waiting.append(record)
         self.flush()
+
+    def lend(self, write: Callable[[int], object]) -> None:
+        """Let ``write`` add to the file by its descriptor; a record was written before.
+
+        Raises:
+            OSError: as :meth:`append`.
+        """
+        if self._handle is not None:
+            write(self._handle)
 
     def flush(self) -> None:
         """Write what is waiting.

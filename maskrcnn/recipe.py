@@ -193,6 +193,10 @@ class SolverConfig(Config):
     #: Compute the backbone's activations anew in the backward pass in place of keeping them: less memory,
     #: about a third more time, the same numbers (Chen et al. 2016, "sublinear memory cost").  Default false.
     checkpoint_activations: bool = False
+    #: How several processes train one model: ddp, each with all weights and their momenta; fsdp, dealt out
+    #: over the processes and gathered a stage at a time (FSDP2), for models whose weights fill a GPU; auto:
+    #: ddp.  Checkpoints are the same files.  Default auto.
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     #: Compile the layers with torch.compile: a quarter faster on a GPU, from a minute on.  Default false.
     compile: bool = False
     #: Refuse operators that are not deterministic; slower on a GPU.  On the CPU runs repeat to the bit
@@ -210,6 +214,8 @@ class SolverConfig(Config):
                 "compile and checkpoint_activations cannot both be true: a compiler decides itself what it"
                 " computes anew; set one of them to false"
             )
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile and strategy: fsdp do not go together; set compile: false")
 
     @property
     def learning_rate(self) -> float:
@@ -240,6 +246,9 @@ class TrainConfig(Config):
     hours: Annotated[float, Range(above=0, most=100_000)] | None = None
     #: Newest checkpoints to keep besides the best, > 0; two, so that one may be lost.  Default 2.
     keep: Count = 2
+    #: Write checkpoints while training goes on, which waits only until the state is copied into host memory
+    #: (as much as a checkpoint takes); those after an evaluation are waited for.  Default true.
+    save_in_background: bool = True
     #: Also write TensorBoard files.  Default true.
     tensorboard: bool = True
     #: Where figures and pictures go besides, as [{type: csv}, {type: wandb, project: cells}]: csv, wandb,
@@ -249,6 +258,12 @@ class TrainConfig(Config):
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
     pictures: Annotated[int, Range(0, 10_000, "each is drawn and written at each evaluation")] = 4
+    #: What becomes of a step whose losses or gradient are not finite: stop, before its update; or skip: leave
+    #: its update out and go on.  What it was made of is kept for `maskrcnn debug-batch`.  Default stop.
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    #: With skip: so many steps in a row are left out at most, one more stops the run, 1 to 10000.
+    #: Default 10.
+    max_skipped: Annotated[int, Range(1, 10_000, "a run of so many such steps learns nothing")] = 10
     #: Train although frozen layers are random or frozen normalisation does nothing, for want of weights; such
     #: a model hardly learns, so it is refused unless this is true.  Default false.
     allow_frozen_random: bool = False
@@ -404,6 +419,7 @@ NEUTRAL_KEYS = (
     "data.val.allow_outside",
     "train.log_every",
     "train.keep",
+    "train.save_in_background",
     "train.tensorboard",
     "train.trackers",
     "train.pictures",

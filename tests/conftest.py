@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the processes of a parallel run from fighting over the cores; hear hangups even under nohup."""
+    """Keep the processes of a parallel run from fighting over the cores; hear hangups even under nohup.
+
+    The suite is the CPU's wherever it runs, bits and all: a GPU is seen by its own tests alone, ``-m gpu``.
+    """
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
     if hasattr(
         signal, "SIGHUP"

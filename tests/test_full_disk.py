@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def straight(recipe: Recipe, recipe_file: Path) -> Path:
 class At(Console):
     """Calls something when the log says that a step is done."""
 
-    def __init__(self, calls: dict[int, Callable[[], None]]) -> None:
+    def __init__(self, calls: dict[int, Callable[[], object]]) -> None:
         super().__init__()
         self.calls = calls
 
@@ -82,6 +83,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def await_save(run: Path, step: int) -> None:
+    """Until the checkpoint of ``step``, which is written while training goes on, has all its names."""
+    file, name = (run / "checkpoints" / n for n in (f"step_{step:08d}.pt", "last.pt"))
+    deadline = time.monotonic() + 60.0
+    while not (file.exists() and name.exists() and name.samefile(file)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def fill(folder: Path) -> None:
@@ -152,7 +162,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     disk: Path, recipe: Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = disk / "run"
-    calls = {3: lambda: fill(disk), 5: (disk / "filler").unlink}
+    calls = {3: lambda: (await_save(run, 2), fill(disk)), 5: (disk / "filler").unlink}
     train(recipe, run, console=At(calls))
     check_told(capsys.readouterr().err, run)
     check_whole(run, straight, kept=[6])
@@ -167,7 +177,7 @@ def test_a_disk_that_stays_full_is_an_error_and_the_run_goes_on_later(
     with pytest.raises(
         CheckpointError, match=r"stopped after step 6.*the disk is full.*step 2 \(4\) are lost"
     ):
-        train(recipe, run, console=At({3: lambda: fill(disk)}))
+        train(recipe, run, console=At({3: lambda: (await_save(run, 2), fill(disk))}))
     check_told(capsys.readouterr().err, run)
     assert last(run).step == 2
     (disk / "filler").unlink()
@@ -183,7 +193,8 @@ def test_the_same_with_writes_that_fail(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, switch = tmp_path / "run", Switch(monkeypatch)
-    train(recipe, run, console=At({3: switch.turn, 5: switch.turn}))
+    calls = {3: lambda: (await_save(run, 2), switch.turn()), 5: switch.turn}
+    train(recipe, run, console=At(calls))
     err = capsys.readouterr().err
     check_told(err, run)
     for name in ("log.txt", "metrics.jsonl", "tensorboard/events"):

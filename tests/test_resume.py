@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.faults import kills
 from maskrcnn.cli import main
 from maskrcnn.engine.checkpoint import Checkpoint, load
 from maskrcnn.engine.console import Console
@@ -166,11 +167,35 @@ def test_the_last_lines_say_what_a_call_did(
     assert f"best segm/AP {last(run).best['segm/AP']:.3f}, after step 6: checkpoints/best.pt" in out
     train(recipe, run, resume=True)
     out = capsys.readouterr().out
-    assert f"already finished: all 6 steps were done before, nothing to do (solver.steps: 6): {run}" in out
+    assert f"already finished: 6 steps were done before, nothing to do (solver.steps: 6): {run}" in out
     assert "best segm/AP" in out and "finished 6 steps" not in out
     command = ["train", "--resume", str(run), "--set", "solver.steps=7"]  # what it says decides
     assert main(command) == 0
     assert "finished 7 steps, 1 of them in this call, in " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
+@pytest.mark.parametrize(
+    ("ranks", "times"),
+    [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
+def test_kills_at_random_moments_change_no_bit(
+    recipe_file: Path, tmp_path: Path, ranks: int, times: int
+) -> None:
+    """All options that kills.py knows, and another number of loading processes at each start."""
+    told: list[str] = []
+    changes = [change for keys in kills.OPTIONS.values() for change in keys]
+    changes += ["solver.steps=12", "solver.batch_size=4", "train.checkpoint_every=1", "train.eval_every=5"]
+    options: dict[str, Any] = {"changes": changes, "workers": (2, 0, 1), "ranks": ranks, "tell": told.append}
+    assert kills.harm(recipe_file, tmp_path, kills=times, seed=3, **options) == []
+    assert told[-1] == f"{times} kills: equal to the bit"
+    # What compares sees a single bit.
+    whole = last(tmp_path / "straight")
+    name, tensor = next(iter(whole.model.items()))
+    other = tensor.clone()
+    other[(0,) * other.dim()] += 1e-6
+    changed = dataclasses.replace(whole, model={**whole.model, name: other})
+    assert kills.differences(whole, changed) == [f"model.{name}"]
 
 
 def resume(recipe: Recipe, folder: Path) -> None:

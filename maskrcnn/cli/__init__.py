@@ -48,6 +48,7 @@ COMMANDS = (
     ),
     Command("ablate", "train the variants of a suite, and compare them with error bars"),
     Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
+    Command("debug-batch", "look at the batch of a training step whose losses were not finite"),
     Command("config", "show, check or compare config files"),
     Command("data", "generate the synthetic data set; mean and deviation of one's own"),
     Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),
@@ -110,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _flush(_dispatch(arguments))
     except UserError as e:
         complain(f"error: {e}")
+        distributed = sys.modules.get("maskrcnn.engine.distributed")
+        if distributed is not None:
+            distributed.tell_the_others(str(e))
         return _flush(EXIT_USER_ERROR)
     except Interrupted as stop:
         complain(str(stop))

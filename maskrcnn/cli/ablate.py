@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_set_argument
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError, few, plural
 
 HELP = "train the variants of a suite over some seeds, and compare them with error bars"
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     report = write_report(suite, runs, data, folder, args.overrides)
     print("\n" + report.text + "\n\n" + "\n".join(str(f) for f in report.files), flush=True)
     if failures:
-        raise UserError(f"{len(failures)} of {len(runs)} runs failed: {few(failures, 10, '; ')}")
+        raise UserError(f"{len(failures)} of {plural(len(runs), 'run')} failed: {few(failures, 10, '; ')}")
     return 0
 
 

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: the config, its data or the arguments are wrong.
     """
     from maskrcnn.engine.distributed import connect
-    from maskrcnn.run.benchmark import benchmark
+    from maskrcnn.run.benchmark.measuring import benchmark
     from maskrcnn.run.recipe_checks import load_checked_recipe
     from maskrcnn.run.room import check_file
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_set_argument
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 
 HELP = (
     "write one HTML file with training images before and after augmentation, as the training's own functions"
@@ -153,4 +153,4 @@ class _Progress:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last >= _EVERY:
             self._last = time.monotonic()
-            print(f"{self._what} {done} of {total} images", file=sys.stderr, flush=True)
+            print(f"{self._what} {done} of {plural(total, 'image')}", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_config_arguments
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 
 HELP = "generate the synthetic data set (shapes of six classes in COCO format), or measure a config's images"
 
@@ -50,7 +50,7 @@ def _statistics(args: argparse.Namespace) -> int:
         raise DataError(f"--images must be at least 1, got {args.images}")
     data = load_recipe(args.config, args.overrides).data
     found = pixel_statistics(data.build(data.train, True), args.images)
-    print(f"# Of {found.images} images of data.train, in 0..255 as the network takes them.")
+    print(f"# Of {plural(found.images, 'image')} of data.train, in 0..255 as the network takes them.")
     print("model:")
     print(f"  preprocess: {{mean: {list(found.mean)}, std: {list(found.std)}}}")
     return 0
@@ -88,5 +88,5 @@ def _synthetic(args: argparse.Namespace) -> int:
             keypoints=args.keypoints,
         )
         write_synthetic(folder, config)
-        print(f"{split}: {count} images, {folder / 'annotations.json'}")
+        print(f"{split}: {plural(count, 'image')}, {folder / 'annotations.json'}")
     return 0

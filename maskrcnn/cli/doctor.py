@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskrcnn.cli.parser import add_set_argument
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 
 if TYPE_CHECKING:
     from maskrcnn.run.examine import Examination
@@ -126,7 +126,7 @@ class _Progress:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last >= _EVERY:
             self._last = time.monotonic()
-            _tell(f"opened {done} of {total} images")
+            _tell(f"opened {done} of {plural(total, 'image')}")
 
 
 def _tell(line: str) -> None:

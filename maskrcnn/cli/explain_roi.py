@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 
 if TYPE_CHECKING:
     from maskrcnn.data.transforms.network_size import Resize
@@ -167,7 +167,10 @@ def _data(args: argparse.Namespace, ops: list[RoIOperator]) -> int:
     new_figure(1, 1)  # is matplotlib there?
     boxes = _boxes(args)
     rows = measure(boxes, ops, list(dict.fromkeys(strides)), args.output_size or 7, args.cells)
-    print(f"{boxes.name}: {len(boxes)} boxes of {boxes.images} images, at network scale; offsets in pixels\n")
+    print(
+        f"{boxes.name}: {plural(len(boxes), 'box')} of {plural(boxes.images, 'image')}, at network scale;"
+        " offsets in pixels\n"
+    )
     print(summary(rows).text())
     print(f"\n{sentence(rows)}")
     save(draw_chart(rows, boxes), args.out, args.dpi)

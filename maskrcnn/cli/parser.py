@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from maskrcnn.cli.foreign import advice, misspelt
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 
 SET_HELP = (
     "change one value, as in --set solver.optimizer.lr=0.01 or --set model.roi_op=roi_pool; may be repeated"
@@ -124,7 +124,7 @@ def _sentence(message: str, prog: str) -> str:
     if found := re.fullmatch(r"expected (?:one argument|at least one argument)", rest):
         return f"{name} needs a value"
     if found := re.fullmatch(r"expected (\d+) arguments?", rest):
-        return f"{name} needs {found[1]} values"
+        return f"{name} needs {plural(int(found[1]), 'value')}"
     if found := re.fullmatch(r"invalid (\w+) value: (.*)", rest, re.DOTALL):
         return f"{name} {_bare(found[2])}: it must be {_NUMBERS.get(found[1], found[1])}"
     if found := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", rest, re.DOTALL):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_checkpoint_argument, add_set_argument
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 
 HELP = "find objects in images: writes an overlay an image and predictions.json"
 
@@ -69,14 +69,18 @@ def run(args: argparse.Namespace) -> int:
         if not args.no_overlays:
             target = args.out / f"{name}.png"
             unwritten.attempt(target, partial(write_image, target, found.draw()))
-        print(f"{shown(path)}: {len(found)} instances", flush=True)
+        print(f"{shown(path)}: {plural(len(found), 'instance')}", flush=True)
     target = args.out / "predictions.json"
     unwritten.attempt(target, partial(save_results, target, records))
-    print(f"{len(images.names) - broken} images, {len(records)} instances: {shown(args.out)}")
+    print(
+        f"{plural(len(images.names) - broken, 'image')}, {plural(len(records), 'instance')}:"
+        f" {shown(args.out)}"
+    )
     unwritten.raise_if_any()
     if broken:
         raise UserError(
-            f"{broken} of {len(images.names)} images could not be read (named above); the others are done"
+            f"{broken} of {plural(len(images.names), 'image')} could not be read (named above); the others"
+            " are done"
         )
     return 0
 

@@ -25,7 +25,7 @@ from maskrcnn.config.schema import (
     fields_of,
 )
 from maskrcnn.config.text import format_plain, is_number, parse_plain
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 
 _BOOL_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
@@ -55,7 +55,7 @@ def build(spec: Spec, node: Node, path: str, problems: Problems) -> Any:
             return _tuple([item] * len(node.items), node, path, problems)
         case Fixed(items) if isinstance(node, Seq):
             if len(items) != len(node.items):
-                what = f"expected a list of {len(items)} items, got {len(node.items)}"
+                what = f"expected a list of {plural(len(items), 'item')}, got {len(node.items)}"
                 problems.add(node.where, path, what)
                 return FAILED
             return _tuple(list(items), node, path, problems)

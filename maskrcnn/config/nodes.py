@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from maskrcnn.errors import ConfigError, cut, few
+from maskrcnn.errors import ConfigError, cut, few, plural
 
 Plain: TypeAlias = "str | int | float | bool | None"
 
@@ -139,4 +139,4 @@ class Problems:
         if len(lines) == 1:
             raise ConfigError(lines[0])
         listed = few(lines, _LISTED, "\n  ")
-        raise ConfigError(f"{len(lines)} problems in the configuration\n  {listed}")
+        raise ConfigError(f"{plural(len(lines), 'problem')} in the configuration\n  {listed}")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 from maskrcnn.config.ranges import Range
 from maskrcnn.config.registry import Registry
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def describe(spec: Spec) -> str:
         case OneOf(options):
             return ", or ".join(describe(o) for o in options)
         case Fixed(items):
-            return f"a list of {len(items)} items"
+            return f"a list of {plural(len(items), 'item')}"
         case ListOf(_):
             return "a list"
         case Slot(registry):

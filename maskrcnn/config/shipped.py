@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from maskrcnn.errors import ConfigError, UserError, few
+from maskrcnn.errors import ConfigError, UserError, few, plural
 
 #: Folders of parts and variants, which are no recipes of their own.
 _NO_RECIPES = ("base", "ablations", "suites")
@@ -99,7 +99,8 @@ def shipped_file(name: str) -> Path | None:
     if len(places) > 1:
         names = few((f"{ZOO}/{place}" for place in places), _LISTED)
         raise ConfigError(
-            f"{name} stands for {len(places)} recipes ({names}); name one of them, maskrcnn zoo lists all"
+            f"{name} stands for {plural(len(places), 'recipe')} ({names}); name one of them, maskrcnn zoo"
+            " lists all"
         )
     return recipes[places[0]] if places else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from maskrcnn.convert.source import COUNTER, Counted, with_rpn
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, plural
 from maskrcnn.modeling.backbones.blocks import BLOCKS
 from maskrcnn.modeling.backbones.fpn import FPNConfig
 from maskrcnn.modeling.backbones.resnet import LEVELS, Depth, Level, ResNetConfig
@@ -178,7 +178,8 @@ def _side(first: Tensor, channels: int) -> int:
     side = math.isqrt(first.shape[1] // channels)
     if channels * side**2 != first.shape[1]:
         raise CheckpointError(
-            f"the box head reads {first.shape[1]} numbers a RoI, which is no square of {channels} channels"
+            f"the box head reads {plural(first.shape[1], 'number')} a RoI, which is no square of"
+            f" {plural(channels, 'channel')}"
         )
     return side
 

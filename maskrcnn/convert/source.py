@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 
@@ -189,7 +189,7 @@ def translate(
     matched = [(theirs, _two_fc(ours, names)) for theirs, ours in matched]
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} of {len(state)} tensors have no place here ({', '.join(unknown[:3])}"
+            f"{len(unknown)} of {plural(len(state), 'tensor')} have no place here ({', '.join(unknown[:3])}"
             f"{', ...' if len(unknown) > 3 else ''}); known are {known}"
         )
     return converted, matched, dropped

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from maskrcnn.data.image_header import MAX_PIXELS, TOO_LARGE
 from maskrcnn.data.images import DECODERS, wrong_channels
 from maskrcnn.data.interfaces import ImageReading
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 
 Array = npt.NDArray[Any]
 
@@ -58,7 +58,9 @@ def decode_tiff(data: bytes, reading: ImageReading, page: int) -> Array:
             if reading.pages == "channels":
                 return with_channels(_joined(pages), reading)
             if page >= len(pages):
-                raise DataError(f"the TIFF has {len(pages)} pages, and number {page} (from 0) is asked for")
+                raise DataError(
+                    f"the TIFF has {plural(len(pages), 'page')}, and number {page} (from 0) is asked for"
+                )
             return with_channels(_page(pages[page]), reading)
     except DataError:
         raise
@@ -69,7 +71,9 @@ def decode_tiff(data: bytes, reading: ImageReading, page: int) -> Array:
 def _joined(pages: list[Any]) -> Array:
     sizes = {page.shape[:2] if page.axes.startswith("YX") else page.shape[-2:] for page in pages}
     if len(sizes) > 1:
-        raise DataError(f"the TIFF's pages have {len(sizes)} sizes, so they are no channels of one image")
+        raise DataError(
+            f"the TIFF's pages have {plural(len(sizes), 'size')}, so they are no channels of one image"
+        )
     parts = [_page(page) for page in pages]
     return np.concatenate([part if part.ndim == 3 else part[..., None] for part in parts], axis=2)
 

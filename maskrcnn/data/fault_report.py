@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -127,27 +127,30 @@ class FaultReport:
         """Images of which :meth:`doubt` need not tell any more."""
         self._told.setdefault(kind, set()).update(image_ids)
 
-    def notes(self, what: str = "annotations") -> tuple[str, ...]:
+    def notes(self, what: str = "annotation") -> tuple[str, ...]:
         """A sentence for each kind of thing that was left out or mended, without names beyond the first."""
         found = []
         for counter, of, key in (
-            (self.records, "image records", "images"),
+            (self.records, "image record", "images"),
             (self.annotations, what, "annotations"),
         ):
             if counter:
                 kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common(NAMED))
-                more = f", and {len(counter) - NAMED} kinds more" if len(counter) > NAMED else ""
-                left_out = f"{counter.total()} faulty {of} left out ({kinds}{more})"
+                more = f", and {plural(len(counter) - NAMED, 'kind')} more" if len(counter) > NAMED else ""
+                left_out = f"{plural(counter.total(), f'faulty {of}')} left out ({kinds}{more})"
                 found.append(f"{left_out}; first: {self._first[key]}")
-        return (*found, *(f"{n} {what} read as meant: {how}" for how, n in self.mended.most_common(NAMED)))
+        return (
+            *found,
+            *(f"{plural(n, what)} read as meant: {how}" for how, n in self.mended.most_common(NAMED)),
+        )
 
     def summary(self) -> str:
         """All of it in a few lines; empty where there is nothing to tell."""
         lines = []
-        for counter, what in ((self.records, "image records"), (self.annotations, "annotations")):
+        for counter, what in ((self.records, "image record"), (self.annotations, "annotation")):
             if counter:
                 kinds = ", ".join(f"{n} {kind}" for kind, n in counter.most_common())
-                lines.append(f"{self.where}: {counter.total()} faulty {what} left out ({kinds})")
+                lines.append(f"{self.where}: {plural(counter.total(), f'faulty {what}')} left out ({kinds})")
         if self.images:
             lines.append(f"{self.where}: unreadable images passed over {self.images} times")
         lines += [f"  {sentence}" for sentence in self.named]

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
@@ -35,6 +36,47 @@ def no_file(path: Path) -> str:
     if stat.S_ISREG(mode):
         return ""
     return next((name for matches, name in _KINDS if matches(mode)), "something else")
+
+
+#: What a drive over a network says while it does not answer, or has come back as another.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "ENOLINK", "EREMOTEIO", "ECOMM"),
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "ENOTCONN"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "EPROTO", "ESHUTDOWN"),
+    )
+    if hasattr(errno, name)
+)
+#: Seconds before each further try.
+WAITS = (0.5, 2.0, 8.0)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; where a drive does not answer it is asked again, ever later.
+
+    Raises:
+        OSError, ValueError: as :func:`open_image`, or the drive did not answer in about ten seconds.
+    """
+    for wait in WAITS:
+        try:
+            return _read(path)
+        except OSError as error:
+            if not _may_pass(path, error):
+                raise
+        time.sleep(wait)
+    return _read(path)
+
+
+def _read(path: Path) -> bytes:
+    with open_image(path) as file:
+        return file.read()
+
+
+def _may_pass(path: Path, error: OSError) -> bool:
+    if error.errno == errno.ENOENT:  # the whole folder: a drive that is mounted anew
+        return not os.path.isdir(path.parent)  # noqa: PTH112 - it takes any name
+    return error.errno in _PASSING
 
 
 def open_image(path: Path) -> BinaryIO:

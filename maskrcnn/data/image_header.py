@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn.data.image_files import open_image
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 
 #: Pixels of the largest image that is decoded: OpenCV's own limit (CV_IO_MAX_IMAGE_PIXELS).
 MAX_PIXELS = 2**30
@@ -92,8 +92,8 @@ def check_size(data: bytes) -> None:
     compressed = data.startswith((b"\x89PNG", b"\xff\xd8"))
     if compressed and width * height > _MAX_RATIO * len(data):
         raise DataError(
-            f"the image file says that it has {width} x {height} pixels, which its {len(data)} bytes cannot"
-            " hold: it is damaged; restore it"
+            f"the image file says that it has {width} x {height} pixels, which its"
+            f" {plural(len(data), 'byte')} cannot hold: it is damaged; restore it"
         )
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from maskrcnn.config.registry import Named
 from maskrcnn.data.file_names import shown
-from maskrcnn.data.image_files import open_image
+from maskrcnn.data.image_files import read_file
 from maskrcnn.data.image_header import TOO_LARGE, ImageHeader, check_size, parse_header
 from maskrcnn.data.interfaces import RGB, ContrastConfig, ImageReading
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures.samples import Image
 
 #: What becomes of 16 bits a channel: ``scale`` to 8 bits, or ``keep`` the precision as float32 in [0, 255].
@@ -53,13 +53,14 @@ def read_image(
     check: called with what the file says of itself before its pixels take memory (not for formats whose
         header is not known here); what it raises passes.
 
+    A drive that does not answer is asked again, for about ten seconds.
+
     Raises:
         DataError: the file is missing, truncated, of no known format, of another number type or of channels,
             larger than OpenCV reads, or no file at all (a folder, a named pipe).
     """
     try:
-        with open_image(path) as file:
-            data = file.read()
+        data = read_file(path)
     except FileNotFoundError:
         raise DataError(f"{shown(path)}: there is no such image file") from None
     except OSError as error:
@@ -184,9 +185,9 @@ def stretch(image: npt.NDArray[Any], contrast: ContrastConfig) -> Image:
 def wrong_channels(found: int, reading: ImageReading) -> str:
     """What to do about a file of ``found`` channels where others are read."""
     return (
-        f"the image has {found} channels, and data.channels is {reading.channels}; set data.channels to"
-        f" {found}, or store {reading.channels} channels (TIFF and npy hold any number; data.pages: channels"
-        " takes a TIFF's pages for channels)"
+        f"the image has {plural(found, 'channel')}, and data.channels is {reading.channels}; set"
+        f" data.channels to {found}, or store {plural(reading.channels, 'channel')} (TIFF and npy hold any"
+        " number; data.pages: channels takes a TIFF's pages for channels)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -15,14 +16,17 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform
 from maskrcnn.data.schedule import Draw, TrainSchedule
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.moving import apply_transforms
-from maskrcnn.data.workers import POLL, WorkerStart, iterate
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.data.workers import POLL, Mending, Places, WorkerStart, iterate
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.structures import Batch, RawSample, Sample, Targets, collate
 from maskrcnn.structures.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
 
 #: How many unreadable images in a row are passed over before training stops.
 MAX_REPLACEMENTS = 100
@@ -77,6 +81,7 @@ class _Images(TorchDataset[_Loaded]):
     replace: bool = False
     copy_paste: CopyPasteConfig | None = None
     drawn_masks: bool | None = None
+    places: Places = field(default_factory=lambda: Places(0))
     _notes: list[tuple[str, int, str]] = field(default_factory=list, init=False)
 
     def __getitem__(self, draws: Any) -> _Loaded:
@@ -92,6 +97,8 @@ class _Images(TorchDataset[_Loaded]):
                     seeds.append(derive_seed("image", self.seed, draw.epoch, draw.position))
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
             return _Loaded(collate([]), error=error, notes=tuple(self._notes))
+        finally:
+            self.places.at(-1)
         return _Loaded(
             collate(samples, seeds, self.drawn_masks), tuple(passed_over), notes=tuple(self._notes)
         )
@@ -118,6 +125,7 @@ class _Images(TorchDataset[_Loaded]):
         count = len(self.dataset)
         for offset in range(min(count, MAX_REPLACEMENTS)):
             index = (image + offset) % count
+            self.places.at(index)
             try:
                 raw = self.dataset.load(index)
                 self._notes += [(note.kind, raw.info.image_id, note.sentence) for note in raw.notes]
@@ -129,8 +137,8 @@ class _Images(TorchDataset[_Loaded]):
                 if not self.replace:
                     return None
         raise DataError(
-            f"{len(passed_over)} images in a row cannot be read, and no more are passed over; the last:"
-            f" {passed_over[-1][1]}; restore them, or take their records out of"
+            f"{plural(len(passed_over), 'image')} in a row cannot be read, and no more are passed over; the"
+            f" last: {passed_over[-1][1]}; restore them, or take their records out of"
             f" {self.dataset.annotation_file}"
         )
 
@@ -151,11 +159,26 @@ class _Batches(Sequence[list[Draw]]):
         return self.schedule.batch(range(self.first, self.last)[i], self.rank)
 
 
+@dataclass(eq=False)
+class _Behind(Sequence[list[Draw]]):
+    """The batches behind the first so many."""
+
+    batches: Sequence[list[Draw]]
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.first
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.batches[range(self.first, len(self.batches))[i]]
+
+
 class BatchLoader:
     """Iterates over batches; ``len`` of it is their number (at most, where unreadable images are skipped).
 
     Every iteration starts anew.  Images that the workers passed over go to ``dataset.report``.
-    Iterating raises what :func:`maskrcnn.data.workers.iterate` does; ``stopping`` may be set for it.
+    Iterating raises what :func:`maskrcnn.data.workers.iterate` does; ``stopping`` and ``tell`` may be set for
+    it.  In place of a process that is lost others make its batch anew: the batches are the same.
     """
 
     def __init__(
@@ -164,19 +187,28 @@ class BatchLoader:
         self.dataset = images.dataset
         #: Whether the run was asked to stop: then a batch that does not come is not waited for any longer.
         self.stopping: Callable[[], bool] = lambda: False
-        self._batches = batches
+        #: Takes a sentence on a process that is lost.
+        self.tell: Callable[[str], None] = logger.warning
+        self._images, self._batches = images, batches
+        self._workers, self._pin_memory = workers, pin_memory
+        images.places = Places(workers)
+        self._start = WorkerStart()
+
+    def _loader(self, first: int) -> DataLoader[Any]:
+        """Of the batches behind the first so many."""
+        workers = self._workers
         options: dict[str, Any] = {}
         if workers and sys.platform.startswith("linux"):
             # A forked worker shares the data set's arrays; any other start copies them.
             options["multiprocessing_context"] = "fork"
-        self._loader: DataLoader[Any] = DataLoader(
-            images,
-            sampler=batches,  # an item is a batch, its key a list of draws
+        return DataLoader(
+            self._images,
+            sampler=_Behind(self._batches, first),  # an item is a batch, its key a list of draws
             batch_size=None,
             collate_fn=_as_is,
             num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=WorkerStart(),
+            pin_memory=self._pin_memory,
+            worker_init_fn=self._start,
             timeout=POLL if workers else 0,
             **options,
         )
@@ -185,7 +217,8 @@ class BatchLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        with closing(iterate(self._loader, lambda: self.stopping())) as source:
+        mending = Mending(self._loader, lambda text: self.tell(text), self._name, self._images.places)
+        with closing(iterate(self._loader(0), lambda: self.stopping(), mending)) as source:
             for loaded in source:
                 for image_id, sentence in loaded.passed_over:
                     self.dataset.report.image(image_id, sentence)
@@ -195,6 +228,11 @@ class BatchLoader:
                     raise loaded.error
                 if len(loaded.batch):
                     yield loaded.batch
+
+    def _name(self, image: int) -> str:
+        path = getattr(self.dataset, "path", lambda _: "")(image)
+        file = f" ({shown(path)})" if path else ""
+        return f"image {int(self.dataset.image_ids[image])}{file}"
 
 
 def train_loader(

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data.formats.coco_json import as_id, read_json
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.files import replacing
 from maskrcnn.structures import clip_boxes, large_enough
 
@@ -90,14 +90,14 @@ class ProposalFile:
         missing = wanted[~np.isin(wanted, self.image_ids)]
         if len(missing):
             raise DataError(
-                f"{self.path}: no proposals for image {missing[0]} of {annotations}"
-                f" ({len(missing)} of {len(wanted)} images lack them); {_HOW} over the whole data set"
+                f"{self.path}: no proposals for image {missing[0]} of {annotations} ({len(missing)} of"
+                f" {plural(len(wanted), 'image')} lack them); {_HOW} over the whole data set"
             )
         strange = self.image_ids[~np.isin(self.image_ids, known)]
         if len(strange):
             raise DataError(
-                f"{self.path}: its image {strange[0]} is not in {annotations} ({len(strange)} of {len(self)}"
-                " images are not); the proposals belong to another data set"
+                f"{self.path}: its image {strange[0]} is not in {annotations} ({len(strange)} of"
+                f" {plural(len(self), 'image')} are not); the proposals belong to another data set"
             )
 
     def of(self, image_id: int, height: int, width: int, count: int) -> Tensor:
@@ -156,7 +156,7 @@ def _read_npz(path: Path) -> tuple[Integers, Integers, Floats]:
         raise DataError(f"{path}: 'proposals' must be float [P, 5], it is {rows.dtype} {list(rows.shape)}")
     if (counts < 0).any() or int(counts.sum()) != len(rows):
         raise DataError(
-            f"{path}: 'counts' add up to {int(counts.sum())}, but there are {len(rows)} proposals"
+            f"{path}: 'counts' add up to {int(counts.sum())}, but there are {plural(len(rows), 'proposal')}"
         )
     return ids.astype(np.int64), counts.astype(np.int64), rows
 

@@ -1,4 +1,7 @@
-"""Loader workers: started deaf to signals that are meant for the run, ended with it whatever their state."""
+"""Loader workers: started deaf to signals that are meant for the run, ended with it whatever their state.
+
+One that dies, is stopped or stands still is told with the image that it was at, and others take its place.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from maskrcnn.errors import UserError
 
@@ -31,6 +37,12 @@ _GRACE, _GONE = 2.0, 3.0
 POLL = 1
 #: After so many fruitless looks of a run that was asked to stop, it is.
 _PATIENCE = 3
+#: Looks after which a worker that was stopped is given up, while its batch is waited for.
+STOPPED_LOOKS = 10
+#: Seconds after which one is that stands at an image all the while: far above what slow drives take.
+STANDSTILL = 600.0
+#: Tries to go on with new workers without a batch in between.
+_TRIES = 3
 
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
@@ -68,38 +80,97 @@ class WorkerStart:
         torch.set_num_threads(1)
 
 
-def iterate(loader: DataLoader[Any], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
+class Places:
+    """The image that each worker is at, in memory that they share with the process that reads."""
+
+    def __init__(self, workers: int) -> None:
+        self._images = multiprocessing.RawArray("q", [-1] * workers)
+        self._pids = multiprocessing.RawArray("q", [-1] * workers)
+
+    def at(self, image: int) -> None:
+        """This worker begins an image; -1: it is at none.  Nothing in the reading process."""
+        worker = get_worker_info()
+        if worker is not None and worker.id < len(self._images):
+            self._images[worker.id], self._pids[worker.id] = image, os.getpid()
+
+    def of(self, pid: int | None) -> int:
+        """The image of a worker by its process, -1 for none."""
+        known = list(self._pids)
+        return int(self._images[known.index(pid)]) if pid in known else -1
+
+
+@dataclass(frozen=True)
+class Mending:
+    """How a loader goes on without a worker that is lost.
+
+    again: the loader of the items behind so many.
+    tell: takes a sentence.
+    name: that of an image by its place in the data set.
+    places: where its workers are.
+    """
+
+    again: Callable[[int], DataLoader[Any]]
+    tell: Callable[[str], None]
+    name: Callable[[int], str]
+    places: Places = field(default_factory=lambda: Places(0))
+
+
+def iterate(
+    loader: DataLoader[Any], stopping: Callable[[], bool], mending: Mending | None = None
+) -> Generator[Any, None, None]:
     """The items of a loader with or without workers; its workers are gone when this ends.
 
     ``loader`` has workers and a timeout of :data:`POLL`, or no workers.
 
     Args:
         stopping: whether the run was asked to stop.
+        mending: how to go on without a worker that is lost; None: that is an error.
 
     Raises:
         StalledError: it was, and no item came for about three seconds.
-        LostWorkerError: a worker ended or was killed.
+        LostWorkerError: a worker ended, was killed or given up, and new ones did not help.
     """
+    done = tries = 0
+    while True:
+        try:
+            for item in _iterate(loader, stopping, mending):
+                done, tries = done + 1, 0
+                yield item
+            return
+        except LostWorkerError as error:
+            tries += 1
+            if mending is None or tries > _TRIES or stopping():
+                raise
+            mending.tell(f"{error}. Its batch is made anew by new processes, and the run goes on")
+            loader = mending.again(done)
+
+
+def _iterate(
+    loader: DataLoader[Any], stopping: Callable[[], bool], mending: Mending | None
+) -> Generator[Any, None, None]:
     before = set(multiprocessing.active_children())
     with _blocked():
         source = [iter(loader)]
     workers = [p for p in multiprocessing.active_children() if p not in before]
-    with _children_unwatched(), _Watch(workers, stopping) as watch:  # torch's handler is there by now
+    places = Places(0) if mending is None else mending.places
+    with _children_unwatched(), _Watch(workers, stopping, places) as watch:  # torch's handler is there by now
         try:
-            yield from _items(source, workers, watch)
+            yield from _items(source, workers, watch, mending)
         finally:
             _end(source, workers)
 
 
 class _Watch:
-    """Kills the workers of a run that was asked to stop and waits for a batch all the same.
+    """Kills the workers of a run that was asked to stop and waits for a batch all the same, and one that was
+    stopped, or stands still, while its batch is waited for.
 
     A thread, since the wait itself cannot be left: where a stopped worker has announced a batch, torch asks
     it for the memory's handle without a time limit.  Its death ends the wait.
     """
 
-    def __init__(self, workers: Sequence[BaseProcess], stopping: Callable[[], bool]) -> None:
+    def __init__(self, workers: Sequence[BaseProcess], stopping: Callable[[], bool], places: Places) -> None:
         self._workers = workers
+        self._places = places
         self._stopping = stopping
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -107,6 +178,8 @@ class _Watch:
         self.waiting = False
         #: Whether the wait was ended.
         self.given_up = False
+        #: Why a worker was given up, by its place among them.
+        self.lost: dict[int, str] = {}
 
     def __enter__(self) -> _Watch:
         if self._workers:
@@ -118,7 +191,19 @@ class _Watch:
 
     def _look(self) -> None:
         looks = 0
+        stopped, stood = [0] * len(self._workers), [(-1, 0.0)] * len(self._workers)
         while not self._end.wait(POLL):
+            for number, worker in enumerate(self._workers if self.waiting else ()):
+                stopped[number] = stopped[number] + 1 if _is_stopped(worker.pid) else 0
+                image, since = self._places.of(worker.pid), time.monotonic()
+                if image < 0 or image != stood[number][0]:
+                    stood[number] = image, since
+                if number in self.lost:
+                    continue
+                if stopped[number] >= STOPPED_LOOKS:
+                    self._give_up(number, "was stopped by a signal (SIGSTOP, a debugger, or a frozen group)")
+                elif since - stood[number][1] >= STANDSTILL:
+                    self._give_up(number, f"stood still for {STANDSTILL:.0f} s")
             looks = looks + 1 if self.waiting and self._stopping() else 0
             if looks >= _PATIENCE:
                 self.given_up = True
@@ -126,8 +211,23 @@ class _Watch:
                     worker.kill()
                 return
 
+    def _give_up(self, number: int, why: str) -> None:
+        self.lost[number] = why
+        self._workers[number].kill()
 
-def _items(source: list[Any], workers: Sequence[BaseProcess], watch: _Watch) -> Iterator[Any]:
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether the system says so, where it can."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] in "Tt"
+
+
+def _items(
+    source: list[Any], workers: Sequence[BaseProcess], watch: _Watch, mending: Mending | None
+) -> Iterator[Any]:
     while True:
         watch.waiting = True
         try:
@@ -137,30 +237,58 @@ def _items(source: list[Any], workers: Sequence[BaseProcess], watch: _Watch) -> 
         except (RuntimeError, OSError, EOFError) as error:
             if watch.given_up:
                 raise StalledError from None
-            if str(error).startswith("DataLoader timed out"):
-                continue
-            if workers:
+            late = str(error).startswith("DataLoader timed out")
+            if workers and not late:
                 wait([worker.sentinel for worker in workers], timeout=POLL)
-            if any(worker.exitcode for worker in workers):
-                raise LostWorkerError(_lost(workers)) from None
-            raise
+            if watch.lost or any(worker.exitcode for worker in workers):
+                raise LostWorkerError(_lost(workers, watch.lost, mending)) from None
+            if not late:
+                raise
+            continue
         watch.waiting = False
         yield item
 
 
-def _lost(workers: Sequence[BaseProcess]) -> str:
+#: What mostly ends a worker so, and what helps.
+_LIKELY = {
+    "SIGKILL": "mostly the system short of memory: lower data.workers (0: the training process loads), or"
+    " give the run more",
+    "SIGBUS": "mostly a full /dev/shm{room}: make it larger (docker run --shm-size 8g), or lower"
+    " data.workers",
+    "SIGSEGV": "a fault of the code that reads or decodes images, if it comes again at the same image: take"
+    " that one out",
+}
+
+
+def _lost(workers: Sequence[BaseProcess], given_up: dict[int, str], mending: Mending | None) -> str:
     """The sentence for workers that are gone."""
-    names = []
-    for worker in workers:
+    names, likely = [], dict[str, None]()
+    for number, worker in enumerate(workers):
         code = worker.exitcode
-        if code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            names.append(f"process {worker.pid} {how}")
-    return (
-        f"a process that loads images is gone ({'; '.join(names[:3])}): SIGKILL is mostly the system short"
-        " of memory, SIGBUS a full /dev/shm; lower data.workers (0: the training process loads), or give them"
-        " more"
-    )
+        if not code and number not in given_up:
+            continue
+        how, signalled = f"ended with status {code}", ""
+        if number in given_up:
+            how = given_up[number]
+        elif code and code < 0:
+            signalled = signal.Signals(-code).name
+            how = f"was ended by {signalled}"
+        if signalled in _LIKELY:
+            likely[_LIKELY[signalled].format(room=_shared_room())] = None
+        image = -1 if mending is None else mending.places.of(worker.pid)
+        at = "" if image < 0 or mending is None else f" at {mending.name(image)}"
+        names.append(f"process {worker.pid} {how}{at}")
+    why = f"; {'; '.join(likely)}" if likely else ""
+    return f"a process that loads images is gone ({'; '.join(names[:3])}){why}"
+
+
+def _shared_room() -> str:
+    """How much of the shared memory is free, where that can be asked for."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return ""
+    return f" ({found.f_bavail * found.f_frsize >> 20} MiB free)"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.trainer import BUDGETS
+from maskrcnn.errors import plural
 
 #: Steps whose time is not counted (caches, allocator, a compiler), and those that are measured after them.
 SKIPPED, MEASURED = 10, 50
@@ -76,8 +77,9 @@ class TimeBudget:
 
     def told(self) -> str:
         """The decision as a sentence."""
+        steps = plural(self.steps or 0, "step")
         return (
-            f"{self.steps} steps: decided after step {self._after} by {self._seconds:.3g} s a step and"
+            f"{steps}: decided after step {self._after} by {self._seconds:.3g} s a step and"
             f" {self.hours:g} hours (train.hours); the schedule of {self.planned} steps is stretched to them"
         )
 

@@ -57,7 +57,7 @@ class Checkpoint:
 
     def with_states(self, states: Mapping[str, Any]) -> Checkpoint:
         """The same with ``states``, the model's among them, in place of its own."""
-        more = {name: state for name, state in states.items() if name not in _OWN}
+        more = {name: state for name, state in states.items() if state and name not in _OWN}
         return replace(self, **{name: states.get(name, {}) for name in _OWN}, more=more)
 
 
@@ -66,6 +66,8 @@ _FIELDS = tuple(f.name for f in fields(Checkpoint) if f.name != "more")
 _OWN = ("model", "optimizer", "scaler")
 #: Further parts that only some runs have, and the key that asks for each.
 OPTIONAL = {"ema": "solver.ema", "budget": "train.hours"}
+#: Further parts of a training, of which predictions have no use.
+_OF_TRAINING = ("recovery",)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -223,7 +225,8 @@ def incomplete(parts: Parts, checkpoint: Checkpoint, source: Path) -> list[str]:
 
 def unknown(checkpoint: Checkpoint, source: Path, parts: Parts | None = None) -> list[str]:
     """A sentence on what ``checkpoint`` holds besides ``parts``, where there is anything not known here."""
-    names = few(repr(name)[:60] for name in checkpoint.more if name not in {*(parts or ()), *OPTIONAL})
+    known = {*(parts or _OF_TRAINING), *OPTIONAL}
+    names = few(repr(name)[:60] for name in checkpoint.more if name not in known)
     if not names:
         return []
     return [f"{source} holds {names}, unknown here (a later maskrcnn may have written it), and left out"]

@@ -15,7 +15,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -27,7 +28,9 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from maskrcnn.errors import UserError
+from maskrcnn.config.registry import Named
+from maskrcnn.engine.faults import LostRankError, is_lost_rank
+from maskrcnn.errors import UserError, plural
 from maskrcnn.weights.safe_load import first_line
 
 T = TypeVar("T")
@@ -36,6 +39,10 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(hours=2)
 #: Seconds after which a process that waits for the others says so.
 _PATIENCE = 30.0
+#: Seconds within which it is heard which process is gone, where a library noticed that one is.
+_HEARSAY = 12.0
+#: What a run that lost a rank is told besides.
+TO_GO_ON = "what was saved is kept; to go on: train again with --resume"
 #: Seconds between two looks at the others' words.
 _LOOK = 0.05
 
@@ -43,6 +50,11 @@ _LOOK = 0.05
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: More processes than any cluster has GPUs for one training.
 _MOST = 100_000
+
+#: How ranks hear of each other's end, and end with torchrun; loaded where there are several.
+WATCHES: Named[Callable[..., Any]] = Named("watch", "maskrcnn.engine", ranks="heartbeat", parent="heartbeat")
+#: This process's, where it is one of several.
+_watch: Any = None
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +151,28 @@ class Ranks:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def say(self, what: str) -> None:
+        """What this process does now: the others are told the last of it where this one is lost."""
+        if self.group is not None and _watch is not None:
+            _watch.say(what)
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of files that each process writes: empty on rank 0, ``_rank_1`` and so on."""
+        return f"_rank_{self.rank}" if self.rank else ""
+
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Wait for all processes.
+
+        Raises:
+            LostRankError: here and in the calls below, where one of them is gone.
+        """
         if self.group is not None:
-            dist.barrier(group=self.group)
+            with _loss_is_told():
+                dist.barrier(group=self.group)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """``tensor`` summed over the processes, in place."""
+        """``tensor`` summed over the processes, in place; what torch raises is for the step to judge."""
         if self.group is not None:
             dist.all_reduce(tensor)
         return tensor
@@ -155,7 +182,8 @@ class Ranks:
         if self.group is None:
             return [item]
         found: list[Any] | None = [None] * self.size if self.is_main else None
-        dist.gather_object(item, found, dst=0, group=self.group)
+        with _loss_is_told():
+            dist.gather_object(item, found, dst=0, group=self.group)
         return found or []
 
     def share(self, item: T) -> T:
@@ -163,8 +191,31 @@ class Ranks:
         if self.group is None:
             return item
         box = [item]
-        dist.broadcast_object_list(box, src=0, group=self.group)
+        with _loss_is_told():
+            dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
+
+
+@contextmanager
+def _loss_is_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise LostRankError(f"{lost_rank()}; {TO_GO_ON}") from None
+
+
+def tell_the_others(error: str) -> None:
+    """That this process ends by an error, so that they need not wait for it."""
+    if _watch is not None:
+        _watch.fail(error)
+
+
+def lost_rank() -> str:
+    """Which process of this run is gone, as a phrase, for one that noticed that one is."""
+    told: str = "" if _watch is None else _watch.lost(_HEARSAY)
+    return told or "another process of this run is gone, see its messages"
 
 
 def choose_device(wish: str, local_rank: int = 0) -> torch.device:
@@ -200,6 +251,8 @@ def connect(device: str) -> Ranks:
     """
     launch = read_launch()
     size, local_rank = launch.size, launch.local_rank
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        WATCHES.get("parent")()
     place = choose_device(device, local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -222,6 +275,10 @@ def leave() -> None:
 
     A thread that drops a message's tensor after that aborts the process, seldom and when all is done.
     """
+    global _watch
+    if _watch is not None:
+        _watch.leave()
+        _watch = None
     if dist.is_initialized():
         dist.destroy_process_group()
     _object_group.cache_clear()
@@ -230,7 +287,8 @@ def leave() -> None:
 
 @cache
 def _object_group() -> Any:
-    """The gloo group over all processes; joins them on the first call."""
+    """The gloo group over all processes; joins them on the first call, and begins to watch them."""
+    global _watch
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         wait = threading.Timer(_PATIENCE, _tell_that_nobody_comes)
@@ -250,6 +308,8 @@ def _object_group() -> Any:
         finally:
             wait.cancel()
         atexit.register(leave)
+        alone = Ranks(rank, size, 0, torch.device("cpu"), group)
+        _watch = WATCHES.get("ranks")(rank, size, alone.share, read_launch().local_size == size)
         return group
     return dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
@@ -290,4 +350,4 @@ def fresh_part(store: Store, rank: int, size: int, seconds: float) -> Store:
                 if store.check([f"{place}/met"]):
                     return PrefixStore(place, store)
         time.sleep(_LOOK)
-    raise TimeoutError(f"not all of {size} processes came within {seconds:.0f} s")
+    raise TimeoutError(f"not all of {plural(size, 'process')} came within {seconds:.0f} s")

@@ -184,6 +184,13 @@ def parameter_groups(
     return [{"name": n, "params": p, "weight_decay": d} for n, p, d in groups if p]
 
 
+def _total_norm(grads: list[Tensor]) -> Tensor:
+    """L2 norm of all together, a scalar; of gradients that are dealt out over ranks that of the whole."""
+    norm: Any = torch.nn.utils.get_total_norm(grads)
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients down so that their common L2 norm is at most ``max_norm`` (Pascanu et al. 2013).
 
@@ -193,7 +200,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
-    norm = float(torch.nn.utils.get_total_norm(grads))
+    norm = float(_total_norm(grads))
     if norm > max_norm and norm != float("inf"):
         torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
     return norm
@@ -206,7 +213,7 @@ def clip_unread(parameters: Iterable[nn.Parameter], max_norm: float | None) -> T
         The norm before clipping, a scalar on the gradients' device.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm: Tensor = torch.nn.utils.get_total_norm(grads)
+    norm = _total_norm(grads)
     if grads and max_norm is not None:
         # As there in double precision, so that the bits are the same; a factor of 1 changes none.
         factor = torch.where(norm > max_norm, max_norm / (norm.double() + 1e-6), 1.0)

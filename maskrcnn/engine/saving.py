@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
+from maskrcnn.engine.background import BackgroundWriter
 from maskrcnn.engine.checkpoint import Checkpoint, Parts, WriteError
 from maskrcnn.engine.checkpoint_folder import CheckpointFolder
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.faults import Soundness
-from maskrcnn.errors import UserError
+from maskrcnn.engine.faults import Soundness, is_out_of_memory
+from maskrcnn.errors import UserError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,8 @@ class Saving:
     """Saves the parts of a run's state: all ranks give theirs, and rank 0 writes.
 
     A checkpoint that cannot be written is told once, and wished for again after each step.  Where the weights
-    are ruined the last sound checkpoint stays.
+    are ruined the last sound checkpoint stays.  As a context manager it waits at the end for what is still
+    being written.
 
     ranks: the processes.
     parts: what a checkpoint holds, the model among it.
@@ -37,6 +41,8 @@ class Saving:
     best_metric: the metric whose best value marks ``best.pt``; None: see :func:`improved`.
     guard: raises a UserError where the run must not write any more; asked at logs and checkpoints, on rank 0
         alone.
+    background: write while training goes on, which is held until the state is copied.  How a write ended is
+        known later then, at the latest before the next one: see :meth:`settle`.
     """
 
     ranks: Ranks
@@ -47,10 +53,14 @@ class Saving:
     weights: Sequence[Tensor] = ()
     best_metric: str | None = None
     guard: Callable[[], None] | None = None
+    background: bool = False
 
     def __post_init__(self) -> None:
         if not self.ranks.is_main:
             self.folder, self.guard, self.weights = None, None, ()
+        self._writer = BackgroundWriter() if self.background and self.folder is not None else None
+        #: The step that is being written, and what tells how that ended.
+        self._pending: tuple[int, Future[Any]] | None = None
         self._soundness: Soundness | None = None
         self._ruined: set[int] = set()
         #: The step of the last checkpoint, and of the last whose weights are sound.
@@ -64,6 +74,7 @@ class Saving:
     @property
     def safe(self) -> str:
         """Which checkpoint is kept, for messages."""
+        self.settle()
         if self.saved is None:
             return "no checkpoint was written yet"
         text = f"the checkpoint of step {self.saved} is kept"
@@ -75,7 +86,14 @@ class Saving:
     @property
     def wished(self) -> bool:
         """Whether a checkpoint that failed may be tried again."""
+        self.settle(wait=False)
         return self.unsaved is not None and self.folder is not None and self.folder.has_room()
+
+    def __enter__(self) -> Saving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.settle()
 
     def begin(self, step: int) -> None:
         """Look at the weights that training begins with: new ones, or those of the checkpoint of ``step``."""
@@ -96,26 +114,63 @@ class Saving:
             except UserError as error:
                 self.problem = error
 
-    def save(self, state: Checkpoint, *, best: bool = False) -> bool:
+    def save(self, state: Checkpoint, *, best: bool = False, wait: bool = False) -> bool:
         """Write ``state`` with the states of all parts; called on all ranks at once.
 
+        Args:
+            wait: until it is on the disk, also where checkpoints are written in the background.
+
         Returns:
-            whether it was written; True on ranks other than 0.
+            whether it was written, or is being written; True on ranks other than 0.
         """
         full = state.with_states({name: part.save() for name, part in self.parts.items()})
-        step = state.step
-        if self.folder is None:
+        step, folder = state.step, self.folder
+        if folder is None:
             self.saved = step
             return True
+        self.settle()
         self.ask_guard()
         if self.problem is not None:
             return False
         what = None if self._soundness is None else self._soundness.weights()
         if what is not None:
             self._tell_ruin(step, what)
+        if self._writer is not None and not wait:
+            try:
+                self._pending = (
+                    step,
+                    self._writer.start(
+                        full.states, lambda states: folder.save(full.with_states(states), best=best)
+                    ),
+                )
+                return True
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
         try:
-            self.folder.save(full, best=best)
+            folder.save(full, best=best)
         except WriteError as error:
+            return self._note(step, error)
+        return self._note(step, None)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Take note of how the write in the background ended, and tell it where it failed.
+
+        Args:
+            wait: for its end; else only where it has ended.
+        """
+        if self._pending is None or not (wait or self._pending[1].done()):
+            return
+        step, future = self._pending
+        self._pending = None
+        error = future.exception()
+        if error is not None and not isinstance(error, WriteError):
+            raise error
+        self._note(step, error)
+
+    def _note(self, step: int, error: WriteError | None) -> bool:
+        """Whether the write of ``step`` went well, which is told where that is news."""
+        if error is not None:
             if self.unsaved is None:
                 at_stake = self._at_stake(step, "at stake")
                 self.console.warn(f"step {step}: {error}; {at_stake}; it is tried again after each step")
@@ -130,16 +185,20 @@ class Saving:
         return True
 
     def save_evaluated(self, state: Checkpoint, metrics: dict[str, float]) -> Checkpoint:
-        """Save ``state`` with the evaluation of its step, as the best where it is; returns that state."""
+        """Save ``state`` with the evaluation of its step, as the best where it is; returns that state.
+
+        It is waited for, since what is the best depends on what is on the disk.
+        """
         record = improved(metrics, self.best_metric, state.best, state.step)
         after = replace(state, evaluated=state.step, best=record or state.best)
-        if self.save(after, best=record is not None):
+        if self.save(after, best=record is not None, wait=True):
             return after
         # A later checkpoint has other weights, so the best one is looked for among those to come.
         return replace(after, best=state.best)
 
     def last_word(self, step: int) -> UserError | None:
         """What makes the end of a run after ``step`` an error, on rank 0."""
+        self.settle()
         if self.problem is not None or self.unsaved is None:
             return self.problem
         return WriteError(f"stopped after step {step}: {self.unsaved}; {self._at_stake(step, 'lost')}")
@@ -147,7 +206,8 @@ class Saving:
     def _at_stake(self, step: int, fate: str) -> str:
         """What is lost, or would be if the run ended after ``step``."""
         if self.saved is None:
-            return f"nothing of this run was saved before, so all {step} steps are {fate}"
+            steps = plural(step, "step is", "steps are")
+            return f"nothing of this run was saved before, so {steps} {fate}"
         if step == self.saved:
             return f"the checkpoint of step {step} is there without its evaluation's figures"
         return f"the steps since the checkpoint of step {self.saved} ({step - self.saved}) are {fate}"

@@ -1,4 +1,7 @@
-"""One optimizer step: forward and backward passes, clipping and the update; it knows no log or file."""
+"""One optimizer step: forward and backward passes, clipping and the update; it knows no log or file.
+
+What memory has no room for is passed in pieces; a step whose figures are not finite may be left out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +22,12 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.checkpoint import Part, Parts
-from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.distributed import Ranks, lost_rank
 from maskrcnn.engine.optim import clip_gradients, clip_unread
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.engine.unread import (
     MOST_UNREAD,
+    Figures,
     Hearing,
     UnreadFigures,
     start_momenta,
@@ -32,6 +38,22 @@ from maskrcnn.errors import UserError
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 from maskrcnn.structures.seeds import seed_step
+
+#: A batch that memory has room for is passed at most in so many pieces.
+MOST_PIECES = 8
+
+
+class Forward(Protocol):
+    """The losses of a batch, or of a piece of one, by name.
+
+    number: of the piece.  alone: by the model itself, in place of what the strategy calls.
+    """
+
+    def __call__(self, batch: Batch, number: int = 0, alone: bool = False) -> dict[str, Tensor]: ...
+
+
+#: What is needed only where memory ran out: the passes of a batch that is cut by images; a stand-in for one.
+CUTS: Named[Callable[..., Any]] = Named("cut", "maskrcnn.engine", images="pieces", stand_in="pieces")
 
 
 class Average(Protocol):
@@ -64,6 +86,9 @@ class StepResult:
     images: how many, over all ranks.
     grad_norm: before clipping.
     waiting: seconds that this rank waited for its batches.
+    left_out: where its figures are not finite and its update was left out, a phrase for each of them.
+    infos: the images of this rank.
+    step: how many steps there were before.
     """
 
     losses: dict[str, float]
@@ -71,6 +96,9 @@ class StepResult:
     images: int
     grad_norm: float
     waiting: float
+    left_out: Sequence[str] = ()
+    infos: Sequence[ImageInfo] = ()
+    step: int = 0
 
 
 @dataclass(eq=False)
@@ -83,8 +111,18 @@ class NotMadeError(Exception):
     infos: Sequence[ImageInfo]
 
 
+@dataclass(eq=False)
 class NoMemoryError(NotMadeError):
-    """Memory ran out, on this rank at least."""
+    """Memory ran out, and smaller pieces of the batch did not help, or could not be made.
+
+    step: how many steps are whole.
+    together: whether all ranks raise it at this step.
+    loading: whether it was while a batch was loaded.
+    """
+
+    step: int
+    together: bool = True
+    loading: bool = False
 
 
 @dataclass(eq=False)
@@ -136,6 +174,33 @@ class _Made(NamedTuple):
     wishes: Wishes
     waiting: float
     rates: list[float]
+    batches: list[Batch]
+
+
+@dataclass
+class _Pass:
+    """What the passes of a step have done so far.
+
+    sums: name -> mean loss.  waiting: seconds for batches.  begun: whether the strategy's module was called;
+    backward: whether the last backward pass has begun.  finish: reads the losses of all ranks.
+    """
+
+    step: int
+    infos: list[ImageInfo]
+    wishes: Callable[[], Wishes]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    waiting: float = 0.0
+    begun: bool = False
+    backward: bool = False
+    finish: Callable[[], tuple[dict[str, float], Wishes]] = field(default=lambda: ({}, Wishes()))
+
+
+def _remembered(source: Iterator[Batch], batches: list[Batch]) -> Iterator[Batch]:
+    """``batches``, and then those of ``source``, which are added to them."""
+    yield from list(batches)
+    for batch in source:
+        batches.append(batch)
+        yield batch
 
 
 @dataclass
@@ -151,9 +216,11 @@ class Step:
         scaler (Micikevicius et al. 2018, section 3.2).
     accumulate: forward passes an optimizer step; gradients are their mean.
     clip_grad_norm: largest L2 norm of all gradients together; None: no clipping.
+    max_skipped: so many steps in a row whose figures are not finite may be left out.
     deferred: figures stay on the device until :meth:`read`, so that :meth:`queue` never waits for it.  None:
         on a GPU; a CPU has made each step before the next anyway.
     average: of the weights, which each step moves.
+    tell: takes a sentence on what is done about memory that ran out.
     """
 
     strategy: Strategy
@@ -164,18 +231,25 @@ class Step:
     precision: Precision
     accumulate: int = 1
     clip_grad_norm: float | None = None
+    max_skipped: int = 0
     deferred: bool | None = None
     average: Average | None = None
+    tell: Callable[[str], None] = field(default=lambda _: None)
 
     def __post_init__(self) -> None:
         self.ranks = self.strategy.ranks
         self.parameters = [p for p in self.strategy.model.parameters() if p.requires_grad]
         self._scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=self.precision == "float16")
         deferred = self.ranks.device.type == "cuda" if self.deferred is None else self.deferred
-        self._unread = UnreadFigures(self.ranks) if deferred else None
+        self._unread = UnreadFigures(self.ranks, self.max_skipped) if deferred else None
         self._hearing = Hearing(self.ranks)
         self._made: list[_Made] = []
-        self._figures: list[tuple[dict[str, float], float]] = []
+        self._figures: list[Figures] = []
+        #: In how many pieces each batch is passed.
+        self.pieces = 1
+        #: Steps that were left out, in all and in a row.
+        self.skipped, self._row = 0, 0
+        self._lost = False
 
     def parts(self) -> Parts:
         """The state that steps change."""
@@ -187,6 +261,7 @@ class Step:
                 lambda state, source: strategy.load_optimizer(optimizer, state, source),
             ),
             "scaler": Part(scaler.state_dict, lambda state, _: scaler.load_state_dict(state), default=dict),
+            "recovery": Part(self._recovery, lambda state, _: self._recover(state), default=dict),
         }
         if (average := self.average) is not None:
 
@@ -200,10 +275,24 @@ class Step:
             parts["ema"] = Part(average.state, average.load, default=begun, absent=absent)
         return parts
 
+    def _recovery(self) -> dict[str, Any]:
+        state = {"pieces": self.pieces, "skipped": self.skipped, "in_a_row": self._row}
+        return state if state != {"pieces": 1, "skipped": 0, "in_a_row": 0} else {}
+
+    def _recover(self, state: Mapping[str, Any]) -> None:
+        self.pieces, self.skipped, self._row = (int(state[k]) for k in ("pieces", "skipped", "in_a_row"))
+        if self._unread is not None:
+            self._unread.begin(self._row)
+
+    @property
+    def deferred_steps(self) -> bool:
+        """Whether figures stay on the device until they are read."""
+        return self._unread is not None
+
     @property
     def full(self) -> bool:
         """Whether what was queued has to be read before more is."""
-        return len(self._made) >= (1 if self._unread is None else MOST_UNREAD)
+        return self._lost or len(self._made) >= (1 if self._unread is None else MOST_UNREAD)
 
     def take(self, step: int, source: Iterator[Batch], wishes: Callable[[], Wishes]) -> StepResult:
         """Make a step and read it: :meth:`queue`, then :meth:`read`."""
@@ -213,8 +302,12 @@ class Step:
     def queue(self, step: int, source: Iterator[Batch], wishes: Callable[[], Wishes]) -> Wishes:
         """Make the step after ``step`` finished ones, with the next ``accumulate`` batches of ``source``.
 
+        Where memory runs out on any rank, all ranks pass the batch anew in twice as many pieces, and those of
+        later steps too.
+
         Where steps are deferred it is not known yet whether its figures are finite.  If they are not, it has
-        changed nothing, nor does any step after it, and :meth:`read` says so.
+        changed nothing; beyond ``max_skipped`` such steps in a row no step after it does either, and
+        :meth:`read` says so.
 
         Args:
             wishes: this rank's, asked for before the last backward pass.
@@ -225,90 +318,229 @@ class Step:
         Raises:
             NotMadeError: one of its kinds; no trace of the step is left.
         """
+        batches: list[Batch] = []
+        while True:
+            try:
+                return self._queue(step, _remembered(source, batches), wishes, batches)
+            except NoMemoryError as error:
+                if error.loading or not (error.together and self._cut_smaller(step, batches)):
+                    error.infos = [info for batch in batches for info in batch.infos]
+                    raise
+            self._forget_pass()
+
+    def _queue(
+        self,
+        step: int,
+        source: Iterator[Batch],
+        wishes: Callable[[], Wishes],
+        batches: list[Batch],
+        *,
+        heard: Wishes | None = None,
+    ) -> Wishes:
+        """:meth:`queue`, once; ``heard``: the wishes that were heard when it was queued before."""
         infos: list[ImageInfo] = []
-        sums: dict[str, Tensor] = {}
-        waiting = 0.0
         lr = self.rate(step)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        with self._undone_if_not_made(infos, wishes, rates) as statistics:
+        pass_ = _Pass(step, infos, wishes)
+        with self._undone_if_not_made(infos, wishes, rates, step) as statistics:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("rate", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
-            for micro in range(self.accumulate):
-                began = time.perf_counter()
-                batch = next(source)
-                waiting += time.perf_counter() - began
-                infos += batch.infos
-                batch = batch.to(self.ranks.device)
-                seed_step(self.seed, step, self.ranks.rank, micro)
-                given = {} if batch.proposals is None else {"proposals": batch.proposals}
-                final = micro == self.accumulate - 1
-                with nullcontext() if final else self.strategy.no_sync():
-                    with autocast(self.ranks.device, self.precision):
-                        args = (batch.images, batch.targets, batch.seeds)
-                        losses: dict[str, Tensor] = self.strategy.module(*args, **given)
-                    for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + value.detach().float() / self.accumulate
-                    # Before the last backward pass: the sum over the ranks goes on while that runs.
-                    if final and self._unread is None:
-                        finish = read_back(self.ranks, sums, wishes())
-                    elif final and self._unread is not None:
-                        self._unread.add_losses(sums)
-                    total = torch.stack([value.float() for value in losses.values()]).sum()
-                    self._scaler.scale(total / self.accumulate).backward()
+            lost = self._pass_all(pass_, source)
+            if lost:
+                for batch in islice(source, self.accumulate - len(batches)):
+                    infos += batch.infos
+                self._stand_in(pass_, batches)
+            if self.ranks.size > 1 and self.strategy.completes:
+                flag = self.ranks.sum(torch.tensor(float(lost), device=self.ranks.device))
+                if self._unread is not None:
+                    self._unread.add_lost(flag)
+                elif flag.item() > 0:
+                    raise NoMemoryError(infos, step)
             if self._unread is None:
-                means, wished = finish()
-                self._figures = [(means, self._judge_and_clip(step, infos, means))]
+                means, wished = pass_.finish()
+                bad, norm = self._judge_and_clip(means)
+                self._figures = [Figures(means, norm)]
+                if bad and self._row >= self.max_skipped:
+                    raise NotFiniteError(infos, bad, step)
+                if bad:
+                    for buffer, copy in statistics:
+                        buffer.copy_(copy)
             else:
-                wished = Wishes(*self._hearing(wishes()))
+                if heard is None:
+                    stop, save, self._lost = self._hearing([*wishes(), lost])
+                    wished = Wishes(stop, save)
+                else:
+                    wished = heard
                 self._scaler.unscale_(self.optimizer)
-                norm = clip_unread(self.parameters, self.clip_grad_norm)
-                self._unread.add_norm(norm, must_be_finite=not self._scaler.is_enabled())
+                norm_unread = clip_unread(self.parameters, self.clip_grad_norm)
+                self._unread.add_norm(norm_unread, must_be_finite=not self._scaler.is_enabled())
             if self._unread is not None or self._scaler.is_enabled():
                 start_momenta(self.optimizer)
-        if self._unread is None:
+        if self._unread is not None:
+            update_unless(self._unread.bad, self.optimizer, self._scaler, statistics)
+        elif not bad:
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        else:
-            update_unless(self._unread.bad, self.optimizer, self._scaler, statistics)
-        if self.average is not None:
-            self.average.update(step, None if self._unread is None else self._unread.bad)
-        self._made.append(_Made(step, infos, wished, waiting, rates))
+        if self.average is not None and self._unread is not None:
+            self.average.update(step, self._unread.bad)
+        elif self.average is not None and not bad:
+            self.average.update(step)
+        self._made.append(_Made(step, infos, wished, pass_.waiting, rates, batches))
+        for older in self._made[:-2] if self.ranks.size > 1 else self._made:
+            older.batches.clear()  # a rank that ran out of memory is heard of a step later
         return wished
+
+    def _pass_all(self, pass_: _Pass, source: Iterator[Batch]) -> bool:
+        """All passes of a step; whether memory ran out where the other ranks have to be told."""
+        try:
+            for micro in range(self.accumulate):
+                began = time.perf_counter()
+                try:
+                    batch = next(source)
+                except MemoryError as error:
+                    alone = self.ranks.size == 1
+                    raise NoMemoryError(pass_.infos, pass_.step, alone, loading=True) from error
+                pass_.waiting += time.perf_counter() - began
+                pass_.infos += batch.infos
+                for last, compute in self._passes(pass_, micro, batch):
+                    self._pass(pass_, compute, final=last and micro == self.accumulate - 1)
+        except (RuntimeError, MemoryError) as error:
+            told = self.ranks.size > 1 and self.strategy.completes
+            if not told or not faults.is_out_of_memory(error):
+                raise
+            return True
+        return False
+
+    def _passes(
+        self, pass_: _Pass, micro: int, batch: Batch
+    ) -> Iterator[tuple[bool, Callable[[], dict[str, Tensor]]]]:
+        """Whether it is the batch's last, and what computes the losses, of each pass of a batch."""
+
+        def forward(batch: Batch, number: int = 0, alone: bool = False) -> dict[str, Tensor]:
+            batch = batch.to(self.ranks.device)
+            seed_step(self.seed, pass_.step, self.ranks.rank, micro + number * self.accumulate)
+            given = {} if batch.proposals is None else {"proposals": batch.proposals}
+            with autocast(self.ranks.device, self.precision):
+                args = (batch.images, batch.targets, batch.seeds)
+                called = self.strategy.model if alone else self.strategy.module
+                pass_.begun = pass_.begun or not alone
+                losses: dict[str, Tensor] = called(*args, **given)
+            return losses
+
+        if self.pieces == 1:
+            return iter([(True, partial(forward, batch))])
+        model = self.strategy.model
+        passes = CUTS.get("images")(batch, self.pieces, model, forward, self._statistics)
+        return iter(passes)
+
+    def _pass(self, pass_: _Pass, compute: Callable[[], dict[str, Tensor]], *, final: bool) -> None:
+        """Forward and backward; the last of a step is heard by all ranks."""
+        with nullcontext() if final else self.strategy.no_sync():
+            losses = compute()
+            for name, value in losses.items():
+                pass_.sums[name] = pass_.sums.get(name, 0.0) + value.detach().float() / self.accumulate
+            # Before the last backward pass: the sum over the ranks goes on while that runs.
+            if final:
+                self._send(pass_, pass_.sums)
+            total = torch.stack([value.float() for value in losses.values()]).sum()
+            pass_.backward = final
+            self._scaler.scale(total / self.accumulate).backward()
+
+    def _send(self, pass_: _Pass, sums: dict[str, Tensor]) -> None:
+        if self._unread is None:
+            pass_.finish = read_back(self.ranks, sums, pass_.wishes())
+        else:
+            self._unread.add_losses(sums)
+
+    def _stand_in(self, pass_: _Pass, batches: list[Batch]) -> None:
+        """Do for the other ranks what they wait for, after memory ran out here; all then begin anew."""
+        self._forget_pass(keep_gradients=pass_.backward)
+        if pass_.backward:
+            self.strategy.complete_backward()
+            return
+        small = CUTS.get("stand_in")(batches[0]).to(self.ranks.device)
+        given = {} if small.proposals is None else {"proposals": small.proposals}
+        begun = self.strategy.begun_before() if pass_.begun else nullcontext()
+        with begun, autocast(self.ranks.device, self.precision):
+            losses = self.strategy.module(small.images, small.targets, small.seeds, **given)
+        self._send(pass_, {name: value.detach().float() for name, value in losses.items()})
+        (torch.stack([value.float() for value in losses.values()]).sum() * 0).backward()
+
+    def _forget_pass(self, *, keep_gradients: bool = False) -> None:
+        """Give back what a pass that failed holds."""
+        if not keep_gradients:
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _cut_smaller(self, step: int, batches: Sequence[Batch]) -> bool:
+        """Pass batches in twice as many pieces from now on; whether that can be."""
+        most = min(MOST_PIECES, max(map(len, batches), default=1))
+        if self.pieces >= most:
+            return False
+        self.pieces *= 2
+        size = -(-max(map(len, batches)) // self.pieces)
+        self.tell(
+            f"step {step + 1}: out of memory; it is made anew, and later ones are made, with each batch in"
+            f" {min(self.pieces, most)} pieces of at most {size} images (the same gradients to rounding;"
+            " slower: each piece is passed twice forward)"
+        )
+        return True
 
     def read(self) -> list[StepResult]:
         """The steps queued since the last reading, once they are done; waits for the device.
 
         Raises:
-            NotFiniteError: the first of them whose figures are not finite; the state is as before it.
+            NotFiniteError: beyond ``max_skipped`` in a row, the first of them whose figures are not finite;
+                the state is as before it.
+            NoMemoryError: a rank ran out of memory, and smaller pieces did not help.
         """
-        made, self._made = self._made, []
+        made, self._made, self._lost = self._made, [], False
         figures = self._figures if self._unread is None else self._unread.read()
         self._figures = []
-        for one, (means, norm) in zip(made, figures, strict=True):
-            if bad := what_is_bad(means, None if self._scaler.is_enabled() else norm):
+        results: list[StepResult] = []
+        for place, (one, (means, norm, lost)) in enumerate(zip(made, figures, strict=True)):
+            if lost:
+                return results + self._again(made[place:])
+            bad = what_is_bad(means, None if self._scaler.is_enabled() else norm)
+            self._row = self._row + 1 if bad else 0
+            if self._row > self.max_skipped:
+                self._row = 0
                 self._set_rates(one.rates)
                 raise NotFiniteError(one.infos, bad, one.step)
-        return [
-            StepResult(means, one.wishes, len(one.infos) * self.ranks.size, norm, one.waiting)
-            for one, (means, norm) in zip(made, figures, strict=True)
-        ]
+            self.skipped += bool(bad)
+            images = len(one.infos) * self.ranks.size
+            results.append(StepResult(means, one.wishes, images, norm, one.waiting, bad, one.infos, one.step))
+        return results
 
-    def _judge_and_clip(self, step: int, infos: list[ImageInfo], means: dict[str, float]) -> float:
-        """The gradient's norm before clipping, where all is finite."""
+    def _again(self, made: Sequence[_Made]) -> list[StepResult]:
+        """Make steps anew, none of which changed anything since a rank had run out of memory in the first."""
+        results: list[StepResult] = []
+        if self._unread is not None:
+            self._unread.begin(self._row)
+        for one in made:
+            if one is made[0] and not self._cut_smaller(one.step, one.batches):
+                raise NoMemoryError(one.infos, one.step)
+            self._forget_pass()
+            batches = list(one.batches)
+            self._queue(one.step, iter(batches), Wishes, batches, heard=one.wishes)
+            results += self.read()
+        return results
+
+    def _judge_and_clip(self, means: dict[str, float]) -> tuple[list[str], float]:
+        """What is not finite, a phrase each; and the gradient's norm before clipping."""
         # The same on all ranks, since the losses were summed over them, as the gradients were.
         if bad := what_is_bad(means, None):
-            raise NotFiniteError(infos, bad, step)
+            return bad, math.nan
         self._scaler.unscale_(self.optimizer)
         most = math.inf if self.clip_grad_norm is None else self.clip_grad_norm
         norm = clip_gradients(self.parameters, most)
-        if not self._scaler.is_enabled() and (bad := what_is_bad({}, norm)):  # else it skips the step itself
-            raise NotFiniteError(infos, bad, step)
-        return norm
+        return [] if self._scaler.is_enabled() else what_is_bad({}, norm), norm  # it skips the step itself
 
     @contextmanager
     def _undone_if_not_made(
-        self, infos: list[ImageInfo], wishes: Callable[[], Wishes], rates: list[float]
+        self, infos: list[ImageInfo], wishes: Callable[[], Wishes], rates: list[float], step: int
     ) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """Turn what ends a step early into a kind of :class:`NotMadeError`, and put back what it changed.
 
@@ -322,7 +554,7 @@ class Step:
         try:
             yield statistics
         except (NotMadeError, RuntimeError, MemoryError, StalledError, LostWorkerError) as error:
-            reason = error if isinstance(error, NotMadeError) else self._reason(error, infos, wishes)
+            reason = error if isinstance(error, NotMadeError) else self._reason(error, infos, wishes, step)
             if reason is None:
                 raise
             for buffer, copy in statistics:
@@ -337,11 +569,11 @@ class Step:
             group["lr"] = rate
 
     def _reason(
-        self, error: Exception, infos: list[ImageInfo], wishes: Callable[[], Wishes]
+        self, error: Exception, infos: list[ImageInfo], wishes: Callable[[], Wishes], step: int
     ) -> NotMadeError | None:
         """Why the step ends; None where ``error`` is a fault of the code."""
         if faults.is_out_of_memory(error):
-            return NoMemoryError(infos)
+            return NoMemoryError(infos, step, self.ranks.size == 1)
         if isinstance(error, LostWorkerError):
             return AbandonedError(infos, error)
         if isinstance(error, StalledError):
@@ -349,13 +581,10 @@ class Step:
         if self.ranks.size == 1 or not faults.is_lost_rank(error):
             return None
         # While all are told to stop, a rank that did so first is missing in the others' sums.
-        gone = faults.LostRankError("another process of this run is gone, see its messages")
-        return AbandonedError(infos, None if wishes().stop else gone)
+        return AbandonedError(infos, None if wishes().stop else faults.LostRankError(lost_rank()))
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
-        """Buffers that a forward pass changes, with copies, where a step may be given up after one."""
-        if self.accumulate == 1 and self.ranks.size == 1 and self._unread is None:
-            return []
+        """Buffers that a forward pass changes, with copies, since a step may be given up after one."""
         return [
             (buffer, buffer.clone())
             for module in self.strategy.model.modules()

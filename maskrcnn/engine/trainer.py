@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, NoReturn, Protocol
 
@@ -18,13 +18,24 @@ from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import rates_of
 from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.step import AbandonedError, NotFiniteError, NotMadeError, Step, Wishes
-from maskrcnn.errors import UserError
+from maskrcnn.engine.step import (
+    AbandonedError,
+    NoMemoryError,
+    NotFiniteError,
+    NotMadeError,
+    Step,
+    StepResult,
+    Wishes,
+)
+from maskrcnn.engine.watchdog import Watchdog
+from maskrcnn.errors import UserError, plural
 from maskrcnn.structures import Batch
 
 #: (finished step, whether to break off) -> metric name -> value, on rank 0, and empty on the others; None on
 #: all of them where it was broken off.
 Evaluate = Callable[[int, Callable[[], bool]], Mapping[str, float] | None]
+#: Steps that were left out are told one by one up to so many, and then each so manieth.
+_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,9 @@ class Trainer:
     events: progress lines, metrics and TensorBoard; None on ranks other than 0.
     resume_hint: how to go on after an interruption, for the message.
     budget: decides ``plan.total_steps`` on the way; None: they are as planned.
+    keep_evidence: keeps what a step that is not finite was made of: (the state before it, what is not finite)
+        -> where, a phrase; called on all ranks at once.  None: nowhere.
+    watchdog: tells of steps that take far longer than usual; None: nobody does.
     """
 
     step: Step
@@ -103,22 +117,27 @@ class Trainer:
     events: Events | None = None
     resume_hint: str = "train again with --resume"
     budget: Budget | None = None
+    keep_evidence: Callable[[Checkpoint, list[str]], str] | None = None
+    watchdog: Watchdog | None = None
 
     def __post_init__(self) -> None:
         self._ranks = self.step.ranks
         self._tally = Tally()
+        self._left_out = 0
         self._losses: faults.LossWatch | None = faults.LossWatch() if self._ranks.is_main else None
         #: Why the run ended with another number of steps than planned, once it has.
         self.ended = ""
         if self.budget is not None and self.budget.steps is not None:
             self.plan = replace(self.plan, total_steps=self.budget.steps)
+        self.step.tell = self.console.warn
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Train to the end.
 
         Args:
             batches: the micro-batches from step ``state.step`` on, as many for each step as it takes.  Where
-                it has an attribute ``stopping``, that is set to tell it whether the run was asked to stop.
+                it has an attribute ``stopping``, that is set to tell it whether the run was asked to stop;
+                ``tell`` takes sentences.
 
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; before the optimizer step, though it may be
@@ -132,7 +151,8 @@ class Trainer:
         saving = self.saving
         self.step.strategy.module.train()
         saving.begin(self.state.step)
-        with StopRequest() as stop, _opened(batches, stop) as source:
+        watch = self.watchdog.watching() if self.watchdog else nullcontext()
+        with StopRequest() as stop, saving, watch, _opened(batches, stop, self.console.warn) as source:
 
             def wishes() -> Wishes:
                 return Wishes(stop.signal_number != 0 or saving.problem is not None, saving.wished)
@@ -143,11 +163,14 @@ class Trainer:
                 self.budget.begin(self.state.step)
             while self.state.step < self.plan.total_steps and not self.plan.out_of_patience(self.state):
                 try:
+                    if self.watchdog is not None:
+                        self.watchdog.begin(self.state.step + 1)
                     wished = self.step.queue(self.state.step, source, wishes)
                     self.state = replace(self.state, step=self.state.step + 1)
                     step = self.state.step
                     save = self._decide()
                     plan = self.plan
+                    self._ranks.say(f"made step {step}")
                     log = wished.stop or plan.due(step, plan.log_every)
                     save = save or wished.stop or wished.save or plan.due(step, plan.checkpoint_every)
                     save = save or self._evaluation_due()
@@ -155,6 +178,8 @@ class Trainer:
                         self._read()
                 except NotMadeError as error:
                     self._leave(error, stop)
+                if self.watchdog is not None:
+                    self.watchdog.done()
                 if log:
                     saving.ask_guard()
                     self._log()
@@ -187,11 +212,11 @@ class Trainer:
                 for name, value in state.best.items()
                 if name != "step"
             ]
-            better = f"was better than {best[0]}" if best else "gave the metric that decides"
+            than = f"was better than {best[0]}" if best else "gave the metric that decides"
+            tried = f"{plural(plan.patience or 0, 'evaluation')} in a row"
             self.ended = (
-                f"stopped early after step {state.step} of {plan.total_steps}: none of the last"
-                f" {plan.patience} evaluations {better} (train.patience); to go on: raise it, and"
-                f" {self.resume_hint}"
+                f"stopped early after step {state.step} of {plan.total_steps}: none of {tried} {than}"
+                f" (train.patience); to go on: raise it, and {self.resume_hint}"
             )
             self.console.line(self.ended)
         elif self.budget is not None:
@@ -199,10 +224,31 @@ class Trainer:
         if self.ended and self.events is not None:
             self.events.end(state.step, self.ended)
 
-    def _read(self) -> None:
-        """Count the steps that are not read yet; what is saved after this is sound."""
+    def _read(self, *, alone: bool = False) -> None:
+        """Count the steps that are not read yet; what is saved after this is sound.
+
+        alone: other ranks may not be here.
+        """
         for done in self.step.read():
-            self._tally.add(done)
+            if done.left_out:
+                self._tell_left_out(done, alone)
+            else:
+                self._tally.add(done)
+
+    def _tell_left_out(self, done: StepResult, alone: bool) -> None:
+        """A step whose figures are not finite and whose update was left out; of many of them not each."""
+        self._left_out += 1
+        kept = ""
+        if self._left_out == 1 and not alone and self.keep_evidence is not None:
+            kept = "; " + self.keep_evidence(replace(self.state, step=done.step), [*done.left_out])
+        if self._left_out > _TOLD and self._left_out % _TOLD:
+            return
+        infos = [done.infos] if alone else self._ranks.gather(done.infos)
+        images = [info for part in infos for info in part]
+        self.console.warn(
+            f"step {done.step + 1}: {'; '.join(done.left_out)}, on {faults.name_images(images)}; its update"
+            f" is left out (train.on_nonfinite: skip; {self.step.skipped} of this run so far){kept}"
+        )
 
     def _log(self) -> None:
         tally, self._tally = self._tally, Tally()
@@ -234,6 +280,7 @@ class Trainer:
             return
         assert self.evaluate is not None
         began, step = time.perf_counter(), self.state.step
+        self._ranks.say(f"evaluates after step {step}")
         metrics = self.evaluate(step, lambda: stop.signal_number != 0)
         self.step.strategy.module.train()
         alone = self._ranks.size == 1
@@ -251,6 +298,7 @@ class Trainer:
 
     def _end(self) -> None:
         """The end of the run is an error where its last checkpoint is not on the disk."""
+        self.saving.settle()
         if self._ranks.share(self.saving.unsaved is not None):
             self.saving.save(self.state)
         problem = self._ranks.share(self.saving.last_word(self.state.step))
@@ -263,12 +311,14 @@ class Trainer:
 
     def _leave(self, error: NotMadeError, stop: StopRequest) -> NoReturn:
         """End with what a step that was not made is told as; see :meth:`fit`."""
-        saving, alone = self.saving, False
+        saving, alone = self.saving, False  # alone: other ranks may not be here
+        saving.settle()
         if not isinstance(error, NotFiniteError):
+            alone = not (isinstance(error, NoMemoryError) and error.together)
             try:
-                self._read()
-            except NotFiniteError as earlier:  # other ranks may not be here
-                error, alone = earlier, True
+                self._read(alone=alone)
+            except NotFiniteError as earlier:
+                error = earlier
         step = self.state.step
         if isinstance(error, NotFiniteError):
             step = error.step
@@ -277,32 +327,43 @@ class Trainer:
             if not alone:
                 images = [info for part in self._ranks.gather(images) for info in part]
             names = faults.name_images(images)
+            kept = ""
             if not alone:
                 names, safe = self._ranks.share((names, safe))
+                if self.keep_evidence is not None:
+                    kept = f"; {self.keep_evidence(self.state, error.what)}"
+            before = f", as were the {self.step.max_skipped} before" if self.step.max_skipped else ""
             raise faults.NonFiniteError(
-                f"step {step + 1}: {'; '.join(error.what)}, on {names}; stopped before the optimizer step,"
-                f" {safe}. Look at these images and their annotations; if they are sound, the learning rate"
-                f" ({self.step.rate(step):.3g}) is too high or the warm-up too short: lower"
+                f"step {step + 1}: {'; '.join(error.what)}, on {names}; stopped before the optimizer step"
+                f"{before}, {safe}{kept}. Look at these images and their annotations; if they are sound,"
+                f" the learning rate ({self.step.rate(step):.3g}) is too high or the warm-up too short: lower"
                 " solver.optimizer.lr, raise solver.schedule.warmup_steps, or set solver.clip_grad_norm"
             )
-        if not isinstance(error, AbandonedError):
+        if isinstance(error, NoMemoryError):
+            step = error.step
+            self.state = replace(self.state, step=step)
+            pieces = "" if self.step.pieces == 1 else f", in {self.step.pieces} pieces too"
+            if error.together and (saving.saved != step or saving.unsaved is not None) and step:
+                saving.save(self.state, wait=True)
             raise UserError(
-                f"step {step + 1}: out of memory on {faults.name_images(error.infos)}; {saving.safe}. Raise"
-                " solver.accumulate (the same images a step in up to solver.batch_size parts; the result is"
-                " close but not the same, since each part draws its own samples), set solver.precision to"
-                " bfloat16, or use smaller images (data.train_transforms)"
+                f"step {step + 1}: out of memory on {faults.name_images(error.infos)}{pieces};"
+                f" {saving.safe}. Raise solver.accumulate (the same images a step in up to solver.batch_size"
+                " parts; the result is close but not the same, since losses are averaged over parts), set"
+                " solver.precision to bfloat16, or use smaller images (data.train_transforms)"
             ) from error.__cause__
+        assert isinstance(error, AbandonedError)
         # The last whole step is saved without waiting for other ranks: they may be gone.
         self._log()
         main = self._ranks.is_main
-        if main and (saving.saved != step or saving.unsaved is not None):
+        whole = self.step.strategy.whole_alone
+        if main and whole and (saving.saved != step or saving.unsaved is not None):
             saving.save(self.state)
         problem = saving.last_word(step)
         if problem is not None:
             raise problem
         kept = saving.safe if main else "the checkpoint is rank 0's to write"
         if error.why is None:
-            raise self._interrupted(stop, "checkpoint written" if main else kept)
+            raise self._interrupted(stop, "checkpoint written" if main and whole else kept)
         stopped = f"{error.why}; stopped after step {step}, {kept}"
         raise type(error.why)(f"{stopped}; to go on: {self.resume_hint}")
 
@@ -316,10 +377,14 @@ class Trainer:
 
 
 @contextmanager
-def _opened(batches: Iterable[Batch], stop: StopRequest) -> Iterator[Iterator[Batch]]:
+def _opened(
+    batches: Iterable[Batch], stop: StopRequest, tell: Callable[[str], None]
+) -> Iterator[Iterator[Batch]]:
     """The batches one by one; at the end the loading processes end, whatever their state."""
     if hasattr(batches, "stopping"):
         batches.stopping = lambda: stop.signal_number != 0
+    if hasattr(batches, "tell"):
+        batches.tell = tell
     source = iter(batches)
     try:
         yield source

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,44 +20,78 @@ from maskrcnn.engine.distributed import Ranks
 MOST_UNREAD = 20
 
 
+class Figures(NamedTuple):
+    """Of a step.
+
+    losses: name -> mean over the ranks.  norm: of the gradient.
+    lost: whether a rank ran out of memory in it: then the rest means nothing.
+    """
+
+    losses: dict[str, float]
+    norm: float
+    lost: bool = False
+
+
 class UnreadFigures:
     """The losses and gradient norms of the steps since the last reading.
 
     ranks: the processes; all of them add and read the same steps.
+    max_skipped: so many steps in a row that are not finite are left out; one more, and all that follow are.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, max_skipped: int = 0) -> None:
         self._ranks = ranks
+        self._most = max_skipped
         self._steps: list[tuple[list[str], Tensor]] = []
-        #: Bool scalar on the device: whether a figure of this step, or of one before that was not read yet,
-        #: is not finite.  The same on all ranks.
-        self.bad = torch.zeros((), dtype=torch.bool, device=ranks.device)
+        self._lost: Tensor | None = None
+        self.begin(0)
+
+    def begin(self, in_a_row: int) -> None:
+        """Steps count; the last ``in_a_row`` were left out."""
+        #: Bool scalar on the device: whether this step is left out, since a figure of it is not finite, or
+        #: since all are until the next reading.  The same on all ranks.
+        self.bad = torch.zeros((), dtype=torch.bool, device=self._ranks.device)
+        self._held = self.bad
+        self._row = torch.full((), in_a_row, dtype=torch.int64, device=self._ranks.device)
 
     def add_losses(self, losses: Mapping[str, Tensor]) -> None:
         """Those of a step, name -> scalar; summed over the ranks, where there must be as many."""
         values = self._ranks.sum(torch.stack([*losses.values()]))
         self._steps.append(([*losses], values / self._ranks.size))
 
+    def add_lost(self, ranks: Tensor) -> None:
+        """On how many ranks memory ran out in the step whose losses were added last, a scalar."""
+        self._lost = ranks
+
     def add_norm(self, norm: Tensor, *, must_be_finite: bool) -> None:
         """The gradient's, a scalar, of the step whose losses were added last."""
         names, means = self._steps[-1]
+        lost = means.new_zeros(1) if self._lost is None else self._lost.to(means).view(1)
         values = torch.cat([means, norm.to(means).view(1)])
-        self._steps[-1] = names, values
         judged = values if must_be_finite else means
-        self.bad = self.bad | ~judged.isfinite().all()
+        wrong = ~judged.isfinite().all()
+        self._row = torch.where(wrong, self._row + 1, 0)
+        self._held = self._held | (self._row > self._most)
+        if self._lost is not None:
+            self._held, self._lost = self._held | (lost[0] > 0), None
+        self.bad = wrong | self._held
+        self._steps[-1] = names, torch.cat([values, lost])
 
     def keep(self, count: int) -> None:
         """Forget all but the first ``count`` steps: the one after them was not made."""
         del self._steps[count:]
 
-    def read(self) -> list[tuple[dict[str, float], float]]:
-        """Wait for the device: (name -> mean loss over the ranks, norm) of each step; they are forgotten."""
+    def read(self) -> list[Figures]:
+        """Wait for the device: what it computed of each step; they are forgotten."""
         steps, self._steps = self._steps, []
-        self.bad = torch.zeros_like(self.bad)
+        self.bad = self._held = torch.zeros_like(self.bad)
         if not steps:
             return []
         values = iter(torch.cat([step for _, step in steps]).tolist())
-        return [({name: next(values) for name in names}, next(values)) for names, _ in steps]
+        return [
+            Figures({name: next(values) for name in names}, next(values), next(values) > 0)
+            for names, _ in steps
+        ]
 
 
 def what_is_bad(losses: Mapping[str, float], norm: float | None) -> list[str]:

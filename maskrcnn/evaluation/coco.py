@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.formats.coco_json import source_name, uncollected
-from maskrcnn.data.index import read_annotations
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.evaluation import oks
 from maskrcnn.evaluation.backends import Backend, Case, choose_backend, run
 from maskrcnn.evaluation.detections import DetectionColumns, read_detections
@@ -110,8 +110,8 @@ def read_truth(source: Path | str | Mapping[str, Any], iou_types: Sequence[IouTy
     """The ground truth of a COCO annotation file or of its content, by the rules of the data set.
 
     Raises:
-        DataError: see :func:`maskrcnn.data.index.read_annotations`; or masks or keypoints are asked for
-            and not one annotation is usable.
+        DataError: see :func:`maskrcnn.data.annotation_reader.read_annotations`; or masks or keypoints are
+            asked for and not one annotation is usable.
     """
     source = Path(source) if isinstance(source, str) else source
     report = FaultReport(source_name(source), None)
@@ -131,8 +131,8 @@ def _unknown_classes(truth: GroundTruth, found: DetectionColumns) -> list[str]:
         return []
     ids = few(np.unique(strangers).tolist())
     note = (
-        f"{len(strangers)} of {len(found)} results have category ids that {truth.source} does not list"
-        f" ({ids}), so they match nothing; class indices must be mapped back to the file's category ids"
+        f"{len(strangers)} of {plural(len(found), 'result')} have category ids that {truth.source} does not"
+        f" list ({ids}), so they match nothing; class indices must be mapped back to the file's category ids"
     )
     return [note]
 

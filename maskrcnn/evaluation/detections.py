@@ -20,7 +20,7 @@ from maskrcnn.data.fault_report import FaultError, FaultReport
 from maskrcnn.data.formats.checks import as_float, check_mask, is_no_mask, is_number
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
 from maskrcnn.data.formats.plain import ODD, column, require, require_types, rows
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth
 
@@ -162,7 +162,7 @@ def _one_by_one(
                 f"the results name no image that {truth.source} lists ({report.named[0]}; it lists {listed},"
                 " ...); are they the results of another split or data set?"
             )
-        raise DataError(f"none of the {faulty} results can be used: {report.named[0]}")
+        raise DataError(f"none of {plural(faulty, 'result')} can be used: {report.named[0]}")
     records, images, categories, scores, boxes, masks, points = zip(*rows, strict=True) if rows else [()] * 7
     pixels = [rle.area(m) for m in masks if m is not None]
     return DetectionColumns(
@@ -174,7 +174,7 @@ def _one_by_one(
         list(masks) if "segm" in kinds else None,
         np.array(pixels, dtype=np.int64) if "segm" in kinds else None,
         np.array(points, dtype=np.float64).reshape(-1, 3 * joints) if "keypoints" in kinds else None,
-        report.notes("results"),
+        report.notes("result"),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 from maskrcnn.evaluation.backends import Case
 from maskrcnn.structures import rle
 
@@ -32,7 +32,7 @@ def why_zero(case: Case, blind_ap: float) -> list[str]:
         blind_ap: AP in [0, 1] when categories are not compared.
     """
     reason = _reason(case, blind_ap)
-    return [f"{case.iou_type} AP is 0 although there are {len(case.found)} detections: {reason}"]
+    return [f"{case.iou_type} AP is 0 although there are {plural(len(case.found), 'detection')}: {reason}"]
 
 
 def _reason(case: Case, blind_ap: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.config.registry import did_you_mean
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.viz.tables import Table
 
 IntArray = npt.NDArray[np.int64]
@@ -194,8 +194,8 @@ class EvalResult:
             ]
             lines += ["", Table(head, rows).text()]
         counts = (
-            f"{self.images} images, {self.ground_truth} instances, {self.detections} detections"
-            f" (evaluated by {self.backend})"
+            f"{plural(self.images, 'image')}, {plural(self.ground_truth, 'instance')},"
+            f" {plural(self.detections, 'detection')} (evaluated by {self.backend})"
         )
         notes = [*self.notes, *legend(self.figures, self.images, [e.ground_truth for e in entries])]
         return "\n".join([*lines, "", counts, *(f"note: {note}" for note in notes)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.evaluation.eval_result import TEN
 from maskrcnn.structures import COCO_PERSON
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -52,7 +52,9 @@ def choose_sigmas(sigmas: Sequence[float] | None, count: int) -> npt.NDArray[np.
             " annotations (COCO: 0.025 for eyes to 0.107 for hips), as a list"
         )
     if len(sigmas) != count:
-        raise UserError(f"eval.sigmas has {len(sigmas)} numbers, but instances have {count} keypoints")
+        raise UserError(
+            f"eval.sigmas has {plural(len(sigmas), 'number')}, but instances have {plural(count, 'keypoint')}"
+        )
     return np.array(sigmas, dtype=np.float64)
 
 

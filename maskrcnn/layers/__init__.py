@@ -8,7 +8,7 @@ bfloat16, float32 or float64, and is differentiable.
 
 from maskrcnn.config.registry import on_demand
 from maskrcnn.layers.operator import ROI_OPS, RoIOperator
-from maskrcnn.layers.ops import batched_nms, match, nms
+from maskrcnn.layers.ops import batched_nms, match, nms, nms_of_lists
 from maskrcnn.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "batched_nms",
     "match",
     "nms",
+    "nms_of_lists",
     "prroi_pool",
     "roi_align",
     "roi_align_legacy",

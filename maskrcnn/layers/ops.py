@@ -7,12 +7,14 @@ line that picks compiled or reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from maskrcnn.layers import reference
 from maskrcnn.layers.geometry import LEGACY, PRECISE, Bins, Rounding
@@ -256,6 +258,31 @@ def batched_nms(
     count = places if count is None else min(count, places)
     index, number = nms(boxes[None], scores[None], every, iou_threshold, count, idxs[None])
     return index[0, : int(number)]
+
+
+def nms_of_lists(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, sizes: Sequence[int], iou_threshold: float, count: int
+) -> Tensor:
+    """:func:`batched_nms` of several lists (images) that lie one behind another, to the index.
+
+    Args:
+        sizes: how many of the B boxes each list has; one list at least.
+        count: how many are kept of each at most.
+
+    Returns:
+        int64 [K], indices of the K boxes kept, those of a list together.
+    """
+    device, places = boxes.device, max(sizes)
+    starts = [0, *accumulate(sizes)][:-1]
+    lists = [x.split(list(sizes)) for x in (boxes, scores, idxs)]
+    if len(sizes) == 1 or not has_kernels(device.type) or places > MOST_AT_ONCE.get(device.type, places):
+        rows = zip(*lists, starts, strict=True)
+        return torch.cat([start + batched_nms(b, s, i, iou_threshold, count) for b, s, i, start in rows])
+    box, score, group = (pad_sequence(x, batch_first=True) for x in lists)
+    own = torch.tensor([sizes, starts], device=device)[..., None]
+    real = torch.arange(places, device=device) < own[0]
+    index, number = nms(box, score, real, iou_threshold, min(count, places), group)
+    return (index + own[1])[torch.arange(index.shape[1], device=device) < number[:, None]]
 
 
 def _wide(boxes: Tensor) -> Tensor:

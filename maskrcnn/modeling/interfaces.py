@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from maskrcnn.config.registry import Named, Registry
 from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
 from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
+from maskrcnn.modeling.norms import BatchNorm2d, SyncBatchNorm
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.rois import DetectedRoIs, RoIs, SampledRoIs
 from maskrcnn.modeling.roi.targets import keypoint_targets, mask_targets, show_keypoints
@@ -102,18 +103,22 @@ class RoIFeatures:
     trunk: layers between the poolers and the heads, or None.
     sampled, shared: the sampled RoIs, and for each the trunk's output [R, C, s, s], which the box head read;
         in training with a trunk alone (He et al. 2017, figure 4 left).
+    norms: batch normalisations of the heads and of what they share: told which rows there are.
     """
 
     maps: Mapping[str, Tensor]
     trunk: RoITrunk | None = None
     sampled: SampledRoIs | None = None
     shared: Tensor | None = None
+    norms: Sequence[BatchNorm2d | SyncBatchNorm] = ()
 
     def pool(self, pooler: nn.Module, rois: RoIs) -> Tensor:
         """Features [R, C, s, s] of RoIs; of sampled ones those that are shared, where there are such.
 
         Without a RoI a head runs on none: its loss is 0, all its parameters stay in the graph.
         """
+        for norm in self.norms:
+            norm.real = rois.real
         if self.shared is not None and self.sampled is not None and isinstance(rois, SampledRoIs):
             return self.sampled.pick(self.shared, rois)
         pooled: Tensor = pooler(self.maps, rois.pooled)

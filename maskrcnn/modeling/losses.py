@@ -2,6 +2,9 @@
 
 Those of the heads are 0, with a gradient of 0, on empty input.
 
+Where a batch is cut into pieces for want of memory (:class:`Pieces`), the losses of a piece are weighed so
+that those of all pieces add up to those of the batch.
+
 Legend: S = sampled anchors, R = sampled RoIs of the batch, P = positive ones, K = classes; M = boxes, or the
 side of masks.
 """
@@ -9,6 +12,8 @@ side of masks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -19,6 +24,86 @@ from maskrcnn.modeling.box_coder import Weights, decode_boxes, encode_boxes
 from maskrcnn.structures import box_area
 
 BoxLoss = Literal["smooth_l1", "giou"]
+
+
+class Pieces:
+    """The pieces of a batch: first measured, piece by piece, and then weighed.
+
+    Each loss says at each pass, in the same order, over how many it is a mean: :func:`of_whole`.
+    """
+
+    def __init__(self) -> None:
+        self._counts: list[list[Tensor | float | None]] = []
+        self._weights: list[Tensor | float] | None = None
+        self.calls = 0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """A pass of the next piece, whose losses are not used."""
+        self._counts.append([])
+        with self._active(None):
+            yield
+
+    @contextmanager
+    def weighed(self, piece: int) -> Iterator[None]:
+        """A pass of one of the pieces, all of which were measured."""
+        weights: list[Tensor | float] = []
+        for counts in zip(*self._counts, strict=True):
+            mine = counts[piece]
+            if mine is None:
+                weights.append(1.0)
+                continue
+            total = torch.as_tensor(sum(c for c in counts if c is not None), dtype=torch.float64)
+            weights.append((torch.as_tensor(mine, device=total.device) / total.clamp(min=1e-9)).float())
+        with self._active(weights):
+            yield
+
+    @contextmanager
+    def _active(self, weights: list[Tensor | float] | None) -> Iterator[None]:
+        global _pieces
+        self._weights, self.calls, _pieces = weights, 0, self
+        try:
+            yield
+        finally:
+            _pieces = None
+
+    def weigh(self, loss: Tensor, count: Tensor | float | None) -> Tensor:
+        """See :func:`of_whole`."""
+        self.calls += 1
+        if self._weights is None:
+            self._counts[-1].append(count.detach() if isinstance(count, Tensor) else count)
+            return loss
+        return loss * self._weights[self.calls - 1]
+
+
+#: Those of the pass that is under way; None: it has the whole batch.
+_pieces: Pieces | None = None
+
+
+def of_whole(loss: Tensor, count: Tensor | float | None) -> Tensor:
+    """``loss``, as it adds up over the pieces of a batch; itself where it is of the whole batch.
+
+    Args:
+        loss: a scalar.
+        count: over how many it is a mean, 0 or more; None: what it is divided by is the same for any batch.
+    """
+    return loss if _pieces is None else _pieces.weigh(loss, count)
+
+
+def weighed_losses() -> int:
+    """How many losses of the pass that is under way were given to :func:`of_whole`; 0 of a whole batch."""
+    return 0 if _pieces is None else _pieces.calls
+
+
+def by_images(losses: dict[str, Tensor], images: int, since: int) -> dict[str, Tensor]:
+    """``losses`` of a part that may know nothing of pieces: means over ``images`` then.
+
+    Args:
+        since: :func:`weighed_losses` before they were computed; where it has risen, they are weighed already.
+    """
+    if _pieces is None or _pieces.calls > since:
+        return losses
+    return {name: of_whole(loss, images) for name, loss in losses.items()}
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -79,7 +164,7 @@ def box_regression_loss(
         loss = giou_loss(decode_boxes(deltas, reference, weights), truth)
     else:
         loss = smooth_l1(deltas, encode_boxes(truth, reference, weights), beta)
-    return masked(loss, real).sum() / normalizer
+    return of_whole(masked(loss, real).sum() / normalizer, normalizer)
 
 
 def objectness_loss(
@@ -93,7 +178,7 @@ def objectness_loss(
         real: bool [S], which anchors count; None: all.
     """
     loss = F.binary_cross_entropy_with_logits(logits.to(labels.dtype), labels, reduction="none")
-    return masked(loss, real).sum() / normalizer
+    return of_whole(masked(loss, real).sum() / normalizer, normalizer)
 
 
 def class_loss(
@@ -107,15 +192,16 @@ def class_loss(
         real: bool [R], which RoIs count; None: all.
     """
     if labels.numel() == 0:
-        return logits.sum() * 0
+        return of_whole(logits.sum() * 0, 0)
     logits = wide(logits)
     if weights is not None:
         weights = weights.to(logits.dtype)
     if real is None:
-        return F.cross_entropy(logits, labels, weights)
+        count = len(labels) if weights is None else weights[labels].sum()
+        return of_whole(F.cross_entropy(logits, labels, weights), count)
     total = F.cross_entropy(logits, torch.where(real, labels, -1), weights, reduction="sum", ignore_index=-1)
     share = masked(torch.ones_like(logits[:, 0]) if weights is None else weights[labels], real).sum()
-    return total / torch.where(share > 0, share, 1)
+    return of_whole(total / torch.where(share > 0, share, 1), share)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
@@ -128,10 +214,10 @@ def mask_loss(logits: Tensor, targets: Tensor, real: Tensor | None = None) -> Te
         real: bool [P], which RoIs count; None: all.
     """
     if targets.numel() == 0:
-        return logits.sum() * 0
+        return of_whole(logits.sum() * 0, 0)
     logits = wide(logits)
     if real is None:
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+        return of_whole(F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)), len(targets))
     return mean(F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none"), real)
 
 
@@ -181,10 +267,11 @@ def mean(values: Tensor, real: Tensor | None = None) -> Tensor:
         A scalar.
     """
     if values.numel() == 0:
-        return values.sum() * 0
+        return of_whole(values.sum() * 0, 0)
     if real is None:
-        return values.mean()
-    return masked(values, real).sum() / (row_count(values, real) * math.prod(values.shape[1:]))
+        return of_whole(values.mean(), len(values))
+    total = masked(values, real).sum()
+    return of_whole(total / (row_count(values, real) * math.prod(values.shape[1:])), real.sum())
 
 
 def wide(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from maskrcnn.modeling.interfaces import (
     RoIOpConfig,
     RoITrunkConfig,
 )
-from maskrcnn.modeling.norms import batch_norms
+from maskrcnn.modeling.norms import batch_norms, norms_of_rows
 from maskrcnn.modeling.preprocess import ImageBatch, Preprocess, PreprocessConfig
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
 from maskrcnn.modeling.roi.roi_heads import TAKEN_NAMES, RoIHeads, RoIHeadsConfig
@@ -103,11 +103,12 @@ class MaskRCNN(nn.Module):
     def in_static_form(self, device: torch.device) -> bool:
         """Whether a pass on ``device`` has fixed shapes, so that it never waits for the host.
 
-        Left open, it has on a GPU; but batch normalisation over RoIs would take statistics of empty rows.
+        Left open, it has on a GPU; but a batch normalisation in a head of one's own that is not from
+        ``modeling.norms`` would take statistics of empty rows.
         """
         if self.static_shapes is not None:
             return self.static_shapes
-        return device.type == "cuda" and not any(norm.training for norm in batch_norms(self.roi))
+        return device.type == "cuda" and not any(norm.training for norm in _norms_of_all(self.roi))
 
     def forward(
         self,
@@ -193,6 +194,12 @@ class MaskRCNN(nn.Module):
         return features
 
 
+def _norms_of_all(roi: RoIHeads) -> list[nn.Module]:
+    """Batch normalisations that take statistics over all rows, real or not."""
+    known = {*norms_of_rows(roi)}
+    return [norm for norm in batch_norms(roi) if norm not in known]
+
+
 def _given(proposals: Sequence[Tensor] | None) -> Sequence[Tensor]:
     if proposals is None:
         raise ValueError("a model without RPN (model.rpn: null) needs proposals with the images")
@@ -234,8 +241,8 @@ class MaskRCNNConfig(Config):
     #: are taken in turn.  It then trains, even where the rest is frozen.  Default mean.
     channels_from: Literal["mean", "copy"] = "mean"
     #: Whether all shapes are fixed, so that a step or a prediction never waits for the host and can be one
-    #: graph: room for all RoIs and detections, a mask tells the real ones.  auto (default): on a GPU,
-    #: but not while heads with norm: bn train, whose statistics would be those of empty room, too.
+    #: graph: room for all RoIs and detections, a mask tells the real ones.  auto (default): on a GPU, but
+    #: not while a head of one's own trains a batch norm of torch's, whose statistics would be of empty room.
     static_shapes: bool | Literal["auto"] = "auto"
     #: Keep activations in channels_last memory.
     channels_last: bool = True
@@ -298,10 +305,11 @@ class MaskRCNNConfig(Config):
         parts = (self.roi_op, trunk, box_heads, heads)
         roi = _built("model.roi", self.roi.build, strides, num_classes, *parts)
         static = None if self.static_shapes == "auto" else self.static_shapes
-        if static and any(p.requires_grad for norm in batch_norms(roi) for p in norm.parameters()):
+        if static and any(p.requires_grad for norm in _norms_of_all(roi) for p in norm.parameters()):
             raise ConfigError(
-                "model.static_shapes is true, but heads with norm: bn or sync_bn take their statistics over"
-                " RoIs, empty room among them; set model.static_shapes: auto, or norm: gn in the heads"
+                "model.static_shapes is true, but a head has a batch normalisation that takes its statistics"
+                " over RoIs, empty room among them; set model.static_shapes: auto, or make it by"
+                " maskrcnn.modeling.norms.make_norm"
             )
         preprocess = self.preprocess.build(self.channels_last)
         model = MaskRCNN(preprocess, backbone, neck, rpn, roi, static_shapes=static)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Positive, any_number
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +29,25 @@ class ImageBatch:
 
     tensor: float [N, 3, H, W], normalised, zeros where padded (right and below).
     sizes: (height, width) of every image before padding, pixels: the network frame.
-    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them.
+    given_extents: the same as a float32 tensor [N, 2] on the images' device, for a graph; None: made of them,
+        once, since that is a copy to the device.
     """
 
     tensor: Tensor
     sizes: Sequence[tuple[int, int]]
     given_extents: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.given_extents is None:
+            extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
+            extents = extents.to(self.tensor.device, non_blocking=True)
+            object.__setattr__(self, "given_extents", extents)
+
     @property
     def extents(self) -> Tensor:
         """The sizes as a float32 tensor [N, 2], on the images' device."""
-        if self.given_extents is not None:
-            return self.given_extents
-        extents = torch.tensor(self.sizes, dtype=torch.float32).view(-1, 2)
-        return extents.to(self.tensor.device, non_blocking=True)
+        assert self.given_extents is not None
+        return self.given_extents
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -61,6 +66,7 @@ class Preprocess(nn.Module):
     Attributes:
         pad_sizes: (H, W), multiples of ``size_divisor``: a batch is padded to the smallest, in either
             orientation, that holds it.  None by default: to as little as the divisor allows.
+        size_of_whole: (H, W), to which a piece of a batch is padded: the batch's; (0, 0): it is a whole one.
     """
 
     mean: Tensor
@@ -72,6 +78,7 @@ class Preprocess(nn.Module):
         super().__init__()
         self.size_divisor = size_divisor
         self.pad_sizes: Sequence[tuple[int, int]] = ()
+        self.size_of_whole = (0, 0)
         self._told = False
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # Not weights: they come from the config, so a checkpoint does not carry them.
@@ -108,6 +115,8 @@ class Preprocess(nn.Module):
 
     def padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """(H, W) of a batch of images of these (height, width)."""
+        if any(self.size_of_whole):
+            return self.size_of_whole
         d = self.size_divisor
         height, width = (-(-max(size[axis] for size in sizes) // d) * d for axis in (0, 1))
         either = [*self.pad_sizes, *((w, h) for h, w in self.pad_sizes)]
@@ -165,7 +174,7 @@ class PreprocessConfig(Config):
         """
         if not self.mean or len(self.mean) != len(self.std):
             raise ConfigError(
-                f"model.preprocess.mean has {len(self.mean)} values and model.preprocess.std {len(self.std)};"
-                " give one of each to every channel (three, of R, G and B)"
+                f"model.preprocess.mean has {plural(len(self.mean), 'value')} and model.preprocess.std"
+                f" {len(self.std)}; give one of each to every channel (three, of R, G and B)"
             )
         return Preprocess(**self.arguments(), channels_last=channels_last)

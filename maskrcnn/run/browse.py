@@ -14,7 +14,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import Dataset, Transform
 from maskrcnn.data.loader import training_sample
 from maskrcnn.data.schedule import Draw, TrainSchedule, repeat_factors
-from maskrcnn.errors import DataError, UserError, few
+from maskrcnn.errors import DataError, UserError, few, plural
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 from maskrcnn.run.examine import quietly
@@ -155,9 +155,9 @@ class _Artist:
         if sample is None or sample.targets is None:
             raise DataError("no image could be read in its place")
         channels, height, width = sample.image.shape
-        left = f"{len(sample.targets)} of {before} objects" if len(sample.targets) < before else ""
-        left = left or f"{len(sample.targets)} objects"
-        deep = f" x {channels} channels" if channels not in (1, 3) else ""
+        left = f"{len(sample.targets)} of {plural(before, 'object')}" if len(sample.targets) < before else ""
+        left = left or plural(len(sample.targets), "object")
+        deep = f" x {plural(channels, 'channel')}" if channels not in (1, 3) else ""
         caption = f"epoch {epoch}, position {draw.position}: {width} x {height}{deep}, {left}"
         return picture_of(sample, self._dataset.categories.names, self._side, caption)
 
@@ -254,8 +254,8 @@ def _told(recipe: Recipe, dataset: Dataset, wishes: SheetWishes, cards: int, cho
     """What the page shows, and what it leaves out."""
     size = recipe.solver.batch_size
     yield (
-        f"{cards} of {len(dataset)} training images of {dataset.annotation_file}, as stored and as steps"
-        f" of the first {'epoch' if wishes.epochs == 1 else f'{wishes.epochs} epochs'} see them: seed"
+        f"{cards} of {plural(len(dataset), 'training image')} of {dataset.annotation_file}, as stored and as"
+        f" steps of the first {'epoch' if wishes.epochs == 1 else f'{wishes.epochs} epochs'} see them: seed"
         f" {recipe.seed}, batches of {size} dealt by one process"
     )
     if cards < chosen:

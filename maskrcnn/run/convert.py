@@ -28,7 +28,7 @@ from maskrcnn.convert.torchvision import COCO_CLASSES
 from maskrcnn.data import Categories
 from maskrcnn.data.coco_classes import COCO
 from maskrcnn.engine.checkpoint import Checkpoint, load, save, with_average, write_tensors
-from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError, plural
 from maskrcnn.modeling.interfaces import BACKBONES
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.recipe import parse_recipe
@@ -157,9 +157,9 @@ def _categories(result: Conversion, stored: Sequence[str], options: Options) -> 
         found = options.names if isinstance(options.names, Categories) else read_names(options.names)
         if len(found) != count:
             raise DataError(
-                f"{'the registry' if given else options.names}: {len(found)} names, but the file has {count}"
-                " classes; give the names of its own classes, in its order (another set of classes is a"
-                " matter of training: maskrcnn train with the key 'weights')"
+                f"{'the registry' if given else options.names}: {plural(len(found), 'name')}, but the file"
+                f" has {plural(count, 'class')}; give the names of its own classes, in its order (another"
+                " set of classes is a matter of training: maskrcnn train with the key 'weights')"
             )
         return found
     if count == 80 and (not stored or tuple(stored) == COCO.names):
@@ -202,10 +202,10 @@ def _lines(
     eps: float | None,
 ) -> list[str]:
     reading, model = result.reading, result.model
-    what = f"{describe(model)}, {result.num_classes} classes, background {result.source.background}"
+    what = f"{describe(model)}, {plural(result.num_classes, 'class')}, background {result.source.background}"
     lines = [
         f"recognised: {result.source.name}, {what}",
-        f"matched: {len(result.matched)} of {tensors} tensors, every one of the model's",
+        f"matched: {len(result.matched)} of {plural(tensors, 'tensor')}, every one of the model's",
     ]
     for why in dict.fromkeys(why for _, why in dropped):
         those = [name for name, reason in dropped if reason == why]
@@ -249,7 +249,7 @@ def _classifier(result: ClassifierWeights, output: Path, options: Options) -> Co
     left = ", ".join(name for name, _ in result.dropped[:3]) or "none"
     lines = [
         f"recognised: an ImageNet classifier in the names of {result.maker} ({reading.why})",
-        f"matched: {len(result.matched)} tensors; left out: {len(result.dropped)} ({left})",
+        f"matched: {plural(len(result.matched), 'tensor')}; left out: {len(result.dropped)} ({left})",
         "in a recipe it is",
         "  model:",
         "    backbone:",
@@ -290,5 +290,5 @@ def export_torchvision(checkpoint: Path, output: Path, overrides: Sequence[str] 
     return [
         f"torchvision's {result.call}",
         *(f"  differs: {text}" for text in result.differences),
-        f"wrote {output}, {len(result.state)} tensors",
+        f"wrote {output}, {plural(len(result.state), 'tensor')}",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.run.preflight import CHECKS, Start
 
 
@@ -24,8 +24,8 @@ def check_any_usable(start: Start) -> None:
         advice = f"for boxes alone set {key}.masks to false, and {then}"
     kinds = few(f"{count} {kind}" for kind, count in faults.most_common())
     raise DataError(
-        f"{key}: none of the {sum(faults.values())} annotations in {dataset.annotation_file} can be used"
-        f" ({kinds}); {advice}"
+        f"{key}: none of {plural(sum(faults.values()), 'annotation')} in {dataset.annotation_file} can"
+        f" be used ({kinds}); {advice}"
     )
 
 
@@ -65,6 +65,6 @@ def check_keypoints(start: Start) -> None:
         )
     if len(dataset.keypoints) != head.num_keypoints:
         raise DataError(
-            f"{dataset.annotation_file}: instances have {len(dataset.keypoints)} keypoints, the model"
-            f" {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
+            f"{dataset.annotation_file}: instances have {plural(len(dataset.keypoints), 'keypoint')}, the"
+            f" model {head.num_keypoints}; set model.keypoint_head.num_keypoints to {len(dataset.keypoints)}"
         )

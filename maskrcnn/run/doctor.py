@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import maskrcnn
+from maskrcnn.errors import plural
 from maskrcnn.native import build as _build
 from maskrcnn.native import cache as _cache
 from maskrcnn.native import library as _library
@@ -46,10 +47,11 @@ def diagnose() -> InstallationReport:
         warnings.simplefilter("ignore")  # the warning's text is part of the report
         states = _library.load()
     healthy, trials = _try_operators(states["cpu"].loaded, states["cuda"].loaded)
+    threads = plural(torch.get_num_threads(), "thread")
     found = [
         ("maskrcnn", f"{maskrcnn.__version__} in {Path(maskrcnn.__file__).parent}"),
         ("Python", f"{platform.python_version()} at {sys.executable}, {platform.platform()}"),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"),
+        ("torch", f"{torch.__version__}, {threads} of {plural(os.cpu_count() or 1, 'core')}"),
         ("CUDA", _cuda()),
         ("C++ compiler", _compiler(_build.find_cxx, "none; install one with `apt-get install g++`")),
         ("nvcc", _compiler(_build.find_nvcc, "none (only needed for a GPU)")),

@@ -21,7 +21,7 @@ from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.faults import out_of_memory_is_told
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.evaluation import (
     EvalResult,
     PredictionProgress,
@@ -129,7 +129,9 @@ def run_evaluation(
     unreadable = frozenset().union(*(ids for _, ids in gathered))
     images = [i for i in map(int, dataset.image_ids) if i not in unreadable]
     if not images:
-        raise DataError(f"{shown(dataset.annotation_file)}: not one of {len(dataset)} images can be read")
+        raise DataError(
+            f"{shown(dataset.annotation_file)}: not one of {plural(len(dataset), 'image')} can be read"
+        )
     result = evaluate_coco(
         _truth(dataset, unreadable),
         merged,
@@ -163,8 +165,8 @@ def _truth(dataset: Dataset, unreadable: Set[int]) -> GroundTruth:
         return truth
     objects = int(np.isin(truth.images, [truth.image_places[i] for i in left_out]).sum())
     note = (
-        f"{len(left_out)} images that cannot be read, with {objects} objects, are left out of the evaluation"
-        f" (on_error: skip): {few(left_out)}"
+        f"left out of the evaluation (on_error: skip): {plural(len(left_out), 'image')} that cannot be read,"
+        f" with {plural(objects, 'object')}: {few(left_out)}"
     )
     return replace(truth, notes=(*truth.notes, note))
 
@@ -266,7 +268,7 @@ def evaluate(
         known = checkpoint_categories(state)
         check_same_categories(known, val.categories, f"data.val ({val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)
-        console.line(f"{path}: step {state.step}, {len(val)} images of {val.annotation_file}")
+        console.line(f"{path}: step {state.step}, {plural(len(val), 'image')} of {val.annotation_file}")
         found = run_evaluation(model, val, recipe, ranks, console)
         if found is not None:
             for text in (found.result.table(), *found.compared):

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data import Dataset
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.evaluation.backends import choose_backend
 from maskrcnn.evaluation.eval_result import check_metric
 from maskrcnn.evaluation.oks import choose_sigmas
@@ -174,8 +174,9 @@ def check_keypoints_to_evaluate(start: Start) -> Iterator[DataError]:
     fits = val.keypoints is None or expected in (None, len(val.keypoints))
     if val.keypoints is not None and not fits:
         yield DataError(
-            f"{val.annotation_file}: instances have {len(val.keypoints)} keypoints, the model {expected};"
-            " name data of the same keypoints as data.val, or leave keypoints out of eval.iou_types"
+            f"{val.annotation_file}: instances have {plural(len(val.keypoints), 'keypoint')}, the model"
+            f" {expected}; name data of the same keypoints as data.val, or leave keypoints out of"
+            " eval.iou_types"
         )
     if expected is not None:
         choose_sigmas(recipe.eval.sigmas, expected)

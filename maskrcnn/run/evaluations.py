@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 from maskrcnn.data import Dataset
 from maskrcnn.engine.events import describe_losses
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.training import EVALUATIONS, TrainingRun
 from maskrcnn.run.validation_losses import validation_losses
@@ -24,7 +26,7 @@ def evaluate_run(
     one; see ``engine.trainer.Evaluate``.
     """
     console, average = run.console, run.step.average
-    console.line(f"evaluating after step {step} on {len(val)} images")
+    console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
     smooth: Evaluation | None = None
     try:
         found, metrics = _judge(run, val, stopping)
@@ -53,19 +55,17 @@ def _judge(
     Raises:
         BrokenOff: ``stopping`` said so on some rank; on every rank.
     """
-    found = run_evaluation(run.model, val, run.recipe, run.ranks, run.console, stopping)
-    metrics = {} if found is None else found.result.scalars()
-    if found is not None:
-        run.console.line(found.result.table())
-    if run.recipe.eval.losses:
-        losses = validation_losses(run.model, val, run.recipe, run.ranks, stopping)
-        metrics |= losses
-        told = describe_losses(
-            {name.removeprefix("val/"): v for name, v in losses.items() if name != "val/loss"}
-        )
-        run.console.line(
-            f"losses on evaluation images (eval.losses): {losses.get('val/loss', 0):.3f} ({told})"
-        )
+    with run.step.strategy.whole() as model:
+        found = run_evaluation(model, val, run.recipe, run.ranks, run.console, stopping)
+        metrics = {} if found is None else found.result.scalars()
+        if found is not None:
+            run.console.line(found.result.table())
+        if run.recipe.eval.losses:
+            losses = validation_losses(cast(MaskRCNN, model), val, run.recipe, run.ranks, stopping)
+            metrics |= losses
+            of_parts = {name.removeprefix("val/"): v for name, v in losses.items() if name != "val/loss"}
+            total, told = losses.get("val/loss", 0.0), describe_losses(of_parts)
+            run.console.line(f"losses on evaluation images (eval.losses): {total:.3f} ({told})")
     return found, metrics
 
 

@@ -21,7 +21,7 @@ from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.image_files import missing_files
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.engine.distributed import connect
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.evaluation import IouType
 from maskrcnn.modeling.rpn.anchor_fit import fit_anchors
 from maskrcnn.recipe import DataConfig, Recipe, check_same_categories
@@ -280,12 +280,12 @@ def _facts(key: str, dataset: Dataset) -> Iterator[str]:
     gaps = ids[-1] - ids[0] + 1 - len(ids)
     yield f"{key}: {dataset.annotation_file}"
     yield (
-        f"  {len(dataset)} images, {int((counts == 0).sum())} of them without objects; {int(counts.sum())}"
-        f" objects, {crowds} crowd regions; {middle:g} objects an image (95 %: {many:g}, most:"
-        f" {int(counts.max(initial=0))})"
+        f"  {plural(len(dataset), 'image')}, {int((counts == 0).sum())} of them without objects;"
+        f" {plural(int(counts.sum()), 'object')}, {plural(crowds, 'crowd region')}; {middle:g} objects an"
+        f" image (95 %: {many:g}, most: {int(counts.max(initial=0))})"
     )
     if gaps:
-        yield f"  category ids {ids[0]} to {ids[-1]} have {gaps} gaps, which is no harm: outputs are by rank"
+        yield f"  category ids {ids[0]} to {ids[-1]} have {plural(gaps, 'gap')}, no harm: outputs are by rank"
 
 
 def _classes(data: Sets) -> Table:

@@ -26,4 +26,4 @@ def export_data(data: DataConfig, format: str, out: Path, *, overwrite: bool = F
     if data.val is not None:
         splits["val"] = data.build(data.val, False)
     lost = EXPORTERS.get(format)(splits, out)
-    return notes + [f"not kept: {count} {what}" for what, count in lost.items() if count]
+    return notes + [f"not kept: {what}: {count}" for what, count in lost.items() if count]

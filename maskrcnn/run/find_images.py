@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn.data.file_names import shown
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.viz.picture_names import PictureNames, plain_name
 
 #: Taken from folders; a file named outright may have any name.
@@ -62,7 +62,9 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> Images:
                     + (f", only {passed}; name a folder itself, or write {shown(item)}/*" if passed else "")
                 )
             if passed:
-                notes.append(f"{shown(item)}: {len(files)} files; passed over {passed} (name them too)")
+                notes.append(
+                    f"{shown(item)}: {plural(len(files), 'file')}; passed over {passed} (name them too)"
+                )
             found |= {file: file.parent for file in files if file not in found}
     return Images(_picture_names(found), notes)
 
@@ -95,14 +97,14 @@ def _in_folder(folder: Path, recursive: bool) -> tuple[list[Path], list[str]]:
     besides = f"passed over {' and '.join(note)}" if note else ""
     if not images:
         raise UserError(f"{shown(folder)}: no images in this folder ({besides or known})")
-    return images, [f"{shown(folder)}: {len(images)} images; {besides}"] if note else []
+    return images, [f"{shown(folder)}: {plural(len(images), 'image')}; {besides}"] if note else []
 
 
 def _count(paths: Sequence[Path], folder: Path | None, what: str) -> str:
     """``3 files: a.gif, b.heic, notes.txt``, with some of the names (relative to ``folder``, if given)."""
     few = ", ".join(shown(p if folder is None else p.relative_to(folder))[:100] for p in paths[:_NAMED])
     more = ", ..." if len(paths) > _NAMED else ""
-    return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''}: {few}{more}"
+    return f"{plural(len(paths), what)}: {few}{more}"
 
 
 def _picture_names(found: dict[Path, Path]) -> dict[Path, str]:

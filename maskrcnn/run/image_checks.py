@@ -12,7 +12,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import longest_gap, missing_files, no_file
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.loader import MAX_REPLACEMENTS
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.run.preflight import CHECKS, Finding, Start
 
 #: Images whose size is compared with the json's before the start; the others are when they are read.
@@ -46,7 +46,7 @@ def _missing(key: str, dataset: Dataset, paths: list[Path], missing: list[int], 
         f"{shown(path)} (image {int(dataset.image_ids[i])}{instead.get(path, '')})"
         for path, i in zip(paths, missing, strict=True)
     )
-    what = f"{key}: {len(missing)} of {len(dataset)} image files are not there: {named}"
+    what = f"{key}: {len(missing)} of {plural(len(dataset), 'image file')} are not there: {named}"
     if any("\\" in path.name for path in paths):
         what += "; file names of this json use backslashes: write / in their place"
     everything = len(missing) == len(dataset)
@@ -85,7 +85,10 @@ def _sizes(key: str, dataset: Dataset, paths: list[Path], there: list[int]) -> I
             sentences.append(str(error))
     if not sentences:
         return
-    what = f"{key}: {len(sentences)} of {len(places)} images looked at have another size than the json says"
+    what = (
+        f"{key}: {len(sentences)} of {plural(len(places), 'image')} looked at have another size than"
+        " the json says"
+    )
     if dataset.on_error == "skip":
         yield f"{what}, as: {sentences[0]} (passed over: on_error: skip)"
     else:

@@ -14,7 +14,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.formats.exchange import IMPORTERS, Gathered
 from maskrcnn.data.formats.sources import LabelSource
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError, few, plural
 from maskrcnn.files import copy_file
 
 
@@ -98,9 +98,10 @@ def import_data(
     write_data_folder(out, contents, masks=gathered.masks, note=note)
     if gathered.report:
         notes.append(gathered.report.summary())
-    notes += [f"not kept: {count} {what}" for what, count in gathered.lost.items() if count]
+    notes += [f"not kept: {what}: {count}" for what, count in gathered.lost.items() if count]
     crowds = sum(a["iscrowd"] for _, content in contents.values() for a in content["annotations"])
-    notes += [f"{crowds} objects are crowd regions (iscrowd: 1), which never train"] if crowds else []
+    lone = plural(crowds, "object is a crowd region", "objects are crowd regions")
+    notes += [f"{lone} (iscrowd: 1), which never train"] if crowds else []
     extra = [split for split in contents if split not in ("train", "val")]
     notes += [f"{split}.json is written, too; {DATA_FILE} names train and val alone" for split in extra]
     images = {split: len(content["images"]) for split, (_, content) in contents.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskrcnn.engine.checkpoint import Checkpoint, load_weights
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
-from maskrcnn.errors import CheckpointError, UserError, few
+from maskrcnn.errors import CheckpointError, UserError, few, plural
 from maskrcnn.modeling.interfaces import CHANNEL_FITTINGS
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig, without_weights
 from maskrcnn.recipe import Recipe, SolverConfig, parse_recipe
@@ -119,7 +119,10 @@ def _lines(taken: TakenOver, name: str) -> list[str]:
     rows = [(ours, theirs or "(afresh)") for ours, theirs in taken.classes]
     if len(rows) > _LISTED:
         rows = [*rows[:_LISTED], (f"and {len(rows) - _LISTED} more", "")]
-    title = f"{known} of {len(taken.classes)} classes have a namesake in the weights; the others begin afresh"
+    title = (
+        f"{known} of {plural(len(taken.classes), 'class')} have a namesake in the weights; the others"
+        " begin afresh"
+    )
     table = Table(("class", name), rows, title, left=(0, 1)).text()
     kinds = {"rows by class": taken.by_class, "whole": taken.whole, "afresh": taken.fresh}
     layers = {kind: sorted({name.rpartition(".")[0] for name in names}) for kind, names in kinds.items()}

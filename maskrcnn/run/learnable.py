@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn.engine.optim import REFERENCE_BATCH_SIZE, SGDConfig
 from maskrcnn.engine.schedules import CosineConfig
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.recipe import SolverConfig
 from maskrcnn.run.preflight import CHECKS, Start
@@ -69,9 +69,11 @@ def check_frozen(model: MaskRCNN, config: MaskRCNNConfig, held: Collection[str] 
         return
     found = []
     if layers:
-        found.append(f"{len(layers)} frozen parameters are random ({_some(layers)})")
+        many = plural(len(layers), "frozen parameter is", "frozen parameters are")
+        found.append(f"{many} random ({_some(layers)})")
     if norms:
-        found.append(f"{len(norms)} frozen normalisations do nothing ({_some(norms)})")
+        many = plural(len(norms), "frozen normalisation does", "frozen normalisations do")
+        found.append(f"{many} nothing ({_some(norms)})")
     raise ConfigError(
         f"the model cannot learn: no file gave it weights, and {' and '.join(found)}."
         f" {_advice(config, layers, norms, held)} If you mean it, set train.allow_frozen_random: true"
@@ -89,9 +91,10 @@ def check_fresh(names: Collection[str], source: Path) -> None:
         ConfigError: there are any.
     """
     if names:
+        many = plural(len(names), "frozen parameter stays", "frozen parameters stay")
         raise ConfigError(
-            f"{len(names)} frozen parameters stay random ({_some(sorted(names))}), since {source} gives them"
-            " no values; take them out of solver.freeze. If you mean it, set train.allow_frozen_random: true"
+            f"{many} random ({_some(sorted(names))}), since {source} gives no value to"
+            " them; take them out of solver.freeze. If you mean it, set train.allow_frozen_random: true"
         )
 
 
@@ -227,8 +230,9 @@ def epoch_doubts(solver: SolverConfig, images: int) -> list[str]:
     if seen >= images:
         return []
     doubt = (
-        f"solver.steps {solver.steps} x {solver.batch_size} images are {seen} of {images} training images,"
-        f" less than one epoch; one takes solver.steps: {-(-images // solver.batch_size)}"
+        f"solver.steps {solver.steps} x {plural(solver.batch_size, 'image')} are {seen} of"
+        f" {plural(images, 'training image')}, less than one epoch; one takes solver.steps:"
+        f" {-(-images // solver.batch_size)}"
     )
     return [doubt]
 

@@ -11,7 +11,7 @@ import torch
 
 from maskrcnn.data import Dataset, Transform, apply_transforms
 from maskrcnn.engine.distributed import Ranks, read_launch
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.run import setup
 from maskrcnn.run.preflight import CHECKS, Start
 from maskrcnn.run.room import in_words
@@ -50,8 +50,9 @@ def check_workers(start: Start) -> None:
     most = max(_ALWAYS_WORKERS, _WORKERS_PER_CORE * cores)
     if wanted * here > most:
         raise UserError(
-            f"data.workers is {wanted}, which with {here} training processes makes {wanted * here} that load"
-            f" images, and this machine has {cores} cores; set it to at most {most // here}, or null"
+            f"data.workers is {wanted}, which with {plural(here, 'training process')} makes {wanted * here}"
+            f" that load images, and this machine has {plural(cores, 'core')}; set it to at most"
+            f" {most // here}, or null"
         )
 
 
@@ -77,8 +78,9 @@ def check_batch(start: Start) -> None:
     if memory and need > memory:
         more = " or raise solver.accumulate" if training else ""
         raise UserError(
-            f"{key}.batch_size is {asked}, and the {count} images of a pass at {size[1]} x {size[0]} pixels"
-            f" take {in_words(need)} by themselves, of the {in_words(memory)} of memory; lower it{more}"
+            f"{key}.batch_size is {asked}, and the {plural(count, 'image')} of a pass at {size[1]} x"
+            f" {size[0]} pixels take {in_words(need)} by themselves, of the {in_words(memory)} of memory;"
+            f" lower it{more}"
         )
 
 

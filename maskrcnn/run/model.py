@@ -17,7 +17,7 @@ from maskrcnn.config.shipped import is_shipped_name
 from maskrcnn.data import DatasetConfig
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.checkpoint_folder import find_checkpoint
-from maskrcnn.errors import CheckpointError, UserError
+from maskrcnn.errors import CheckpointError, UserError, plural
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import DataConfig, Recipe, parse_recipe
 from maskrcnn.run.data_argument import read_data_argument
@@ -68,7 +68,7 @@ class Model:
             self._take(_file_of(path), settings)
 
     def __repr__(self) -> str:
-        state = "untrained" if self.checkpoint is None else f"{len(self.classes)} classes"
+        state = "untrained" if self.checkpoint is None else plural(len(self.classes), "class")
         return f"Model({self._name!r}: {state})"
 
     def train(

@@ -17,7 +17,7 @@ from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError, few, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
 
@@ -141,4 +141,4 @@ def run_checks(checks: Sequence[tuple[str, Start]], when: str) -> None:
         raise kind(sentence)
     if told:
         listed = few(told, _LISTED, "\n  ")
-        raise UserError(f"{len(told)} problems, found {when}\n  {listed}")
+        raise UserError(f"{plural(len(told), 'problem')}, found {when}\n  {listed}")

@@ -15,7 +15,7 @@ from maskrcnn.data.proposal_file import ProposalSpool, write_proposals
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.evaluation.recall import average_recall, best_overlaps
 from maskrcnn.files import scratch, unwritten
 from maskrcnn.inference.loop import PredictionProgress, evaluating
@@ -84,7 +84,7 @@ def propose(
         run_checks([(name, start) for name in PROPOSALS], "before the proposals")
         model = load_model(recipe, state, path, ranks.device)
         total = min(len(dataset), limit or len(dataset))
-        console.line(f"{path}: step {state.step}, {total} images of {dataset.annotation_file}")
+        console.line(f"{path}: step {state.step}, {plural(total, 'image')} of {dataset.annotation_file}")
         with _spool(output) as spool:
             overlaps = _run(model, dataset, recipe, ranks, console, spool, total)
             spool.close()
@@ -94,7 +94,7 @@ def propose(
             ranks.barrier()  # the raw files stay until they are joined
         if not ranks.is_main:
             return None
-        console.line(f"{count} proposals written to {output}")
+        console.line(f"{plural(count, 'proposal')} written to {output}")
         figures = {
             f"AR@{k}": average_recall(torch.cat([found[i] for found in gathered]))
             for i, k in enumerate(RECALL_AT)

@@ -12,7 +12,8 @@ from maskrcnn.engine.checkpoint import load_if_ours, save
 from maskrcnn.run.convert import Options, convert_file
 from maskrcnn.run.named_weights import PUBLISHERS, WeightsFacts
 from maskrcnn.structures.categories import Categories
-from maskrcnn.weights.fetch import PATIENCE, alone, facts_of, fetch
+from maskrcnn.weights.download import PATIENCE
+from maskrcnn.weights.fetch import alone, facts_of, fetch
 from maskrcnn.weights.published import Published, find, folder_of
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.doctor import Doubt, find_doubts
 from maskrcnn.data.doctor.annotation_doubts import NO_AREA, same_objects
 from maskrcnn.data.doctor.file_doubts import normal_names
@@ -25,8 +26,8 @@ from maskrcnn.data.formats.coco import CocoConfig, CocoDataset
 from maskrcnn.data.formats.coco_json import as_id, load_coco
 from maskrcnn.data.formats.data_folder import DATA_FILE, write_data_folder
 from maskrcnn.data.image_files import image_path, missing_files, open_image
-from maskrcnn.data.index import AnnotationIndex, read_annotations
-from maskrcnn.errors import UserError
+from maskrcnn.data.index import AnnotationIndex
+from maskrcnn.errors import UserError, plural
 from maskrcnn.files import write_bytes, write_json
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.data_argument import read_data_argument
@@ -104,7 +105,10 @@ def repair(
     write_json(folder / REPAIRS, {"done": done, "left": [d.as_json() for d in left]}, indent=1)
     told = [f"{entry['where']}: {entry['count']} {entry['of']}: {entry['what']}" for entry in done]
     told += dict.fromkeys(f"left as it is ({doubt.kind}): {doubt.advice}" for doubt in left)
-    return [*told, f"{folder / DATA_FILE}: {len(done)} repairs, listed with all ids in {folder / REPAIRS}"]
+    return [
+        *told,
+        f"{folder / DATA_FILE}: {plural(len(done), 'repair')}, listed with all ids in {folder / REPAIRS}",
+    ]
 
 
 def _coco_sets(found: Examination) -> dict[str, CocoDataset]:

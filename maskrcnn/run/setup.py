@@ -24,7 +24,7 @@ from maskrcnn.engine.checkpoint import Checkpoint, load, unknown, with_average
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, read_launch
 from maskrcnn.engine.faults import out_of_memory_is_told
-from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, DataError, UserError, plural
 from maskrcnn.layers.ops import MOST_CUDA_LEVELS, compiled_devices, has_kernels
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.modeling.roi.roi_heads import RoIHeadsConfig
@@ -244,8 +244,9 @@ def check_channels(recipe: Recipe) -> None:
     channels, means = recipe.data.channels, recipe.model.num_channels
     if channels != means:
         raise ConfigError(
-            f"model.preprocess.mean has {means} values, and data.channels is {channels}; give mean and std of"
-            " each channel: `maskrcnn data statistics CONFIG` prints those of the training images"
+            f"model.preprocess.mean has {plural(means, 'value')}, and data.channels is {channels}; give mean"
+            " and std of each channel: `maskrcnn data statistics CONFIG` prints those of the training"
+            " images"
         )
 
 
@@ -255,7 +256,7 @@ def cuda_levels_doubt(recipe: Recipe) -> str:
     if levels <= MOST_CUDA_LEVELS:
         return ""
     return (
-        f"model.roi.levels names {levels} levels, and on a GPU the RoI operators take at most"
+        f"model.roi.levels names {plural(levels, 'level')}, and on a GPU the RoI operators take at most"
         f" {MOST_CUDA_LEVELS}; name fewer, or set device: cpu"
     )
 
@@ -384,8 +385,9 @@ def images_per_pass(recipe: Recipe, ranks: Ranks) -> int:
     parts = ranks.size * solver.accumulate
     if solver.batch_size % parts:
         raise UserError(
-            f"solver.batch_size {solver.batch_size} cannot be dealt evenly to {ranks.size} processes x"
-            f" {solver.accumulate} passes (solver.accumulate); make it a multiple of {parts}"
+            f"solver.batch_size {solver.batch_size} cannot be dealt evenly to"
+            f" {plural(ranks.size, 'process')} x {solver.accumulate} passes (solver.accumulate); make it a"
+            f" multiple of {parts}"
         )
     return solver.batch_size // parts
 

@@ -17,7 +17,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.coco_json import as_id, load_coco, read_json
 from maskrcnn.data.formats.data_folder import write_data_folder
 from maskrcnn.data.splitting import choose
-from maskrcnn.errors import DataError, UserError, few
+from maskrcnn.errors import DataError, UserError, few, plural
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.import_data import refuse_or_tell
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -137,7 +137,8 @@ class Groups:
             groups[group_of(record)].append(i)
         if len(groups) < 2:
             raise UserError(
-                f"all {len(chosen)} images are of one group ({few(map(shown, groups))}), which is not divided"
+                f"{plural(len(chosen), 'image is', 'images are')} of one group ({few(map(shown, groups))}),"
+                " which is not divided"
             )
         truth = dataset.ground_truth()
         place = {i: g for g, ids in enumerate(groups.values()) for i in ids}

@@ -18,7 +18,7 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.step import NotMadeError, Step, Wishes
 from maskrcnn.engine.strategy import choose_strategy
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
@@ -52,7 +52,7 @@ class StepCost:
         else:
             assert self.seconds is not None
             whole = format_seconds(self.seconds * steps)
-            time, how = f"{self.seconds:.3g} s here, {steps} steps {whole}", "measured"
+            time, how = f"{self.seconds:.3g} s here, {plural(steps, 'step')} {whole}", "measured"
         return [f"a step takes {time}, and {in_words(self.memory)} of memory ({how})"]
 
 

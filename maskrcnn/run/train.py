@@ -14,6 +14,7 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.interrupt import stop_at_once
 from maskrcnn.engine.memory import keep_freed_memory
 from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.errors import plural
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 from maskrcnn.run.folder import RunFolder
@@ -122,12 +123,15 @@ def _locked(folder: RunFolder, ranks: Ranks, console: Console) -> Iterator[RunLo
 
 
 def _what_was_done(start: int, end: int, took: str, ended: str, *, evaluated: bool) -> str:
+    steps = plural(end, "step was", "steps were")
     if start == end and evaluated:
-        return f"all {end} steps were finished before; evaluated in {took}"
+        return f"{steps} finished before; evaluated in {took}"
     if start == end:
         why = "see above" if ended else f"solver.steps: {end}"
-        return f"already finished: all {end} steps were done before, nothing to do ({why})"
-    return f"finished {end} steps{f', {end - start} of them in this call,' if start else ''} in {took}"
+        return f"already finished: {steps} done before, nothing to do ({why})"
+    return (
+        f"finished {plural(end, 'step')}{f', {end - start} of them in this call,' if start else ''} in {took}"
+    )
 
 
 def _metrics_on_file(folder: RunFolder) -> dict[str, float]:

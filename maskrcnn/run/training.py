@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +26,8 @@ from maskrcnn.engine.saving import Saving
 from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.trainer import BUDGETS, Budget, LoopPlan, Trainer
-from maskrcnn.errors import few
+from maskrcnn.engine.watchdog import Watchdog
+from maskrcnn.errors import few, plural
 from maskrcnn.files import clear_temporaries
 from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS, MaskRCNN, without_weights
 from maskrcnn.recipe import Recipe
@@ -53,6 +54,10 @@ CACHES: Named[Callable[[Recipe, setup.Data, Ranks, Callable[[str], None]], None]
 )
 #: Batches are drawn one by one: where it is decided on the way how many there are, there may be any number.
 _NO_END = 2**40
+#: What keeps the batch and the state of a step whose figures are not finite.
+EVIDENCE: Named[Callable[[TrainingRun, Checkpoint, list[str]], str]] = Named(
+    "evidence", "maskrcnn.run", batch="kept_batch"
+)
 #: Classes that a line of the log names.
 _CLASSES = 10
 
@@ -95,12 +100,13 @@ class TrainingRun:
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
         self._repeats = self._repeat_factors()
         self._frozen = set(freeze(self.model, solver.freeze))
+        strategy = choose_strategy(ranks, self.model, "fsdp" if solver.strategy == "fsdp" else "ddp")
         self._recomputed = 0
-        if solver.checkpoint_activations:
+        if solver.checkpoint_activations:  # a copy that a strategy made before is not trained
             self._recomputed = RECOMPUTATIONS.get("backbone")(self.model)
-        strategy = choose_strategy(ranks, self.model)
         optimizer = solver.optimizer.build(self.model, solver.learning_rate)
         set_rates(optimizer, self.model, solver.rates)
+        strategy.adopt(optimizer)
         average = None
         if solver.ema is not None:
             average = AVERAGES.get("ema")(strategy, **solver.ema.arguments())
@@ -116,6 +122,7 @@ class TrainingRun:
             accumulate=solver.accumulate,
             clip_grad_norm=solver.clip_grad_norm,
             average=average,
+            max_skipped=recipe.train.max_skipped if recipe.train.on_nonfinite == "skip" else 0,
         )
         self._start = preflight.Start(
             recipe,
@@ -124,7 +131,7 @@ class TrainingRun:
             "data.train",
             self.data.train,
             folders={"--output": folder.path},
-            model=self.model,
+            model=cast(MaskRCNN, strategy.built),
             optimizer=optimizer,
             held=self._frozen,
         )
@@ -154,7 +161,8 @@ class TrainingRun:
         else:
             file, categories = self._local.weights, self.data.train.categories
             if weight_keys(recipe):
-                self._taken = BEGINNINGS.get("weights")(self.model, recipe, file, categories)
+                with self.step.strategy.whole(write=True) as model:
+                    self._taken = BEGINNINGS.get("weights")(cast(MaskRCNN, model), recipe, file, categories)
                 if self.step.average is not None:
                     self.step.average.restart()
             if not recipe.train.allow_frozen_random:
@@ -173,7 +181,7 @@ class TrainingRun:
         folder.begin(self.recipe, {**facts, "step": step})
         console.open(folder.log)
         if left:
-            console.line(f"removed {len(left)} temporary files of writes that were cut short")
+            console.line(f"removed {plural(len(left), 'temporary file')} of writes that were cut short")
         self.events = Events(
             folder.path,
             console,
@@ -201,28 +209,27 @@ class TrainingRun:
         recipe, ranks, solver = self.recipe, self.ranks, self.recipe.solver
         line = self.console.line
         images = len(self.data.train)
-        val = "none" if self.data.val is None else f"{len(self.data.val)} images"
+        val = "none" if self.data.val is None else plural(len(self.data.val), "image")
         line(f"run folder {self.folder.path}  seed {recipe.seed}  device {ranks.device}  ranks {ranks.size}")
         line(f"training images {images}, classes {len(self.data.train.categories)}, evaluation {val}")
         parameters = dict(self.model.named_parameters())
         trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
         threads = torch.get_num_threads()
-        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {threads} threads")
+        line(f"{trained / 1e6:.2f} M trainable parameters, {solver.precision}, {plural(threads, 'thread')}")
         if solver.freeze:
             held = _count(parameters[name] for name in self._frozen)
             line(f"frozen by solver.freeze: {held} ({few(solver.freeze)})")
         reference = solver.reference_batch_size or solver.batch_size
         line(
             f"learning rate {solver.learning_rate:.6g} = {solver.optimizer.lr:.6g} x {solver.batch_size}"
-            f" / {reference} images (batch_size / reference_batch_size)"
+            f" / {plural(reference, 'image')} (batch_size / reference_batch_size)"
         )
         for pattern, factor in solver.rates.items():
             groups = (g["params"] for g in self.step.optimizer.param_groups if g.get("pattern") == pattern)
             line(f"learning rate x {factor:g}: {pattern}, {_count(p for group in groups for p in group)}")
         if self._recomputed:
-            line(
-                f"activations of {self._recomputed} blocks are computed anew (solver.checkpoint_activations)"
-            )
+            blocks = plural(self._recomputed, "block is", "blocks are")
+            line(f"{blocks} computed anew in the backward pass (solver.checkpoint_activations)")
         if solver.ema is not None:
             line(
                 f"average of the weights: decay {solver.ema.decay:g}, warm-up {solver.ema.warmup:g}"
@@ -230,10 +237,11 @@ class TrainingRun:
             )
         steps = solver.steps if self._budget is None else self._budget.steps
         if steps is None:
-            line(f"steps of {solver.batch_size} images for {recipe.train.hours:g} hours (train.hours)")
+            each = plural(solver.batch_size, "image")
+            line(f"steps of {each} for {recipe.train.hours:g} hours (train.hours)")
         else:
             epochs = steps * solver.batch_size / max(images, 1)
-            line(f"{steps} steps of {solver.batch_size} images: {epochs:.3g} epochs")
+            line(f"{plural(steps, 'step')} of {plural(solver.batch_size, 'image')}: {epochs:.3g} epochs")
         for told in self._balance():
             line(told)
         if start is not None:
@@ -259,7 +267,8 @@ class TrainingRun:
             told = few((f"{name} x {r:.2f}" for r, name in reversed(rare)), _CLASSES) or "no class is rare"
             yield (
                 f"images of rare classes come more often (data.repeat_threshold): {told};"
-                f" an epoch is about {repeats.images.sum():.0f} draws of {len(repeats.images)} images"
+                f" an epoch is about {repeats.images.sum():.0f} draws of"
+                f" {plural(len(repeats.images), 'image')}"
             )
         if weights is not None:
             pairs = zip((*names, setup.BACKGROUND), weights.tolist(), strict=True)
@@ -275,9 +284,10 @@ class TrainingRun:
                 self._parts(),
                 self.folder.checkpoints(train.keep),
                 console=self.console,
-                weights=self.step.parameters,
+                weights=self.step.strategy.own_parts(),
                 best_metric=recipe.eval.best_metric,
                 guard=self.lock.check,
+                background=train.save_in_background,
             ),
             LoopPlan(solver.steps, train.log_every, train.checkpoint_every, train.eval_every, train.patience),
             console=self.console,
@@ -292,13 +302,19 @@ class TrainingRun:
             events=self.events,
             resume_hint=resume_hint,
             budget=self._budget,
+            keep_evidence=lambda state, what: EVIDENCE.get("batch")(self, state, what),
+            watchdog=Watchdog(self.folder.path / f"stacks{self.ranks.suffix}.txt", self.console.warn),
         )
 
-    def batches(self, start_step: int) -> BatchLoader:
-        """Those of the steps that are left."""
+    def batches(self, start_step: int, steps: int | None = None) -> BatchLoader:
+        """Those of the steps that are left, or of so many of them: those are loaded by this process."""
         repeats = None if self._repeats is None else self._repeats.images
-        steps = range(start_step, self.recipe.solver.steps if self._budget is None else _NO_END)
-        return setup.train_batches(self.data.train, self.recipe, self.ranks, steps, repeats)
+        total = self.recipe.solver.steps if self._budget is None else _NO_END
+        recipe = self.recipe
+        if steps is not None:
+            recipe = replace(recipe, data=replace(recipe.data, workers=0))
+            total = min(start_step + steps, total)
+        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)
@@ -308,4 +324,4 @@ class TrainingRun:
 
 def _count(parameters: Iterable[torch.Tensor]) -> str:
     sizes = [p.numel() for p in parameters]
-    return f"{sum(sizes):,} parameters in {len(sizes)} tensors"
+    return f"{plural(sum(sizes), 'parameter', spec=',')} in {plural(len(sizes), 'tensor')}"

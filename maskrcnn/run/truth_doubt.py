@@ -10,6 +10,7 @@ from maskrcnn.data.doctor import Doubt
 from maskrcnn.data.doctor.doubts import few
 from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.interfaces import Dataset
+from maskrcnn.errors import plural
 from maskrcnn.evaluation import EvalResult, IouType, evaluate_coco
 
 #: Images that are judged, spread over the data set.
@@ -50,8 +51,8 @@ def truth_doubt(
     if most > 100:
         own = f"{kind}/AP@{max(cap, most)}"
         advice = (
-            f"an image has up to {most} objects of a class, and COCO's AP counts 100 detections: set"
-            f" model.roi.max_detections: {max(cap, most)}, which adds {own}, and eval.best_metric: {own}"
+            f"an image has up to {plural(most, 'object')} of a class, and COCO's AP counts 100 detections:"
+            f" set model.roi.max_detections: {max(cap, most)}, which adds {own}, and eval.best_metric: {own}"
         )
     return Doubt(
         kind="truth is not perfect",

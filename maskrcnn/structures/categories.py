@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Categories:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
-            raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
+            raise DataError(f"{plural(len(self.ids), 'category id')} but {plural(len(self.names), 'name')}")
         if any(a >= b for a, b in zip(self.ids, self.ids[1:], strict=False)):
             raise DataError(f"category ids must rise and not repeat: {few(self.ids, 20)}")
         object.__setattr__(self, "_index", {c: k for k, c in enumerate(self.ids)})

@@ -11,7 +11,7 @@ Legend: G = instances, P = vertices, Q = polygons.  A polygon vertex is a contin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import cv2
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import plural
 from maskrcnn.structures import rle
 from maskrcnn.structures.rle import RLE
 
@@ -84,7 +85,9 @@ class InstanceMasks:
                 for polygon in segmentation:
                     array = np.asarray(polygon, dtype=np.float64).reshape(-1)
                     if array.size < 6 or array.size % 2:
-                        raise ValueError(f"a polygon needs at least 3 (x, y) pairs, got {array.size} numbers")
+                        raise ValueError(
+                            f"a polygon needs at least 3 (x, y) pairs, got {plural(array.size, 'number')}"
+                        )
                     flat.append(array)
                     total += array.size // 2
                     polygon_ends.append(total)
@@ -113,6 +116,29 @@ class InstanceMasks:
             [entry for p in parts for entry in p._rles],
             np.concatenate([p._affines for p in parts]),
         )
+
+    def plain(self) -> dict[str, Any]:
+        """Themselves as tensors, numbers and text, for a file: see :meth:`of_plain`."""
+        arrays = (self._points, self._polygon_ends, self._instance_ends, self._affines)
+        names = ("points", "polygon_ends", "instance_ends", "affines")
+        rles = [None if r is None else {**r, "counts": r["counts"].decode("ascii")} for r in self._rles]
+        tensors = {n: torch.from_numpy(np.array(a)) for n, a in zip(names, arrays, strict=True)}
+        return {"height": self.height, "width": self.width, "rles": rles, **tensors}
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> InstanceMasks:
+        """What :meth:`plain` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it did not.
+        """
+        height, width = plain["height"], plain["width"]
+        sizes = (None if r is None else (r, *r["size"]) for r in plain["rles"])
+        rles = [None if of is None else rle.normalise(*of) for of in sizes]
+        names = ("points", "polygon_ends", "instance_ends")
+        points, polygon_ends, instance_ends = (plain[name].numpy() for name in names)
+        affines = plain["affines"].numpy()
+        return InstanceMasks(height, width, points, polygon_ends, instance_ends, rles, affines)
 
     def __len__(self) -> int:
         return len(self._instance_ends)

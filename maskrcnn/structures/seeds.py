@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import plural
+
 #: What a seed's keys are for (any numbers); equal indices of two streams have unrelated keys.
 ANCHORS, ROIS = 0x2C6FE96EE78B6955, 0x1FC65DA4B2F1F1D3
 
@@ -85,7 +87,7 @@ def image_seeds(seeds: Tensor | None, images: int, device: torch.device) -> Tens
     if seeds is None:
         seeds = torch.randint(1 << 62, (images,))
     if seeds.shape != (images,):
-        raise ValueError(f"{images} images need {images} seeds, got {list(seeds.shape)}")
+        raise ValueError(f"{plural(images, 'image')} need {plural(images, 'seed')}, got {list(seeds.shape)}")
     return seeds.to(device, non_blocking=True)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.errors import plural
 from maskrcnn.viz.figure import new_figure, style
 from maskrcnn.viz.palette import BLUE, FAINT, INK, ORANGE, QUIET, VERMILLION
 
@@ -101,7 +102,7 @@ def _images(panel: Any, fit: Fit) -> None:
     panel.hist(fit.counts, np.linspace(0, most + 1, min(_BINS, most + 2)), color=BLUE)
     panel.set_xlabel("objects of an image")
     panel.set_ylabel("images")
-    panel.set_title(f"caps: at most {most} objects an image")
+    panel.set_title(f"caps: at most {plural(most, 'object')} an image")
     height = panel.get_ylim()[1]
     for number, (key, cap) in enumerate(fit.caps):
         over = f"{(fit.counts > cap).mean():.0%} of images have more" if cap < most else "no image has more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from maskrcnn.errors import plural
 from maskrcnn.viz.tables import Table
 
 #: Classes that are written out; the others are counted.
@@ -29,5 +30,5 @@ def shares(
     ranked = sorted(names, key=lambda name: -sum(objects[s].get(name, 0) for s in splits))
     rows += [[f"  {name}", *(str(objects[s].get(name, 0)) for s in splits)] for name in ranked[:_LISTED]]
     if len(ranked) > _LISTED:
-        rows.append([f"  and {len(ranked) - _LISTED} classes more", *("" for _ in splits)])
+        rows.append([f"  and {plural(len(ranked) - _LISTED, 'class')} more", *("" for _ in splits)])
     return Table(["", *splits], rows)

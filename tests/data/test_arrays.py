@@ -94,7 +94,7 @@ def test_pages_as_channels_as_images_or_the_first_alone() -> None:
 @needs_tifffile
 def test_what_a_tiff_does_not_hold_is_told() -> None:
     data = tiff(*(pixels(5)[..., k] for k in range(5)))
-    with pytest.raises(DataError, match=r"has 1 channels, and data\.channels is 5.*data\.pages: channels"):
+    with pytest.raises(DataError, match=r"has 1 channel, and data\.channels is 5.*data\.pages: channels"):
         decode_image(data, reading=FIVE)
     with pytest.raises(DataError, match=r"has 5 pages, and number 5 \(from 0\) is asked for"):
         decode_image(data, reading=ImageReading(1, "images"), page=5)

@@ -36,12 +36,12 @@ def test_kinds_are_counted_and_the_first_few_named() -> None:
     assert len(report) == NAMED + 4
     assert report.named == [f"annotation {i}" for i in range(NAMED)]
     assert report.notes() == (
-        "1 faulty image records left out (1 no size); first: image 1",
+        "1 faulty image record left out (1 no size); first: image 1",
         f"{NAMED + 3} faulty annotations left out (4 no class, 4 no box); first: annotation 0",
         "2 annotations read as meant: a text of bytes",
     )
     lines = report.summary().splitlines()
-    assert lines[0] == "x.json: 1 faulty image records left out (1 no size)"
+    assert lines[0] == "x.json: 1 faulty image record left out (1 no size)"
     assert lines[-1] == "  2 a text of bytes (first: annotation 90)"
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from maskrcnn.data.doctor.page_count import count_pages
-from maskrcnn.data.image_files import image_path, longest_gap, missing_files, no_file
+from maskrcnn.data.image_files import WAITS, image_path, longest_gap, missing_files, no_file, read_file
 from maskrcnn.data.image_header import read_header
 from maskrcnn.data.images import read_image
 from maskrcnn.errors import DataError
@@ -90,3 +93,48 @@ def test_named_pipes_sockets_and_devices_are_not_waited_for(tmp_path: Path) -> N
             assert read_header(path) is None
     assert count_pages(tmp_path / "pipe.png") == 1
     assert missing_files([tmp_path / "pipe.png"]) == [0]
+
+
+class Drive:
+    """Opens images; the first calls fail."""
+
+    def __init__(self, number: int, times: int) -> None:
+        self.number, self.left, self.slept = number, times, list[float]()
+
+    def open(self, path: Path) -> BinaryIO:
+        if self.left:
+            self.left -= 1
+            raise OSError(self.number, os.strerror(self.number), str(path))
+        return path.open("rb")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_drive_that_does_not_answer_is_asked_again(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(b"image")
+    for times, waits in ((2, [0.5, 2.0]), (4, [0.5, 2.0, 8.0])):
+        drive = Drive(number, times)
+        monkeypatch.setattr("maskrcnn.data.image_files.open_image", drive.open)
+        monkeypatch.setattr("maskrcnn.data.image_files.time.sleep", drive.slept.append)
+        if times > len(WAITS):
+            with pytest.raises(DataError, match=re.escape(f"{image}: cannot be read: {os.strerror(number)}")):
+                read_image(image)
+        else:
+            assert read_file(image) == b"image"
+        assert drive.slept == waits
+
+
+def test_what_asking_again_does_not_mend_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("maskrcnn.data.image_files.time.sleep", slept.append)
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(OSError):
+            read_file(path)
+    assert slept == []
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "unmounted" / "a.png")
+    assert slept == [*WAITS]

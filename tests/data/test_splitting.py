@@ -72,3 +72,6 @@ def test_no_part_is_empty_however_uneven_the_groups_are() -> None:
     sizes = np.array([1000, 1, 1], dtype=np.int64)
     part = deal(np.zeros((3, 1), dtype=np.int64), sizes, [1 / 3] * 3, 0)
     assert sorted(part.tolist()) == [0, 1, 2]
+    ones = np.ones(3, dtype=np.int64)  # all of which the first part wants
+    part = deal(np.zeros((3, 1), dtype=np.int64), ones, [0.98, 0.01, 0.01], 0)
+    assert sorted(part.tolist()) == [0, 1, 2]

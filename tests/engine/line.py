@@ -77,6 +77,7 @@ def trainer(
     resume: Checkpoint | None = None,
     best_metric: str | None = None,
     guard: Callable[[], None] | None = None,
+    background: bool = False,
     **changes: Any,
 ) -> Trainer:
     """A trainer of four steps; ``changes`` are those of the step, the plan and the trainer, by name."""
@@ -99,6 +100,7 @@ def trainer(
         weights=step.parameters,
         best_metric=best_metric,
         guard=guard,
+        background=background,
     )
     begin = resume or Checkpoint(model={}, config="x: 1\n")
     return Trainer(step, saving, LoopPlan(**plan), console=console, state=begin, **changes)

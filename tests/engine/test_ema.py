@@ -194,7 +194,7 @@ def test_a_checkpoint_without_it_is_told_and_the_advice_works(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    short = ["--set", "solver.steps=1", "--set", "data.val=null"]
+    short = ["--set", "solver.steps=1", "--set", "data.val=null", "--set", "solver.schedule.warmup_steps=0"]
     assert main(["train", str(recipe_file), "--output", str(run), *short]) == 0
     with_plugin = ["--set", "plugins=[tests.engine.tiny_backbone]"]
     command = ["eval", str(recipe_file), "--checkpoint", str(run)]
@@ -206,7 +206,7 @@ def test_a_checkpoint_without_it_is_told_and_the_advice_works(
 
     before = last(run).model
     more = ["train", str(recipe_file), "--resume", str(run), "--set", "data.val=null"]
-    more += ["--set", "solver.steps=2"]
+    more += ["--set", "solver.steps=2", "--set", "solver.schedule.warmup_steps=0"]
     ema = ["--set", "solver.ema={decay: 0.5, warmup: 1}"]
     capsys.readouterr()
     assert main([*more, *ema, "--strict"]) == 2

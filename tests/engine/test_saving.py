@@ -73,7 +73,7 @@ def test_a_stop_whose_checkpoint_cannot_be_written_does_not_say_that_it_was(tmp_
         yield batch(0)
 
     loop = trainer(Line(), Full(tmp_path, 0, 9), console=Lines())
-    with pytest.raises(WriteError, match="nothing of this run was saved before, so all 1 steps are lost"):
+    with pytest.raises(WriteError, match="nothing of this run was saved before, so 1 step is lost"):
         loop.fit(source())
 
 

@@ -329,7 +329,7 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(tmp_path: Pa
         loop.fit(batches())
         assert loop.state.step == 10  # the best at 4; 6, 8 and 10 are not better
         assert loop.state.best == {name: sign * 0.3, "step": 4}
-        assert f"none of the last 3 evaluations was better than {name} {sign * 0.3:g} of step 4" in loop.ended
+        assert f"none of 3 evaluations in a row was better than {name} {sign * 0.3:g} of step 4" in loop.ended
         assert load(folder / "best.pt").step == 4
         ends = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "end"]
         assert [r["step"] for r in ends] == [10]

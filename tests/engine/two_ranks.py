@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.step import Step, Wishes
 from maskrcnn.engine.strategy import DataParallel, choose_strategy
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.modeling.norms import make_norm
+from maskrcnn.modeling.norms import SyncBatchNorm, make_norm
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train, training
 from maskrcnn.run.evaluation import BrokenOff
@@ -104,11 +105,102 @@ def check_wishes_of_deferred_steps(ranks: Ranks) -> None:
     assert ranks.share([r.losses for r in results]) == [r.losses for r in results]
 
 
+class _Fails(torch.autograd.Function):
+    """Itself; on its way back memory runs out where the model says so."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, model: Crowded) -> torch.Tensor:
+        ctx.model = model
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.model.fail("backward")
+        return slope, None
+
+
+class Crowded(torch.nn.Module):
+    """Two weights and a batch norm; its pass number ``number`` of more than one image finds no memory."""
+
+    def __init__(self, place: str = "", number: int = 1) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+        for p in self.parameters():
+            torch.nn.init.constant_(p, 0.3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.place, self.number, self.passes, self.images = place, number, 0, 0
+
+    def fail(self, place: str) -> None:
+        if place == self.place and self.passes == self.number and self.images > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self, images: list[torch.Tensor], targets: Any, seeds: Any) -> dict[str, torch.Tensor]:
+        self.images = len(images)
+        self.passes += torch.is_grad_enabled() and len(images) > 1
+        self.fail("forward")
+        means = torch.stack([image.float().mean(dim=(1, 2)) for image in images])
+        hidden = _Fails.apply(self.first(means), self)  # type: ignore[no-untyped-call]
+        return {"loss_a": self.last(hidden).square().mean(), "loss_b": hidden.square().mean()}
+
+
+def check_memory_that_runs_out_on_one_rank(ranks: Ranks) -> None:
+    """Both begin the step anew in pieces, wherever it was; the result is that of a run with enough memory."""
+
+    def run(model: Crowded, deferred: bool, accumulate: int) -> tuple[list[list[float]], Step]:
+        step = make_step(model, ranks, deferred=deferred, accumulate=accumulate)
+        values = [[0.1 * i, 0.2, 0.3, 0.4 * ranks.rank] for i in range(1, 11)]
+        source, losses = iter([part(v, ranks) for v in values]), []
+        for number in range(5):
+            step.queue(number, source, Wishes)
+            if step.full:
+                losses += step.read()
+        losses += step.read()
+        return [[*r.losses.values()] for r in losses], step
+
+    for deferred in (False, True):
+        for accumulate in (1, 2):
+            straight = Crowded()
+            expected, _ = run(straight, deferred, accumulate)
+            for place in ("forward", "backward"):
+                for number in (1, 2, 5):
+                    model = Crowded(place if ranks.rank == 1 else "", number)
+                    found, step = run(model, deferred, accumulate)
+                    assert step.pieces == 2
+                    assert len(found) == len(expected)
+                    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+                    for mine, other in zip(model.parameters(), straight.parameters(), strict=True):
+                        torch.testing.assert_close(mine, other)
+                        assert ranks.share(mine.tolist()) == mine.tolist()
+
+
 def check_sync_bn_is_refused_on_the_cpu() -> None:
     norm = make_norm("sync_bn", 3)
     norm.eval()(torch.randn(2, 3, 4, 4))
     with pytest.raises(UserError, match="sync_bn cannot be trained on the CPU with more than one process"):
         norm.train()(torch.randn(2, 3, 4, 4))
+
+
+def check_sync_bn_of_real_rows_is_over_both(ranks: Ranks) -> None:
+    """In fixed shapes, of 3 real rows here and 5 there, then of none here: as of all in one process."""
+    generator = torch.Generator().manual_seed(0)
+    for counts in ((3, 5), (0, 4)):
+        norm, plain = make_norm("sync_bn", 3).double(), torch.nn.BatchNorm2d(3).double()
+        assert isinstance(norm, SyncBatchNorm)
+        rows, grad = torch.randn(2, sum(counts), 3, 4, 4, generator=generator, dtype=torch.float64)
+        mine = slice(0, counts[0]) if ranks.rank == 0 else slice(counts[0], None)
+        x = torch.zeros(6, 3, 4, 4, dtype=torch.float64)
+        norm.real = torch.arange(6) < counts[ranks.rank]
+        x[norm.real] = rows[mine]
+        got, wanted = norm(x.requires_grad_()), plain(rows.requires_grad_())
+        torch.testing.assert_close(got[norm.real], wanted[mine], rtol=1e-12, atol=1e-12)
+        got[norm.real].backward(grad[mine])
+        wanted.backward(grad)
+        assert x.grad is not None and rows.grad is not None
+        torch.testing.assert_close(x.grad[norm.real], rows.grad[mine], rtol=1e-10, atol=1e-12)
+        for key, value in plain.state_dict().items():
+            torch.testing.assert_close(norm.state_dict()[key], value, rtol=1e-12, atol=1e-12)
+        of_weight = ranks.sum(norm.weight.grad)  # each process has its own rows' part
+        torch.testing.assert_close(of_weight, plain.weight.grad, rtol=1e-10, atol=1e-12)
 
 
 def check_keys(ranks: Ranks, recipe_file: str, folder: Path) -> None:
@@ -166,7 +258,9 @@ def main(recipe_file: str, folder: str) -> None:
     check_strategy(ranks)
     check_one_bad_rank_stops_both(ranks)
     check_wishes_of_deferred_steps(ranks)
+    check_memory_that_runs_out_on_one_rank(ranks)
     check_sync_bn_is_refused_on_the_cpu()
+    check_sync_bn_of_real_rows_is_over_both(ranks)
     check_keys(ranks, recipe_file, Path(folder) / "keys")
     check_average(ranks)
     check_validation_losses(ranks, recipe_file)

@@ -310,7 +310,7 @@ def test_a_faulty_result_is_left_out_and_told(change: dict[str, Any], match: str
     assert found.figures == expected.figures
     assert found.detections == 11
     assert re.search(match, found.notes[0])
-    with pytest.raises(DataError, match="none of the 1 results can be used|name no image"):
+    with pytest.raises(DataError, match="none of 1 result can be used|name no image"):
         evaluate_coco(tiny(), [results[2]], backend=backend)
 
 

@@ -205,7 +205,7 @@ def test_faulty_annotations_are_told() -> None:
     content = people()
     content["annotations"][1].update(keypoints=[1, 1, 1])
     found = evaluate_coco(content, guesses(people()), ("keypoints",))
-    assert "1 faulty annotations left out (1 broken keypoints)" in found.notes[0]
+    assert "1 faulty annotation left out (1 broken keypoints)" in found.notes[0]
     for annotation in content["annotations"]:
         annotation.pop("keypoints")
     with pytest.raises(DataError, match="no annotation has 'keypoints'"):

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from maskrcnn.layers import batched_nms, match, nms, ops, reference
+from maskrcnn.layers import batched_nms, match, nms, nms_of_lists, ops, reference
 from maskrcnn.modeling.matching import match_boxes
 from maskrcnn.structures import box_iou
 from tests.layers.box_cases import NAN, Pairs, Rows, crowd, pairs_to_match, rows_for_nms
@@ -134,6 +134,21 @@ def test_batched_nms_of_a_list(size: int) -> None:
     half = boxes.half()
     expected = peer(half.float(), scores.half().float(), groups, 0.5)  # many scores are equal
     assert torch.equal(batched_nms(half, scores.half(), groups, 0.5), expected)
+
+
+@pytest.mark.parametrize("sizes", [(40,), (0,), (0, 0), (30, 0, 1, 50), (1200, 900)], ids=str)
+@pytest.mark.parametrize("count", [7, 2000])
+def test_lists_are_what_each_is_alone(sizes: tuple[int, ...], count: int) -> None:
+    boxes, scores = crowd((sum(sizes),), 1) * 9, torch.rand(sum(sizes), generator=generator(1))
+    groups = torch.randint(0, 5, scores.shape, generator=generator(2))
+    start, expected = 0, []
+    for size in sizes:
+        some = slice(start, start + size)
+        expected += (batched_nms(boxes[some], scores[some], groups[some], 0.3, count) + start).tolist()
+        start += size
+    kept = nms_of_lists(boxes, scores, groups, sizes, 0.3, count)
+    assert kept.dtype == torch.int64 and kept.tolist() == expected
+    assert nms_of_lists(boxes.half(), scores.half(), groups, sizes, 0.3, count).dtype == torch.int64
 
 
 def test_batched_nms_of_nothing() -> None:
@@ -375,3 +390,5 @@ def test_more_than_a_gpu_takes_at_once_is_torchvision_s(monkeypatch: pytest.Monk
     boxes, scores, groups = crowd((101,), 1), torch.rand(101), torch.randint(0, 3, (101,))
     expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.5)
     assert torch.equal(batched_nms(boxes, scores, groups, 0.5), expected)
+    two = [torch.cat((x, x)) for x in (boxes, scores, groups)]
+    assert torch.equal(nms_of_lists(*two, (101, 101), 0.5, 101), torch.cat((expected, expected + 101)))

@@ -17,6 +17,7 @@ from maskrcnn.modeling.roi.box_head import TwoFCBoxHeadConfig
 from maskrcnn.modeling.roi.decode import select_detections
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig, MaskLoss, PixelMaskHead
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHeadConfig
+from maskrcnn.modeling.roi.pooler import to_rois
 from maskrcnn.modeling.rpn.rpn import RPN
 from tests.modeling import tiny
 
@@ -269,8 +270,8 @@ def test_every_class_decodes_its_own_deltas_or_the_common_ones(agnostic: bool) -
     found = select_detections(
         torch.tensor([[2.0, 1.0, 0.0]]).softmax(dim=1)[:, :-1],
         deltas[:1] if agnostic else deltas.view(1, 8),
-        proposals,
-        (100, 100),
+        to_rois([proposals]),
+        torch.tensor([[100.0, 100.0]]),
         weights=WEIGHTS,
         score_threshold=0.05,
         nms_threshold=0.5,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.modeling.preprocess import Preprocess
+from maskrcnn.modeling.preprocess import ImageBatch, Preprocess
 from maskrcnn.structures import ImageInfo, RawSample, Targets
 
 
@@ -42,6 +42,14 @@ def test_an_image_reaches_the_model_without_a_copy() -> None:
     tensor = RawSample(image, ImageInfo(1, "", 5, 7), targets).to_sample().image
     image[2, 3] = 1, 2, 3
     assert tensor.shape == (3, 5, 7) and tensor[:, 2, 3].tolist() == [1, 2, 3]
+
+
+def test_sizes_become_a_tensor_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Preprocess([0.0], [1.0], 8, True)([torch.ones(1, 5, 7), torch.ones(1, 6, 4)])
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("made again"))
+    assert batch.extents.tolist() == [[5.0, 7.0], [6.0, 4.0]] and batch.extents.dtype == torch.float32
+    given = torch.zeros(2, 2)
+    assert ImageBatch(batch.tensor, (), given).extents is given
 
 
 def test_batches_are_padded_to_the_smallest_size_that_holds_them(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,8 @@ from maskrcnn.modeling.matching import match_boxes
 from maskrcnn.modeling.preprocess import PreprocessConfig
 from maskrcnn.modeling.roi.decode import own_class, select_detections
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
+from maskrcnn.modeling.roi.pooler import to_rois
+from maskrcnn.modeling.roi.rois import DetectedRoIs
 from maskrcnn.modeling.rpn.decode import select_proposals
 
 LEVEL_0 = [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 20.0, 40.0, 40.0], [-5.0, -5.0, 0.0, 5.0]]
@@ -85,7 +87,7 @@ def test_broken_outputs_give_no_proposal() -> None:
     assert found.boxes.tolist() == [[[0.0, 0.0, 1.0, 1.0]] * 4] and not found.real.any()
 
 
-def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object):  # type: ignore[no-untyped-def]
+def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object) -> DetectedRoIs:
     options: dict[str, object] = {
         "weights": (1.0, 1.0, 1.0, 1.0),
         "score_threshold": 0.05,
@@ -93,7 +95,8 @@ def detections(logits: Tensor, deltas: Tensor, boxes: Tensor, **changes: object)
         "max_detections": 100,
     } | changes
     scores = logits.softmax(dim=1)[:, :-1]
-    return select_detections(scores, deltas, boxes, (50, 60), **options)  # type: ignore[arg-type]
+    sizes = torch.tensor([[50.0, 60.0]])
+    return select_detections(scores, deltas, to_rois([boxes]), sizes, **options)  # type: ignore[arg-type]
 
 
 def test_detections_suppress_within_a_class_only() -> None:
@@ -131,6 +134,32 @@ def test_no_proposal_gives_no_detection() -> None:
     found = detections(torch.zeros(0, 3), torch.zeros(0, 8), torch.zeros(0, 4))
     assert found.boxes.shape == (0, 4)
     assert found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("counts", [(30, 0, 7), (0, 0), (1, 1, 1, 40)], ids=str)
+@pytest.mark.parametrize("min_size", [0.0, 6.0])
+def test_a_batch_is_what_its_images_are_alone(counts: tuple[int, ...], min_size: float) -> None:
+    generator = torch.Generator().manual_seed(sum(counts))
+    rows = sum(counts)
+    scores = torch.rand(rows, 3, generator=generator)
+    deltas = torch.randn(rows, 12, generator=generator)
+    corner = torch.rand(rows, 2, generator=generator) * 20
+    boxes = torch.cat((corner, corner + 10), dim=1)
+    sizes = torch.tensor([[30.0 + i, 25.0] for i in range(len(counts))])
+    options = {"weights": (5.0, 5.0, 5.0, 5.0), "score_threshold": 0.3, "nms_threshold": 0.4}
+    options |= {"max_detections": 9, "min_size": min_size}
+    found = select_detections(scores, deltas, to_rois(boxes.split(counts)), sizes, **options)  # type: ignore[arg-type]
+    alone = [
+        select_detections(s, d, to_rois([b]), size[None], **options)  # type: ignore[arg-type]
+        for s, d, b, size in zip(
+            scores.split(counts), deltas.split(counts), boxes.split(counts), sizes, strict=True
+        )
+    ]
+    assert found.real is None
+    assert torch.equal(found.rois, to_rois([one.boxes for one in alone]))
+    assert torch.equal(found.labels, torch.cat([one.labels for one in alone]))
+    assert torch.equal(found.scores, torch.cat([one.scores for one in alone]))
+    assert max(map(len, alone)) == (9 if rows else 0)
 
 
 def test_own_class_picks_the_row_s_class() -> None:

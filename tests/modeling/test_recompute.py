@@ -129,7 +129,7 @@ def test_a_run_with_it_is_the_run_without(tmp_path: Path, capsys: pytest.Capture
     settings = [part for wish in wishes for part in ("--set", wish)]
     command = ["train", str(recipe_file), "--resume", str(tmp_path / "without"), "--strict", *settings]
     assert main([*command, "--set", "solver.checkpoint_activations=true"]) == 0
-    assert "activations of 3 blocks are computed anew" in capsys.readouterr().out
+    assert "3 blocks are computed anew in the backward pass" in capsys.readouterr().out
     assert_same(dict(load(tmp_path / "without/checkpoints/last.pt").model), dict(a.model))
     with pytest.raises(ConfigError, match="set one of them to false"):
         load_recipe(recipe_file, ["solver.compile=true", "solver.checkpoint_activations=true"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -19,7 +20,6 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.modeling import MaskRCNN, MaskRCNNConfig
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.mask_rcnn import without_weights
-from maskrcnn.modeling.norms import batch_norms
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.roi.box_head import ConvFCBoxHeadConfig, LinearBoxHeadConfig
 from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
@@ -30,7 +30,7 @@ from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.structures import Targets
 from maskrcnn.structures.padded import PaddedTargets, pad_targets
 from tests.modeling import tiny
-from tests.modeling.test_further_heads import SizeHeadConfig
+from tests.modeling.test_further_heads import SizeHead, SizeHeadConfig
 from tests.rules.test_configs import NAMES, VARIANTS, example, recipe, small
 
 #: Room for 48 positive RoIs of an image, and for 30 detections.
@@ -48,6 +48,11 @@ C4 = {
 MODELS: dict[str, dict[str, Any]] = {
     "fpn": {},
     "c4": C4,
+    "c4 bn": C4 | {"backbone": replace(C4["backbone"], norm="bn")},  # type: ignore[type-var]
+    "bn": {
+        "box_head": ConvFCBoxHeadConfig(convs=2, width=8, hidden=16, norm="bn"),
+        "mask_head": FCNMaskHeadConfig(convs=2, width=8, norm="sync_bn"),
+    },
     "cascade": {
         "roi": replace(ROI, cascade=CascadeConfig()),
         "box_head": replace(tiny.CONFIG.box_head, class_agnostic=True),  # type: ignore[type-var]
@@ -103,14 +108,20 @@ def keypoints(boxes: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def losses(model: MaskRCNN, targets: list[Targets], seed: int, static: bool) -> dict[str, Tensor]:
-    """Losses of a form, and behind them the gradients."""
+    """Losses of a form, and behind them the gradients and what norms have learnt, which they then forget."""
     model.static_shapes = static
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     found = model.losses(tiny.images(seed, SIZES), targets, tiny.seeds(seed))
     model.zero_grad()
     torch.stack(list(found.values())).sum().backward()
     gradients = {f"gradient of {n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert len(gradients) == len(list(model.parameters()))
-    return {name: value.detach() for name, value in found.items()} | gradients
+    learnt = {}
+    for name, buffer in model.named_buffers():
+        if "running" in name or "tracked" in name:
+            learnt[f"learnt {name}"] = buffer.clone()
+        buffer.copy_(before[name])
+    return {name: value.detach() for name, value in found.items()} | gradients | learnt
 
 
 def compare(model: MaskRCNN, targets: list[Targets], seed: int) -> tuple[dict[str, float], list[int]]:
@@ -164,7 +175,7 @@ def test_both_forms_are_equal_with_many_objects(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_both_forms_are_equal_over_random_batches(name: str) -> None:
-    """40 of each of the five models, 200 in all, with 20 to 60 objects an image."""
+    """40 of each of the models, 280 in all, with 20 to 60 objects an image."""
     model = build(name)
     for seed in range(40):
         counts = torch.randint(20, 61, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -202,6 +213,8 @@ def test_the_form_is_chosen_by_device_and_norm() -> None:
     assert not model.in_static_form(cpu) and model.in_static_form(gpu)
     head = ConvFCBoxHeadConfig(convs=1, width=8, hidden=16, norm="bn")
     model = tiny.build(box_head=head)
+    assert model.train().in_static_form(gpu) and model.eval().in_static_form(gpu)
+    model.roi.box_head.convs[0][1] = torch.nn.BatchNorm2d(8)  # of a head of one's own, which sees all rows
     assert not model.train().in_static_form(gpu) and model.eval().in_static_form(gpu)
     for text, wanted in (("true", True), ("false", False)):
         model = replace(tiny.CONFIG, **read(text)).build(2)
@@ -209,10 +222,20 @@ def test_the_form_is_chosen_by_device_and_norm() -> None:
     assert read("auto") == {"static_shapes": "auto"}
     with pytest.raises(ConfigError, match=r"static_shapes: .*auto"):
         read("sometimes")
-    with pytest.raises(ConfigError, match="set model.static_shapes: auto, or norm: gn"):
-        tiny.build(box_head=head, static_shapes=True)
-    tiny.build(box_head=replace(head, norm="gn"), static_shapes=True)
+    for norm in ("gn", "bn"):
+        tiny.build(box_head=replace(head, norm=norm), static_shapes=True)  # type: ignore[arg-type]
     tiny.build(backbone=replace(tiny.CONFIG.backbone, norm="bn"), static_shapes=True)  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match=r"set model.static_shapes: auto, or make it by maskrcnn\.modeling"):
+        tiny.build(heads={"own": OwnNormConfig()}, static_shapes=True)
+
+
+class OwnNormConfig(SizeHeadConfig):
+    """A further head with a batch normalisation that looks at all rows."""
+
+    def build(self, channels: int, num_classes: int) -> SizeHead:
+        head = super().build(channels, num_classes)
+        head.add_module("norm", torch.nn.BatchNorm2d(channels))
+        return head
 
 
 def read(value: str) -> dict[str, Any]:
@@ -261,19 +284,13 @@ def inputs(config: MaskRCNNConfig) -> tuple[MaskRCNN, ImageBatch, PaddedTargets,
     return model, batch, replace(padded, packing=packing), None if proposals is None else proposals * 2
 
 
-def trains(model: MaskRCNN) -> bool:
-    """Whether the static form may train it: not where heads have batch norms."""
-    return not batch_norms(model.roi)
-
-
 @pytest.mark.parametrize("name", architectures(NAMES))
 def test_nothing_waits_for_the_device(name: str) -> None:
     """Each architecture: no operator whose result is a number or a shape that depends on values."""
     model, batch, targets, proposals = inputs(recipe(name).model)
     with Waiting() as waiting:
-        if trains(model):
-            found = model.losses_of_batch(batch, targets, tiny.seeds(), proposals)
-            torch.stack(list(found.values())).sum().backward()
+        found = model.losses_of_batch(batch, targets, tiny.seeds(), proposals)
+        torch.stack(list(found.values())).sum().backward()
         model.eval().predict_batch(batch, proposals)
     assert waiting.found == []
 
@@ -389,8 +406,22 @@ def test_losses_and_predictions_compile_as_one_graph() -> None:
     compile_both("fpn", "aot_eager", 1e-12)
 
 
+def test_norms_of_a_compiled_head_see_the_real_rows_of_each_batch() -> None:
+    """The mask of one batch is no constant of what was compiled; compiled once to train, and no more."""
+    torch._dynamo.reset()
+    model, plain = build("bn").train(), build("bn").train()
+    plain.load_state_dict(model.state_dict())
+    compiled = CompileCounterWithBackend("aot_eager")
+    model.roi.box_head.compile(backend=compiled)
+    for seed, counts in enumerate(((25, 30), (3, 0), (40, 12))):
+        ours, theirs = (losses(m, truth("bn", counts, seed), seed, static=True) for m in (model, plain))
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-12)
+    assert compiled.frame_count == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["c4", "cascade", "keypoints"])
+@pytest.mark.parametrize("name", ["c4", "bn", "cascade", "keypoints"])
 def test_others_compile_as_one_graph(name: str) -> None:
     compile_both(name, "aot_eager", 1e-12)
 

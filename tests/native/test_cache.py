@@ -78,7 +78,7 @@ def test_of_four_processes_one_compiles_and_all_load(tmp_path: Path) -> None:
     )
     compiler = tmp_path / "slow-g++"
     compiler.write_text(
-        f'#!/bin/sh\ncase "$*" in *-c*) echo "$*" >> {tmp_path}/log; sleep 2 ;; esac\nexec g++ -O0 "$@"\n'
+        f'#!/bin/sh\ncase "$*" in *" -c "*) echo "$*" >> {tmp_path}/log; sleep 2 ;; esac\nexec g++ -O0 "$@"\n'
     )
     compiler.chmod(0o755)
     program = (

@@ -276,5 +276,6 @@ def test_yaml_blocks_are_valid(page: str, text: str, folder: Path, monkeypatch: 
     whole = text.startswith("# mine.yaml") or "base:" in text
     path.write_text(text if whole else f"base: ../mine.yaml\n{text}")
     loaded = load_traced(Recipe, path)
-    set_here = [key for key in ("model", "data") if re.search(rf"^{key}:", text, re.MULTILINE)]
+    keys = ("model", "data", "solver", "train")
+    set_here = [key for key in keys if re.search(rf"^{key}:", text, re.MULTILINE)]
     assert set_here and loaded.value is not None, page

@@ -31,20 +31,20 @@ COVERS = {
     " convert.maskrcnn_benchmark convert.mmdetection convert.recognise convert.source convert.torchvision",
     "data/doctor/test_file_doubts.py": "data.doctor.overhear data.doctor.page_count data.doctor.split_doubts",
     "data/doctor/test_image_doubts.py": "data.doctor.copy_doubts data.doctor.look",
-    "data/formats/test_coco.py": "data.formats.checks data.formats.coco_json data.index"
-    " structures.categories",
+    "data/formats/test_coco.py": "data.annotation_reader data.formats.checks data.formats.coco_json"
+    " data.index structures.categories",
     "data/formats/test_exchange.py": "cli.export_data data.formats.data_folder data.formats.exported",
     "data/formats/test_mask_files.py": "data.formats.label_images",
     "data/synthetic/test_dataset.py": "cli.data data.synthetic.canvas data.synthetic.scenes"
     " data.synthetic.shapes",
     "data/test_keypoints.py": "structures.keypoints",
-    "data/test_loader.py": "data.workers",
     "data/transforms/test_basic.py": "data.transforms.moving data.transforms.resizing",
     "data/transforms/test_pipelines.py": "data.transforms.albumentations_pipeline"
     " data.transforms.torchvision_pipeline",
     "data/transforms/test_undoing.py": "data.interfaces",
     "engine/test_trackers.py": "engine.board engine.csv_files engine.mlflow_run engine.wandb_run",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
+    "engine/test_heartbeat.py": "engine.lookout",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
@@ -59,9 +59,9 @@ COVERS = {
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
     "modeling/test_static_form.py": "modeling.roi.rois",
-    "modeling/test_proposals_and_detections.py": "modeling.backbones.fpn"
-    " modeling.roi.decode modeling.rpn.decode",
-    "run/test_benchmark.py": "cli.benchmark",
+    "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
+    "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
+    "run/test_debug_batch.py": "cli.debug_batch run.kept_batch",
     "run/test_status.py": "cli.status",
     "run/test_browse.py": "cli.browse run.image_findings viz.contact_sheet",
     "run/test_doctor.py": "cli.doctor",
@@ -85,6 +85,7 @@ COVERS = {
     "studies/test_cross_validation.py": "cli.cross_validate",
     "test_resume.py": "run.evaluations run.train run.training",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
+    "weights/test_fetch.py": "weights.download",
     "weights/test_unpickle.py": "weights.state_dict",
 }
 LISTED = [(test, f"maskrcnn.{name}") for test, names in COVERS.items() for name in names.split()]

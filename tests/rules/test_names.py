@@ -104,3 +104,10 @@ def test_the_rule_sees_what_is_not_there() -> None:
     assert not is_there("nowhere.py", ROOT)
     found = DOTTED.findall(text)
     assert [resolves(name) for name in found] == [True, False], found
+
+
+def test_decisions_are_called_by_their_subject() -> None:
+    """Without numbers, which branches give twice, in name and title."""
+    titles = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in DECISIONS}
+    assert [name for name in titles if not re.fullmatch("[a-z]+(-[a-z]+)*", name)] == []
+    assert [title for title in titles.values() if not re.match("# [A-Z]", title)] == []

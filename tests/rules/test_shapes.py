@@ -104,6 +104,7 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
     (layers.nms, (PROPOSALS, torch.rand(2, 3), REAL, 0.5, 2), {}),
     (layers.match, (PROPOSALS, REAL, xyxy(5), 0.3, 0.7, True), {}),
     (layers.batched_nms, (xyxy(5), torch.rand(5), LABELS, 0.5), {}),
+    (layers.nms_of_lists, (xyxy(5), torch.rand(5), LABELS, (2, 3), 0.5, 2), {}),
     (ops.set_apart, (PROPOSALS, REAL.long(), REAL), {}),
     (boxes.box_area, (xyxy(5),), {}),
     (boxes.box_iou, (xyxy(5), xyxy(3)), {}),

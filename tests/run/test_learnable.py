@@ -76,7 +76,7 @@ def check(backbone: Any) -> None:
         (RESNET, ["frozen parameters are random (backbone.conv1.weight", "do nothing (backbone.bn1,"]),
         (replace(RESNET, freeze_at=0), ["set model.backbone.norm: gn, as"]),
         (replace(RESNET, norm="gn"), ["set model.backbone.freeze_at: 0, as"]),
-        (replace(RESNET, norm="bn", freeze_at=1), ["1 frozen normalisations do nothing (backbone.bn1)"]),
+        (replace(RESNET, norm="bn", freeze_at=1), ["1 frozen normalisation does nothing (backbone.bn1)"]),
         (
             OwnConfig(freeze="yes"),
             ["2 frozen parameters are random (backbone.stem.weight, backbone.stem.bias)"],

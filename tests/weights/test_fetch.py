@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from maskrcnn.errors import CheckpointError, OutputError, UserError
-from maskrcnn.weights import fetch as module
-from maskrcnn.weights.fetch import Patience, facts_of, fetch
+from maskrcnn.weights import download as module
+from maskrcnn.weights.download import Patience
+from maskrcnn.weights.fetch import Facts, facts_of, fetch
 from maskrcnn.weights.published import Published
 from tests.weights.server import Server, serving
 
@@ -37,7 +38,7 @@ class Fetched:
     def part(self) -> Path:
         return self.path.with_name("net.pth.part")
 
-    def get(self, entry: Published, patience: Patience = QUICK) -> module.Facts:
+    def get(self, entry: Published, patience: Patience = QUICK) -> Facts:
         return fetch("own/net", entry, self.path, self.said.append, patience)
 
     def refused(self, entry: Published, kind: type[UserError] = CheckpointError) -> str:

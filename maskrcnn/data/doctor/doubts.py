@@ -16,6 +16,7 @@ from maskrcnn.data.fault_report import NAMED
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.data.interfaces import Dataset
+from maskrcnn.errors import plural
 from maskrcnn.structures.categories import Categories
 
 Integers = npt.NDArray[np.int64]
@@ -130,7 +131,7 @@ def _all_crowd(
         classes,
         "class all crowd",
         "classes whose annotations are all crowd regions (iscrowd: 1)",
-        f"{cost}; of {total} annotations {int(crowds.sum())} are crowd regions",
+        f"{cost}; of {plural(total, 'annotation')} {int(crowds.sum())} are crowd regions",
         "set iscrowd to 0 on"
         " those that are single objects (labelling tools write 1 for whatever they store as RLE)",
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.formats.coco_json import as_id, brief, id_trouble, kind_of
+from maskrcnn.errors import plural
 from maskrcnn.structures import rle
 
 #: A box may reach this many pixels over the image's edge without a word (COCO's own do); evaluation takes
@@ -184,11 +185,11 @@ def _check_polygon(part: Any, height: int, width: int) -> array[float]:
     if not isinstance(part, array) or not (math.isfinite(sum(part)) or all(map(math.isfinite, part))):
         raise FaultError("wrong type", "a polygon in its 'segmentation' is not a list of finite numbers")
     if len(part) % 2:
-        raise FaultError("broken polygon", f"a polygon has {len(part)} numbers, not (x, y) pairs")
+        raise FaultError("broken polygon", f"a polygon has {plural(len(part), 'number')}, not (x, y) pairs")
     if len(part) < 6:
         raise FaultError(
             "polygon of fewer than 3 points",
-            f"a polygon has only {len(part) // 2} points, at least 3 are needed",
+            f"a polygon has only {plural(len(part) // 2, 'point')}, at least 3 are needed",
         )
     for values, length, axis in ((part[::2], width, "x"), (part[1::2], height, "y")):
         low, high = min(values), max(values)
@@ -221,7 +222,8 @@ def check_keypoints(record: Mapping[str, Any], count: int) -> list[float]:
     if len(values) != 3 * count:
         raise FaultError(
             "broken keypoints",
-            f"its 'keypoints' are {len(values)} numbers, not x, y, v of {count} keypoints",
+            f"its 'keypoints' are {plural(len(values), 'number')}, not x, y, v of"
+            f" {plural(count, 'keypoint')}",
         )
     numbers = list(map(as_float, values))
     if not all(abs(v) < 1e9 for v in numbers):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Boxes, Count, any_number
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.digest import coco_digest
 from maskrcnn.data.doctor.overhear import overhear
 from maskrcnn.data.doctor.page_count import count_pages
@@ -24,10 +25,10 @@ from maskrcnn.data.file_names import refuse_outside, shown
 from maskrcnn.data.image_files import image_path, split_page
 from maskrcnn.data.image_header import ImageHeader, read_header
 from maskrcnn.data.images import SixteenBit, read_image
-from maskrcnn.data.index import AnnotationIndex, read_annotations
+from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.data.interfaces import DATASETS, RGB, ImageCache, ImageReading
 from maskrcnn.data.proposal_file import ProposalFile
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures import RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -53,7 +54,7 @@ class CocoDataset:
         images and the rest: see :class:`CocoConfig`.
 
     Raises:
-        DataError: see :func:`maskrcnn.data.index.read_annotations` and
+        DataError: see :func:`maskrcnn.data.annotation_reader.read_annotations` and
             :class:`maskrcnn.data.proposal_file.ProposalFile`; or no image is left; or a file name leads out
             of the folder without ``allow_outside``.
     """
@@ -118,7 +119,7 @@ class CocoDataset:
         if not len(keep):
             what = "no images with a usable annotation" if len(self.index) else "no images"
             if keypoints and len(self.index):
-                what = f"no images with at least {min_keypoints} labelled keypoints"
+                what = f"no images with at least {plural(min_keypoints, 'labelled keypoint')}"
             sentence = f"{self.annotation_file}: there are {what} in it"
             raise DataError(f"{sentence}\n{self.report.summary()}".strip())
         if not allow_outside:
@@ -147,8 +148,9 @@ class CocoDataset:
         crowds = self.index.crowds[self.index.images < self.considered]
         if len(crowds) and crowds.all():
             raise DataError(
-                f"{self.annotation_file}: all {len(crowds)} annotations are crowd regions (iscrowd: 1), so"
-                f" none trains; set iscrowd to 0 if they are single objects\n{self.report.summary()}".strip()
+                f"{self.annotation_file}: of {plural(len(crowds), 'annotation')} all are crowd regions"
+                " (iscrowd: 1), so none trains; set iscrowd to 0 if they are single objects"
+                f"\n{self.report.summary()}".strip()
             )
 
     def __len__(self) -> int:
@@ -164,8 +166,8 @@ class CocoDataset:
 
     def __repr__(self) -> str:
         return (
-            f"CocoDataset({self.annotation_file}, {len(self)} of {len(self.index)} images,"
-            f" {len(self.index.rows)} instances, {len(self.categories)} classes)"
+            f"CocoDataset({self.annotation_file}, {len(self)} of {plural(len(self.index), 'image')},"
+            f" {plural(len(self.index.rows), 'instance')}, {plural(len(self.categories), 'class')})"
         )
 
     def path(self, index: int) -> Path:
@@ -259,7 +261,7 @@ def file_notes(path: Path, heard: Sequence[str], *, pages: bool = True) -> tuple
     if count > 1:
         what = f"{path.name} holds {count} frames or pages, of which the first alone is read"
         advice = "store those to use as files of their own, or say by data.pages what the pages of a TIFF are"
-        notes.append(Note("pages", f"{count} pages", f"{what}; {advice}"))
+        notes.append(Note("pages", plural(count, "page"), f"{what}; {advice}"))
     return tuple(notes)
 
 

@@ -24,7 +24,7 @@ from maskrcnn.data.formats.exchange import EXPORTERS, IMPORTERS, Gathered, Image
 from maskrcnn.data.formats.exported import exported_images
 from maskrcnn.data.formats.sources import LabelSource, split_of
 from maskrcnn.data.interfaces import Dataset
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.files import copy_file
 from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth
@@ -40,11 +40,7 @@ class CocoImporter:
 
     def find(self, source: LabelSource) -> str:
         found = _files(source)
-        return (
-            f"{len(found)} COCO json{'s' if len(found) > 1 else ''} ({few(p.name for p in found)})"
-            if found
-            else ""
-        )
+        return f"{plural(len(found), 'COCO json')} ({few(p.name for p in found)})" if found else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
         files: dict[str, list[Path]] = {}
@@ -55,7 +51,7 @@ class CocoImporter:
             named = [p for p in paths if "instances" in p.name] if len(paths) > 1 else paths
             if len(named) != 1:
                 raise DataError(
-                    f"{shown(source.labels)}: {len(paths)} jsons could be those of {split}"
+                    f"{shown(source.labels)}: {plural(len(paths), 'json')} could be those of {split}"
                     f" ({few(shown(p.relative_to(source.folder)) for p in paths)}); name one"
                     " of them in place of the folder"
                 )

@@ -20,7 +20,7 @@ from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.exchange import IMPORTERS, Gathered, ImageEntry
 from maskrcnn.data.formats.sources import LabelSource, split_of
-from maskrcnn.errors import DataError, few
+from maskrcnn.errors import DataError, few, plural
 from maskrcnn.structures import rle
 
 #: Shapes without an area; ``tag`` is of the whole image.
@@ -47,7 +47,7 @@ class CvatImporter:
 
     def find(self, source: LabelSource) -> str:
         found = _files(source)
-        return f"{len(found)} XML file{'s' if len(found) > 1 else ''} of CVAT's" if found else ""
+        return f"{plural(len(found), 'XML file')} of CVAT's" if found else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
         files = _files(source)

@@ -19,7 +19,7 @@ from maskrcnn.data.fault_report import FaultError
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.exchange import Gathered, ImageEntry
 from maskrcnn.data.formats.sources import LabelSource
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.structures import rle
 
 #: Colours of classes, as CVAT and Pascal VOC write them: a line ``name:r,g,b:parts:actions`` each.
@@ -99,7 +99,8 @@ def read_labels(path: Path) -> _Pixels:
             if getattr(picture, "n_frames", 1) > 1:
                 raise FaultError(
                     "several pages",
-                    f"{shown(path)} holds {picture.n_frames} pages; store each as a file of its own",
+                    f"{shown(path)} holds {plural(picture.n_frames, 'page')}; store each as a file of its"
+                    " own",
                 )
             if picture.mode in ("LA", "RGBA", "CMYK", "YCbCr", "PA"):
                 picture = picture.convert("RGBA" if picture.mode in ("LA", "PA") else picture.mode).convert(
@@ -163,7 +164,8 @@ def _objects(
     values, dense = np.unique(pixels, return_inverse=True)
     if len(values) > _MOST_VALUES:
         raise FaultError(
-            "values of a mask", f"it holds {len(values)} values, more than a label image has objects"
+            "values of a mask",
+            f"it holds {plural(len(values), 'value')}, more than a label image has objects",
         )
     dense = dense.reshape(pixels.shape).astype(np.int64) + 1
     dense[pixels == 0] = 0

@@ -22,7 +22,7 @@ from maskrcnn.data.formats.exported import exported_images
 from maskrcnn.data.formats.sources import LabelSource, split_of
 from maskrcnn.data.image_header import check_size
 from maskrcnn.data.interfaces import Dataset
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.files import copy_file, write_json
 from maskrcnn.structures import rle
 
@@ -38,7 +38,7 @@ class LabelmeImporter:
 
     def find(self, source: LabelSource) -> str:
         count = sum(map(_looks_like_one, source.with_suffix(".json")))
-        return f"{count} json{'s' if count > 1 else ''} of labelme's" if count else ""
+        return f"{plural(count, 'json')} of labelme's" if count else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
         for path in filter(_looks_like_one, source.with_suffix(".json")):
@@ -127,7 +127,9 @@ def _part(kind: Any, shape: Mapping[str, Any], image: ImageEntry) -> tuple[list[
         return flat, None
     if kind not in ("rectangle", "circle", "mask") or len(flat) != 4:
         what = f"a shape of the type {brief(kind)}"
-        raise FaultError("unknown shape", f"{what} with {len(flat) // 2} points is none that is known here")
+        raise FaultError(
+            "unknown shape", f"{what} with {plural(len(flat) // 2, 'point')} is none that is known here"
+        )
     if not all(abs(v) < 1e6 for v in flat):
         raise FaultError("wrong type", "its 'points' hold a number that is not finite, or far away")
     x1, y1, x2, y2 = flat

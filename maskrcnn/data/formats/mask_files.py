@@ -33,7 +33,7 @@ from maskrcnn.data.formats.sources import (
     without_split,
 )
 from maskrcnn.data.interfaces import Dataset
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, plural
 from maskrcnn.files import copy_file, write_bytes, write_text
 from maskrcnn.structures import rle
 
@@ -62,7 +62,7 @@ class MaskFilesImporter:
         if source.labels.is_file() or Bowl2018Importer().find(source):
             return ""
         _, masks = _sorted_out(source)
-        return f"{len(masks)} image file{'s' if len(masks) > 1 else ''} of masks" if masks else ""
+        return f"{plural(len(masks), 'image file')} of masks" if masks else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
         alike, masks = _sorted_out(source)
@@ -95,7 +95,7 @@ class Bowl2018Importer:
 
     def find(self, source: LabelSource) -> str:
         count = len(_bowl_folders(source))
-        return f"{count} folder{'s' if count > 1 else ''} with images/ and masks/" if count else ""
+        return f"{plural(count, 'folder')} with images/ and masks/" if count else ""
 
     def read(self, source: LabelSource, into: Gathered) -> None:
         without = {p.parents[1] for p in source.with_suffix(*IMAGE_SUFFIXES) if p.parent.name == "images"}
@@ -105,7 +105,9 @@ class Bowl2018Importer:
             with into.faults(shown(folder)):
                 pictures = _image_files(folder / "images")
                 if len(pictures) != 1:
-                    raise FaultError("no single image", f"its images/ holds {len(pictures)} images, not one")
+                    raise FaultError(
+                        "no single image", f"its images/ holds {plural(len(pictures), 'image')}, not one"
+                    )
                 image = into.image(split_of(folder.relative_to(source.folder) / "x"), pictures[0])
                 for path in _image_files(folder / "masks"):
                     read_masks(MaskFile(path, name, True), image, NO_TABLE, into)

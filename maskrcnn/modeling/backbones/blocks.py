@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.modeling.norms import NormName, conv_norm, make_norm, start_convs
@@ -61,8 +60,8 @@ class BasicBlock(_Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [N, Cin, H, W] -> [N, C, H / stride, W / stride]."""
-        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        return F.relu_(conv_norm(self.conv2, self.bn2, out).add_(self._shortcut(x)))
+        out = conv_norm(self.conv1, self.bn1, x, relu=True)
+        return conv_norm(self.conv2, self.bn2, out, relu=True, add=self._shortcut(x))
 
 
 class Bottleneck(_Block):
@@ -102,9 +101,9 @@ class Bottleneck(_Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [N, Cin, H, W] -> [N, C, H / stride, W / stride]."""
-        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
-        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
-        return F.relu_(conv_norm(self.conv3, self.bn3, out).add_(self._shortcut(x)))
+        out = conv_norm(self.conv1, self.bn1, x, relu=True)
+        out = conv_norm(self.conv2, self.bn2, out, relu=True)
+        return conv_norm(self.conv3, self.bn3, out, relu=True, add=self._shortcut(x))
 
 
 def initialise(module: nn.Module, zero_init_residual: bool) -> None:

@@ -34,10 +34,11 @@ def add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
     """``fine`` [N, C, H, W] plus ``coarse`` [N, C, h, w] at its size, by the nearest pixel.
 
     Where that doubles the sides, as with padded images, neither pass writes the enlarged map, and autocast
-    keeps its precision; an exported model, whose sizes are open, has PyTorch's operator.
+    keeps its precision.  Compiled or exported predictions, whose sizes may be open, have PyTorch's operator.
     """
-    doubled = not torch.compiler.is_exporting() and fine.dtype == coarse.dtype
-    if not doubled or fine.shape[-2:] != (2 * coarse.shape[-2], 2 * coarse.shape[-1]):
+    open_sizes = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    doubled = not open_sizes and fine.dtype == coarse.dtype
+    if not doubled or fine.shape[2] != 2 * coarse.shape[2] or fine.shape[3] != 2 * coarse.shape[3]:
         return fine + F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
     added: Tensor = _AddDoubled.apply(fine, coarse)
     return added

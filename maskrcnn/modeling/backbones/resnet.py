@@ -90,7 +90,7 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] -> the levels in ``outputs``."""
-        x = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        x = conv_norm(self.conv1, self.bn1, x, relu=True)
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         features: dict[str, Tensor] = {}
         for i, level in enumerate(self.stages):

@@ -15,6 +15,7 @@ from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.backbones.vgg import load_vgg_classifier
 from maskrcnn.modeling.interfaces import BOX_HEADS, BoxHead
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
+from maskrcnn.modeling.onednn import Linear
 
 
 class BoxPredictor(nn.Module):
@@ -69,16 +70,16 @@ class TwoFCBoxHead(BoxHead):
         super().__init__()
         self.pool_size = pool_size
         self.dropout = dropout
-        self.fc1 = nn.Linear(channels * pool_size**2, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc1 = Linear(channels * pool_size**2, hidden)
+        self.fc2 = Linear(hidden, hidden)
         xavier((self.fc1, self.fc2))
         self.predictor = BoxPredictor(hidden, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
-        x = pooled.flatten(1)
-        for layer in (self.fc1, self.fc2):
-            x = F.relu_(layer(x))
+        x = pooled
+        for i, layer in enumerate((self.fc1, self.fc2)):
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
             if self.dropout > 0:
                 x = F.dropout(x, self.dropout, self.training)
         out: tuple[Tensor, Tensor] = self.predictor(x)
@@ -159,16 +160,18 @@ class ConvFCBoxHead(BoxHead):
         )
         start_convs(self.convs)
         features = (width if convs else channels) * pool_size**2
-        layers = [nn.Linear(hidden if i else features, hidden) for i in range(fcs)]
+        layers = [Linear(hidden if i else features, hidden) for i in range(fcs)]
         xavier(layers)
         self.fcs = nn.ModuleList(layers)
         self.predictor = BoxPredictor(hidden if fcs else features, num_classes, class_agnostic=class_agnostic)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """``pooled`` [R, C, s, s] -> logits [R, K + 1], deltas [R, 4 K or 4]."""
-        x = self.convs(pooled).flatten(1)
-        for layer in self.fcs:
-            x = F.relu_(layer(x))
+        maps = self.convs(pooled)
+        x = maps if self.fcs else maps.flatten(1)
+        for i, layer in enumerate(self.fcs):
+            assert isinstance(layer, Linear)
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
         out: tuple[Tensor, Tensor] = self.predictor(x)
         return out
 

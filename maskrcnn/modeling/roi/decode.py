@@ -1,19 +1,18 @@
 """From the heads' outputs to detections.  Pure functions.
 
-Legend: N = images, R = proposals of an image, D = its detections, K = classes, M = mask side.
+Legend: N = images, R = proposals (of the batch, or in the static form of an image), D = detections of an
+image, K = classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from maskrcnn.layers import batched_nms, nms
+from maskrcnn.layers import nms, nms_of_lists
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.roi.rois import DetectedRoIs
-from maskrcnn.structures import Detections, clip_boxes
+from maskrcnn.structures import clip_boxes
 from maskrcnn.structures.padded import Proposals
 
 
@@ -28,40 +27,45 @@ def own_class(values: Tensor, labels: Tensor) -> Tensor:
 def select_detections(
     scores: Tensor,
     deltas: Tensor,
-    proposals: Tensor,
-    image_size: Sequence[float] | Tensor,
+    rois: Tensor,
+    image_sizes: Tensor,
     *,
     weights: Weights,
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
     min_size: float = 0.0,
-) -> Detections:
+) -> DetectedRoIs:
     """Score threshold, then NMS in every class, then the best over the classes (He et al. 2017, section 3.1).
 
-    Only the pairs of proposal and class that pass the threshold are decoded.
+    Only the pairs of RoI and class that pass the threshold are decoded.
 
     Args:
         scores: [R, K] in [0, 1].  deltas: [R, 4K] or [R, 4].
-        proposals: [R, 4] xyxy, pixels of the network frame.
-        image_size: [2], height and width before padding; boxes are cut to it.
+        rois: [R, 5], the image's index and xyxy, pixels of the network frame; those of an image together.
+        image_sizes: [N, 2], height and width before padding; boxes are cut to them.
         weights: of the box coder.
         score_threshold: keep scores greater than this.
+        max_detections: of an image.
         min_size: drop boxes with a side below this, pixels; 0 keeps all.
 
     Returns:
-        Detections by falling score, no masks.
+        Detections, those of an image by falling score.
     """
     row, label = (scores > score_threshold).nonzero(as_tuple=True)
     score = scores[row, label]
     per_class = deltas.view(deltas.shape[0], deltas.shape[1] // 4, 4)
     delta = per_class[row, label if per_class.shape[1] > 1 else 0]
-    boxes = clip_boxes(decode_boxes(delta, proposals[row], weights), *image_size)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    valid = torch.isfinite(boxes).all(dim=1) & (sides >= min_size).all(dim=1)
-    boxes, score, label = boxes[valid], score[valid], label[valid]
-    keep = batched_nms(boxes, score, label, nms_threshold)[:max_detections]
-    return Detections(boxes[keep], score[keep], label[keep])
+    index, box = rois[row].split((1, 4), dim=1)
+    image = index[:, 0].to(torch.int64)
+    box = clip_boxes(decode_boxes(delta, box, weights), *image_sizes[image].unbind(1))
+    sides = box[:, 2:] - box[:, :2]
+    valid = torch.isfinite(box).all(dim=1) & (sides >= min_size).all(dim=1)
+    image, box, score, label = image[valid], box[valid], score[valid], label[valid]
+    counts = torch.bincount(image, minlength=image_sizes.shape[0]).tolist()
+    keep = nms_of_lists(box, score, label, counts, nms_threshold, max_detections)
+    found = torch.cat((image[:, None].to(box.dtype), box), dim=1)
+    return DetectedRoIs(found[keep], label[keep], None, score[keep])
 
 
 @torch.no_grad()

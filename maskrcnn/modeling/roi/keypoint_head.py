@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
-from maskrcnn.modeling.losses import wide
+from maskrcnn.modeling.losses import of_whole, wide
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
 
 #: Numbers in the largest tensor of a pass of :func:`decode_keypoints`: what a core's cache holds, and what
@@ -66,12 +66,16 @@ def keypoint_loss(
     if static:
         all_maps, wanted = wide(logits.flatten(2)).flatten(0, 1), torch.where(valid, cells, -1).flatten()
         total = F.cross_entropy(all_maps, wanted, ignore_index=-1, reduction="sum")
-        return total / (valid.sum().clamp(min=1) if normalizer is None else normalizer)
+        count = valid.sum()
+        if normalizer is None:
+            return of_whole(total / count.clamp(min=1), count)
+        return of_whole(total / normalizer, None)
     chosen = wide(logits.flatten(2)[valid])
+    own = chosen.shape[0] if normalizer is None else None
     if chosen.shape[0] == 0:
-        return logits.sum() * 0
+        return of_whole(logits.sum() * 0, own)
     total = F.cross_entropy(chosen, cells[valid], reduction="sum")
-    return total / (chosen.shape[0] if normalizer is None else normalizer)
+    return of_whole(total / (chosen.shape[0] if normalizer is None else normalizer), own)
 
 
 #: What a keypoint's score is, see :func:`decode_keypoints`.

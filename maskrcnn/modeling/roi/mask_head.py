@@ -15,6 +15,7 @@ from maskrcnn.config.ranges import Cells, Layers, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS, MaskHead
 from maskrcnn.modeling.losses import mask_loss, softmax_mask_loss, wide
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
+from maskrcnn.modeling.onednn import product
 from maskrcnn.modeling.roi.decode import own_class
 
 MaskLoss = Literal["sigmoid", "softmax"]
@@ -92,6 +93,8 @@ class FCNMaskHead(PixelMaskHead):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M], K + 1 with softmax; see :class:`MaskHead`."""
+        if self._in_cells(pooled):
+            return self._placed(product(self._cells(pooled), self.logits.weight.flatten(1), self.logits.bias))
         logits: Tensor = self.logits(self._run(self, pooled))
         return logits
 
@@ -102,11 +105,45 @@ class FCNMaskHead(PixelMaskHead):
         if self.softmax or self.out_channels == 1:
             logits: Tensor = self(pooled)
             return logits
-        pixels = self._run(self, pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
+        in_cells = self._in_cells(pooled)
+        if in_cells:
+            pixels = self._cells(pooled).view(-1, self.mask_size**2, self.logits.in_channels)
+        else:
+            pixels = self._run(self, pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
         weight = self.logits.weight.flatten(1)[labels]
         assert self.logits.bias is not None
-        rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0] + self.logits.bias[labels, None]
+        if in_cells and pixels.dtype == weight.dtype:  # no autocast: on a CPU half the time of bmm
+            rows = (pixels * weight[:, None]).sum(2)
+        else:
+            rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0]
+        rows = rows + self.logits.bias[labels, None]
+        if in_cells:
+            return self._placed(rows.view(-1, 1))
         return rows.view(-1, 1, self.mask_size, self.mask_size)
+
+    def _in_cells(self, pooled: Tensor) -> bool:
+        """Whether the deconvolution is computed as :meth:`_cells` does: on a CPU, uncompiled."""
+        plain = self._run is FCNMaskHead._features and not torch.compiler.is_compiling()
+        return plain and pooled.device.type == "cpu"
+
+    def _cells(self, pooled: Tensor) -> Tensor:
+        """[R, C, s, s] -> [R s s 4, width]: of each cell its four pixels, one after the other.
+
+        A 2x2 deconvolution of stride 2 is a matrix product a cell.  On a CPU its backward takes half the
+        time as such, and the pixels are only put in place when each is a number a class.
+        """
+        maps = self.convs(pooled)
+        weight, bias = self.deconv.weight, self.deconv.bias  # [C, width, 2, 2]
+        assert bias is not None
+        rows = maps.permute(0, 2, 3, 1).flatten(0, 2)
+        out = product(rows, weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4), relu=True)
+        return out.view(-1, weight.size(1))
+
+    def _placed(self, cells: Tensor) -> Tensor:
+        """[R s s 4, classes], the pixels in the order of :meth:`_cells` -> [R, classes, M, M]."""
+        size = self.mask_size // 2
+        pixels = cells.view(-1, size, size, 2, 2, cells.shape[1])
+        return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 @MASK_HEADS.register("fcn")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskrcnn.config import Config, Range
 from maskrcnn.config.ranges import Cells, Width
 from maskrcnn.modeling.interfaces import MASK_HEADS
+from maskrcnn.modeling.onednn import Linear
 from maskrcnn.modeling.roi.box_head import xavier
 from maskrcnn.modeling.roi.mask_head import MaskLoss, PixelMaskHead
 
@@ -38,18 +39,19 @@ class MLPMaskHead(PixelMaskHead):
         super().__init__(num_classes, loss, class_agnostic)
         self.pool_size = pool_size
         self.mask_size = mask_size
-        layers = [nn.Linear(hidden if i else channels * pool_size**2, hidden) for i in range(fcs)]
+        layers = [Linear(hidden if i else channels * pool_size**2, hidden) for i in range(fcs)]
         xavier(layers)
         self.fcs = nn.ModuleList(layers)
-        self.logits = nn.Linear(hidden, self.out_channels * mask_size**2)
+        self.logits = Linear(hidden, self.out_channels * mask_size**2)
         nn.init.normal_(self.logits.weight, std=0.001)  # as in the convolutional head
         nn.init.zeros_(self.logits.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``pooled`` [R, C, s, s] -> logits [R, K or 1, M, M]."""
-        x = pooled.flatten(1)
-        for layer in self.fcs:
-            x = F.relu_(layer(x))
+        x = pooled
+        for i, layer in enumerate(self.fcs):
+            assert isinstance(layer, Linear)
+            x = F.relu_(layer(x) if i else layer.of_maps(x))
         logits: Tensor = self.logits(x)
         return logits.view(-1, self.out_channels, self.mask_size, self.mask_size)
 

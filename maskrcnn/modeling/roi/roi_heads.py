@@ -23,10 +23,18 @@ from maskrcnn.modeling.interfaces import (
     RoIOpConfig,
     RoITrunk,
 )
-from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, class_loss, wide
+from maskrcnn.modeling.losses import (
+    BoxLoss,
+    box_regression_loss,
+    by_images,
+    class_loss,
+    weighed_losses,
+    wide,
+)
 from maskrcnn.modeling.matching import Sampler
+from maskrcnn.modeling.norms import norms_of_rows
 from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
-from maskrcnn.modeling.roi.pooler import LevelRule, Pooler, to_rois
+from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
 from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, SampledRoIs, rois_of
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.modeling.roi.targets import sample_rois
@@ -259,15 +267,18 @@ class RoIHeads(nn.Module):
             ValueError: two heads call a loss by one name.
         """
         rois = self.sample(proposals, targets, seeds, static=static)
-        maps = RoIFeatures(features, self.trunk)
+        maps = RoIFeatures(features, self.trunk, norms=norms_of_rows(self))
         losses, pooled = self._box_losses(maps, rois, _as_tensor(image_sizes, rois.rois))
         if self.trunk is not None:
             maps = replace(maps, sampled=rois, shared=pooled)
         for name, head in self.heads.items():
-            found = head.losses(maps, rois)
+            before = weighed_losses()
+            found = by_images(head.losses(maps, rois), len(rois.targets), before)
             if found.keys() & losses.keys():
                 raise ValueError(f"the head {name} calls a loss as another head does: {sorted(found)}")
             losses |= found
+        for norm in maps.norms:
+            norm.real = None
         return losses
 
     def sample(
@@ -371,13 +382,7 @@ class RoIHeads(nn.Module):
             proposals = replace(proposals, boxes=rois.boxes.view(*shape, 4))
             mean, deltas = mean.unflatten(0, shape), deltas.unflatten(0, shape)
             return select_in_fixed_shape(mean, deltas, proposals, image_sizes, **options)
-        counts = proposals.real.sum(dim=1).tolist()
-        parts = mean.split(counts), deltas.split(counts), rois.boxes.split(counts), image_sizes
-        found = [select_detections(*image, **options) for image in zip(*parts, strict=True)]
-        boxes = to_rois([d.boxes for d in found])
-        return DetectedRoIs(
-            boxes, torch.cat([d.labels for d in found]), None, torch.cat([d.scores for d in found])
-        )
+        return select_detections(mean, deltas, rois.rois, image_sizes, **options)
 
 
 def _as_tensor(image_sizes: Sequence[tuple[int, int]] | Tensor, like: Tensor) -> Tensor:

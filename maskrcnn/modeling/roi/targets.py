@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import plural
 from maskrcnn.layers import match
 from maskrcnn.modeling.matching import IGNORED, Sampler, draw
 from maskrcnn.modeling.roi.mask_targets import MaskTarget, rasterise
@@ -91,7 +92,8 @@ def keypoint_targets(rois: SampledRoIs, num_keypoints: int) -> Tensor:
     have = None if keypoints is None else keypoints.shape[2]
     if keypoints is None or have not in (0, num_keypoints):  # 0: there is no instance
         raise ValueError(
-            f"model.keypoint_head wants {num_keypoints} keypoints an instance, the data have {have or 'none'}"
+            f"model.keypoint_head wants {plural(num_keypoints, 'keypoint')} an instance, the data have"
+            f" {have or 'none'}"
         )
     if have == 0:
         return keypoints.new_zeros(len(rois), num_keypoints, 3)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from maskrcnn.config import Config
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 from maskrcnn.modeling.backbones.blocks import initialise, make_stage, stage_channels
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.interfaces import ROI_TRUNKS, BackboneConfig, RoITrunk
@@ -72,8 +72,8 @@ class Res5TrunkConfig(Config):
         wanted = stage_channels(backbone.depth, 2, backbone.width)
         if channels != wanted:
             raise ConfigError(
-                f"model.roi_trunk res5 reads the backbone's c4 with {wanted} channels, but RoIs are pooled"
-                f" from {channels}; set model.neck to null and model.roi.levels to [c4]"
+                f"model.roi_trunk res5 reads the backbone's c4 with {plural(wanted, 'channel')}, but RoIs"
+                f" are pooled from {channels}; set model.neck to null and model.roi.levels to [c4]"
             )
         others = ("weights", "outputs", "freeze_at", "dilated_c5", "zero_init_residual")
         stride = 1 if self.c4 == "paper" else 2

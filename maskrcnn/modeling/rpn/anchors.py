@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrcnn.config import Config
 from maskrcnn.config.ranges import Positive, Share
-from maskrcnn.errors import ConfigError
+from maskrcnn.errors import ConfigError, plural
 from maskrcnn.structures.boxes import numbers
 
 T = TypeVar("T")
@@ -178,13 +178,14 @@ class AnchorConfig(Config):
         if self.boxes is not None:
             if len(self.boxes) != len(strides) or len({len(b) for b in self.boxes}) != 1 or not self.boxes[0]:
                 raise ConfigError(
-                    f"model.rpn.anchors.boxes needs a list for each of the {len(strides)} levels of"
+                    f"model.rpn.anchors.boxes needs a list for each of the {plural(len(strides), 'level')} of"
                     " model.rpn.levels, all of the same length, at least 1"
                 )
         elif len(self.sizes) != len(strides):
             raise ConfigError(
-                f"model.rpn.anchors.sizes has {len(self.sizes)} entries for {len(strides)} levels (strides"
-                f" {', '.join(map(str, strides))}); give one list of sizes a level of model.rpn.levels"
+                f"model.rpn.anchors.sizes has {plural(len(self.sizes), 'entry')} for"
+                f" {plural(len(strides), 'level')} (strides {', '.join(map(str, strides))}); give one list"
+                " of sizes a level of model.rpn.levels"
             )
         if len({len(s) for s in self.sizes}) != 1 or not self.sizes[0] or not self.ratios:
             raise ConfigError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.config import Config, Range
@@ -15,6 +14,7 @@ from maskrcnn.config.ranges import Boxes, NotNegative, Share, Width
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.losses import BoxLoss, box_regression_loss, objectness_loss, row_count
 from maskrcnn.modeling.matching import Sampler, anchor_targets
+from maskrcnn.modeling.norms import conv_norm
 from maskrcnn.modeling.preprocess import ImageBatch
 from maskrcnn.modeling.rpn.anchors import AnchorConfig, AnchorGenerator
 from maskrcnn.modeling.rpn.decode import RankBy, select_proposals
@@ -137,11 +137,14 @@ class RPNHead(nn.Module):
         """
         logits, deltas = [], []
         for feature in features:
-            hidden = F.relu_(self.conv(feature))
-            for conv in self.more:
-                hidden = F.relu_(conv(hidden))
-            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(feature.shape[0], -1, 4))
+            hidden = feature
+            for conv in (self.conv, *self.more):
+                assert isinstance(conv, nn.Conv2d)
+                hidden = conv_norm(conv, None, hidden, relu=True)
+            logits.append(conv_norm(self.objectness, None, hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(
+                conv_norm(self.deltas, None, hidden).permute(0, 2, 3, 1).reshape(feature.shape[0], -1, 4)
+            )
         return logits, deltas
 
 
@@ -286,9 +289,10 @@ class RPN(nn.Module):
         normalizer = row_count(sampled, real)
         if self.normalize_by == "capacity":
             normalizer = self.samples * len(targets)
-        boxes = all_deltas[sampled[:positive]], wanted.anchors, wanted.truth
+        # index_select: its gradient is added where it belongs, that of all_deltas[...] is sorted first.
+        boxes = all_deltas.index_select(0, sampled[:positive]), wanted.anchors, wanted.truth
         parts = (normalizer, None if real is None else real[:positive])
         return {
-            "loss_rpn_cls": objectness_loss(all_logits[sampled], labels, normalizer, real),
+            "loss_rpn_cls": objectness_loss(all_logits.index_select(0, sampled), labels, normalizer, real),
             "loss_rpn_box": box_regression_loss(*boxes, *parts, kind=self.box_loss, beta=self.beta),
         }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 from maskrcnn.modeling.rpn.anchor_fit import REACHED, anchor_recall, fit_anchors
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.run.examine import STRIDES
@@ -210,8 +210,8 @@ def choose_rare(facts: DataFacts) -> KeyChoice | None:
     return KeyChoice(
         "data.repeat_threshold",
         f"{float(f'{threshold:.3g}'):g}",
-        f"{len(rare)} of {len(facts.classes)} classes are in under {_RARE:.0%} of the images, which come more"
-        f" often: {told}.",
+        f"{len(rare)} of {plural(len(facts.classes), 'class')} are in under {_RARE:.0%} of the images,"
+        f" which come more often: {told}.",
     )
 
 
@@ -245,8 +245,8 @@ def choose_steps(facts: DataFacts, batch: int, *, tuned: bool) -> Iterator[KeyCh
     yield KeyChoice(
         "solver.steps",
         str(steps),
-        f"{steps * batch / facts.images:.0f} epochs of {facts.images} images, {batch} a step ({kind}: about"
-        f" {epochs}, and at least {LEAST_STEPS} steps).",
+        f"{steps * batch / facts.images:.0f} epochs of {plural(facts.images, 'image')}, {batch} a step"
+        f" ({kind}: about {epochs}, and at least {LEAST_STEPS} steps).",
     )
     yield KeyChoice("solver.schedule.type", "cosine", "Falls to 0 at whatever solver.steps is.")
     yield KeyChoice(

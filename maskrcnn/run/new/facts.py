@@ -14,7 +14,7 @@ import numpy.typing as npt
 from maskrcnn.data import CocoDataset, Dataset
 from maskrcnn.data.doctor.look import look_at
 from maskrcnn.data.pixel_statistics import PixelStatistics, pixel_statistics
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.recipe import DataConfig
 from maskrcnn.run.fit_doubts import Seen
 
@@ -158,7 +158,9 @@ def _colours(dataset: Dataset) -> tuple[float, float]:
         gray.append(bool((values.max(2) - values.min(2)).max() <= _GRAY))
         dark.append(bool(values.mean() < 127.5))
     if not gray:
-        raise DataError(f"{dataset.annotation_file}: none of {len(_looked(dataset))} images can be read")
+        raise DataError(
+            f"{dataset.annotation_file}: none of {plural(len(_looked(dataset)), 'image')} can be read"
+        )
     return float(np.mean(gray)), float(np.mean(dark))
 
 

@@ -15,7 +15,7 @@ from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.data.interfaces import ContrastConfig
 from maskrcnn.engine.distributed import connect
 from maskrcnn.engine.events import format_seconds
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError, few, plural
 from maskrcnn.files import write_text
 from maskrcnn.recipe import DataConfig, load_traced_recipe
 from maskrcnn.run.data_argument import read_data_argument
@@ -264,7 +264,7 @@ def _choices(parts: _Parts) -> Iterator[KeyChoice]:
         if not (pixels and choice.key.startswith("model.preprocess.")):
             yield choice
     if pixels:
-        why = f"Of {facts.pixels.images} of the images, which have {facts.channels} channels."
+        why = f"Of {facts.pixels.images} of the images, which have {plural(facts.channels, 'channel')}."
         yield KeyChoice("model.preprocess.mean", flow(list(facts.pixels.mean)), why)
         yield KeyChoice("model.preprocess.std", flow(list(facts.pixels.std)))
     yield from choose.choose_anchors(facts, sizes.short, trained=start.anchored)
@@ -284,7 +284,8 @@ def _choices(parts: _Parts) -> Iterator[KeyChoice]:
     yield KeyChoice(
         "solver.optimizer.lr",
         flow(rate),
-        f"For {reference} images a step ({kind}); scaled to {rate * batch / reference:.3g} for {batch}.",
+        f"For {plural(reference, 'image')} a step ({kind}); scaled to {rate * batch / reference:.3g} for"
+        f" {batch}.",
     )
     yield KeyChoice("solver.reference_batch_size", str(reference), "The images a step that lr is meant for.")
     yield KeyChoice("solver.clip_grad_norm", "10.0", "The first steps on new classes have large gradients.")
@@ -295,14 +296,20 @@ def _choices(parts: _Parts) -> Iterator[KeyChoice]:
         next(c.value for c in choose.choose_steps(facts, batch, tuned=start.tuned) if c.key == "solver.steps")
     )
     every = _every(parts, steps, batch)
-    why = f"{-(-steps // every)} times in all, on {parts.val_images} images: about a tenth of the time."
+    why = (
+        f"{-(-steps // every)} times in all, on {plural(parts.val_images, 'image')}: about a tenth of"
+        " the time."
+    )
     yield KeyChoice("train.checkpoint_every", str(every), "At each evaluation." if parts.val_images else "")
     if parts.val_images:
         yield KeyChoice("train.eval_every", str(every), why)
     kept = _number(parts.asked, "model.roi.max_detections") or choose.most_detections(facts)
     if kept > 100 and facts.joints == 0:
         metric = f"{'bbox' if facts.masks == 'none' else 'segm'}/AP@{kept}"
-        why = f"COCO's own AP counts 100 detections an image, and there are up to {facts.most} objects."
+        why = (
+            "COCO's own AP counts 100 detections an image, and there are up to"
+            f" {plural(facts.most, 'object')}."
+        )
         yield KeyChoice("eval.best_metric", metric, why)
 
 
@@ -346,8 +353,8 @@ def _head(parts: _Parts, data: Path, choices: Sequence[KeyChoice]) -> str:
     classes = few((f"{name} ({count})" for count, name in sorted(counted, key=lambda c: -c[0])), _NAMED)
     objects = int(facts.class_objects.sum())
     made = (
-        f"Made by `maskrcnn new {shown(data)}` for {facts.images} training images with {objects} objects, and"
-        f" {parts.val_images} for validation."
+        f"Made by `maskrcnn new {shown(data)}` for {plural(facts.images, 'training image')} with"
+        f" {plural(objects, 'object')}, and {parts.val_images} for validation."
     )
     lines = [
         made,
@@ -368,6 +375,7 @@ def _time(parts: _Parts, steps: int, measured: Measured) -> str:
     judged = -(-steps // every) * parts.val_images * an_image if steps else 0.0
     training = steps * measured.seconds
     return (
-        f"Expected time on this {parts.machine.name}: {format_seconds(training + judged)}: {steps} steps of"
-        f" {measured.seconds:.2f} s, and about {format_seconds(judged)} of evaluations."
+        f"Expected time on this {parts.machine.name}: {format_seconds(training + judged)}:"
+        f" {plural(steps, 'step')} of {measured.seconds:.2f} s, and about {format_seconds(judged)} of"
+        " evaluations."
     )

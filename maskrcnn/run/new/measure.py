@@ -15,7 +15,7 @@ from pathlib import Path
 
 from maskrcnn.engine.distributed import connect
 from maskrcnn.engine.memory import free_memory
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run.room import in_words
@@ -77,7 +77,7 @@ def measure(
         found = _try(config, [*settings, f"solver.batch_size={size}", f"solver.precision={kind}"])
         if isinstance(found, str):
             if not tries:
-                raise UserError(f"{config}: a step of {size} images cannot be made here: {found}")
+                raise UserError(f"{config}: a step of {plural(size, 'image')} cannot be made here: {found}")
             why = f"{size} failed: {found}"
             break
         if found[1] > limit and tries:

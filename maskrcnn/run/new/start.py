@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 from maskrcnn.config.encode import escape_path
 from maskrcnn.config.text import format_plain
 from maskrcnn.data.pixel_statistics import PixelStatistics
-from maskrcnn.errors import CheckpointError, ConfigError, UserError
+from maskrcnn.errors import CheckpointError, ConfigError, UserError, plural
 from maskrcnn.modeling.backbones.timm_backbone import TimmConfig
 from maskrcnn.run.named_weights import WeightsFacts, is_name, publisher_of
 from maskrcnn.run.new.choice import KeyChoice, flow
@@ -85,7 +85,9 @@ def choose_start(facts: DataFacts, asked: str, *, cuda: bool) -> Beginning:
         return _file(path, facts, cuda)
     kind = "keypoints" if facts.joints else "boxes" if facts.masks == "none" else "masks"
     if facts.joints not in (0, 17):
-        return _scratch(facts, cuda, f"No weights are known for {facts.joints} keypoints: from scratch.")
+        return _scratch(
+            facts, cuda, f"No weights are known for {plural(facts.joints, 'keypoint')}: from scratch."
+        )
     for name in _COCO[kind]:
         how = _at_hand(name)
         if how:
@@ -210,7 +212,7 @@ def _on_backbone(
 def _scratch(facts: DataFacts, cuda: bool, why: str) -> Beginning:
     deep = cuda and facts.images >= _MANY
     depth = 50 if deep else 18
-    size = f"{facts.images} images" + ("" if cuda else " and a CPU")
+    size = plural(facts.images, "image") + ("" if cuda else " and a CPU")
     choices = [
         KeyChoice("model.backbone.depth", str(depth), f"From scratch: a ResNet-{depth} suits {size}."),
         KeyChoice(
@@ -228,7 +230,9 @@ def _small_parts(facts: DataFacts, cuda: bool) -> list[KeyChoice]:
     """Half the widths behind the backbone, which train as well on few images, in half the time."""
     if cuda and facts.images >= _MANY:
         return []
-    why = f"Half of the usual widths for {facts.images} images" + ("" if cuda else " and a CPU") + "."
+    why = (
+        f"Half of the usual widths for {plural(facts.images, 'image')}" + ("" if cuda else " and a CPU") + "."
+    )
     masks = [] if facts.masks == "none" else [KeyChoice("model.mask_head.width", "128")]
     return [
         KeyChoice("model.neck.out_channels", "128", why),
@@ -246,7 +250,9 @@ def _heads(facts: DataFacts) -> list[KeyChoice]:
         found = [KeyChoice("model.mask_target", target, f"The masks are {facts.masks}.")]
     if facts.joints:
         head = {"type": "conv", "num_keypoints": facts.joints}
-        found.append(KeyChoice("model.keypoint_head", flow(head), f"Objects have {facts.joints} keypoints."))
+        found.append(
+            KeyChoice("model.keypoint_head", flow(head), f"Objects have {plural(facts.joints, 'keypoint')}.")
+        )
         if facts.joints != 17:
             found.append(
                 KeyChoice(

@@ -17,7 +17,7 @@ import torch
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.provenance import code_fingerprint
-from maskrcnn.errors import UserError, few
+from maskrcnn.errors import UserError, few, plural
 from maskrcnn.files import locked, unwritten
 from maskrcnn.studies.ablation.plan import Run
 from maskrcnn.studies.ablation.progress import describe, read_progress, time_left
@@ -157,7 +157,7 @@ class Scheduler:
                 self._kill()
             if stop.signal_number and done + len(failures) < len(runs):
                 raise Interrupted(
-                    f"stopped; {done} of {len(runs)} runs were finished, checkpoints are written;"
+                    f"stopped; {done} of {plural(len(runs), 'run')} were finished, checkpoints are written;"
                     f" to go on: {resume_hint}",
                     stop.signal_number,
                 )
@@ -252,9 +252,9 @@ def train_missing(
         stale = {run.name: why for run in runs if (why := run.why_stale(code))}
         if stale and not rerun_stale:
             raise UserError(
-                f"{len(stale)} of {len(runs)} runs in {folder} are not of this code and config, and are not"
-                " mixed with new ones; --rerun-stale sets them aside and trains them again, another --output"
-                " keeps both, --report reports the old ones of one code:\n  "
+                f"{len(stale)} of {plural(len(runs), 'run')} in {folder} are not of this code and config,"
+                " and are not mixed with new ones; --rerun-stale sets them aside and trains them again,"
+                " another --output keeps both, --report reports the old ones of one code:\n  "
                 + few((f"{name}: {why}" for name, why in stale.items()), 10, "\n  ")
             )
         for run in runs:
@@ -262,7 +262,7 @@ def train_missing(
                 console.line(f"set aside: {run.set_aside()}")
         states = Counter(run.state(code) for run in runs)
         console.line(
-            f"{len(runs)} runs in {folder}: {states['done']} finished, {states['partial']} begun,"
+            f"{plural(len(runs), 'run')} in {folder}: {states['done']} finished, {states['partial']} begun,"
             f" {states['new']} to begin; {len(slots)} at a time, code {code}"
         )
         missing = [run for run in runs if run.state(code) != "done"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskrcnn.errors import plural
 from maskrcnn.files import write_text
 from maskrcnn.studies.explain.scaled_boxes import Boxes
 from maskrcnn.studies.explain.statistics import SIZES, OperatorRow, Stride
@@ -126,7 +127,8 @@ def draw_chart(rows: Sequence[OperatorRow], boxes: Boxes) -> Any:
         )
         columns.append((f"{_SIZE_LABELS[size]}, n = {cells[0][0].boxes:,}", spreads))
     return draw_spreads(
-        f"Misalignment on {boxes.name}: {len(boxes):,} boxes of {boxes.images:,} images (network scale)",
+        f"Misalignment on {boxes.name}: {plural(len(boxes), 'box', spec=',')} of"
+        f" {plural(boxes.images, 'image', spec=',')} (network scale)",
         _MEASURES,
         columns,
         [stride_name(stride) for stride in strides],

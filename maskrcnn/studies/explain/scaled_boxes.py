@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.fault_report import FaultReport
-from maskrcnn.data.index import read_annotations
 from maskrcnn.data.transforms.network_size import Resize, network_sizes
 from maskrcnn.errors import UserError
 from maskrcnn.studies.explain.placement import Floats
@@ -39,7 +39,7 @@ def load_boxes(annotations: Path, resize: Resize, *, image_ids: Sequence[int] | 
     image_ids: only those images.
 
     Raises:
-        DataError: the file is not usable; see :func:`maskrcnn.data.index.read_annotations`.
+        DataError: the file is not usable; see :func:`maskrcnn.data.annotation_reader.read_annotations`.
         UserError: there is no box in it.
     """
     index = read_annotations(annotations, FaultReport(str(annotations), None), masks=False)

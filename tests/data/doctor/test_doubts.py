@@ -72,7 +72,7 @@ def test_nothing_but_crowds_cannot_be_trained_on(tmp_path: Path, filter_empty: b
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
     paths = write_coco(tmp_path, content)
-    with pytest.raises(DataError, match=r"all 8 annotations are crowd regions.*set iscrowd to 0"):
+    with pytest.raises(DataError, match=r"of 8 annotations all are crowd regions.*set iscrowd to 0"):
         CocoDataset(*paths, training=True, filter_empty=filter_empty)
     assert len(CocoDataset(*paths)) == 4  # an evaluation without objects is no mistake
     content["annotations"][0]["iscrowd"] = 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import CocoDataset
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.doctor import Doubt, mask_doubts
 from maskrcnn.data.doctor.mask_doubts import (
     all_inside,
@@ -21,7 +22,7 @@ from maskrcnn.data.doctor.mask_doubts import (
     unit_doubt,
 )
 from maskrcnn.data.fault_report import FaultReport
-from maskrcnn.data.index import AnnotationIndex, read_annotations
+from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.structures import rle
 
 SIZE = (60, 80)

@@ -150,7 +150,7 @@ FAULTS: dict[str, tuple[list[Any], Any, str, str]] = {
     ),
     "empty object": (["segmentation"], {}, "no mask", "no 'segmentation'"),
     "two rles": (["segmentation"], [{"size": [40, 60], "counts": [2400]}] * 2, "wrong type", "not a list of"),
-    "two pairs": (["segmentation"], [[1, 2], [3, 4]], "polygon of fewer than 3 points", "only 1 points"),
+    "two pairs": (["segmentation"], [[1, 2], [3, 4]], "polygon of fewer than 3 points", "only 1 point"),
     "segmentation a text": (["segmentation"], "x", "wrong type", "is a text"),
     "rle of exchanged size": (
         ["segmentation"],
@@ -267,7 +267,7 @@ def test_what_is_plainly_meant_is_used_in_training_and_evaluation_and_told(
     assert len(dataset.report) == 0
     assert dataset.report.mended.total() == 1
     assert re.search(f"1 {sentence}.*first: annotation", caplog.text)
-    assert re.search(f"1 annotations read as meant: {sentence}", truth.notes[0])
+    assert re.search(f"1 annotation read as meant: {sentence}", truth.notes[0])
     assert targets.masks is not None
     if "bytes" in name:
         assert targets.masks.to_bitmaps()[1].equal(torch.eye(*SIZE, dtype=torch.uint8))
@@ -293,7 +293,7 @@ def test_the_first_of_each_is_named_in_the_notes(tmp_path: Path) -> None:
     images, path = write_coco(tmp_path)
     path.write_text(json.dumps(content))
     records, annotations = CocoDataset(images, path).ground_truth().notes
-    assert re.search("image records left out.*first: .*image 20: it needs a 'height'", records)
+    assert re.search("image record left out.*first: .*image 20: it needs a 'height'", records)
     assert re.search("annotations left out.*first: .*annotation 100 .*no 'segmentation'", annotations)
 
 
@@ -523,7 +523,7 @@ def test_validation_must_share_the_classes(tmp_path: Path) -> None:
         CocoDataset(*paths, categories=other)
     with pytest.raises(DataError, match="must rise"):
         Categories((2, 1), ("a", "b"))
-    with pytest.raises(DataError, match="2 category ids but 1 names"):
+    with pytest.raises(DataError, match="2 category ids but 1 name"):
         Categories((1, 2), ("a",))
 
 

@@ -71,7 +71,7 @@ def test_a_crowd_of_cocos_own_stays_one(tmp_path: Path) -> None:
     write(tmp_path / "x.json", made)
     found = imported(tmp_path / "x.json", tmp_path / "mine")
     assert objects(datasets(tmp_path / "mine")["train"])["a.png"][0][1]
-    assert "1 objects are crowd regions (iscrowd: 1), which never train" in found.notes
+    assert "1 object is a crowd region (iscrowd: 1), which never train" in found.notes
 
 
 def test_roboflow_has_a_folder_a_split_and_a_class_that_groups(tmp_path: Path) -> None:

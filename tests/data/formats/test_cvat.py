@@ -82,7 +82,7 @@ def test_shapes_without_area_are_counted(tmp_path: Path) -> None:
     skeleton = '<skeleton label="cat"><points label="1" points="1,1"/></skeleton>'
     write(tmp_path / "in", SQUARE + '<polyline label="cat" points="1,1;2,2"/><tag label="cat"/>' + skeleton)
     notes = imported(tmp_path / "in", tmp_path / "mine").notes
-    assert {f"not kept: 1 {kind} (has no area)" for kind in ("polyline", "tag", "skeleton")} <= set(notes)
+    assert {f"not kept: {kind} (has no area): 1" for kind in ("polyline", "tag", "skeleton")} <= set(notes)
 
 
 def test_subsets_are_splits(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_subsets_are_splits(tmp_path: Path) -> None:
 def test_bad_shapes_are_named_and_left_out(tmp_path: Path, bad: str, words: str) -> None:
     write(tmp_path / "in", bad + SQUARE)
     notes = "\n".join(imported(tmp_path / "in", tmp_path / "mine").notes)
-    assert "1 faulty annotations left out" in notes and "a.png, shape 0" in notes and words in notes
+    assert "1 faulty annotation left out" in notes and "a.png, shape 0" in notes and words in notes
 
 
 def test_names_of_files_elsewhere_are_not_followed(tmp_path: Path) -> None:

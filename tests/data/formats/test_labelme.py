@@ -86,7 +86,7 @@ def test_shapes_without_area_are_counted(tmp_path: Path) -> None:
     ]
     write(tmp_path / "in", [*lines, shape(SQUARE)])
     notes = imported(tmp_path / "in", tmp_path / "mine").notes
-    assert "not kept: 1 line (has no area)" in notes and "not kept: 2 point (has no area)" in notes
+    assert "not kept: line (has no area): 1" in notes and "not kept: point (has no area): 2" in notes
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_shapes_without_area_are_counted(tmp_path: Path) -> None:
 def test_bad_shapes_are_named_and_left_out(tmp_path: Path, bad: Any, words: str) -> None:
     write(tmp_path / "in", [bad, shape(SQUARE)])
     notes = "\n".join(imported(tmp_path / "in", tmp_path / "mine").notes)
-    assert "1 faulty annotations left out" in notes and "in/a.json: shape 0" in notes and words in notes
+    assert "1 faulty annotation left out" in notes and "in/a.json: shape 0" in notes and words in notes
     assert len(datasets(tmp_path / "mine")["train"].ground_truth()) == 1
 
 

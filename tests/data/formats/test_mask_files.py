@@ -190,7 +190,7 @@ def test_the_bowls_layout(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "stage1_test" / "cd34" / "images" / "cd34.png")
     notes = "\n".join(imported(tmp_path / "in", tmp_path / "less").notes)
     assert "0f1e: its images/ holds 0 images, not one" in notes
-    assert "not kept: 1 images without masks/ beside them" in notes
+    assert "not kept: images without masks/ beside them: 1" in notes
 
 
 def test_two_images_of_one_name_are_told(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_bad_masks_are_named_and_left_out(tmp_path: Path, pixels: Any, suffix: s
     path = tmp_path / "in" / "masks" / f"b.{suffix}"
     path.write_bytes(pixels) if isinstance(pixels, bytes) else plane(path, pixels)
     notes = "\n".join(imported(tmp_path / "in", tmp_path / "mine").notes)
-    assert words in notes and ("1 faulty annotations left out" in notes) == bool(words)
+    assert words in notes and ("1 faulty annotation left out" in notes) == bool(words)
     masks_are(objects(datasets(tmp_path / "mine")["train"])["a.png"], TWO)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import index as index_module
+from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.formats import coco_json
 from maskrcnn.data.formats.plain import OddError
-from maskrcnn.data.index import AnnotationIndex, read_annotations
+from maskrcnn.data.index import AnnotationIndex
 from maskrcnn.errors import DataError
 from tests.data import fuzz
 from tests.evaluation.test_backends import random_case

@@ -65,7 +65,7 @@ def test_a_val_that_is_train_again_is_left_out_and_told(tmp_path: Path) -> None:
     root = write(tmp_path / "in", NAMES + "train: train/images\nval: train/images\n")
     found = imported(root, tmp_path / "mine")
     assert found.images == {"train": 1} and list(datasets(tmp_path / "mine")) == ["train"]
-    assert "not kept: 1 images of 'val', which are those of another split" in found.notes
+    assert "not kept: images of 'val', which are those of another split: 1" in found.notes
 
 
 def test_images_of_a_yaml_that_names_none_and_of_a_list_of_names(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_names_that_are_none(tmp_path: Path, names: str, words: str) -> None:
 def test_bad_lines_are_named_and_left_out(tmp_path: Path, line: str, words: str) -> None:
     root = write(tmp_path / "in", NAMES + "train: train/images\n", text=f"{line}\n\n{SQUARE}")
     notes = "\n".join(imported(root, tmp_path / "mine").notes)
-    assert "1 faulty annotations left out" in notes and "train.txt:1: " in notes and words in notes
+    assert "1 faulty annotation left out" in notes and "train.txt:1: " in notes and words in notes
     assert len(datasets(tmp_path / "mine")["train"].ground_truth()) == 1
 
 
@@ -143,7 +143,7 @@ def test_poses_are_counted_and_read_as_boxes(tmp_path: Path) -> None:
     text = "1 0.5 0.5 0.2 0.5 0.5 0.5 2"
     root = write(tmp_path / "in", NAMES + "kpt_shape: [1, 3]\ntrain: train/images\n", text=text)
     found = imported(root, tmp_path / "mine")
-    assert "not kept: 1 keypoints" in found.notes and found.objects["train"]["dog"] == 1
+    assert "not kept: keypoints: 1" in found.notes and found.objects["train"]["dog"] == 1
 
 
 def test_a_data_yaml_of_ours_is_none_of_yolos(tmp_path: Path) -> None:

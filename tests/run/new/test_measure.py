@@ -62,7 +62,7 @@ def test_a_step_that_fails_is_an_answer_too(monkeypatch: pytest.MonkeyPatch, tmp
     found, _ = measured(monkeypatch, tmp_path, answers)
     assert found.batch == 1 and "2 failed: it ended with -9 (killed)" in found.told
     assert found.precision == "float32" and "no such operator" in found.compared
-    with pytest.raises(UserError, match="a step of 1 images cannot be made here: the data are lost"):
+    with pytest.raises(UserError, match="a step of 1 image cannot be made here: the data are lost"):
         measured(monkeypatch, tmp_path, {(1, "float32"): "the data are lost"})
 
 

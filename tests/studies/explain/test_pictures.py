@@ -121,7 +121,7 @@ def test_a_data_set_is_measured(tmp_path: Path, annotations: Path, capsys: Captu
     args = ["--data", str(annotations), "--strides", "16", "fpn", "--min-size", "0", "--table", str(table)]
     assert main(draw_args(tmp_path, *args)) == 0
     out = capsys.readouterr().out
-    assert "3 boxes of 1 images" in out
+    assert "3 boxes of 1 image" in out
     assert "On your data RoIPool at stride 16 moves the average small object by" in out
     # 2 strides, 5 operators, and each of: all, small (20 x 20), medium, large
     assert len(table.read_text(encoding="utf-8").splitlines()) == 1 + 2 * 5 * 4

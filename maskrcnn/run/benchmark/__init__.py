@@ -1,0 +1,1 @@
+"""``maskrcnn benchmark``: what a config takes on a machine, and what holds it up."""
