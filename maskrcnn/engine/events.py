@@ -42,8 +42,10 @@ class Tracker(Protocol):
     """Where the records and pictures of a run go besides its own files."""
 
     def file(self, kind: str) -> Path | None:
-        """The file in the run's folder that records of a kind (``train``, ``eval``, ``end``, ``picture``) are
-        added to: where an OSError keeps one from it, it is to go out with the next.  None: there is none.
+        """The file in the run's folder that records of a kind (``train``, ``eval``, ``classes``, ``end``,
+        ``picture``) are added to: where an OSError keeps one from it, it is to go out with the next.
+
+        None: there is no such file.
         """
         ...
 
@@ -261,6 +263,15 @@ class Events:
                 f"the evaluation at step {step} found nothing that is right (AP is 0): usual within the first"
                 " hundreds of steps; later look at pictures/, at `maskrcnn doctor`, and at docs/low_ap.md"
             )
+
+    @property
+    def tracked(self) -> bool:
+        """Whether a tracker is open that may take pictures."""
+        return bool(self._open.keys() - {"csv"})
+
+    def classes(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep figures of single classes, ``segm/AP/person``: by trackers alone; there may be many."""
+        self._track("classes", lambda tracker: tracker.record(step, "classes", figures))
 
     def end(self, step: int, why: str) -> None:
         """Keep that the run has ended after ``step``, though others were planned."""

@@ -75,6 +75,7 @@ def evaluate_coco(
     figures: dict[str, dict[str, float | None]] = {}
     classes: dict[str, list[ClassFigures]] = {}
     found_matches: dict[str, Matches] = {}
+    precision: dict[str, npt.NDArray[np.float64]] = {}
     notes = [*truth.notes, *found.notes, *_unknown_classes(truth, found)]
     for iou_type in iou_types:
         case = Case(truth, found, iou_type, images)
@@ -87,6 +88,8 @@ def evaluate_coco(
             figures[iou_type] = _figures(evaluator.eval, caps)
         if per_class:
             classes[iou_type] = _class_figures(evaluator.eval, caps, case)
+            at_half = np.array(evaluator.eval["precision"])[0, :, :, 0, 0 if iou_type == "keypoints" else 2]
+            precision[iou_type] = np.where(at_half < 0, np.nan, at_half)
         if matches:
             found_matches[iou_type] = _matches(evaluator, case)
         if iou_type != "keypoints" and figures[iou_type]["AP"] == 0 and len(found):
@@ -103,6 +106,7 @@ def evaluate_coco(
         detections=len(found),
         notes=tuple(dict.fromkeys(notes)),
         matches=found_matches,
+        precision=precision,
     )
 
 

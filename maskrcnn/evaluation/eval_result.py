@@ -135,6 +135,8 @@ class EvalResult:
     images, ground_truth, detections: counts; ground truth without crowds.
     notes: what was left out, and what is likely wrong where AP is 0; one sentence each.
     matches: the same kinds -> matches, where asked for.
+    precision: the same kinds -> float64 [101, K], the precision of each class at IoU 0.50 and each of
+        :data:`RECALLS`, NaN for a class without ground truth; where classes are asked for.
     """
 
     figures: dict[str, dict[str, float | None]]
@@ -146,6 +148,7 @@ class EvalResult:
     detections: int
     notes: tuple[str, ...] = ()
     matches: dict[str, Matches] = field(default_factory=dict)
+    precision: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def get(self, key: str, default: float = 0.0) -> float:
         """One figure by a name like ``segm/AP`` or ``bbox/AP@200``; ``default`` where it is undefined.
@@ -169,9 +172,19 @@ class EvalResult:
             if value is not None
         }
 
+    def class_scalars(self) -> dict[str, float]:
+        """AP by class as ``{"segm/AP/person": 0.31, ...}``, for logs."""
+        return {
+            f"{kind}/AP/{entry.name}": value
+            for kind, entries in self.per_class.items()
+            for entry in entries
+            if (value := entry.figures["AP"]) is not None
+        }
+
     def as_json(self) -> dict[str, Any]:
-        """Everything but the matches as JSON's types; an undefined figure is null."""
-        out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "matches"}
+        """Everything but matches and precisions as JSON's types; an undefined figure is null."""
+        arrays = ("matches", "precision")
+        out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in arrays}
         out["notes"] = list(self.notes)
         out["per_class"] = {k: [asdict(entry) for entry in v] for k, v in self.per_class.items()}
         return out

@@ -8,14 +8,16 @@ from functools import partial
 from typing import cast
 
 from maskrcnn.data import Dataset
-from maskrcnn.engine.events import describe_losses
+from maskrcnn.engine.events import Events, describe_losses
 from maskrcnn.errors import UserError, plural
+from maskrcnn.evaluation.eval_result import EvalResult
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.training import EVALUATIONS, TrainingRun
 from maskrcnn.run.validation_losses import validation_losses
+from maskrcnn.viz.precision_recall import draw_precision_recall
 
 
 @EVALUATIONS.register("coco")
@@ -83,3 +85,18 @@ def _write(run: TrainingRun, val: Dataset, step: int, found: Evaluation, smooth:
         attempt(folder.pictures, partial(write_image, folder.pictures / f"{name}.png", image))
         if run.events is not None:
             run.events.picture(step, f"eval/{name}", image)
+    if run.events is not None and run.events.tracked:
+        _track(run.events, step, found.result, None if smooth is None else smooth.result)
+
+
+def _track(events: Events, step: int, result: EvalResult, smooth: EvalResult | None) -> None:
+    """What trackers get besides: AP by class, and curves of precision against recall."""
+    figures = result.class_scalars()
+    if smooth is not None:
+        figures |= {f"ema/{name}": value for name, value in smooth.class_scalars().items()}
+    events.classes(step, figures)
+    entries = next(iter(result.per_class.values()), [])
+    if result.precision and entries:
+        names, counts = [e.name for e in entries], [e.ground_truth for e in entries]
+        curves = draw_precision_recall(result.precision, names, counts)
+        events.picture(step, "eval/precision_recall", curves)

@@ -11,6 +11,7 @@ import numpy as np
 
 from maskrcnn.errors import UserError
 from maskrcnn.files import write_bytes
+from maskrcnn.viz.labels import Image
 from maskrcnn.viz.palette import INK, QUIET
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -93,14 +94,21 @@ def save(figure: Any, path: Path, dpi: int) -> None:
     write_bytes(path, made.getvalue())
 
 
-def _draw_png(figure: Any, made: io.BytesIO, dpi: int) -> None:
-    """A PNG with a palette: a third of the size, and nobody sees the difference in a drawing."""
+def pixels(figure: Any, dpi: int) -> Image:
+    """The figure as uint8 [H, W, 3] RGB."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image  # comes with matplotlib
 
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    picture = picture.quantize(256, dither=Image.Dither.NONE)
+    with style():
+        canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
+
+
+def _draw_png(figure: Any, made: io.BytesIO, dpi: int) -> None:
+    """A PNG with a palette: a third of the size, and nobody sees the difference in a drawing."""
+    from PIL import Image as Pillow  # comes with matplotlib
+
+    picture = Pillow.fromarray(pixels(figure, dpi))
+    picture = picture.quantize(256, dither=Pillow.Dither.NONE)
     picture.save(made, format="png", optimize=True, dpi=(dpi, dpi))

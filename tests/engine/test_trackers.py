@@ -225,6 +225,10 @@ def test_a_run_writes_what_its_recipe_names_to_the_same_bits(tmp_path: Path) -> 
     assert [row["step"] for row in rows(tmp_path / "run" / "eval.csv")] == ["6"]
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1  # asked for twice, and there once
     assert not (tmp_path / "plain" / "train.csv").exists()
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = loading.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"classes/segm/AP/box", "classes/bbox/AP/disc", "eval/segm/AP"} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"] == ["eval/precision_recall"]
     assert_same_state(last(tmp_path / "plain"), last(tmp_path / "run"))
 
 
