@@ -344,7 +344,7 @@ class Trainer:
             self.state = replace(self.state, step=step)
             pieces = "" if self.step.pieces == 1 else f", in {self.step.pieces} pieces too"
             if error.together and (saving.saved != step or saving.unsaved is not None) and step:
-                saving.save(self.state)
+                saving.save(self.state, wait=True)
             raise UserError(
                 f"step {step + 1}: out of memory on {faults.name_images(error.infos)}{pieces};"
                 f" {saving.safe}. Raise solver.accumulate (the same images a step in up to solver.batch_size"
