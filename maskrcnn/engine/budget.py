@@ -80,7 +80,8 @@ class TimeBudget:
         steps = plural(self.steps or 0, "step")
         return (
             f"{steps}: decided after step {self._after} by {self._seconds:.3g} s a step and"
-            f" {self.hours:g} hours (train.hours); the schedule of {self.planned} steps is stretched to them"
+            f" {self.hours:g} hours (train.hours); the schedule of {plural(self.planned, 'step')} is"
+            " stretched to them"
         )
 
     def state(self) -> dict[str, Any]:

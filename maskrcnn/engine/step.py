@@ -34,7 +34,7 @@ from maskrcnn.engine.unread import (
     update_unless,
     what_is_bad,
 )
-from maskrcnn.errors import UserError
+from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, ImageInfo
 from maskrcnn.structures.seeds import seed_step
@@ -483,8 +483,8 @@ class Step:
         size = -(-max(map(len, batches)) // self.pieces)
         self.tell(
             f"step {step + 1}: out of memory; it is made anew, and later ones are made, with each batch in"
-            f" {min(self.pieces, most)} pieces of at most {size} images (the same gradients to rounding;"
-            " slower: each piece is passed twice forward)"
+            f" {min(self.pieces, most)} pieces of at most {plural(size, 'image')} (the same gradients to"
+            " rounding; slower: each piece is passed twice forward)"
         )
         return True
 

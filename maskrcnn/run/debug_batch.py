@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.engine.distributed import choose_device
-from maskrcnn.errors import few
+from maskrcnn.errors import few, plural
 from maskrcnn.files import write_image
 from maskrcnn.modeling.precision import autocast
 from maskrcnn.recipe import Recipe
@@ -55,7 +55,8 @@ class _Trace:
             if not bad or self.first is not None:
                 return
             numbers = sum(int((~t.isfinite()).sum()) for t in bad)
-            told = f"{name} ({type(module).__name__}): {numbers} of {sum(t.numel() for t in bad)} numbers"
+            whole = plural(sum(t.numel() for t in bad), "number")
+            told = f"{name} ({type(module).__name__}): {numbers} of {whole}"
             if all(map(_finite, _tensors(inputs))):
                 self.first = told
             else:

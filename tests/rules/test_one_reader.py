@@ -23,6 +23,8 @@ READERS = {
     "maskrcnn.run.folder": "run.json and figures.json",
     "maskrcnn.run.lock": "run.lock",
     "maskrcnn.engine.distributed": "what processes tell each other",
+    "maskrcnn.engine.heartbeat": "the same, of their signs of life",
+    "maskrcnn.engine.lookout": "the same, in a process that looks out for them",
     "maskrcnn.studies.ablation.results": "figures.json",
     "maskrcnn.studies.cross_validation": "figures.json, and the folds that it wrote",
     "maskrcnn.engine.metrics_file": "metrics.jsonl",

@@ -26,6 +26,7 @@ OTHERS = {
     "maskrcnn.data.images": {"image.dtype"},
     "maskrcnn.evaluation.eval_result": {"word"},  # small, medium, large
     "maskrcnn.layers.arguments": {"len(features)"},  # of several maps
+    "maskrcnn.studies.cross_validation": {"images"},  # those of each fold, in a row
     "maskrcnn.run.browse": {"wishes.epochs"},  # of several epochs
     "maskrcnn.run.examine": {"key.removeprefix('data.')"},
 }
