@@ -18,7 +18,7 @@ from maskrcnn.config.registry import Registry
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
 from maskrcnn.engine.step import StepResult
-from maskrcnn.errors import cut
+from maskrcnn.errors import cut, plural
 from maskrcnn.files import unwritten, write_text
 
 #: What each loss tells, by the name that progress lines give it.
@@ -338,7 +338,7 @@ class Fall:
         if not now >= before:
             return ""
         return (
-            f"the loss does not fall: {before:.3g} over the first {sum(n for _, n in first)} steps,"
+            f"the loss does not fall: {before:.3g} over the first {plural(sum(n for _, n in first), 'step')},"
             f" {now:.3g} over the last {sum(n for _, n in half)}. Where training began with weights of the"
             " same classes that may be so; else look whether the labels fit (maskrcnn doctor, maskrcnn"
             " browse), and try another solver.optimizer.lr (docs/low_ap.md)"
