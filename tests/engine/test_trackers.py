@@ -120,15 +120,15 @@ def test_a_full_disk_delays_rows_and_new_columns(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "write", full)
         patch.setattr("maskrcnn.engine.csv_files.replacing", full)
-        for step, name in ((2, "a"), (3, "b")):
+        for step, name in ((2, "b"), (3, "a")):
             with pytest.raises(OSError, match="no space"):
                 file.add(step, {name: step})
     assert [row["step"] for row in rows(tmp_path / "a.csv")] == ["1"]
     file.close()  # there is room again
     assert [(row["step"], row["a"], row["b"]) for row in rows(tmp_path / "a.csv")] == [
         ("1", "1", ""),
-        ("2", "2", ""),
-        ("3", "", "3"),
+        ("2", "", "2"),
+        ("3", "3", ""),
     ]
 
 
