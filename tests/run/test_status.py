@@ -96,6 +96,13 @@ def test_one_that_was_resumed_is_not_what_stopped_it_before(stopped: Path) -> No
     assert status_of(stopped).state.startswith("finished")
 
 
+def test_what_stopped_an_earlier_call_is_not_taken_for_the_last(stopped: Path) -> None:
+    log = (stopped / "log.txt").read_text()
+    (line,) = (line for line in log.splitlines() if " step 2/3 " in line)
+    (stopped / "log.txt").write_text(log + line + "\n")
+    assert status_of(stopped).state == f"stopped {line[:19]}, and log.txt does not say why"
+
+
 def test_an_error_that_ended_it_is_in_the_log(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     console.open(stopped / "log.txt")
