@@ -148,7 +148,7 @@ class EvalResult:
     detections: int
     notes: tuple[str, ...] = ()
     matches: dict[str, Matches] = field(default_factory=dict)
-    precision: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    precision: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, compare=False)
 
     def get(self, key: str, default: float = 0.0) -> float:
         """One figure by a name like ``segm/AP`` or ``bbox/AP@200``; ``default`` where it is undefined.
