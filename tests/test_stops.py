@@ -205,7 +205,9 @@ def test_workers_end_with_a_killed_run_whose_lock_is_then_taken_over(
     out = capsys.readouterr().out
     assert f"taking over the run folder from process {process.pid} on " in out
     assert "that process runs no more" in out
-    assert re.search(r"^removed [12] temporary files of writes", out, re.MULTILINE)  # one was perhaps its own
+    assert re.search(
+        r"^removed (1 temporary file|2 temporary files) of writes", out, re.MULTILINE
+    )  # one was perhaps its own
     assert not half.exists()
     assert others.exists()
     assert not (run / NAME).exists()

@@ -392,7 +392,11 @@ class Step:
         return wished
 
     def _pass_all(self, pass_: _Pass, source: Iterator[Batch]) -> bool:
-        """All passes of a step; whether memory ran out where the other ranks have to be told."""
+        """All passes of a step, forward and backward, the last of which all ranks hear.
+
+        Returns:
+            whether memory ran out where the other ranks have to be told.
+        """
         try:
             for micro in range(self.accumulate):
                 began = time.perf_counter()
@@ -404,7 +408,18 @@ class Step:
                 pass_.waiting += time.perf_counter() - began
                 pass_.infos += batch.infos
                 for last, compute in self._passes(pass_, micro, batch):
-                    self._pass(pass_, compute, final=last and micro == self.accumulate - 1)
+                    final = last and micro == self.accumulate - 1
+                    with nullcontext() if final else self.strategy.no_sync():
+                        losses = compute()
+                        for name, value in losses.items():
+                            so_far = pass_.sums.get(name, 0.0)
+                            pass_.sums[name] = so_far + value.detach().float() / self.accumulate
+                        # Before the last backward pass: the sum over the ranks goes on while that runs.
+                        if final:
+                            self._send(pass_, pass_.sums)
+                        total = torch.stack([value.float() for value in losses.values()]).sum()
+                        pass_.backward = final
+                        self._scaler.scale(total / self.accumulate).backward()
         except (RuntimeError, MemoryError) as error:
             told = self.ranks.size > 1 and self.strategy.completes
             if not told or not faults.is_out_of_memory(error):
@@ -433,19 +448,6 @@ class Step:
         model = self.strategy.model
         passes = CUTS.get("images")(batch, self.pieces, model, forward, self._statistics)
         return iter(passes)
-
-    def _pass(self, pass_: _Pass, compute: Callable[[], dict[str, Tensor]], *, final: bool) -> None:
-        """Forward and backward; the last of a step is heard by all ranks."""
-        with nullcontext() if final else self.strategy.no_sync():
-            losses = compute()
-            for name, value in losses.items():
-                pass_.sums[name] = pass_.sums.get(name, 0.0) + value.detach().float() / self.accumulate
-            # Before the last backward pass: the sum over the ranks goes on while that runs.
-            if final:
-                self._send(pass_, pass_.sums)
-            total = torch.stack([value.float() for value in losses.values()]).sum()
-            pass_.backward = final
-            self._scaler.scale(total / self.accumulate).backward()
 
     def _send(self, pass_: _Pass, sums: dict[str, Tensor]) -> None:
         if self._unread is None:

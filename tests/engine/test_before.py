@@ -41,10 +41,10 @@ def test_a_later_file_predicts_and_says_what_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = torch.load(record.CHECKPOINT, weights_only=True)
-    torch.save({**content, "ema": content["model"]}, tmp_path / "later.pt")
+    torch.save({**content, "later": content["model"]}, tmp_path / "later.pt")
     found = Predictor(tmp_path / "later.pt", score=0.0, overrides=TRUSTED)
     assert [r.getMessage().partition(",")[0] for r in caplog.records if r.levelname == "WARNING"] == [
-        f"{tmp_path / 'later.pt'} holds 'ema'"
+        f"{tmp_path / 'later.pt'} holds 'later'"
     ]
     assert set(found.model.state_dict()) == set(content["model"])
 

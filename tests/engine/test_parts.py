@@ -77,13 +77,13 @@ def test_what_a_file_lacks_is_told_once(tmp_path: Path, name: str) -> None:
 
 
 def test_what_is_not_known_is_left_out_and_told_in_one_sentence(tmp_path: Path) -> None:
-    checkpoint, path = saved(tmp_path, ema={"w": torch.ones(())}, sampler={"seen": 3})
+    checkpoint, path = saved(tmp_path, later={"w": torch.ones(())}, sampler={"seen": 3})
     parts = make_step(Line()).parts()
     load_parts(parts, checkpoint, path)
     (sentence,) = incomplete(parts, checkpoint, path)
-    assert sentence.startswith(f"{path} holds 'ema', 'sampler', unknown here")
+    assert sentence.startswith(f"{path} holds 'later', 'sampler', unknown here")
     assert unknown(checkpoint, path) == [sentence]
-    assert unknown(checkpoint, path, {"ema": parts["scaler"], "sampler": parts["scaler"]}) == []
+    assert unknown(checkpoint, path, {"later": parts["scaler"], "sampler": parts["scaler"]}) == []
 
 
 def test_a_state_that_does_not_fit_its_part_is_a_sentence(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_pass_on_a_gpu_copies_sizes_and_seeds_and_nothing_back(
         model, batch = on_gpu(model), given.to("cuda")
         with Copies() as copies:
             model.train()(batch.images, batch.targets, batch.seeds)
-        sizes, seeds = ("preprocess.py", "extents"), ("seeds.py", "image_seeds")
+        sizes, seeds = ("preprocess.py", "__post_init__"), ("seeds.py", "image_seeds")
         assert copies.found == {sizes, seeds}
         with Copies() as copies:
             model.eval().predict_batch(model.preprocess(batch.images))

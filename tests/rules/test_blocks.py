@@ -47,6 +47,7 @@ NOT_RUN = {
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
     "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
     "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",
+    "OMP_NUM_THREADS=1 python benchmarks": "the same",
     "NUCLEI_ROOT=... python": "the same",
     "COCO_ROOT=... python": "the same",
     "export": "sets variables for the next line",

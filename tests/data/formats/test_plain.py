@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskrcnn.data import index as index_module
+from maskrcnn.data import annotation_reader
 from maskrcnn.data.annotation_reader import read_annotations
 from maskrcnn.data.fault_report import FaultReport
 from maskrcnn.data.formats import coco_json
@@ -76,7 +76,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def found(source: Any, **options: Any) -> Outcome:
         with monkeypatch.context() as patch:
-            patch.setattr(index_module._Packer, "_extend_plain", refuse)
+            patch.setattr(annotation_reader._Packer, "_extend_plain", refuse)
             return outcome(source, **options)
 
     return found
@@ -91,7 +91,7 @@ def test_sound_files_have_one_index(options: Any, one_by_one: Any) -> None:
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_mutated_files_have_one_index(options: Any, one_by_one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_ONE_BY_ONE", 1)  # so that all but the odd ones go in one go
+    monkeypatch.setattr(annotation_reader, "_ONE_BY_ONE", 1)  # so that all but the odd ones go in one go
     kinds = set()
     for seed in range(40):
         rng = random.Random(seed)
@@ -139,7 +139,7 @@ def odd(key: str, value: Any) -> Any:
 def test_the_edges_of_what_is_plain(
     key: str, value: Any, one_by_one: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "_ONE_BY_ONE", 1)
+    monkeypatch.setattr(annotation_reader, "_ONE_BY_ONE", 1)
     source, _ = fuzz.sound()
     source["annotations"][0][key] = value
     for options in VARIANTS[:2]:
@@ -151,11 +151,11 @@ def test_sound_polygons_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyP
     """Else the tests above compare nothing."""
     source = content(0)
     seen: list[Any] = []
-    add = index_module._Packer.add
+    add = annotation_reader._Packer.add
     monkeypatch.setattr(
-        index_module._Packer, "add", lambda *given: (seen.append(given[1]["segmentation"]), add(*given))
+        annotation_reader._Packer, "add", lambda *given: (seen.append(given[1]["segmentation"]), add(*given))
     )
-    monkeypatch.setattr(index_module, "_ONE_BY_ONE", 1)
+    monkeypatch.setattr(annotation_reader, "_ONE_BY_ONE", 1)
     outcome(source)
     codes = [a["segmentation"] for a in source["annotations"] if isinstance(a["segmentation"], dict)]
     assert [s for s in seen if isinstance(s, dict)] == codes
