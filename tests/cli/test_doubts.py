@@ -21,7 +21,8 @@ def test_doubts_are_told_at_the_start_of_training_and_evaluation(
     command += ["--set", "model.rpn.anchors.sizes=[[12],[16],[24],[32],[64]]"]
     assert main(command) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert not [line for line in told if "solver." not in line], "sound data raise no doubt"
+    of_the_data = [line for line in told if "solver." not in line and "AP is 0" not in line]
+    assert not of_the_data, "sound data raise no doubt"
     for split in ("train", "val"):
         path = tmp_path / "images" / f"{split}.json"
         content = json.loads(path.read_text())

@@ -61,6 +61,7 @@ STANDS_FOR = {
     "B": "configs/demo.yaml",
     "C": "runs/mine",
     "RUN": "runs/mine",
+    "RUN...": "runs/mine",
     "IMAGE...": "photo.jpg",
     "KEY=VALUE": "seed=3",
     "my_config.yaml": "mine.yaml",
