@@ -59,6 +59,8 @@ OPTIONS = {
     ],
     "scaler": ["solver.precision=float16"],
     "steps left out": ["train.on_nonfinite=skip"],
+    "average": ["solver.ema={decay: 0.9}"],
+    "checkpoints beside the training": ["train.save_in_background=true"],
 }
 #: States that say how a checkpoint came about, and not what the run goes on with.
 _TELLING = ("config", "versions")

@@ -339,12 +339,10 @@ class Step:
     ) -> Wishes:
         """:meth:`queue`, once; ``heard``: the wishes that were heard when it was queued before."""
         infos: list[ImageInfo] = []
-        lr = self.rate(step)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         pass_ = _Pass(step, infos, wishes)
         with self._undone_if_not_made(infos, wishes, rates, step) as statistics:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr * group.get("rate", 1.0)
+            self.schedule(step)
             self.optimizer.zero_grad(set_to_none=True)
             lost = self._pass_all(pass_, source)
             if lost:
@@ -565,6 +563,12 @@ class Step:
             if self._unread is not None:
                 self._unread.keep(len(self._made))
             raise reason from (None if reason is error else error)
+
+    def schedule(self, step: int) -> None:
+        """Give the optimizer the rates of the step after ``step`` finished ones."""
+        lr = self.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("rate", 1.0)
 
     def _set_rates(self, rates: list[float]) -> None:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

@@ -151,6 +151,8 @@ class Trainer:
         saving = self.saving
         self.step.strategy.module.train()
         saving.begin(self.state.step)
+        if self.state.step > 0:  # those of the last step, should none follow
+            self.step.schedule(self.state.step - 1)
         watch = self.watchdog.watching() if self.watchdog else nullcontext()
         with StopRequest() as stop, saving, watch, _opened(batches, stop, self.console.warn) as source:
 

@@ -359,3 +359,16 @@ def test_a_metric_that_is_never_defined_runs_out_of_patience_too(tmp_path: Path)
     )
     loop.fit(batches())
     assert loop.state.step == 2 and "gave the metric that decides" in loop.ended
+
+
+def test_a_run_stopped_before_its_last_evaluation_ends_with_the_same_state(tmp_path: Path) -> None:
+    """Nothing is left but to evaluate; what is then saved has the rates of the last step."""
+    options: dict[str, Any] = {"rate": lambda step: 0.1 / (1 + step), "evaluate": lambda *_: {"AP": 0.5}}
+    for part in ("whole", "cut"):
+        (tmp_path / part).mkdir(exist_ok=True)
+    trainer(Line(), tmp_path / "whole", **options).fit(batches())
+    trainer(Line(), tmp_path / "cut", rate=options["rate"]).fit(batches())
+    trainer(Line(), tmp_path / "cut", resume=load(tmp_path / "cut" / "last.pt"), **options).fit([])
+    whole, cut = (load(tmp_path / part / "last.pt") for part in ("whole", "cut"))
+    assert cut.evaluated == whole.evaluated == 4
+    assert cut.optimizer["param_groups"] == whole.optimizer["param_groups"]
