@@ -34,7 +34,8 @@ from maskrcnn.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CONFIG = f"""\
+#: A small detector and its data, without a solver.
+SMALL = f"""\
 base: {ROOT}/configs/demo.yaml
 model:
   backbone: {{width: 8}}
@@ -46,7 +47,9 @@ model:
 data:
   train: {{num_images: 60, size: 64}}
   val: {{num_images: 4, size: 64}}
-solver: {{steps: 60, batch_size: 4, reference_batch_size: null, optimizer: {{type: sgd, lr: 0.005}}}}
+"""
+CONFIG = f"""\
+{SMALL}solver: {{steps: 60, batch_size: 4, reference_batch_size: null, optimizer: {{type: sgd, lr: 0.005}}}}
 train: {{log_every: 1, checkpoint_every: 3, eval_every: 25, tensorboard: false, pictures: 0}}
 device: cpu
 """

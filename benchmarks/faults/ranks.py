@@ -24,23 +24,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from benchmarks.faults.kills import SMALL
 from maskrcnn.engine.checkpoint import load
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""\
-base: {ROOT}/configs/demo.yaml
-model:
-  backbone: {{width: 8}}
-  neck: {{out_channels: 16}}
-  rpn: {{samples: 32, pre_nms_train: 100, pre_nms_test: 50, post_nms_train: 50, post_nms_test: 20}}
-  roi: {{samples: 16, max_detections: 10}}
-  box_head: {{hidden: 16}}
-  mask_head: {{width: 16, convs: 1}}
-data:
-  train: {{num_images: 60, size: 64}}
-  val: {{num_images: 4, size: 64}}
-  copy_paste: {{max_instances: 5}}
-  workers: 1
+{SMALL}
 solver: {{batch_size: 4, reference_batch_size: null, accumulate: 2, optimizer: {{type: sgd, lr: 0.005}}}}
 train: {{log_every: 1, checkpoint_every: 3, eval_every: 50, tensorboard: false, pictures: 0}}
 device: cpu

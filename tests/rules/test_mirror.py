@@ -58,7 +58,6 @@ COVERS = {
     "modeling/test_heads_shapes.py": "modeling.roi.box_head modeling.roi.mask_mlp modeling.roi.pooler",
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
-    "modeling/test_static_form.py": "modeling.roi.rois",
     "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
     "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
     "run/test_debug_batch.py": "cli.debug_batch run.kept_batch",
