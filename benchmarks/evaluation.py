@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -149,7 +148,8 @@ def measure(folder: Path, backend: str, kind: str, way: str) -> dict[str, Any]:
         )
         seconds = time.perf_counter() - began
         figures = {name: found.figures[kind][name] for name in ("AP", "AR100")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # ru_maxrss begins at the size of the process before
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
     return {"seconds": seconds, "megabytes": peak, "figures": figures}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -77,6 +76,7 @@ def take_steps(folder: Path, overrides: list[str]) -> None:
     import torch
 
     from maskrcnn.data import train_loader
+    from maskrcnn.engine.memory import peak_memory
     from maskrcnn.recipe import load_recipe
 
     source = f"{{type: coco, images: {folder}, annotations: {folder / 'data.json'}}}"
@@ -91,7 +91,7 @@ def take_steps(folder: Path, overrides: list[str]) -> None:
         assert batch.targets is not None
         losses = model.losses(batch.images, batch.targets, torch.Generator().manual_seed(step))
         torch.stack(list(losses.values())).sum().backward()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 2**20
     figures = {name: round(float(value.detach()), 4) for name, value in losses.items()}
     print(json.dumps({"instances": len(batch.targets[0]), "peak_mb": round(peak), "losses": figures}))
 

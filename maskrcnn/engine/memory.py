@@ -59,7 +59,19 @@ def memory_in_use(device: torch.device) -> int:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * resource.getpagesize()
-    except OSError:  # not Linux: the peak, in KiB (bytes on macOS)
+    except OSError:  # not Linux
+        return peak_memory()
+
+
+def peak_memory() -> int:
+    """Bytes: the most memory of the host that this process ever had.
+
+    (``ru_maxrss`` begins at the size of the process that started this one, so it is asked last.)
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # not Linux: in KiB (bytes on macOS)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 

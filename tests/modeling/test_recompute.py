@@ -137,7 +137,8 @@ def test_a_run_with_it_is_the_run_without(tmp_path: Path, capsys: pytest.Capture
 
 #: The peak of a pass and its backward beyond what was there before, in MiB.
 PEAK = """
-import resource, sys, torch
+import sys, torch
+from maskrcnn.engine.memory import peak_memory
 from maskrcnn.modeling.backbones.resnet import ResNetConfig
 from maskrcnn.modeling.recompute import recompute_backbone
 from tests.modeling.tiny import build
@@ -147,9 +148,9 @@ if sys.argv[1] == "anew":
 model.train()
 images = torch.randn(1, 3, 448, 448)
 model.backbone(images[:, :, :64, :64])["c5"].sum().backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 sum(f.square().mean() for f in model.backbone(images).values()).backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((peak_memory() - before) / 2**20)
 """
 
 

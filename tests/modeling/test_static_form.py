@@ -457,8 +457,11 @@ def test_prediction_is_exported_for_any_batch_and_size() -> None:
     ).module()
     for sizes in (SIZES, ((160, 190), (100, 64), (64, 64)), ((224, 256),)):
         other = model.preprocess(tiny.images(1, sizes))
-        wanted = model.predict_batch(other)
-        rois, labels, scores, real, masks = whole(other.tensor, other.extents)
+        with torch.backends.mkldnn.flags(enabled=False):  # a traced model has no fused layers
+            wanted = model.predict_batch(other)
+            rois, labels, scores, real, masks = whole(other.tensor, other.extents)
         assert rois.equal(wanted.rois.rois) and labels.equal(wanted.rois.labels)
         assert scores.equal(wanted.rois.scores) and real.equal(wanted.rois.real)
-        assert masks.equal(wanted.values["mask_head"]) and int(real.sum()) >= 20 * len(sizes)
+        # The deconvolution is a product of its own there (FCNMaskHead._cells).
+        torch.testing.assert_close(masks, wanted.values["mask_head"], rtol=0, atol=1e-6)
+        assert int(real.sum()) >= 20 * len(sizes)

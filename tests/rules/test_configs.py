@@ -115,14 +115,13 @@ def full_size() -> list[str]:
 
 # The peak of getrusage would be that of the process which started this one, if that was larger.
 FULL = """
-import json, re, sys
-from pathlib import Path
+import json, sys
+from maskrcnn.engine.memory import peak_memory
 from tests.rules.test_configs import recipe, replace, step, without_weights
 found = recipe(sys.argv[1])
 model = without_weights(found.model)
 step(replace(model, roi=replace(model.roi, samples=min(model.roi.samples, 64))), found.solver.optimizer)
-peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
-print(json.dumps(int(peak.group(1)) / 2**20))
+print(json.dumps(peak_memory() / 2**30))
 """
 
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from maskrcnn.engine.distributed import connect
-from maskrcnn.engine.memory import free_memory
+from maskrcnn.engine.memory import free_memory, peak_memory
 from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import Recipe, load_recipe
@@ -133,7 +133,7 @@ def _child(pipe: Connection, config: Path, settings: list[str]) -> None:
         ranks = connect(recipe.device)
         train = recipe.data.build(recipe.data.train, True)
         cost = measure_step(_bare(recipe), train, ranks, steps=2)
-        peak = cost.memory if ranks.device.type == "cuda" else _peak(cost.memory)
+        peak = cost.memory if ranks.device.type == "cuda" else peak_memory()
         assert cost.seconds is not None
         pipe.send((cost.seconds, peak))
     except (UserError, MemoryError, RuntimeError) as error:
@@ -143,12 +143,3 @@ def _child(pipe: Connection, config: Path, settings: list[str]) -> None:
 def _bare(recipe: Recipe) -> Recipe:
     """Time and memory do not depend on the weights, which are not fetched for this."""
     return replace(recipe, weights=None, model=without_weights(recipe.model))
-
-
-def _peak(now: int) -> int:
-    """The most memory that this process ever had."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return now
