@@ -150,11 +150,13 @@ class GroupNorm(nn.GroupNorm):
         """``input`` [N, C, H, W] -> [N, C, H, W], same dtype and memory layout."""
         if input.device.type != "cpu" or not input.is_contiguous(memory_format=torch.channels_last):
             return super().forward(input)
+        if torch.compiler.is_compiling():  # a choice by size would tie the graph to it
+            return super().forward(input)
         half, pixels = input.dtype.itemsize < 4, input.shape[2] * input.shape[3]
         if half and pixels < _LARGE_MAP:
             return super().forward(input.float()).to(input.dtype)
         large = half or (input.dtype == torch.float32 and pixels >= 4 * _LARGE_MAP)
-        if not large or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not large or not torch.is_grad_enabled():
             return super().forward(input)
         result: Tensor = _LargeGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
         return result
