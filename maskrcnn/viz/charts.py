@@ -36,12 +36,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Line:
-    """Joined points."""
+    """Joined points; ``dashes`` as SVG has them ("4 3"), empty: none.  ``name`` shows under the pointer."""
 
     points: Curve
     colour: str
     width: float = 2.0
     opacity: float = 1.0
+    dashes: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,23 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """From the lower axis up to ``y``, between two places of x; ``name`` shows under the pointer."""
+
+    x1: float
+    x2: float
+    y: float
+    colour: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Lines and marks under a title; x without ticks where it only sets series apart."""
+    """Bars, lines and marks under a title; x without ticks where it only sets series apart.
+
+    names: (x, text) below the axis, in place of its ticks.
+    below, beside: what x and y are, written at the axes; may be empty.
+    """
 
     title: str
     x: Scale
@@ -66,6 +83,10 @@ class Chart:
     lines: Sequence[Line] = ()
     marks: Sequence[Mark] = ()
     ticks_below: bool = True
+    bars: Sequence[Bar] = ()
+    names: Sequence[tuple[float, str]] = ()
+    below: str = ""
+    beside: str = ""
 
     #: Pixels: the whole, and the margins around the axes.
     width: ClassVar[int] = 460
@@ -113,6 +134,19 @@ def line_chart(title: str, series: Mapping[str, Sequence[Curve]], most: float = 
         thick.append(Line([(p[0][0], sum(v for _, v in p) / len(p)) for p in together], colour))
     across = Scale(0.0, last, axis_to(last).step)
     return Chart(title, across, axis_to(top * 1.05, most), [*thin, *thick])
+
+
+def bar_chart(title: str, values: Mapping[str, float], beside: str = "") -> Chart:
+    """A bar a value, in the order given, under a name each, over an axis from 0."""
+    n = max(len(values), 1)
+    bars = [
+        Bar((i + 0.15) / n, (i + 0.85) / n, v, series_colour(0), f"{name}: {v:.3g}")
+        for i, (name, v) in enumerate(values.items())
+    ]
+    marks = [(i + 0.5) / n for i in range(n)]
+    top = axis_to(max([*values.values(), 1e-3]) * 1.05)
+    names = list(zip(marks, values, strict=False))
+    return Chart(title, Scale(0.0, 1.0, 1.0), top, ticks_below=False, bars=bars, names=names, beside=beside)
 
 
 def dot_chart(
