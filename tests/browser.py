@@ -1,7 +1,7 @@
-"""A headless Chromium for tests of pages, by the DevTools protocol over a pipe: no driver has to be installed.
+"""A headless Chromium for tests of pages, by the DevTools protocol over a pipe: no driver is installed.
 
 Every event of the page is kept: what its console said, exceptions, and what it asked the network for.
-``MASKRCNN_CHROMIUM`` names the program; where it is set and there is none, tests fail in place of being skipped.
+``MASKRCNN_CHROMIUM`` names the program; where it is set and there is none, tests fail and are not skipped.
 """
 
 from __future__ import annotations

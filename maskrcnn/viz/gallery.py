@@ -130,7 +130,7 @@ def _resized(picture: Image, scale: float) -> Image:
 
 
 def path_of(shape: Mapping[str, Any] | Sequence[float], scale: float) -> str:
-    """The outline as ``d`` of an SVG path of whole numbers, holes too; ``scale`` units a pixel of the image."""
+    """An outline, with its holes, as ``d`` of an SVG path, in whole units of which a pixel has ``scale``."""
     if not isinstance(shape, Mapping):
         x, y, w, h = (round(v * scale) for v in shape)
         return f"M{x} {y}h{w}v{h}h{-w}z"
