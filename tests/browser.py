@@ -124,7 +124,9 @@ class Browser:
     def click(self, selector: str, number: int = 0) -> None:
         """Press the mouse on an element, as a user does: what lies over it takes the click."""
         place = f"document.querySelectorAll({json.dumps(selector)})[{number}]"
-        self.do(f"{place}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        for _ in range(2):  # what comes into view may be laid out only then
+            self.do(f"{place}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+            self.do("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         box = self.do(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({place}.getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             where = {"x": box[0], "y": box[1], "button": "left", "clickCount": 1}

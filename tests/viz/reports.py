@@ -91,7 +91,7 @@ def fake_figures(names: tuple[str, ...] = ("box", "disc", "ring"), **changes: An
             "score": 0.5,
             "names": [*names, "background"],
             "matrix": [[40 * (i == j) + i + j for j in range(k + 1)] for i in range(k + 1)],
-            "pairs": [{"truth": names[0], "predicted": names[1], "count": 12}],
+            "pairs": [{"truth": names[0], "predicted": names[-1], "count": 12}],
         },
         "tide": {
             kind: {
@@ -150,7 +150,7 @@ def fake_figures(names: tuple[str, ...] = ("box", "disc", "ring"), **changes: An
 
 
 def fake_shots(count: int, *, side: int = 96, objects: int = 2, room: int = 120_000) -> list[Shot]:
-    """Images with boxes: the i-th of class i % 2, every third with missed objects, the others with duplicates."""
+    """Images with boxes: the i-th of class i % 2, every third with missed objects, others with duplicates."""
     rng = np.random.default_rng(0)
     shots = []
     for number in range(count):

@@ -1,0 +1,1 @@
+"""Reports: the page about one evaluation, and the page that compares runs."""

@@ -1,0 +1,95 @@
+"""The parts of a report about trainings: curves over the steps, and runs beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maskrcnn.viz.charts import Chart, Curve, axis_to, line_chart
+from maskrcnn.viz.palette import series_colour
+from maskrcnn.viz.report_figures import WORDS
+from maskrcnn.viz.report_parts import NONE, Part, number
+from maskrcnn.viz.tables import Table
+
+#: Points of a curve; of more every n-th is drawn.
+MOST_POINTS = 400
+#: Curves by their names in ``metrics.jsonl``, of the kinds of records: title, and the largest value.
+_TRAIN = (
+    ("loss", "loss", math.inf),
+    ("lr", "learning rate", math.inf),
+    ("grad_norm", "norm of the gradient", math.inf),
+)
+_EVAL = (
+    *(
+        (f"{kind}/{name}", f"{name} of {word}", 1.0)
+        for kind, word in WORDS.items()
+        for name in ("AP", "AP50")
+    ),
+    ("val/loss", "loss on evaluation images", math.inf),
+)
+
+
+def training_part(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Part | None:
+    """Curves of runs by their names, from the records of each one's ``metrics.jsonl``; None: there are none."""
+    charts: list[Chart] = []
+    for kind, wanted in (("train", _TRAIN), ("eval", _EVAL)):
+        for key, title, most in wanted:
+            prefixes = ("", "ema/") if kind == "eval" else ("",)
+            for prefix in prefixes:
+                series = {name: _curve(records, kind, prefix + key) for name, records in runs.items()}
+                if any(len(curve) > 1 for curve in series.values()):
+                    charts.append(
+                        _chart(title + (" (average of the weights)" if prefix else ""), series, most)
+                    )
+    if not charts:
+        return None
+    legend = [(name, series_colour(i)) for i, name in enumerate(runs)]
+    return Part("training", "Training", charts=charts, legend=legend)
+
+
+def _curve(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[tuple[float, float]]:
+    found = [
+        (r["step"], r[key]) for r in records if r.get("kind") == kind and isinstance(r.get(key), float | int)
+    ]
+    return found[:: max(1, len(found) // MOST_POINTS)]
+
+
+def _chart(title: str, series: Mapping[str, Curve], most: float) -> Chart:
+    """A line a run in the run's own colour, whether the others have the figure or not."""
+    known = {name: [curve] for name, curve in series.items() if curve}
+    made = line_chart(title, known, most)
+    places = [i for i, curve in enumerate(series.values()) if curve]
+    names = list(known)
+    lines = [
+        type(line)(line.points, series_colour(place), line.width, line.opacity, name=name)
+        for line, place, name in zip(made.lines, places, names, strict=True)
+    ]
+    top = max(y for curve in series.values() for _, y in curve)
+    height = made.y if most is math.inf else axis_to(top * 1.05, most)
+    return Chart(title, made.x, height, lines, below="step")
+
+
+def runs_part(figures: Mapping[str, Mapping[str, Any]], keys: Sequence[tuple[str, Sequence[str]]]) -> Part:
+    """Runs beside each other.
+
+    Args:
+        figures: name of the run -> what its ``figures.json`` has; empty where there is none.
+        keys: what differs between their configs: the key, and each run's value.
+    """
+    names = list(figures)
+    rows: list[list[str]] = [["step", *(str(f.get("step", NONE)) for f in figures.values())]]
+    kinds = dict.fromkeys(kind for f in figures.values() for kind in f.get("figures", {}))
+    for kind in kinds:
+        of_kind = [f.get("figures", {}).get(kind, {}) for f in figures.values()]
+        wanted = dict.fromkeys(name for named in of_kind for name in named)
+        rows += [
+            [f"{WORDS.get(kind, kind)}: {name}", *(number(named.get(name)) for named in of_kind)]
+            for name in wanted
+        ]
+    tables = [Table(("", *names), rows, "Figures of the last evaluation")]
+    if keys:
+        left = range(len(names) + 1)
+        table = [(key, *values) for key, values in keys]
+        tables.append(Table(("key", *names), table, "What differs between the configs", left=left))
+    return Part("runs", "Runs", () if keys else ["Their configs are the same."], tables)
