@@ -315,6 +315,10 @@ class EvalConfig(Config):
     #: On a GPU, record the work for images of a size that comes again, and replay it: the same numbers, three
     #: times as fast for one image.  Default true.
     cuda_graphs: bool = True
+    #: At the end of a training that evaluates, write report.html into its folder: figures, errors and
+    #: pictures of the best checkpoint (as `maskrcnn report RUN` does), and its scores of the best F1 beside
+    #: best.pt.  Default true.
+    report: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -429,6 +433,7 @@ NEUTRAL_KEYS = (
     "eval.losses",
     "eval.ema",
     "eval.cuda_graphs",
+    "eval.report",
 )
 
 

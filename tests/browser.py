@@ -23,6 +23,8 @@ import pytest
 
 VARIABLE = "MASKRCNN_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+#: Codes of keys that the browser itself acts on.
+KEYS = {"Enter": 13, "Escape": 27}
 #: Seconds that one answer may take.
 PATIENCE = 60.0
 
@@ -142,8 +144,9 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key, by its name of the DOM."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+        code = KEYS.get(key, 0)
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def picture(self, path: Path, *, whole: bool = False) -> None:
         """A screenshot, of what the window shows or of the whole page."""

@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR", help="also write images with true and predicted masks"
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="PAGE.html",
+        help="also write one file of HTML with figures, errors and pictures, its figures as PAGE.json, and"
+        " the scores of the best F1 beside the checkpoint",
+    )
     add_set_argument(parser)
 
 
@@ -30,8 +37,19 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn.recipe import load_recipe
     from maskrcnn.run.evaluation import evaluate
 
+    options = {}
+    if args.report is not None:
+        from maskrcnn.run.report.page import check_page, report_judgement
+
+        check_page("--report", args.report)
+        options = {"report": args.report, "write_report": report_judgement}
     recipe = None if args.config is None else load_recipe(args.config, args.overrides)
     found = evaluate(
-        args.checkpoint, recipe, overrides=args.overrides, results=args.results, pictures=args.pictures
+        args.checkpoint,
+        recipe,
+        overrides=args.overrides,
+        results=args.results,
+        pictures=args.pictures,
+        **options,
     )
     return EXIT_NOT_MET if found is not None and not found.met else 0

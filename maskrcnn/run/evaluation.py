@@ -32,6 +32,7 @@ from maskrcnn.evaluation import (
     save_results,
 )
 from maskrcnn.files import write_image
+from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Expectation, Recipe, check_same_categories
 from maskrcnn.run.preflight import EVALUATION, Start, run_checks
 from maskrcnn.run.setup import (
@@ -67,12 +68,29 @@ class Evaluation:
     """The figures, the COCO records they come from, and how they stand to the recipe's ``expect``.
 
     met: whether every expected figure was met; compared: a line a figure.
+    left_out: ids of images that could not be read, and count for nothing.
     """
 
     result: EvalResult
     records: list[Result]
     met: bool
     compared: list[str]
+    left_out: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What ``evaluate`` did, on each rank; ``found`` on rank 0 alone.  seconds: of the evaluation."""
+
+    path: Path
+    step: int
+    model: MaskRCNN
+    dataset: Dataset
+    recipe: Recipe
+    ranks: Ranks
+    console: Console
+    found: Evaluation | None
+    seconds: float
 
 
 @out_of_memory_is_told(
@@ -141,7 +159,7 @@ def run_evaluation(
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,
     )
-    return Evaluation(result, merged, *_compare(recipe.expect, result.scalars()))
+    return Evaluation(result, merged, *_compare(recipe.expect, result.scalars()), unreadable)
 
 
 def _compare(expected: Sequence[Expectation], metrics: Mapping[str, float]) -> tuple[bool, list[str]]:
@@ -236,6 +254,8 @@ def evaluate(
     overrides: Sequence[str] = (),
     results: Path | None = None,
     pictures: Path | None = None,
+    report: Path | None = None,
+    write_report: Callable[[Judgement, Path], object] | None = None,
 ) -> Evaluation | None:
     """Evaluate a checkpoint and print the tables.
 
@@ -245,6 +265,7 @@ def evaluate(
         overrides: ``key.path=value`` on the checkpoint's recipe, where ``recipe`` is None.
         results: also write the detections there, as a COCO results file.
         pictures: also write ``train.pictures`` images with true and predicted masks into this folder.
+        report: also write a page there, by ``write_report``, which is called on all ranks.
 
     Returns:
         the evaluation on rank 0, None on the others.
@@ -260,7 +281,8 @@ def evaluate(
     with closing(new_console(ranks)) as console:
         console.take_logs()
         val = build_val(recipe, ranks)
-        files = {} if results is None else {"--results": results}
+        given = {"--results": results, "--report": report}
+        files = {option: file for option, file in given.items() if file is not None}
         folders = {} if pictures is None else {"--pictures": pictures}
         start = Start(recipe, ranks, console, "data.val", val, files=files, folders=folders)
         names = (*EVALUATION, "workers", "places", "images")
@@ -269,18 +291,23 @@ def evaluate(
         check_same_categories(known, val.categories, f"data.val ({val.annotation_file})")
         model = load_model(recipe, state, path, ranks.device)
         console.line(f"{path}: step {state.step}, {plural(len(val), 'image')} of {val.annotation_file}")
+        unwritten = Unwritten(console.warn)
+        began = time.perf_counter()
         found = run_evaluation(model, val, recipe, ranks, console)
+        took = time.perf_counter() - began
         if found is not None:
             for text in (found.result.table(), *found.compared):
                 console.line(text)
-            unwritten = Unwritten(console.warn)
             if results is not None and unwritten.attempt(
                 results, partial(save_results, results, found.records)
             ):
                 console.line(f"results written to {results}")
             if pictures is not None:
                 for name, image in draw_pictures(val, found.records, recipe):
-                    path = pictures / f"{name}.png"
-                    unwritten.attempt(path, partial(write_image, path, image))
-            unwritten.raise_if_any()
+                    file = pictures / f"{name}.png"
+                    unwritten.attempt(file, partial(write_image, file, image))
+        if report is not None and write_report is not None:
+            done = Judgement(path, state.step, model, val, recipe, ranks, console, found, took)
+            unwritten.attempt(report, partial(write_report, done, report))
+        unwritten.raise_if_any()
         return found

@@ -15,7 +15,7 @@ from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
-from maskrcnn.run.training import EVALUATIONS, TrainingRun
+from maskrcnn.run.training import EVALUATIONS, REPORTS, TrainingRun
 from maskrcnn.run.validation_losses import validation_losses
 from maskrcnn.viz.precision_recall import draw_precision_recall
 
@@ -44,6 +44,9 @@ def evaluate_run(
     with suppress(UserError):  # a folder that is ours no more is the trainer's to tell
         run.lock.check()
         _write(run, val, step, found, smooth)
+        if run.recipe.eval.report:
+            judged = smooth if smooth is not None and run.recipe.eval.takes_average else None
+            REPORTS.get("best")(run, step, metrics, None if judged is None else judged.records)
     for line in found.compared:
         console.line(line)
     return metrics
@@ -79,6 +82,7 @@ def _write(run: TrainingRun, val: Dataset, step: int, found: Evaluation, smooth:
     folder, attempt = run.folder, run.console.unwritten.attempt
     figures = {"step": step, **found.result.as_json()}
     figures |= {} if smooth is None else {"ema": smooth.result.as_json()}
+    figures |= {"left_out": sorted(found.left_out)} if found.left_out else {}
     attempt(folder.results, lambda: save_results(folder.results, found.records))
     attempt(folder.figures, lambda: write_json(folder.figures, figures, indent=1))
     for name, image in draw_pictures(val, found.records, run.recipe):

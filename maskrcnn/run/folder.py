@@ -33,6 +33,10 @@ class RunFolder:
         self.results = path / "results.json"
         #: The last evaluation's figures, as JSON.
         self.figures = path / "figures.json"
+        #: The same of the best evaluation so far, and the page about it (``eval.report``).
+        self.best_results = path / "best_results.json"
+        self.best_figures = path / "best_figures.json"
+        self.report = path / "report.html"
         #: Evaluation images with true and predicted masks.
         self.pictures = path / "pictures"
 
@@ -76,9 +80,8 @@ class RunFolder:
 
     def evaluated_to_the_end(self, steps: int) -> bool:
         """Whether the last evaluation is that of the last step: ``steps``, or where it ended otherwise."""
-        try:
-            step = json.loads(self.figures.read_text(encoding="utf-8"))["step"]
-        except (OSError, ValueError, KeyError, TypeError):
+        step = read_figures(self.figures).get("step")
+        if step is None:
             return False
         ends = (r["step"] for r in read_metrics(self.metrics) if r.get("kind") == "end")
         return bool(self.results.is_file() and (step == steps or step in ends))
@@ -87,3 +90,12 @@ class RunFolder:
         """Whether there is anything that training made."""
         made = (self.figures, self.results, self.metrics)
         return any(f.exists() for f in made) or any((self.path / "checkpoints").glob("*"))
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """What a ``figures.json`` says; empty where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -86,7 +86,7 @@ def propose(
         total = min(len(dataset), limit or len(dataset))
         console.line(f"{path}: step {state.step}, {plural(total, 'image')} of {dataset.annotation_file}")
         with _spool(output) as spool:
-            overlaps = _run(model, dataset, recipe, ranks, console, spool, total)
+            overlaps = _run(model, dataset, recipe, ranks, console, total, spool)
             spool.close()
             parts = ranks.gather((spool.path, spool.image_ids, spool.counts))
             gathered = ranks.gather(overlaps)
@@ -95,14 +95,30 @@ def propose(
         if not ranks.is_main:
             return None
         console.line(f"{plural(count, 'proposal')} written to {output}")
-        figures = {
-            f"AR@{k}": average_recall(torch.cat([found[i] for found in gathered]))
-            for i, k in enumerate(RECALL_AT)
-        }
+        figures = _recalls(gathered)
         console.line("average recall, IoU 0.5 to 0.95, of proposals an image:")
         for line in aligned([(f"  {name}", f"{value:.3f}") for name, value in figures.items()]):
             console.line(line)
         return figures
+
+
+def recall(
+    model: MaskRCNN, dataset: Dataset, recipe: Recipe, ranks: Ranks, console: Console, most: int
+) -> dict[str, float]:
+    """The average recall of proposals as :func:`propose` tells it, on the first ``most`` images at most; on
+    rank 0, on the others empty.
+    """
+    overlaps = _run(model, dataset, recipe, ranks, console, min(len(dataset), most))
+    gathered = ranks.gather(overlaps)
+    return _recalls(gathered) if ranks.is_main else {}
+
+
+def _recalls(gathered: Sequence[Sequence[torch.Tensor]]) -> dict[str, float]:
+    """By number of proposals, of what each rank found."""
+    return {
+        f"AR@{k}": average_recall(torch.cat([found[i] for found in gathered]))
+        for i, k in enumerate(RECALL_AT)
+    }
 
 
 @contextmanager
@@ -126,10 +142,10 @@ def _run(
     recipe: Recipe,
     ranks: Ranks,
     console: Console,
-    spool: ProposalSpool,
     total: int,
+    spool: ProposalSpool | None = None,
 ) -> list[torch.Tensor]:
-    """This rank's images into ``spool``; for each of ``RECALL_AT`` the IoUs of all ground truths."""
+    """This rank's images, into ``spool``; for each of ``RECALL_AT`` the IoUs of all ground truths."""
     loader = eval_batches(dataset, recipe, ranks, limit=total)
     overlaps: list[list[torch.Tensor]] = [[torch.zeros(0)] for _ in RECALL_AT]
     tell = progress_lines(console, "proposing")
@@ -149,7 +165,8 @@ def _run(
                 for values, count in zip(overlaps, RECALL_AT, strict=True):
                     values.append(best_overlaps(found[:count], target.boxes))
                 factor = torch.tensor([info.width / size[1], info.height / size[0]]).repeat(2)
-                spool.add(info.image_id, found * factor, score)
+                if spool is not None:
+                    spool.add(info.image_id, found * factor, score)
             done += len(batch)
             rate = done / max(time.perf_counter() - begin, 1e-9)
             tell(PredictionProgress(done, share, rate, max(share - done, 0) / rate))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,7 @@ def status_of(path: Path) -> Status:
     else:
         last = f"; last line {lines[-1][0]}" if lines and not running else ""
         state = f"{'running' if running else 'died'}: {holder[0] or 'an unknown process'}{last}"
-    best: dict[str, float] = {}
-    wanted = _best_metric(folder.config)
-    for record in records:
-        figures = {k: v for k, v in record.items() if "/" in k and isinstance(v, float | int)}
-        if record.get("kind") == "eval" and (wanted is None or wanted in figures):
-            best = improved(figures, wanted, best, record["step"]) or best
+    best = best_evaluation(records, _best_metric(folder.config))
     step = int(best.pop("step", 0))
     return Status(
         path,
@@ -110,6 +105,18 @@ def status_of(path: Path) -> Status:
         running=running,
         state=state,
     )
+
+
+def best_evaluation(records: Iterable[Mapping[str, Any]], wanted: str | None) -> dict[str, float]:
+    """The metric that decides and its step, ``{metric: value, "step": step}``, of the best evaluation among
+    records of ``metrics.jsonl``; empty where there is none.  wanted: ``eval.best_metric``.
+    """
+    best: dict[str, float] = {}
+    for record in records:
+        figures = {k: v for k, v in record.items() if "/" in k and isinstance(v, float | int)}
+        if record.get("kind") == "eval" and (wanted is None or wanted in figures):
+            best = improved(figures, wanted, best, record["step"]) or best
+    return best
 
 
 def _tail(path: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from maskrcnn.run import setup
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.lock import RunLock
 from maskrcnn.run.room import check_folder
-from maskrcnn.run.training import TrainingRun
+from maskrcnn.run.training import REPORTS, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def train(
                 trainer.fit(run.batches(start))
             ranks.barrier()
             metrics = run.metrics or _metrics_on_file(folder)
+            if ranks.is_main and recipe.eval.report and run.metrics:
+                REPORTS.get("page")(run)
         if console.unwritten.missing:
             console.warn(f"not written to the end: {console.unwritten.names()}")
         state, took = trainer.state, format_seconds(time.monotonic() - began)

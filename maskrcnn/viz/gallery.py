@@ -1,6 +1,6 @@
 """Images of a report: one JPEG each, and over it what is true and what was found as SVG, each to be switched.
 
-Outlines are drawn at the border of the pixels, in half pixels of the shown picture.
+Outlines run a quarter of a pixel inside the masks' borders, in half pixels of the shown picture.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _EVAL = (
 
 
 def training_part(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Part | None:
-    """Curves of runs by their names, from the records of each one's ``metrics.jsonl``; None: there are none."""
+    """Curves of runs by their names, from the records of each ``metrics.jsonl``; None: there are none."""
     charts: list[Chart] = []
     for kind, wanted in (("train", _TRAIN), ("eval", _EVAL)):
         for key, title, most in wanted:

@@ -30,6 +30,7 @@ solver:
   steps: 6
   batch_size: 2
 train: {{log_every: 1, checkpoint_every: null, tensorboard: false, pictures: 0}}
+eval: {{report: false}}
 device: cpu
 """
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskrcnn.viz.charts import Chart, Scale, axis_to, dot_chart, line_chart
+from maskrcnn.viz.charts import Chart, Scale, axis_to, bar_chart, dot_chart, line_chart
 from maskrcnn.viz.palette import QUIET, SERIES
 
 
@@ -57,3 +57,12 @@ def test_places_are_in_pixels_of_the_whole() -> None:
     assert (chart.across(0), chart.across(10)) == (Chart.left, Chart.width - Chart.right)
     assert (chart.down(0), chart.down(2)) == (Chart.height - Chart.bottom, Chart.top)
     assert chart.down(1) == (chart.down(0) + chart.down(2)) / 2  # larger values are higher up
+
+
+def test_a_bar_chart_has_a_bar_and_a_name_a_value() -> None:
+    chart = bar_chart("costs", {"class": 0.1, "missed": 0.3}, "AP50")
+    assert [name for _, name in chart.names] == ["class", "missed"]
+    first, second = chart.bars
+    assert first.x1 < chart.names[0][0] < first.x2 < second.x1 < chart.names[1][0] < second.x2
+    assert chart.down(second.y) < chart.down(first.y) < chart.down(0) and chart.y.high == pytest.approx(0.4)
+    assert bar_chart("none", {}).bars == []
