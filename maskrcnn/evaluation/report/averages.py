@@ -84,80 +84,84 @@ def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
     areas, thresholds = pairing.chosen.shape[:2]
     shape = (areas, len(weights), thresholds, pairing.overlaps.classes)
     precision, recall = np.full((2, *shape), np.nan)
-    right = np.stack([pairing.right(a) for a in range(areas)])
-    ignored = np.stack([pairing.ignored(a) for a in range(areas)])
-    found = pairing.overlaps
+    flags = [(pairing.right(a), pairing.ignored(a)) for a in range(areas)]
+    found, times = pairing.overlaps, np.ascontiguousarray(weights.T)
     for k, mine, places in pairing.by_class():
         able = np.flatnonzero(places >= 0)
-        for a in range(areas):
+        step = min(max(_AT_ONCE // max(len(mine), 1), 16), 256)
+        for a, (right, ignored) in enumerate(flags):
             owned = found.object_image[~pairing.skipped[a] & (found.object_label == k)]
             if not len(owned):
                 continue
-            held = np.bincount(owned, minlength=weights.shape[1])
-            totals = weights @ held
-            inside = ~pairing.outside[a][mine]
-            step = max(_AT_ONCE // max(len(mine), 1), 1)
+            totals = weights @ np.bincount(owned, minlength=weights.shape[1]).astype(np.int32)
+            one = _OneClass(
+                found.image[mine],
+                ~pairing.outside[a][mine],
+                able,
+                right[:, places[able]],
+                ignored[:, places[able]],
+            )
             for b in range(0, len(weights), step):
                 part = slice(b, b + step)
-                _of_class(
-                    weights[part][:, found.image[mine]],
-                    inside,
-                    able,
-                    right[a][:, places[able]],
-                    ignored[a][:, places[able]],
-                    totals[part],
-                    precision[a, part, :, k],
-                    recall[a, part, :, k],
-                )
+                one.fill(times[:, part], totals[part], precision[a, part, :, k], recall[a, part, :, k])
     return Samples(precision, recall)
 
 
-def _of_class(
-    weights: npt.NDArray[np.int32],
-    inside: Flags,
-    able: Integers,
-    right: Flags,
-    ignored: Flags,
-    totals: npt.NDArray[np.int32],
-    precision: Floats,
-    recall: Floats,
-) -> None:
-    """Fill [b, T] of one class and size.
+@dataclass(frozen=True, eq=False)
+class _OneClass:
+    """The detections of one class, by falling score, as one size sees them.
 
-    weights: [b, D_k] of the images of its detections by falling score; inside: [D_k].  able: [C_k], those that
-    have a chance, and their flags [T, C_k].  totals: [b], objects.
-
-    Precision is highest just after a right detection, so only those are looked at: all that count up to there are
-    the ones inside, and what the flags of the ``able`` change of that.
+    image: int64 [D_k].  inside: bool [D_k], of that size.  able: int64 [C_k], places of those that have a chance;
+    right, ignored: bool [T, C_k], what became of them.
     """
-    none = totals == 0
-    whole = np.maximum(totals, 1)
-    count = np.cumsum(weights * inside, axis=1, dtype=np.int32)[:, able]
-    mine = weights[:, able]
-    change = (right & ~inside[able]).astype(np.int32) - (ignored & inside[able]).astype(np.int32)
-    # Levels of recall that c of the objects reach: a table of c, for each number of objects.
-    reach = _reached(whole)
-    for t in range(len(right)):
-        at = np.flatnonzero(right[t])
-        tp = np.cumsum(mine[:, at], axis=1, dtype=np.int32)
-        if not len(at):
-            precision[:, t] = recall[:, t] = 0.0
-            continue
-        counted = count[:, at]
-        if change[t].any():
-            counted = counted + np.cumsum(mine * change[t], axis=1, dtype=np.int32)[:, at]
-        share = tp / np.maximum(counted, 1)
-        envelope = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]
-        levels = np.diff(np.take_along_axis(reach, tp, axis=1), axis=1, prepend=0)
-        precision[:, t] = (envelope * levels).sum(axis=1) / len(RECALLS)
-        recall[:, t] = tp[:, -1] / whole
-    precision[none] = recall[none] = np.nan
+
+    image: Integers
+    inside: Flags
+    able: Integers
+    right: Flags
+    ignored: Flags
+
+    def fill(
+        self,
+        times: npt.NDArray[np.int32],
+        totals: npt.NDArray[np.int32],
+        precision: Floats,
+        recall: Floats,
+    ) -> None:
+        """Write AP and recall [b, T] of the images drawn ``times`` [N, b], with ``totals`` [b] objects.
+
+        Precision is highest just after a right detection, so only those are looked at: what counts up to there
+        are all inside, and what the flags of the ``able`` change of that.
+        """
+        mine, inside = times[self.image[self.able]], np.flatnonzero(self.inside)
+        among = np.cumsum(self.inside)[self.able]  # how many inside stand up to each
+        counts = np.zeros((len(inside) + 1, times.shape[1]), dtype=np.int32)
+        np.cumsum(times[self.image[inside]], axis=0, out=counts[1:])
+        own = self.inside[self.able]
+        change = (self.right & ~own).astype(np.int32) - (self.ignored & own).astype(np.int32)
+        whole, columns = np.maximum(totals, 1), np.arange(times.shape[1])
+        reach = _reached(whole)
+        for t in range(len(self.right)):
+            at = np.flatnonzero(self.right[t])
+            if not len(at):
+                precision[:, t] = recall[:, t] = 0.0
+                continue
+            tp = np.cumsum(mine[at], axis=0, dtype=np.int32)
+            counted = counts[among[at]]
+            if change[t].any():
+                counted += np.cumsum(mine * change[t][:, None], axis=0, dtype=np.int32)[at]
+            share = tp / np.maximum(counted, 1)
+            envelope = np.maximum.accumulate(share[::-1], axis=0)[::-1]
+            levels = np.diff(reach[tp, columns], axis=0, prepend=0)
+            precision[:, t] = np.einsum("pb,pb->b", envelope, levels) / len(RECALLS)
+            recall[:, t] = tp[-1] / whole
+        precision[totals == 0] = recall[totals == 0] = np.nan
 
 
 def _reached(totals: npt.NDArray[np.int32]) -> npt.NDArray[np.int16]:
-    """int16 [b, most + 1]: levels of recall up to c / total, 0 for c = 0 (no detection is right there)."""
+    """int16 [most + 1, b]: levels of recall up to c / total, for each c; 0 of them where c is 0."""
     found = np.arange(int(totals.max(initial=0)) + 1)
     several, which = np.unique(totals, return_inverse=True)
-    table = np.stack([np.searchsorted(RECALLS, found / total, side="right") for total in several])
-    table[:, 0] = 0
-    return table.astype(np.int16)[which]
+    table = np.stack([np.searchsorted(RECALLS, found / total, side="right") for total in several], axis=1)
+    table[0] = 0
+    return np.ascontiguousarray(table.astype(np.int16)[:, which])
