@@ -85,10 +85,10 @@ def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
     shape = (areas, len(weights), thresholds, pairing.overlaps.classes)
     precision, recall = np.full((2, *shape), np.nan)
     flags = [(pairing.right(a), pairing.ignored(a)) for a in range(areas)]
-    found, times = pairing.overlaps, np.ascontiguousarray(weights.T)
+    found = pairing.overlaps
     for k, mine, places in pairing.by_class():
         able = np.flatnonzero(places >= 0)
-        step = min(max(_AT_ONCE // max(len(mine), 1), 16), 256)
+        step = min(max(_AT_ONCE // max(len(mine), 1), 1), 64)
         for a, (right, ignored) in enumerate(flags):
             owned = found.object_image[~pairing.skipped[a] & (found.object_label == k)]
             if not len(owned):
@@ -103,7 +103,7 @@ def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
             )
             for b in range(0, len(weights), step):
                 part = slice(b, b + step)
-                one.fill(times[:, part], totals[part], precision[a, part, :, k], recall[a, part, :, k])
+                one.fill(weights[part], totals[part], precision[a, part, :, k], recall[a, part, :, k])
     return Samples(precision, recall)
 
 
@@ -128,40 +128,41 @@ class _OneClass:
         precision: Floats,
         recall: Floats,
     ) -> None:
-        """Write AP and recall [b, T] of the images drawn ``times`` [N, b], with ``totals`` [b] objects.
+        """Write AP and recall [b, T] of the images drawn ``times`` [b, N], with ``totals`` [b] objects.
 
         Precision is highest just after a right detection, so only those are looked at: what counts up to there
         are all inside, and what the flags of the ``able`` change of that.
         """
-        mine, inside = times[self.image[self.able]], np.flatnonzero(self.inside)
+        mine, inside = times.take(self.image[self.able], axis=1), np.flatnonzero(self.inside)
         among = np.cumsum(self.inside)[self.able]  # how many inside stand up to each
-        counts = np.zeros((len(inside) + 1, times.shape[1]), dtype=np.int32)
-        np.cumsum(times[self.image[inside]], axis=0, out=counts[1:])
+        counts = np.zeros((len(times), len(inside) + 1), dtype=np.int32)
+        np.cumsum(times.take(self.image[inside], axis=1), axis=1, out=counts[:, 1:])
+        counts = counts.take(among, axis=1)
         own = self.inside[self.able]
         change = (self.right & ~own).astype(np.int32) - (self.ignored & own).astype(np.int32)
-        whole, columns = np.maximum(totals, 1), np.arange(times.shape[1])
-        reach = _reached(whole)
+        whole, reach = np.maximum(totals, 1), _reached(np.maximum(totals, 1))
+        base = (np.arange(len(times), dtype=np.int32) * reach.shape[1])[:, None]
         for t in range(len(self.right)):
             at = np.flatnonzero(self.right[t])
             if not len(at):
                 precision[:, t] = recall[:, t] = 0.0
                 continue
-            tp = np.cumsum(mine[at], axis=0, dtype=np.int32)
-            counted = counts[among[at]]
+            tp = np.cumsum(mine.take(at, axis=1), axis=1, dtype=np.int32)
+            counted = counts.take(at, axis=1)
             if change[t].any():
-                counted += np.cumsum(mine * change[t][:, None], axis=0, dtype=np.int32)[at]
+                counted += np.cumsum(mine * change[t], axis=1, dtype=np.int32).take(at, axis=1)
             share = tp / np.maximum(counted, 1)
-            envelope = np.maximum.accumulate(share[::-1], axis=0)[::-1]
-            levels = np.diff(reach[tp, columns], axis=0, prepend=0)
-            precision[:, t] = np.einsum("pb,pb->b", envelope, levels) / len(RECALLS)
-            recall[:, t] = tp[-1] / whole
+            envelope = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]
+            levels = np.diff(reach.reshape(-1).take(tp + base), axis=1, prepend=0)
+            precision[:, t] = np.einsum("bp,bp->b", envelope, levels) / len(RECALLS)
+            recall[:, t] = tp[:, -1] / whole
         precision[totals == 0] = recall[totals == 0] = np.nan
 
 
-def _reached(totals: npt.NDArray[np.int32]) -> npt.NDArray[np.int16]:
-    """int16 [most + 1, b]: levels of recall up to c / total, for each c; 0 of them where c is 0."""
+def _reached(totals: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """float64 [b, most + 1]: levels of recall up to c / total, for each c; 0 of them where c is 0."""
     found = np.arange(int(totals.max(initial=0)) + 1)
     several, which = np.unique(totals, return_inverse=True)
-    table = np.stack([np.searchsorted(RECALLS, found / total, side="right") for total in several], axis=1)
-    table[0] = 0
-    return np.ascontiguousarray(table.astype(np.int16)[:, which])
+    table = np.stack([np.searchsorted(RECALLS, found / total, side="right") for total in several])
+    table[:, 0] = 0
+    return table.astype(np.float64)[which]

@@ -105,6 +105,20 @@ class Overlaps:
         """bool [P], pairs with a crowd."""
         return self.crowd[self.pairs.wanted]
 
+    def only(self, which: Flags) -> Overlaps:
+        """Without the detections that ``which`` [D] leaves out."""
+        place = np.cumsum(which) - 1
+        kept = self.pairs.select(which[self.pairs.found])
+        image, label = self.image[which], self.label[which]
+        return replace(
+            self,
+            **{name: getattr(self, name)[which] for name in ("result", "row", "score", "area")},
+            image=image,
+            label=label,
+            rank=ranks(image, label),
+            pairs=replace(kept, found=place[kept.found]),
+        )
+
     def with_labels(self, label: Integers) -> Overlaps:
         """The same detections under other classes [D]."""
         return replace(self, label=label, rank=ranks(self.image, label))

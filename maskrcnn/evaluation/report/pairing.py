@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.evaluation.report.overlaps import Flags, Floats, Integers, Overlaps, Pairs
+from maskrcnn.evaluation.report.overlaps import Flags, Floats, Integers, Overlaps, Pairs, ranks
 
 #: COCO's: 0.50, 0.55 .. 0.95.
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
@@ -93,7 +93,7 @@ def pair(found: Overlaps, cap: int, thresholds: Floats = THRESHOLDS, areas: Floa
     able = found.same_class & (found.pairs.iou >= thresholds[0]) & (found.rank < cap)[found.pairs.found]
     pairs = found.pairs.select(able)
     rows, place = np.unique(pairs.found, return_inverse=True)
-    turn = _turns(found, rows)
+    turn = ranks(found.image[rows], found.label[rows])  # so many of ``rows`` choose before each
     chosen = np.full((len(areas), len(thresholds), len(rows)), -1, dtype=np.int32)
     free = np.ones((len(areas), len(thresholds), len(found.crowd)), dtype=np.bool_)
     order = np.argsort(turn[place], kind="stable")
@@ -101,13 +101,6 @@ def pair(found: Overlaps, cap: int, thresholds: Floats = THRESHOLDS, areas: Floa
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         _choose(pairs, place, order[begin:end], thresholds, skipped, found.crowd, free, chosen)
     return Pairing(found, cap, rows, chosen, skipped, outside)
-
-
-def _turns(found: Overlaps, rows: Integers) -> Integers:
-    """int64 [C]: how many of ``rows`` of the same image and class choose before each."""
-    from maskrcnn.evaluation.report.overlaps import ranks
-
-    return ranks(found.image[rows], found.label[rows])
 
 
 def _choose(
