@@ -15,6 +15,7 @@ from tests.evaluation.random_cases import random_case
 
 pytest.importorskip("hotcoco", reason="hotcoco is not installed")
 
+
 def arrays(case: Case, caps: list[int], backend: str, use_categories: bool) -> dict[str, Any]:
     found = run(case, caps, backend, use_categories).eval
     return {name: np.asarray(found[name]) for name in ("precision", "recall", "scores")}

@@ -5,6 +5,7 @@ Legend: A, T, C, D, G, K as in ``pairing``; R = COCO's 101 levels of recall; B =
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ _AT_ONCE = 1 << 22
 
 
 def precisions(pairing: Pairing, area: int = 0) -> Floats:
-    """float64 [T, R, K], as pycocotools' ``precision`` to the bit; NaN for a class without objects that count."""
+    """float64 [T, R, K], pycocotools' ``precision`` to the bit; NaN for a class without objects."""
     count, levels = pairing.chosen.shape[1], len(RECALLS)
     out = np.full((count, levels, pairing.overlaps.classes), np.nan)
     totals = objects(pairing, area)
@@ -43,7 +44,7 @@ def objects(pairing: Pairing, area: int = 0) -> Integers:
 
 
 def interpolated(right: Flags, wrong: Flags, total: int) -> Floats:
-    """Precision [T, R] from [T, D] flags by falling score: the best at each recall or a higher one, 0 beyond."""
+    """Precision [T, R] from [T, D] flags by falling score: the best at each recall or more, 0 beyond."""
     tp, fp = np.cumsum(right, axis=1, dtype=np.float64), np.cumsum(wrong, axis=1, dtype=np.float64)
     precision = tp / (fp + tp + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -62,7 +63,7 @@ def mean(values: Floats) -> float | None:
 
 
 def resamples(images: int, count: int, seed: int) -> npt.NDArray[np.int32]:
-    """int32 [B, N]: how often each image is drawn in each of ``count`` bootstrap samples of as many images."""
+    """int32 [B, N]: how often each image is drawn in each of ``count`` samples of as many images."""
     share = np.full(images, 1 / max(images, 1))
     drawn = np.random.default_rng(seed).multinomial(images, share, size=count)
     return drawn.astype(np.int32).reshape(count, images)
@@ -79,8 +80,14 @@ class Samples:
     recall: Floats
 
 
-def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
-    """AP and recall of each class, threshold and size, with each image counted ``weights`` [B, N] times."""
+def sampled(
+    pairing: Pairing, weights: npt.NDArray[np.int32], progress: Callable[[float], None] = lambda share: None
+) -> Samples:
+    """AP and recall of each class, threshold and size, with each image counted ``weights`` [B, N] times.
+
+    Args:
+        progress: told after each class which share is done.
+    """
     areas, thresholds = pairing.chosen.shape[:2]
     shape = (areas, len(weights), thresholds, pairing.overlaps.classes)
     precision, recall = np.full((2, *shape), np.nan)
@@ -104,6 +111,7 @@ def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
             for b in range(0, len(weights), step):
                 part = slice(b, b + step)
                 one.fill(weights[part], totals[part], precision[a, part, :, k], recall[a, part, :, k])
+        progress((k + 1) / found.classes)
     return Samples(precision, recall)
 
 
@@ -111,8 +119,8 @@ def sampled(pairing: Pairing, weights: npt.NDArray[np.int32]) -> Samples:
 class _OneClass:
     """The detections of one class, by falling score, as one size sees them.
 
-    image: int64 [D_k].  inside: bool [D_k], of that size.  able: int64 [C_k], places of those that have a chance;
-    right, ignored: bool [T, C_k], what became of them.
+    image: int64 [D_k].  inside: bool [D_k], of that size.  able: int64 [C_k], places of those that have a
+    chance; right, ignored: bool [T, C_k], what became of them.
     """
 
     image: Integers
@@ -130,8 +138,8 @@ class _OneClass:
     ) -> None:
         """Write AP and recall [b, T] of the images drawn ``times`` [b, N], with ``totals`` [b] objects.
 
-        Precision is highest just after a right detection, so only those are looked at: what counts up to there
-        are all inside, and what the flags of the ``able`` change of that.
+        Precision is highest just after a right detection, so only those are looked at: what counts up to
+        there are all inside, and what the flags of the ``able`` change of that.
         """
         mine, inside = times.take(self.image[self.able], axis=1), np.flatnonzero(self.inside)
         among = np.cumsum(self.inside)[self.able]  # how many inside stand up to each

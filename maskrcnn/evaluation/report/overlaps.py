@@ -1,7 +1,7 @@
 """Detections and objects of one evaluation as columns, and how far they overlap, whatever their classes.
 
-Legend: N = images that take part, D = detections, G = objects, crowds among them, P = pairs of a detection and
-an object of one image that overlap by :data:`LEAST` or more, K = classes.
+Legend: N = images that take part, D = detections, G = objects, crowds among them, P = pairs of a detection
+and an object of one image that overlap by :data:`LEAST` or more, K = classes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STEP = 50
 class Pairs:
     """Overlaps, by rising detection and then object.
 
-    found, wanted: int64 [P], places among the detections and objects.  iou: float64 [P]; for a crowd the part of
-    the detection that lies in it.
+    found, wanted: int64 [P], places among the detections and objects.  iou: float64 [P]; for a crowd the part
+    of the detection that lies in it.
     """
 
     found: Integers

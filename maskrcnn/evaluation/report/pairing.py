@@ -1,8 +1,8 @@
 """Which detection finds which object: COCO's rule, at many thresholds and sizes at once.
 
 In each image and class the detections choose one after the other, by falling score: each the object of the
-highest IoU that is free, an object that counts before one that is ignored (a crowd, or one of another size).  A
-crowd can be chosen again and again (pycocotools' ``evaluateImg``).
+highest IoU that is free, an object that counts before one that is ignored (a crowd, or one of another size).
+A crowd can be chosen again and again (pycocotools' ``evaluateImg``).
 
 Legend: A = area ranges (all, small, medium, large), T = IoU thresholds, C = detections that overlap an object
 of their class by 0.5 or more; the others find nothing.  D, G as in ``overlaps``.
@@ -48,7 +48,7 @@ class Pairing:
         return np.asarray((chosen >= 0) & ~self.skipped[area][chosen])
 
     def ignored(self, area: int, which: slice | int = slice(None)) -> Flags:
-        """The same shape, those that have found one that does not count, and so are neither right nor wrong."""
+        """The same shape, those that have found one that does not count: neither right nor wrong."""
         chosen = self.chosen[area, which]
         return np.asarray((chosen >= 0) & self.skipped[area][chosen])
 

@@ -1,9 +1,10 @@
 """TIDE: what kind of error each detection is, and how much AP each kind costs (Bolya et al. 2020).
 
-The rules and the order in which they are asked are those of tidecv 1.0.1, ties of scores and of overlaps included,
-so that its numbers come out: IoU 0.5 finds an object, below 0.1 there is none.  They differ from COCO's in three
-ways: the best detections of an image count whatever their class, of two objects of one IoU the first is taken,
-and a class without objects of which something is detected has AP 0 instead of none.
+The rules and the order in which they are asked are those of tidecv 1.0.1, ties of scores and of overlaps
+included, so that its numbers come out: IoU 0.5 finds an object, below 0.1 there is none.  They differ from
+COCO's in three
+ways: the best detections of an image count whatever their class, of two objects of one IoU the first is
+taken, and a class without objects of which something is detected has AP 0 instead of none.
 
 Legend: D = detections, G = objects, K = classes.
 """
@@ -31,7 +32,8 @@ class Errors:
     """What is wrong with each detection that finds nothing.
 
     kind: int64 [D], places in :data:`ERRORS`; -1 where it is right.  cause: int64 [D], the object that it
-    would have found if it were placed or named better, or found already; -1: none.  iou: float64 [D] with that.
+    would have found if it were placed or named better, or found already; -1: none.  iou: float64 [D] with
+    that.
     """
 
     kind: Integers
@@ -107,8 +109,8 @@ def tide(found: Overlaps, cap: int = 100) -> Tide | None:
     spared[inside] = True
     spared &= ~right
     # The best that could be mended of each object which none finds.
-    able = np.isin(errors.kind, (_CLASS, _LOCATION)) & (errors.cause >= 0)
-    able &= ~used[errors.cause]
+    able = np.isin(errors.kind, (_CLASS, _LOCATION))
+    able &= ~np.append(used, True)[errors.cause]  # the last stands for none
     rows = np.flatnonzero(able)
     objects, first = np.unique(errors.cause[rows], return_index=True)
     mended = np.zeros(len(right), dtype=np.bool_)
@@ -172,5 +174,3 @@ def _mean_ap(labels: Integers, scores: Floats, right: Flags, totals: Integers) -
         envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
         aps.append(float(envelope[np.searchsorted(tp / total, _LEVELS, side="left")].mean()))
     return sum(aps) / len(aps) if aps else 0.0
-
-

@@ -26,7 +26,7 @@ def test_precisions_are_pycocotools_to_the_bit(seed: int, kind: Any, cap: int) -
     for area in range(4):
         ours = np.nan_to_num(precisions(pairing, area), nan=-1)
         assert np.array_equal(ours, theirs[..., area])
-    assert 0 < theirs.max()
+    assert theirs.max() > 0
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
