@@ -25,7 +25,8 @@ Floats = npt.NDArray[np.float64]
 class Outcomes:
     """What became of every detection and object at IoU 0.5, for the gallery; arrays, not in the json.
 
-    Legend: D = detections that take part (at most COCO's 100 an image and class), G = objects, crowds too.
+    Legend: D = detections that take part (at most 100 an image and class, or the model's larger cap), G =
+    objects, crowds too.
 
     result: int64 [D], place in the list of results.  image: int64 [D], image ids.
     label: int64 [D], places among the classes; -1 for a class that the truth has not.
@@ -63,8 +64,7 @@ class ReportFigures:
         "seed": s}``.
     classes: K times ``{"id", "name", "ground_truth", "detections"}``; ground truth without crowds.
     figures: kind -> COCO's names (and those at the cap) -> value.  The numbers of ``EvalResult.figures``.
-    per_class: kind -> K times ``{"AP": value, "AP50": value, "AP75", "APs", "APm", "APl" ...}``; AP, AP50 and
-        AP75 have intervals.
+    per_class: kind -> K times ``{"AP": value, "AP50": value, "AP75", "APs", "APm", "APl" ...}``.
     over_iou: kind -> ``{"iou": [T], "all": [T], "classes": K x [T]}``, AP at each threshold.
     precision_recall: kind -> ``{"recall": [101], "iou50": [101], "iou75": [101], "classes": K x [101]}``,
         mean over classes, and each class at IoU 0.5 (None for a class without ground truth).
@@ -74,30 +74,31 @@ class ReportFigures:
         ``all`` counts all classes together.
     calibration: ``{"bins": [{"low", "high", "count", "confidence", "precision"}], "ece", "mce",
         "classes": K x ece}``; ten bins of equal width.
-    confusion: ``{"score", "names": [.., "background"], "matrix": (K + 1) x (K + 1) or None (K > 100),
-        "pairs": [{"truth", "predicted", "count"}]}``: rows are the truth, columns the prediction, the last of each is
+    confusion: ``{"names": [.., "background"], "matrix": (K + 1) x (K + 1) or None (K > 100), "pairs":
+        [{"truth", "predicted", "count"}]}``: rows are the truth, columns the prediction, the last of each is
         background (nothing there; nothing found); ``pairs`` are the largest mistakes by class names, 50 at
-        most; of the detections of ``score`` and better.
+        most; of the detections at the threshold of their class (0.5 for one without) and better.
     tide: kind -> ``{"ap", "errors": {"class" | "location" | "both" | "duplicate" | "background" | "missed":
         {"cost", "count"}}, "false_positive": cost, "false_negative": cost}``; TIDE's AP at IoU 0.5, not in %.
     boundary: ``{"figures": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "classes": K x {"AP", "AP50"}}``.
     oracles: kind -> ``{"now", "boxes", "masks", "classes", "scores", "no_background", "no_duplicates",
         "all_found"}`` -> ``{"AP", "AP50"}``; those that do not apply are left out.
     proposals: what was given: ``{"AR@100": .., "AR@1000": .., "recall50@1000": ..}``; None: not asked.
-    background: ``{"images", "with_detections", "detections", "score", "worst": [{"image_id", "detections",
-        "score"}]}``: images without any object, and what is found there at ``score`` and better.
-    objects: ``{"sizes": [{"low", "high", "count", "found"}], "border": {"count", "found", "AP"?}, "inside":
-        {"count", "found"}}``: sides of squares of the same area, original pixels; ``found`` is the share that
-        a right detection finds at the threshold of best F1 of its class.
+    background: ``{"images", "with_detections", "detections", "worst": [{"image_id", "detections",
+        "score"}]}``: images without any object, and what is found there at the thresholds; None: there is no
+        such image.
+    objects: ``{"sizes": [{"low", "high", "count", "found"}], "border": {"count", "found"}, "inside":
+        {"count", "found"}}``: sides of squares of the same area, original pixels, the last ``high`` None;
+        ``found`` is the share that a detection finds at the threshold of its class.
     limits: ``{"cap", "images_at_cap", "images_over_cap", "tiny", "tiny_pixels": 8}``: images with as many
         detections as the model gives at most, images with more objects than that, objects whose shorter side
         is below 8 px at the network's size (None where sizes are not given).
-    speed: what was given: ``{"images_per_second", "seconds", "peak_bytes", ...}``.
+    speed: what was given (``{"images_per_second", "seconds", "peak_bytes"}``), and "report_seconds".
     about: what was given about model and data: plain names and numbers.
     label_errors: ``[{"type": "unlabelled" | "unfound" | "class", "image_id", "annotation_id", "result",
-        "label", "predicted", "score", "iou"}]``, the likeliest first, 200 at most; what does not apply is None.
+        "label", "predicted", "score", "iou"}]``, the likeliest first, 200 at most; None: does not apply.
     images_ranked: ``[{"image_id", "f1", "right", "wrong", "missed", "objects"}]`` by rising f1, every image
-        with an object or a detection of the threshold of its class.
+        with an object or a detection at the threshold of its class.
     confident_errors: ``[{"result", "image_id", "label", "score", "outcome", "annotation_id", "iou"}]`` by
         falling score, 500 at most.
     thresholds: class name -> score of the best F1, what ``write_thresholds`` takes.
