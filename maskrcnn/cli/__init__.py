@@ -41,6 +41,7 @@ COMMANDS = (
     Command("status", "how far runs are, and whether a process works on them"),
     Command("benchmark", "images a second of a config here, where the time goes, and what to change"),
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
+    Command("report", "one HTML file that explains a run, or compares several"),
     Command("predict", "find objects in images: overlays and a results file"),
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
     Command(

@@ -74,7 +74,8 @@ def error_parts(found: Figures, names: Mapping[int, str]) -> Iterator[Part]:
         yield _proposals(found)
     if found["background"] is not None:
         yield _background(found, names)
-    yield _limits(found)
+    if found["limits"]:
+        yield _limits(found)
     if found["label_errors"]:
         yield _labels(found, names)
 
@@ -124,7 +125,6 @@ def _confusion(found: Figures) -> Part:
     return Part(
         "confusion",
         "Confusion",
-        [f"Predictions of a score of {number(c['score'], 2)} and better."],
         tables=[table] if pairs else (),
         matrix=None if c["matrix"] is None else _matrix(c["names"], c["matrix"]),
     )
@@ -186,13 +186,12 @@ def _background(found: Figures, names: Mapping[int, str]) -> Part:
     ]
     told = (
         f"On {b['with_detections']:,} of {plural(b['images'], 'image', spec=',')} without objects something"
-        f" is found at a score of {number(b['score'], 2)} and better:"
-        f" {plural(b['detections'], 'prediction', spec=',')}."
+        f" is found: {plural(b['detections'], 'prediction', spec=',')}."
     )
     return Part(
         "background",
         "Images without objects",
-        [told if b["images"] else "All evaluation images have objects: nothing is known of those without."],
+        [told],
         [Table(("image", "predictions", "highest score"), rows)] if rows else (),
     )
 

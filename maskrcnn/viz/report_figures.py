@@ -48,7 +48,7 @@ def leads(found: Figures) -> list[tuple[str, str, str]]:
         out.append(
             ("best F1, all classes", number(best["best_f1"]), f"at a score of {number(best['score'], 2)}")
         )
-    objects = sum(entry["ground_truth"] for entry in found["classes"])
+    objects = sum(entry["ground_truth"] or 0 for entry in found["classes"])
     out.append(("evaluated", plural(found["images"], "image", spec=","), plural(objects, "object", spec=",")))
     return out
 
@@ -99,7 +99,7 @@ def _classes(found: Figures) -> Part:
 
 def _most(found: Figures) -> list[int]:
     """Places of the classes that have curves, most truth first; none where there is one class."""
-    counts = [entry["ground_truth"] for entry in found["classes"]]
+    counts = [entry["ground_truth"] or 0 for entry in found["classes"]]
     known = [k for k in range(len(counts)) if counts[k]]
     return sorted(known, key=lambda k: -counts[k])[:CURVES] if len(known) > 1 else []
 

@@ -88,7 +88,6 @@ def fake_figures(names: tuple[str, ...] = ("box", "disc", "ring"), **changes: An
             "classes": aps,
         },
         "confusion": {
-            "score": 0.5,
             "names": [*names, "background"],
             "matrix": [[40 * (i == j) + i + j for j in range(k + 1)] for i in range(k + 1)],
             "pairs": [{"truth": names[0], "predicted": names[-1], "count": 12}],
@@ -114,7 +113,6 @@ def fake_figures(names: tuple[str, ...] = ("box", "disc", "ring"), **changes: An
             "images": 40,
             "with_detections": 3,
             "detections": 5,
-            "score": 0.5,
             "worst": [{"image_id": 7, "detections": 3, "score": 0.97}],
         },
         "objects": {

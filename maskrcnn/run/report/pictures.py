@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -76,11 +77,10 @@ class Judged:
                 continue
             record, kind = self.records[int(o.result[d])], OUTCOMES[int(o.outcome[d])]
             shape = record.get("segmentation") or record["bbox"]
-            area = rle.area(dict(shape)) if isinstance(shape, Mapping) else shape[2] * shape[3]
             text = f"{self._name(label)} {score:.2f}: {kind}"
             if o.truth[d] >= 0:
                 text += f", IoU {o.iou[d]:.2f} with {self._name(int(o.object_label[o.truth[d]]))}"
-            yield -score, Outline(shape, layer, kind, label, _size(area), text)
+            yield -score, Outline(shape, layer, kind, label, _size(_area(shape)), text)
 
     def true(self, image_id: int) -> Iterator[tuple[float, Outline]]:
         """(order, outline) of each object, crowds too."""
@@ -102,6 +102,14 @@ class Judged:
 
 def _ordered(drawn: Sequence[tuple[float, Outline]]) -> list[Outline]:
     return [outline for _, outline in sorted(drawn, key=lambda d: (_FIRST.index(d[1].kind), d[0]))]
+
+
+def _area(shape: Any) -> float:
+    """Of a record's mask or box, square pixels."""
+    if not isinstance(shape, Mapping):
+        return float(shape[2] * shape[3])
+    pixels = rle.areas([shape["counts"]], np.array([shape["size"][0] * shape["size"][1]]))
+    return 0.0 if pixels is None else float(pixels[0])
 
 
 def _size(area: float) -> str:

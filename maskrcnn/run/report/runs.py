@@ -9,11 +9,10 @@ from pathlib import Path
 from maskrcnn.config import flatten
 from maskrcnn.data import Dataset
 from maskrcnn.data.file_names import shown
-from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import UserError
 from maskrcnn.recipe import Recipe, parse_recipe
-from maskrcnn.run.folder import RunFolder, read_figures
-from maskrcnn.run.report.page import report_run
+from maskrcnn.run.folder import RunFolder
+from maskrcnn.run.report.sources import report_run
 from maskrcnn.run.status import find_runs
 
 #: Keys of a config that say where it lies and what it is called: no difference.
@@ -71,3 +70,7 @@ def _differences(recipes: Sequence[Recipe]) -> list[tuple[str, tuple[str, ...]]]
     keys = dict.fromkeys(key for flat in every for key in flat)
     values = {key: tuple(flat.get(key, "-") for flat in every) for key in keys if key not in _PLACES}
     return [(key, found) for key, found in values.items() if len(set(found)) > 1]
+
+
+def compare_runs(folders: Sequence[RunFolder], recipes: Sequence[Recipe], page: Path) -> None:
+    raise UserError("not yet")
