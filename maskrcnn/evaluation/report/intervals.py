@@ -1,8 +1,8 @@
 """Intervals of COCO's figures over images: how far what resampled sets of images give lies from their mean.
 
-AP of a resampled set is biased: each image that is drawn twice brings a pair of equal scores, and a class with
-few objects may lose them.  With few objects a class the bias exceeds the spread, and plain percentiles do not even
-hold the figure.  So their distances from the mean of the resamples are laid around the figure.
+AP of a resampled set is biased: each image that is drawn twice brings a pair of equal scores, and a class
+with few objects may lose them.  With few objects a class the bias exceeds the spread, and plain percentiles
+do not even hold the figure.  So their distances from the mean of the resamples are laid around the figure.
 """
 
 from __future__ import annotations
