@@ -87,3 +87,53 @@ def random_case(seed: int, joints: int = 0) -> tuple[dict[str, Any], list[dict[s
         categories[0]["keypoints"] = [f"k{j}" for j in range(joints)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return content, [results[i] for i in rng.permutation(len(results))]
+
+
+def outline_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Images of two shapes with polygons of two classes and a crowd, some at the image's edge; detections are the
+    same polygons moved by a few pixels, so that outlines agree more or less, and some doubled.
+    """
+    rng = np.random.default_rng(seed)
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
+    results = []
+    for image_id in range(1, 7):
+        height, width = [(240, 320), (480, 400)][image_id % 2]
+        content["images"].append({"id": image_id, "height": height, "width": width})
+        for _ in range(9):
+            side = float(rng.choice([12, 24, 60, 120]))
+            x, y = rng.uniform(-side / 3, [width - side * 2 / 3, height - side * 2 / 3])
+            flat = np.array(polygon(rng, [x, y, side, side]))
+            flat = flat.reshape(-1, 2).clip(0, [width, height]).reshape(-1)
+            code = rle.from_polygons([flat], height, width)
+            left, top, w, h = rle.box(code)
+            if not w or not h:
+                continue
+            crowd = int(rng.random() < 0.1)
+            shape: Any = [flat.tolist()]
+            if crowd:
+                shape = {"size": code["size"], "counts": code["counts"].decode()}
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(rng.integers(1, 3)),
+                    "bbox": [left, top, w, h],
+                    "area": float(rle.area(code)),
+                    "iscrowd": crowd,
+                    "segmentation": shape,
+                }
+            )
+            for _ in range(int(rng.integers(0, 3))):
+                moved = flat + rng.normal(0, side / 60) + np.tile(rng.normal(0, side / 40, 2), len(flat) // 2)
+                code = rle.from_polygons([moved], height, width)
+                results.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": content["annotations"][-1]["category_id"],
+                        "bbox": list(rle.box(code)),
+                        "score": float(np.round(rng.random(), 2)),
+                        "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                    }
+                )
+    return content, results

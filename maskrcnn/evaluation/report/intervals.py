@@ -1,8 +1,8 @@
 """Intervals of COCO's figures over images: how far what resampled sets of images give lies from their mean.
 
-AP of a resampled set is biased: each image that is drawn twice brings a pair of equal scores, and a class with
-few objects may lose them.  With few objects a class the bias exceeds the spread, and plain percentiles do not even
-hold the figure.  So their distances from the mean of the resamples are laid around the figure.
+AP of a resampled set is biased: each image that is drawn twice brings a pair of equal scores, and a class
+with few objects may lose them.  With few objects a class the bias exceeds the spread, and plain percentiles
+do not even hold the figure.  So their distances from the mean of the resamples are laid around the figure.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class Intervals:
             return values[0, :, {"50": 0, "75": 5}[rest]]
         return None
 
-    def overall(self, name: str, value: float | None) -> Named:
-        """A figure, the mean over classes, with its low and high."""
+    def means(self, name: str) -> Floats | None:
+        """float64 [B], the same as a mean over classes."""
         drawn = self.drawn(name)
         if drawn is None:
-            return interval(value, None)
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            return interval(value, np.nanmean(drawn, axis=1))
+            return np.asarray(np.nanmean(drawn, axis=1))
 
-    def of_class(self, name: str, k: int, value: float | None) -> Named:
-        """The same of one class."""
+    def of(self, name: str, k: int) -> Floats | None:
+        """float64 [B], the same of one class."""
         drawn = self.drawn(name)
-        return interval(value, None if drawn is None else drawn[:, k])
+        return None if drawn is None else drawn[:, k]
 
 
 def interval(value: float | None, drawn: Floats | None, least: float = 0.0) -> Named:

@@ -184,7 +184,7 @@ def _figures(result: EvalResult, kind: str, side: _Side | None) -> dict[str, Nam
     for name, value in result.figures[kind].items():
         bare, _, cap = name.partition("@")
         of = None if side is None else side.at_cap if cap else side.intervals
-        out[name] = interval(value, None) if of is None else of.overall(bare, value)
+        out[name] = interval(value, None if of is None else of.means(bare))
     return out
 
 
@@ -195,7 +195,7 @@ def _per_class(result: EvalResult, kind: str, side: _Side | None) -> list[dict[s
         for name, value in entry.figures.items():
             bare, _, cap = name.partition("@")
             of = None if side is None else side.at_cap if cap else side.intervals
-            row[name] = interval(value, None) if of is None else of.of_class(bare, k, value)
+            row[name] = interval(value, None if of is None else of.of(bare, k))
         out.append(row)
     return out
 
