@@ -63,9 +63,8 @@ class Gallery:
     def filters(self) -> list[tuple[str, str, list[tuple[str, str, int]]]]:
         """(id, word, entries (value, name, images)) of each list of the bar."""
         classes, areas, kinds = (count_items(self.shots, part) for part in range(3))
-        told: dict[str, str] = {}
-        for kind in self.kinds:
-            told.setdefault(kind.word, kind.told)
+        words = [kind.word for kind in self.kinds]
+        told = {k.word: k.told if words.count(k.word) == 1 else k.word for k in self.kinds}
         named = {str(i): shown(name) for i, name in enumerate(self.classes)}
         return [
             ("class", "class", _entries(classes, named)),

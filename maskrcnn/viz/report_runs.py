@@ -9,7 +9,7 @@ from typing import Any
 from maskrcnn.viz.charts import Chart, Curve, axis_to, line_chart
 from maskrcnn.viz.palette import series_colour
 from maskrcnn.viz.report_figures import WORDS
-from maskrcnn.viz.report_parts import NONE, Part, number
+from maskrcnn.viz.report_parts import NONE, Part, number, with_interval
 from maskrcnn.viz.tables import Table
 
 #: Points of a curve; of more every n-th is drawn.
@@ -68,6 +68,33 @@ def _chart(title: str, series: Mapping[str, Curve], most: float) -> Chart:
     top = max(y for curve in series.values() for _, y in curve)
     height = made.y if most is math.inf else axis_to(top * 1.05, most)
     return Chart(title, made.x, height, lines, below="step")
+
+
+def differences_part(number_of: int, names: Sequence[str], found: Mapping[str, Any]) -> Part:
+    """Two runs, figure by figure and class by class.
+
+    Args:
+        number_of: of this part, from 1.  names: of the runs.
+        found: the json of :class:`maskrcnn.evaluation.report.comparison.ComparedFigures`.
+    """
+    head = (*names, "difference", "without 0")
+    tables = []
+    for kind, figures in found["figures"].items():
+        rows = [(name, *_change(change)) for name, change in figures.items()]
+        tables.append(Table(("figure", *head), rows, f"{WORDS[kind]}"))
+    for kind, classes in found["classes"].items():
+        rows = [(entry["name"], *_change(entry["AP"])) for entry in classes]
+        if len(rows) > 1:
+            tables.append(Table(("class", *head), rows, f"{WORDS[kind]}: AP of each class"))
+    level, times = found["intervals"]["level"], found["intervals"]["resamples"]
+    note = f"{found['images']:,} images; intervals of {level:.0%}, from {times:,} draws of as many images."
+    return Part(f"differences-{number_of}", f"{names[1]} against {names[0]}", [note], tables)
+
+
+def _change(change: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    low, high = change["low"], change["high"]
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    return number(change["first"]), number(change["second"]), with_interval(change), "yes" if sure else ""
 
 
 def runs_part(figures: Mapping[str, Mapping[str, Any]], keys: Sequence[tuple[str, Sequence[str]]]) -> Part:

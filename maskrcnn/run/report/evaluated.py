@@ -22,6 +22,9 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
 
+#: Draws of the images, for intervals.
+RESAMPLES = 500
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -45,30 +48,46 @@ class Evaluated:
     speed: dict[str, Any] | None = None
     proposals: dict[str, Any] | None = None
 
+    @property
+    def image_ids(self) -> list[int]:
+        """Of the images that were judged."""
+        return [i for i in np.asarray(self.dataset.image_ids).tolist() if i not in self.left_out]
 
-def figures_of(seen: Evaluated, progress: Callable[[str, float], None]) -> ReportFigures:
-    """All figures of an evaluation.  progress: told what is computed, and which share of it is done."""
-    truth, recipe = seen.dataset.ground_truth(), seen.recipe
-    ids = [i for i in np.asarray(seen.dataset.image_ids).tolist() if i not in seen.left_out]
-    result = seen.result or evaluate_coco(
-        truth,
-        seen.records,
-        iou_types=setup.iou_types(recipe),
-        max_detections=recipe.model.roi.max_detections,
-        image_ids=ids,
-        backend=recipe.eval.backend,
-        sigmas=recipe.eval.sigmas,
-    )
+
+def figures_of(
+    seen: Evaluated, progress: Callable[[str, float], None], resamples: int = RESAMPLES
+) -> ReportFigures:
+    """All figures of an evaluation.
+
+    Args:
+        progress: told what is computed, and which share of it is done.
+        resamples: for intervals; 0: none.
+    """
     return report_figures(
-        truth,
+        seen.dataset.ground_truth(),
         seen.records,
-        result,
-        image_ids=ids,
+        seen.result or judge(seen),
+        image_ids=seen.image_ids,
         network_sizes=_network_sizes(seen),
         proposals=seen.proposals,
         speed=seen.speed,
         about=seen.about,
+        resamples=resamples,
         progress=progress,
+    )
+
+
+def judge(seen: Evaluated) -> EvalResult:
+    """COCO's figures, as the evaluations of a training compute them."""
+    recipe = seen.recipe
+    return evaluate_coco(
+        seen.dataset.ground_truth(),
+        seen.records,
+        iou_types=setup.iou_types(recipe),
+        max_detections=recipe.model.roi.max_detections,
+        image_ids=seen.image_ids,
+        backend=recipe.eval.backend,
+        sigmas=recipe.eval.sigmas,
     )
 
 

@@ -23,7 +23,10 @@ MOST_IMAGES, MOST_BYTES = 200, 21_000_000
 #: COCO's bounds of small and medium objects, square pixels.
 _SMALL, _MEDIUM = 32.0**2, 96.0**2
 #: The order in which objects are drawn and kept where there are too many.
-_FIRST = (
+_FIRST = [
+    "lost",
+    "gained",
+    "wrong",
     "background",
     "class",
     "both",
@@ -34,7 +37,7 @@ _FIRST = (
     "met",
     "ignored",
     "crowd",
-)
+]
 #: Types of likely label errors, as the page calls them.
 LABEL_ERRORS = {
     "unlabelled": "found, not labelled",
@@ -59,7 +62,7 @@ class Judged:
 
     def outlines(self, image_id: int) -> list[Outline]:
         """What is true and what was found on an image: errors first, each kind by falling score."""
-        return _ordered([*self.found(image_id), *self.true(image_id)])
+        return ordered([*self.found(image_id), *self.true(image_id)])
 
     def _least(self, label: int) -> float:
         names = self.truth.category_names
@@ -100,7 +103,8 @@ class Judged:
             yield 0.0, Outline(shape, "truth", kind, label, _size(truth.area(i)), told)
 
 
-def _ordered(drawn: Sequence[tuple[float, Outline]]) -> list[Outline]:
+def ordered(drawn: Sequence[tuple[float, Outline]]) -> list[Outline]:
+    """By how much they matter, each kind by the number beside it."""
     return [outline for _, outline in sorted(drawn, key=lambda d: (_FIRST.index(d[1].kind), d[0]))]
 
 

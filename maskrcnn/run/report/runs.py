@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from maskrcnn.config import flatten
 from maskrcnn.data import Dataset
 from maskrcnn.data.file_names import shown
-from maskrcnn.errors import UserError
+from maskrcnn.engine.metrics_file import read_metrics
+from maskrcnn.errors import UserError, few, plural
+from maskrcnn.evaluation.report.comparison import compare_runs
+from maskrcnn.files import write_json, write_text
 from maskrcnn.recipe import Recipe, parse_recipe
-from maskrcnn.run.folder import RunFolder
-from maskrcnn.run.report.sources import report_run
+from maskrcnn.run.folder import RunFolder, read_figures
+from maskrcnn.run.report.evaluated import judge
+from maskrcnn.run.report.sources import of_run, report_run
+from maskrcnn.run.report.two_runs import gallery_of_two
 from maskrcnn.run.status import find_runs
+from maskrcnn.viz.report_page import Gallery, report_page
+from maskrcnn.viz.report_runs import differences_part, runs_part, training_part
 
 #: Keys of a config that say where it lies and what it is called: no difference.
 _PLACES = ("output", "expect")
@@ -33,7 +41,7 @@ def report_runs(paths: Sequence[Path], page: Path | None) -> None:
     if len(folders) == 1:
         report_run(folders[0], recipes[0], _val(folders[0], recipes[0]), print, print, page)
         return
-    compare_runs(folders, recipes, page or Path("compared.html"))
+    compare_folders(folders, recipes, page or Path("compared.html"))
 
 
 def _recipe(folder: RunFolder) -> Recipe:
@@ -72,5 +80,40 @@ def _differences(recipes: Sequence[Recipe]) -> list[tuple[str, tuple[str, ...]]]
     return [(key, found) for key, found in values.items() if len(set(found)) > 1]
 
 
-def compare_runs(folders: Sequence[RunFolder], recipes: Sequence[Recipe], page: Path) -> None:
-    raise UserError("not yet")
+def compare_folders(folders: Sequence[RunFolder], recipes: Sequence[Recipe], page: Path) -> None:
+    """The page about several runs: each of them against the first, and the first two in pictures.
+
+    Raises:
+        UserError: the data cannot be read, or the page cannot be written.
+    """
+    names = _names(folders)
+    curves = training_part(dict(zip(names, (read_metrics(f.metrics) for f in folders), strict=True)))
+    figures = dict(zip(names, (read_figures(f.figures) for f in folders), strict=True))
+    parts = [runs_part(figures, _differences(recipes)), *([curves] if curves else [])]
+    compared = [i for i, recipe in enumerate(recipes) if recipe.data.val == recipes[0].data.val]
+    others = [names[i] for i in range(len(names)) if i not in compared]
+    told = f"Judged by other data than {names[0]}, so compared by their figures alone: {few(others)}."
+    notes = [told] if others else []
+    shots: Gallery | None = None
+    json: dict[str, Any] = {}
+    if len(compared) > 1:
+        dataset = _val(folders[0], recipes[0])
+        seen = [of_run(folders[i], recipes[i], dataset) for i in compared]
+        results = [judge(one) for one in seen]
+        for number, (i, one, result) in enumerate(zip(compared[1:], seen[1:], results[1:], strict=True), 1):
+            found = compare_runs(
+                dataset.ground_truth(),
+                [seen[0].records, one.records],
+                [results[0], result],
+                image_ids=set(seen[0].image_ids) & set(one.image_ids),
+            ).to_json()
+            json[names[i]] = found
+            parts.append(differences_part(number, (names[0], names[i]), found))
+        shots = gallery_of_two((names[0], names[compared[1]]), (seen[0], seen[1]))
+    html = report_page(f"{plural(len(names), 'run')} compared", parts, notes=notes, gallery=shots)
+    write_json(page.with_suffix(".json"), {"first": names[0], "against": json}, indent=1)
+    write_text(page, html)
+    size = len(html.encode("utf-8")) / 2**20
+    print(
+        f"{page}: {plural(len(names), 'run')} on {size:.1f} MiB; figures in {page.with_suffix('.json').name}"
+    )

@@ -94,14 +94,27 @@ def report_run(
     Raises:
         UserError: the run was never evaluated, or the page cannot be written.
     """
+    seen = of_run(folder, recipe, dataset)
+    curves = training_part({shown(folder.path.name): read_metrics(folder.metrics)})
+    write_report(page or folder.report, seen, tell, warn, [] if curves is None else [curves])
+
+
+def of_run(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> Evaluated:
+    """What the best evaluation of a run found, or the last where only that is on file.
+
+    Raises:
+        UserError: the run was never evaluated.
+    """
     records = read_metrics(folder.metrics)
     best = best_evaluation(records, recipe.eval.best_metric)
     results, figures = folder.best_results, read_figures(folder.best_figures)
     if not results.is_file() or figures.get("step") != best.get("step"):
         results, figures = folder.results, read_figures(folder.figures)
     if not results.is_file():
-        raise UserError(f"{folder.path}: no evaluation is on file; evaluate it: maskrcnn eval --checkpoint"
-                        f" {folder.path} --report report.html")  # fmt: skip
+        raise UserError(
+            f"{folder.path}: no evaluation is on file; evaluate it: maskrcnn eval --checkpoint {folder.path}"
+            " --report report.html"
+        )
     step = figures.get("step")
     checkpoint = folder.path / "checkpoints" / ("best.pt" if step == best.get("step") else "last.pt")
     seconds = next((r.get("seconds") for r in records if r.get("kind") == "eval" and r["step"] == step), None)
@@ -109,16 +122,13 @@ def report_run(
     speed = None
     if isinstance(seconds, float | int) and seconds > 0:
         speed = {"images_per_second": (len(dataset) - len(left_out)) / seconds, "seconds": seconds}
-    seen = Evaluated(
+    return Evaluated(
         f"{folder.path}, step {step}",
         recipe,
         dataset,
         load_results(results),
-        None,
-        left_out,
-        checkpoint if checkpoint.is_file() else None,
-        {"run": str(folder.path), "step": step} | about(recipe, dataset, None),
-        speed,
+        left_out=left_out,
+        checkpoint=checkpoint if checkpoint.is_file() else None,
+        about={"run": str(folder.path), "step": step} | about(recipe, dataset, None),
+        speed=speed,
     )
-    curves = training_part({shown(folder.path.name): records})
-    write_report(page or folder.report, seen, tell, warn, [] if curves is None else [curves])
