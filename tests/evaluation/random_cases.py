@@ -90,8 +90,9 @@ def random_case(seed: int, joints: int = 0) -> tuple[dict[str, Any], list[dict[s
 
 
 def outline_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Images of two shapes with polygons of two classes and a crowd, some at the image's edge; detections are the
-    same polygons moved by a few pixels, so that outlines agree more or less, and some doubled.
+    """Images of two shapes with polygons of two classes, some at the image's edge, and crowds.
+
+    Detections are the same polygons moved by a few pixels, so that outlines agree more or less.
     """
     rng = np.random.default_rng(seed)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
