@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = {}
     if args.report is not None:
+        from maskrcnn.run.report.origins import report_judgement
         from maskrcnn.run.report.page import check_page
-        from maskrcnn.run.report.sources import report_judgement
 
         check_page("--report", args.report)
         options = {"report": args.report, "write_report": report_judgement}

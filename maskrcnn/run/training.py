@@ -45,7 +45,7 @@ EVALUATIONS: Named[Callable[[TrainingRun, Dataset, int, Callable[[], bool]], Map
     Named("evaluation", "maskrcnn.run", coco="evaluations")
 )
 #: What a run reports (``eval.report``): ``best`` keeps what its best evaluation found, ``page`` draws it.
-REPORTS: Named[Callable[..., None]] = Named("report", "maskrcnn.run.report", best="best", page="sources")
+REPORTS: Named[Callable[..., None]] = Named("report", "maskrcnn.run.report", best="best", page="origins")
 #: How a run whose config names weights begins: they are taken over, and what belongs to them is compared.
 BEGINNINGS: Named[Callable[[MaskRCNN, Recipe, Path | None, Categories], FirstWeights]] = Named(
     "beginning", "maskrcnn.run", weights="initial_weights"

@@ -8,7 +8,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.errors import plural
 from maskrcnn.viz.charts import bar_chart
 from maskrcnn.viz.report_figures import WORDS, Figures
-from maskrcnn.viz.report_parts import NONE, Cell, Matrix, Part, number, whole
+from maskrcnn.viz.report_parts import NONE, Cell, Matrix, ReportPart, number, whole
 from maskrcnn.viz.tables import Table
 
 #: TIDE's errors: what they are, and what helps.
@@ -62,7 +62,7 @@ ORACLES = {
 MOST_ROWS, MOST_CLASSES = 50, 40
 
 
-def error_parts(found: Figures, names: Mapping[int, str]) -> Iterator[Part]:
+def error_parts(found: Figures, names: Mapping[int, str]) -> Iterator[ReportPart]:
     """In the order of the page; what was not computed has no part.  names: files of images by their ids."""
     if found["tide"]:
         yield _tide(found)
@@ -94,7 +94,7 @@ def what_costs_most(found: Figures) -> list[str]:
     ]
 
 
-def _tide(found: Figures) -> Part:
+def _tide(found: Figures) -> ReportPart:
     charts, columns = [], []
     for kind, tide in found["tide"].items():
         errors = tide["errors"]
@@ -115,14 +115,14 @@ def _tide(found: Figures) -> Part:
     n = 2 * len(columns)
     head = ("error", *("costs", "cases") * len(columns), "what it is", "what helps")
     table = Table(head, rows, left=(0, n + 1, n + 2), groups=groups)
-    return Part("errors", "Errors, and what each costs", tables=[table], charts=charts)
+    return ReportPart("errors", "Errors, and what each costs", tables=[table], charts=charts)
 
 
-def _confusion(found: Figures) -> Part:
+def _confusion(found: Figures) -> ReportPart:
     c = found["confusion"]
     pairs = [(shown(p["truth"]), shown(p["predicted"]), whole(p["count"])) for p in c["pairs"][:MOST_ROWS]]
     table = Table(("truth", "predicted", "cases"), pairs, "The most frequent mistakes", left=(0, 1))
-    return Part(
+    return ReportPart(
         "confusion",
         "Confusion",
         tables=[table] if pairs else (),
@@ -147,11 +147,15 @@ def _matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
             for k in chosen
         ]
         rows.append((names[i], cells))
-    title = "" if len(chosen) > last else f"The {len(chosen) - 1} of {last} classes that are confused most"
+    title = (
+        ""
+        if len(chosen) > last
+        else f"The {len(chosen) - 1} that are confused most, of {plural(last, 'class')}"
+    )
     return Matrix(title, [names[k] for k in chosen], rows)
 
 
-def _oracles(found: Figures) -> Part:
+def _oracles(found: Figures) -> ReportPart:
     kinds = list(found["oracles"])
     rows = []
     for name, told in ORACLES.items():
@@ -162,33 +166,33 @@ def _oracles(found: Figures) -> Part:
         if any(cell != NONE for cell in cells):
             rows.append((told, *cells))
     head = ("were this perfect", *(name for _ in kinds for name in ("AP", "AP50")))
-    return Part(
+    return ReportPart(
         "oracles",
         "What AP would be",
         tables=[Table(head, rows, groups=[("", 1), *((WORDS[kind], 2) for kind in kinds)])],
     )
 
 
-def _proposals(found: Figures) -> Part:
+def _proposals(found: Figures) -> ReportPart:
     rows = [(name, number(value)) for name, value in found["proposals"].items()]
-    return Part(
+    return ReportPart(
         "proposals",
         "Proposals",
         tables=[Table(("", "recall"), rows)],
     )
 
 
-def _background(found: Figures, names: Mapping[int, str]) -> Part:
+def _background(found: Figures, names: Mapping[int, str]) -> ReportPart:
     b = found["background"]
     rows = [
         (_image(w["image_id"], names), whole(w["detections"]), number(w["score"], 2))
         for w in b["worst"][:MOST_ROWS]
     ]
     told = (
-        f"On {b['with_detections']:,} of {plural(b['images'], 'image', spec=',')} without objects something"
-        f" is found: {plural(b['detections'], 'prediction', spec=',')}."
+        f"On {b['with_detections']:,} of {plural(b['images'], 'image', spec=',')} that hold no object"
+        f" something is found: {plural(b['detections'], 'prediction', spec=',')}."
     )
-    return Part(
+    return ReportPart(
         "background",
         "Images without objects",
         [told],
@@ -196,7 +200,7 @@ def _background(found: Figures, names: Mapping[int, str]) -> Part:
     )
 
 
-def _limits(found: Figures) -> Part:
+def _limits(found: Figures) -> ReportPart:
     limit = found["limits"]
     notes = []
     if limit.get("cap") is not None:
@@ -211,14 +215,14 @@ def _limits(found: Figures) -> Part:
             f"{plural(limit['tiny'], 'object', spec=',')} whose shorter side is under {size} px where the"
             " network sees it: so little can hardly be recognised."
         )
-    return Part(
+    return ReportPart(
         "limits",
         "Limits",
         notes,
     )
 
 
-def _labels(found: Figures, names: Mapping[int, str]) -> Part:
+def _labels(found: Figures, names: Mapping[int, str]) -> ReportPart:
     classes = [entry["name"] for entry in found["classes"]]
 
     def called(label: int | None) -> str:
@@ -237,7 +241,7 @@ def _labels(found: Figures, names: Mapping[int, str]) -> Part:
         for e in found["label_errors"][:MOST_ROWS]
     ]
     head = ("type", "image", "annotation", "labelled", "predicted", "score", "IoU")
-    return Part(
+    return ReportPart(
         "labels",
         "Likely label errors",
         tables=[Table(head, rows, left=(0, 1, 3, 4))],
@@ -248,7 +252,7 @@ def _image(image_id: int, names: Mapping[int, str]) -> str:
     return shown(names[image_id]) if image_id in names else f"image {image_id}"
 
 
-def about_part(found: Figures) -> Part:
+def about_part(found: Figures) -> ReportPart:
     """What was evaluated, how fast, and what was left out."""
     rows = [(shown(name), shown(str(value))) for name, value in found["about"].items()]
     speed = [
@@ -258,4 +262,4 @@ def about_part(found: Figures) -> Part:
     tables = [Table(("", "model and data"), rows, left=(0, 1))] if rows else []
     if speed:
         tables.append(Table(("", "the evaluation"), speed))
-    return Part("about", "Model, data, speed", notes=found["notes"], tables=tables)
+    return ReportPart("about", "Model, data, speed", notes=found["notes"], tables=tables)

@@ -12,7 +12,7 @@ from typing import Any
 from maskrcnn.errors import plural
 from maskrcnn.viz.charts import Bar, Chart, Line, Mark, Scale, bar_chart
 from maskrcnn.viz.palette import BLUE, INK, QUIET, series_colour
-from maskrcnn.viz.report_parts import Part, number, percent, points, value_of, whole, with_interval
+from maskrcnn.viz.report_parts import ReportPart, number, percent, points, value_of, whole, with_interval
 from maskrcnn.viz.tables import Table
 
 Figures = Mapping[str, Any]
@@ -23,7 +23,7 @@ CURVES = 6
 _UNIT = Scale(0.0, 1.0, 0.2)
 
 
-def figure_parts(found: Figures) -> Iterator[Part]:
+def figure_parts(found: Figures) -> Iterator[ReportPart]:
     """In the order of the page; what was not computed has no part."""
     yield _summary(found)
     yield _classes(found)
@@ -53,13 +53,13 @@ def leads(found: Figures) -> list[tuple[str, str, str]]:
     return out
 
 
-def _summary(found: Figures) -> Part:
+def _summary(found: Figures) -> ReportPart:
     kinds = found["figures"]
     names = list(dict.fromkeys(name for named in kinds.values() for name in named))
     rows = [(name, *(with_interval(named.get(name)) for named in kinds.values())) for name in names]
     level, times = found["intervals"].get("level"), found["intervals"].get("resamples")
     told = f"In brackets: where a figure lies in {level or 0:.0%} of {times or 0:,} draws of as many images."
-    return Part(
+    return ReportPart(
         "figures",
         "COCO's figures",
         [told] if times else (),
@@ -67,7 +67,7 @@ def _summary(found: Figures) -> Part:
     )
 
 
-def _classes(found: Figures) -> Part:
+def _classes(found: Figures) -> ReportPart:
     main = found["kind"]
     kinds = [main, *(kind for kind in found["per_class"] if kind != main)]
     inner = [
@@ -90,7 +90,7 @@ def _classes(found: Figures) -> Part:
         if calibration:
             row.append(number(calibration["classes"][k]))
         rows.append(row)
-    return Part(
+    return ReportPart(
         "classes",
         "Classes and sizes",
         tables=[Table(head, rows)],
@@ -122,13 +122,13 @@ def _lines(
     return [*(line for line in thin if line.points), Line(points(xs, every), INK, 2.4, name="all")]
 
 
-def _over_iou(found: Figures) -> Part:
+def _over_iou(found: Figures) -> ReportPart:
     charts = []
     for kind, curves in found["over_iou"].items():
         lines = _lines(found, curves["iou"], curves["all"], curves["classes"])
         title = f"{WORDS[kind]}: AP over IoU"
         charts.append(Chart(title, Scale(0.5, 0.95, 0.05), _UNIT, lines, below="IoU at which one is right"))
-    return Part(
+    return ReportPart(
         "iou",
         "AP over IoU",
         charts=charts,
@@ -136,14 +136,14 @@ def _over_iou(found: Figures) -> Part:
     )
 
 
-def _curves(found: Figures) -> Part:
+def _curves(found: Figures) -> ReportPart:
     charts = []
     for kind, c in found["precision_recall"].items():
         lines = _lines(found, c["recall"], c["iou50"], c["classes"])
         lines.append(Line(points(c["recall"], c["iou75"]), INK, 1.6, dashes="5 3", name="all, IoU 0.75"))
         title = f"{WORDS[kind]}: precision over recall"
         charts.append(Chart(title, _UNIT, _UNIT, lines, below="recall", beside="IoU 0.50; dashed 0.75"))
-    return Part(
+    return ReportPart(
         "curves",
         "Precision and recall",
         charts=charts,
@@ -151,7 +151,7 @@ def _curves(found: Figures) -> Part:
     )
 
 
-def _f1(found: Figures) -> Part:
+def _f1(found: Figures) -> ReportPart:
     f1 = found["f1"]
     both = f1["all"]
     lines = _lines(found, f1["scores"], both["f1"], [entry["curve"] for entry in f1["classes"]])
@@ -163,7 +163,7 @@ def _f1(found: Figures) -> Part:
         Line(points(f1["scores"], both["precision"]), BLUE, 1.8, name="precision"),
         Line(points(f1["scores"], both["recall"]), QUIET, 1.8, dashes="5 3", name="recall"),
     ]
-    return Part(
+    return ReportPart(
         "f1",
         "F1 over score",
         charts=[
@@ -174,7 +174,7 @@ def _f1(found: Figures) -> Part:
     )
 
 
-def _calibration(found: Figures) -> Part:
+def _calibration(found: Figures) -> ReportPart:
     c = found["calibration"]
     bars = [
         Bar(b["low"], b["high"], b["precision"], BLUE, f"{b['precision']:.1%} of {b['count']:,} are right")
@@ -191,7 +191,7 @@ def _calibration(found: Figures) -> Part:
         )
         for b in c["bins"]
     ]
-    return Part(
+    return ReportPart(
         "calibration",
         "Calibration",
         [f"ECE {number(c['ece'])}, largest distance {number(c['mce'])}."],
@@ -200,7 +200,7 @@ def _calibration(found: Figures) -> Part:
     )
 
 
-def _boundary(found: Figures) -> Part:
+def _boundary(found: Figures) -> ReportPart:
     figures, main = found["boundary"]["figures"], found["figures"].get("segm", {})
     rows = [(name, number(value), number(value_of(main.get(name)))) for name, value in figures.items()]
     classes = [
@@ -208,14 +208,14 @@ def _boundary(found: Figures) -> Part:
         for entry, mine in zip(found["classes"], found["boundary"]["classes"], strict=True)
     ]
     tables = [Table(("", "borders", "masks"), rows)]
-    return Part(
+    return ReportPart(
         "borders",
         "Borders",
         tables=[*tables, Table(("class", "AP of borders", "AP50"), classes)] if len(classes) > 1 else tables,
     )
 
 
-def _objects(found: Figures) -> Part:
+def _objects(found: Figures) -> ReportPart:
     o = found["objects"]
     sizes = [(f"{_px(s['low'])} to {_px(s['high'])}", s["count"], s["found"]) for s in o["sizes"]]
     sizes = [(name.replace(" to inf", " and more"), count, share) for name, count, share in sizes]
@@ -224,7 +224,7 @@ def _objects(found: Figures) -> Part:
         rows.append((word, whole(o[key]["count"]), percent(o[key]["found"])))
     ticks = {name.partition(" ")[0]: share or 0.0 for name, _, share in sizes}
     chart = bar_chart("share found, by size (px, from)", ticks)
-    return Part(
+    return ReportPart(
         "objects",
         "Objects by size and place",
         tables=[Table(("side, px", "objects", "found"), rows)],

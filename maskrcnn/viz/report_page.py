@@ -9,7 +9,7 @@ from maskrcnn.data.file_names import shown
 from maskrcnn.viz.gallery import Shot, count_items
 from maskrcnn.viz.pages import render
 from maskrcnn.viz.palette import GREEN, ORANGE, PURPLE, SKY, VERMILLION
-from maskrcnn.viz.report_parts import Part
+from maskrcnn.viz.report_parts import ReportPart
 
 #: Objects by size, as COCO has them.
 AREAS = {"s": "small", "m": "medium", "l": "large"}
@@ -79,7 +79,7 @@ def _entries(counts: Mapping[str, int], names: Mapping[str, str]) -> list[tuple[
 
 def report_page(
     title: str,
-    parts: Sequence[Part],
+    parts: Sequence[ReportPart],
     *,
     leads: Sequence[tuple[str, str, str]] = (),
     advice: Sequence[str] = (),

@@ -34,7 +34,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A part of the page.
 
     anchor: its id, by which ``report_words.html.j2`` says what its figures mean and what to change.

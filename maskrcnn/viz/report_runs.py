@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskrcnn.errors import plural
 from maskrcnn.viz.charts import Chart, Curve, axis_to, line_chart
 from maskrcnn.viz.palette import series_colour
 from maskrcnn.viz.report_figures import WORDS
-from maskrcnn.viz.report_parts import NONE, Part, number, with_interval
+from maskrcnn.viz.report_parts import NONE, ReportPart, number, with_interval
 from maskrcnn.viz.tables import Table
 
 #: Points of a curve; of more every n-th is drawn.
@@ -30,7 +31,7 @@ _EVAL = (
 )
 
 
-def training_part(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Part | None:
+def training_part(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> ReportPart | None:
     """Curves of runs by their names, from the records of each ``metrics.jsonl``; None: there are none."""
     charts: list[Chart] = []
     for kind, wanted in (("train", _TRAIN), ("eval", _EVAL)):
@@ -45,7 +46,7 @@ def training_part(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Part | Non
     if not charts:
         return None
     legend = [(name, series_colour(i)) for i, name in enumerate(runs)]
-    return Part("training", "Training", charts=charts, legend=legend)
+    return ReportPart("training", "Training", charts=charts, legend=legend)
 
 
 def _curve(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[tuple[float, float]]:
@@ -70,7 +71,7 @@ def _chart(title: str, series: Mapping[str, Curve], most: float) -> Chart:
     return Chart(title, made.x, height, lines, below="step")
 
 
-def differences_part(number_of: int, names: Sequence[str], found: Mapping[str, Any]) -> Part:
+def differences_part(number_of: int, names: Sequence[str], found: Mapping[str, Any]) -> ReportPart:
     """Two runs, figure by figure and class by class.
 
     Args:
@@ -87,8 +88,9 @@ def differences_part(number_of: int, names: Sequence[str], found: Mapping[str, A
         if len(rows) > 1:
             tables.append(Table(("class", *head), rows, f"{WORDS[kind]}: AP of each class"))
     level, times = found["intervals"]["level"], found["intervals"]["resamples"]
-    note = f"{found['images']:,} images; intervals of {level:.0%}, from {times:,} draws of as many images."
-    return Part(f"differences-{number_of}", f"{names[1]} against {names[0]}", [note], tables)
+    images = plural(found["images"], "image", spec=",")
+    note = f"{images}; intervals of {level:.0%}, from {times:,} draws of as many images."
+    return ReportPart(f"differences-{number_of}", f"{names[1]} against {names[0]}", [note], tables)
 
 
 def _change(change: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -97,7 +99,9 @@ def _change(change: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return number(change["first"]), number(change["second"]), with_interval(change), "yes" if sure else ""
 
 
-def runs_part(figures: Mapping[str, Mapping[str, Any]], keys: Sequence[tuple[str, Sequence[str]]]) -> Part:
+def runs_part(
+    figures: Mapping[str, Mapping[str, Any]], keys: Sequence[tuple[str, Sequence[str]]]
+) -> ReportPart:
     """Runs beside each other.
 
     Args:
@@ -119,4 +123,4 @@ def runs_part(figures: Mapping[str, Mapping[str, Any]], keys: Sequence[tuple[str
         left = range(len(names) + 1)
         table = [(key, *values) for key, values in keys]
         tables.append(Table(("key", *names), table, "What differs between the configs", left=left))
-    return Part("runs", "Runs", () if keys else ["Their configs are the same."], tables)
+    return ReportPart("runs", "Runs", () if keys else ["Their configs are the same."], tables)

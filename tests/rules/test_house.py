@@ -30,6 +30,7 @@ BY_STRING = {
 SAME_DUTY = {
     "coco": "COCO is a format of data and a way to evaluate; each room has its part",
     "decode": "what outputs mean: of the RPN, of the RoI heads",
+    "report": "the page that a command writes: about runs, about an ablation",
     "interfaces": "the swappable slots of the room",
 }
 

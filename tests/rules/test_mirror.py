@@ -69,6 +69,8 @@ COVERS = {
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
     " run.machine_checks",
     "run/new/test_make.py": "cli.new run.new.choice run.new.choices run.new.facts",
+    "run/report/test_origins.py": "cli.report run.report.best run.report.evaluated run.report.page",
+    "run/report/test_runs.py": "run.report.choice_of_images run.report.two_runs",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",
@@ -83,6 +85,7 @@ COVERS = {
     " studies.explain.scaled_boxes studies.explain.written_ops",
     "studies/test_cross_validation.py": "cli.cross_validate",
     "test_resume.py": "run.evaluations run.train run.training",
+    "viz/test_report_page.py": "viz.report_errors viz.report_figures viz.report_parts",
     "viz/test_instances.py": "viz.labels viz.palette viz.panels",
     "weights/test_fetch.py": "weights.download",
     "weights/test_unpickle.py": "weights.state_dict",

@@ -11,13 +11,13 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import UserError, plural
 from maskrcnn.evaluation.report.figures import ReportFigures
 from maskrcnn.files import write_json, write_text
+from maskrcnn.run.report.choice_of_images import Judged, gallery, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
-from maskrcnn.run.report.pictures import Judged, gallery, rankings
 from maskrcnn.run.thresholds import write_thresholds
 from maskrcnn.viz.report_errors import about_part, error_parts, what_costs_most
 from maskrcnn.viz.report_figures import figure_parts, leads
 from maskrcnn.viz.report_page import Gallery, report_page
-from maskrcnn.viz.report_parts import Part
+from maskrcnn.viz.report_parts import ReportPart
 
 #: Seconds between two lines of progress.
 _EVERY = 15.0
@@ -39,7 +39,7 @@ def write_report(
     seen: Evaluated,
     tell: Callable[[str], object],
     warn: Callable[[str], object],
-    first: Sequence[Part] = (),
+    first: Sequence[ReportPart] = (),
 ) -> None:
     """The page, its figures as json beside it, and the scores of the best F1 beside the checkpoint.
 

@@ -17,7 +17,7 @@ from maskrcnn.files import write_json, write_text
 from maskrcnn.recipe import Recipe, parse_recipe
 from maskrcnn.run.folder import RunFolder, read_figures
 from maskrcnn.run.report.evaluated import judge
-from maskrcnn.run.report.sources import of_run, report_run
+from maskrcnn.run.report.origins import of_run, report_run
 from maskrcnn.run.report.two_runs import gallery_of_two
 from maskrcnn.run.status import find_runs
 from maskrcnn.viz.report_page import Gallery, report_page

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from maskrcnn.evaluation.report.figures import ReportFigures
+from maskrcnn.run.report.choice_of_images import Judged, gallery, ordered
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
-from maskrcnn.run.report.pictures import Judged, gallery, ordered
 from maskrcnn.viz.gallery import Layer, Outline
 from maskrcnn.viz.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from maskrcnn.viz.report_page import Gallery, Kind

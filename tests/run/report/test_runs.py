@@ -14,13 +14,13 @@ from pycocotools import mask as coco_mask
 from maskrcnn.cli import main
 from maskrcnn.evaluation import ground_truth_results
 from maskrcnn.recipe import load_recipe
+from maskrcnn.run.report.choice_of_images import Judged, chosen, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
-from maskrcnn.run.report.pictures import Judged, chosen, rankings
 from maskrcnn.run.report.two_runs import Both, gallery_of_two
 from maskrcnn.viz.gallery import Outline
 from tests.browser import Browser, chromium
 from tests.engine.tiny import write_recipe
-from tests.run.report.test_sources import train
+from tests.run.report.test_origins import train
 from tests.viz.test_pages import read
 
 

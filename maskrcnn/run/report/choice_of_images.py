@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.data import Dataset
+from maskrcnn.data.fault_report import FaultError
+from maskrcnn.data.formats.checks import check_mask
 from maskrcnn.errors import DataError, plural
 from maskrcnn.evaluation.report.figures import OUTCOMES, Outcomes, ReportFigures
 from maskrcnn.inference.records import Result
@@ -73,17 +75,18 @@ class Judged:
 
     def found(self, image_id: int, layer: Layer = "found") -> Iterator[tuple[float, Outline]]:
         """(order, outline) of each prediction of the score of its class and better."""
-        o = self.outcomes
+        o, truth = self.outcomes, self.truth
+        height, width = truth.sizes[truth.image_places[image_id]].tolist()
         for d in np.flatnonzero(o.image == image_id).tolist():
             label, score = int(o.label[d]), float(o.score[d])
             if score < self._least(label):
                 continue
             record, kind = self.records[int(o.result[d])], OUTCOMES[int(o.outcome[d])]
-            shape = record.get("segmentation") or record["bbox"]
+            shape, area = _drawn(record, height, width)
             text = f"{self._name(label)} {score:.2f}: {kind}"
             if o.truth[d] >= 0:
                 text += f", IoU {o.iou[d]:.2f} with {self._name(int(o.object_label[o.truth[d]]))}"
-            yield -score, Outline(shape, layer, kind, label, _size(_area(shape)), text)
+            yield -score, Outline(shape, layer, kind, label, _size(area), text)
 
     def true(self, image_id: int) -> Iterator[tuple[float, Outline]]:
         """(order, outline) of each object, crowds too."""
@@ -108,12 +111,13 @@ def ordered(drawn: Sequence[tuple[float, Outline]]) -> list[Outline]:
     return [outline for _, outline in sorted(drawn, key=lambda d: (_FIRST.index(d[1].kind), d[0]))]
 
 
-def _area(shape: Any) -> float:
-    """Of a record's mask or box, square pixels."""
-    if not isinstance(shape, Mapping):
-        return float(shape[2] * shape[3])
-    pixels = rle.areas([shape["counts"]], np.array([shape["size"][0] * shape["size"][1]]))
-    return 0.0 if pixels is None else float(pixels[0])
+def _drawn(record: Mapping[str, Any], height: int, width: int) -> tuple[Any, float]:
+    """A prediction's mask, or its box where that is all that is sound, and its area in square pixels."""
+    try:
+        mask = check_mask(record, height, width, []).encode(height, width)
+        return mask, rle.area(mask)
+    except FaultError:
+        return record["bbox"], float(record["bbox"][2] * record["bbox"][3])
 
 
 def _size(area: float) -> str:
