@@ -44,7 +44,7 @@ def report_judgement(done: Judgement, page: Path) -> None:
     speed = {
         "images_per_second": images / max(done.seconds, 1e-9),
         "seconds": done.seconds,
-        "bytes_of_memory": memory,
+        "GiB_of_memory": memory / 2**30,
         "device": str(done.ranks.device),
     }
     seen = Evaluated(
