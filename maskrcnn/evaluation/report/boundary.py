@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.evaluation.report.overlaps import Overlaps
+from maskrcnn.evaluation.report.overlaps import Flags, Overlaps, Pairs
 from maskrcnn.evaluation.report.pairing import THRESHOLDS
 from maskrcnn.structures import rle
 
@@ -43,31 +43,52 @@ def boundary_overlaps(
     """
     pairs = found.pairs.select(found.same_class & (found.pairs.iou >= THRESHOLDS[0]))
     truth = found.truth
-    sizes = truth.sizes[[truth.image_places[i] for i in found.image_ids.tolist()]].reshape(-1, 2)
 
     @lru_cache(maxsize=_KEPT)
     def of_object(place: int) -> _Crop:
-        size = sizes[found.object_image[place]].tolist()
-        return boundary({"size": size, "counts": truth.mask(int(found.annotation[place]))})
+        row = int(found.annotation[place])
+        return boundary({"size": truth.sizes[truth.images[row]].tolist(), "counts": truth.mask(row)})
 
     @lru_cache(maxsize=_KEPT)
     def of_detection(place: int) -> _Crop:
         return boundary(masks[found.row[place]])
 
     iou = pairs.iou.copy()
-    for i, (d, g) in enumerate(zip(pairs.found.tolist(), pairs.wanted.tolist(), strict=True)):
-        if not found.crowd[g]:
-            iou[i] = min(iou[i], overlap(of_detection(d), of_object(g)))
+    open_ = ~found.crowd[pairs.wanted] & ~_all_boundary(found, masks, pairs)
+    for i in np.flatnonzero(open_).tolist():
+        iou[i] = min(iou[i], overlap(of_detection(int(pairs.found[i])), of_object(int(pairs.wanted[i]))))
         if i % _STEP == 0:
             progress(i / len(pairs))
     progress(1.0)
     return replace(found, pairs=replace(pairs, iou=iou))
 
 
+def _all_boundary(found: Overlaps, masks: Sequence[rle.RLE], pairs: Pairs) -> Flags:
+    """bool [P], pairs of two masks so thin that they are boundary throughout: its IoU is the masks'."""
+    truth = found.truth
+    rows, which = np.unique(pairs.found, return_inverse=True)
+    held, to = np.unique(pairs.wanted, return_inverse=True)
+    sizes = truth.sizes[truth.images[found.annotation[held]]]
+    codes = [
+        {"size": size, "counts": truth.mask(i)}
+        for size, i in zip(sizes.tolist(), found.annotation[held].tolist(), strict=True)
+    ]
+    thin = [
+        rle.boxes(side)[:, 2:].min(axis=1, initial=np.inf)
+        for side in ([masks[i] for i in found.row[rows].tolist()], codes)
+    ]
+    deep = np.array([2 * _reach(height, width) for height, width in sizes.tolist()])[to]
+    return np.asarray((thin[0][which] <= deep) & (thin[1][to] <= deep))
+
+
+def _reach(height: int, width: int) -> int:
+    """How deep a boundary is, in pixels."""
+    return max(round(WIDTH * float(np.sqrt(height**2 + width**2))), 1)
+
+
 def boundary(mask: rle.RLE) -> _Crop:
     """The boundary of a mask, as a bitmap around it."""
-    height, width = mask["size"]
-    reach = max(round(WIDTH * float(np.sqrt(height**2 + width**2))), 1)
+    reach = _reach(*mask["size"])
     counts = mask["counts"]
     code = {"size": mask["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
     bitmap, x0, y0 = rle.decode_crop(code)

@@ -78,8 +78,13 @@ def test_confident_errors_fall_by_score() -> None:
         (4, "background", None),
     ]
     assert rows[0] == {
-        "result": 5, "image_id": 10, "label": None, "score": 0.95, "outcome": "background",
-        "annotation_id": None, "iou": 0.0,
+        "result": 5,
+        "image_id": 10,
+        "label": None,
+        "score": 0.95,
+        "outcome": "background",
+        "annotation_id": None,
+        "iou": 0.0,
     }
 
 

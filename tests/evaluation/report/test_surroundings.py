@@ -72,7 +72,11 @@ def test_limits() -> None:
     found = overlaps_of(scene(), [result([5.0, 10.0, 12.0, 12.0]), result([50.0, 50.0, 4.0, 4.0])], "bbox")
     sizes = {10: (50, 60), 11: (50, 60), 12: (50, 60)}  # half: sides 6, 2, 20, and the crowd's
     assert limit_figures(found, 2, sizes) == {
-        "cap": 2, "images_at_cap": 1, "images_over_cap": 1, "tiny": 2, "tiny_pixels": 8
+        "cap": 2,
+        "images_at_cap": 1,
+        "images_over_cap": 1,
+        "tiny": 2,
+        "tiny_pixels": 8,
     }
     untold = limit_figures(found, 3, None)
     assert (untold["images_at_cap"], untold["images_over_cap"], untold["tiny"]) == (0, 0, None)
