@@ -259,3 +259,17 @@ def has_key(part: Any, words: list[str]) -> bool:
         return False
     value = getattr(part, words[0])
     return True if value is None and len(words) == 1 else has_key(value, words[1:])
+
+
+@pytest.mark.slow
+def test_a_page_of_80_classes_and_200_full_images_is_small_and_opens(
+    running: Browser, tmp_path: Path
+) -> None:
+    """Noise, which no JPEG makes small, with 160 outlines an image."""
+    page = tmp_path / "large.html"
+    shots = fake_shots(200, side=512, objects=80, room=105_000)
+    page.write_text(page_of(fake_figures(tuple(f"class {i}" for i in range(80))), shots), encoding="utf-8")
+    assert 15e6 < page.stat().st_size < 25e6
+    running.open(page)
+    assert running.complaints() == [] and len(shown(running)) == 24
+    assert running.do("document.querySelector('.card:not([hidden]) img').naturalWidth") > 300

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from maskrcnn.cli import main
 from maskrcnn.evaluation import ground_truth_results
 from maskrcnn.recipe import load_recipe
-from maskrcnn.run.report.choice_of_images import Judged, chosen, rankings
+from maskrcnn.run.report import choice_of_images
+from maskrcnn.run.report.choice_of_images import Judged, chosen, gallery, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
 from maskrcnn.run.report.two_runs import Both, gallery_of_two
 from maskrcnn.viz.gallery import Outline
@@ -131,6 +132,19 @@ def square(side: int) -> dict[str, object]:
     bitmap[:side, :side] = 1
     code = coco_mask.encode(bitmap)
     return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+def test_a_gallery_keeps_to_its_room(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = evaluated(runs, ground_truth_results(json.loads((runs.parent / "images/val.json").read_text())))
+    figures = figures_of(seen, lambda what, share: None, resamples=0)
+    assert figures.outcomes is not None
+    judged = Judged(seen.dataset, seen.dataset.ground_truth(), seen.records, figures.outcomes, {})
+    whole, told, names = gallery(judged, rankings(figures), {101: "an image"})
+    assert len(whole) == 3 and told.startswith("3 of 3 images") and names[101] == "101.png"
+    assert {shot.told for shot in whole} == {"an image", ""}
+    monkeypatch.setattr(choice_of_images, "MOST_BYTES", whole[0].bytes + 1)
+    fewer, told, _ = gallery(judged, rankings(figures), {})
+    assert len(fewer) == 1 and told.startswith("1 of 3 images")
 
 
 def test_images_come_from_each_ranking_in_turn() -> None:
