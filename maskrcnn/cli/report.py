@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from maskrcnn.cli.parser import add_set_argument
+
 HELP = (
     "write one HTML file about a run (curves, figures, errors and pictures of its best evaluation), or about"
     " several: curves, what differs between their configs, figures with the intervals of their differences,"
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAGE.html",
         help="default: report.html in the run's folder; of several runs ./compared.html",
     )
+    add_set_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_page("--out", args.out)
-    report_runs(args.runs, args.out)
+    report_runs(args.runs, args.out, args.overrides)
     return 0

@@ -27,29 +27,30 @@ from maskrcnn.viz.report_runs import differences_part, runs_part, training_part
 _PLACES = ("output", "expect")
 
 
-def report_runs(paths: Sequence[Path], page: Path | None) -> None:
+def report_runs(paths: Sequence[Path], page: Path | None, overrides: Sequence[str] = ()) -> None:
     """Write the page about all runs that are named, or lie in folders that are named.
 
     page: where; None: ``report.html`` in the folder of the only run, or ``compared.html`` here.
+    overrides: ``key.path=value`` on the runs' configs, as where their data lie now.
 
     Raises:
         UserError: a folder is no run, its config cannot be read, there is nothing to report, or the page
             cannot be written.
     """
     folders = [RunFolder(path) for path in dict.fromkeys(find_runs(paths))]
-    recipes = [_recipe(folder) for folder in folders]
+    recipes = [_recipe(folder, overrides) for folder in folders]
     if len(folders) == 1:
         report_run(folders[0], recipes[0], _val(folders[0], recipes[0]), print, print, page)
         return
     compare_folders(folders, recipes, page or Path("compared.html"))
 
 
-def _recipe(folder: RunFolder) -> Recipe:
+def _recipe(folder: RunFolder, overrides: Sequence[str]) -> Recipe:
     try:
         text = folder.config.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder.config}: cannot be read: {error.strerror}; is it a run's folder?") from None
-    return parse_recipe(text, str(folder.config))
+    return parse_recipe(text, str(folder.config), overrides)
 
 
 def _val(folder: RunFolder, recipe: Recipe) -> Dataset:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from maskrcnn.run.report import page as pages
 from maskrcnn.run.report.best import keep_best
 from maskrcnn.run.thresholds import read_thresholds
 from tests.engine.tiny import write_recipe
+from tests.rules.pages import ROOT
 from tests.viz.test_pages import read
 
 
@@ -178,3 +181,14 @@ def test_a_run_that_was_never_evaluated_is_told(
         (own / f"{name}.json").unlink()
     assert main(["report", str(own)]) == 2
     assert "no evaluation is on file" in capsys.readouterr().err
+
+
+def test_a_run_of_a_plugin_is_reported_as_the_refusal_says(run: Path, tmp_path: Path) -> None:
+    """In a process of its own, which has not imported the plugin."""
+    command = [sys.executable, "-m", "maskrcnn", "report", str(run), "--out", str(tmp_path / "page.html")]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "import the plugin" in refused.stderr
+    *_, advice = refused.stderr.strip().partition("add ")[2].split()
+    done = subprocess.run([*command, "--set", advice], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").is_file()
