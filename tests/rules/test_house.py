@@ -30,7 +30,9 @@ BY_STRING = {
 SAME_DUTY = {
     "coco": "COCO is a format of data and a way to evaluate; each room has its part",
     "decode": "what outputs mean: of the RPN, of the RoI heads",
+    "figures": "what was measured, as numbers: by a benchmark, of an evaluation",
     "interfaces": "the swappable slots of the room",
+    "make": "puts together what its package is about",
 }
 
 
