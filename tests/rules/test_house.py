@@ -30,8 +30,10 @@ BY_STRING = {
 SAME_DUTY = {
     "coco": "COCO is a format of data and a way to evaluate; each room has its part",
     "decode": "what outputs mean: of the RPN, of the RoI heads",
-    "report": "the page that a command writes: about runs, about an ablation",
+    "figures": "what was measured, as numbers: by a benchmark, of an evaluation",
     "interfaces": "the swappable slots of the room",
+    "report": "the page that a command writes: about runs, about an ablation",
+    "make": "puts together what its package is about",
 }
 
 

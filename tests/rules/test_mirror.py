@@ -46,6 +46,7 @@ COVERS = {
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
     "engine/test_heartbeat.py": "engine.lookout",
     "engine/test_trainer.py": "engine.faults",
+    "evaluation/report/test_make.py": "evaluation.report.figures",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
