@@ -24,7 +24,8 @@ from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.evaluation import evaluate
 from maskrcnn.run.find_images import find_images
 from maskrcnn.run.named_weights import local_file
-from maskrcnn.run.predictor import Prediction, Predictor
+from maskrcnn.run.prediction import Prediction
+from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.recipe_checks import load_checked_recipe
 from maskrcnn.run.train import TrainResult, train
 
