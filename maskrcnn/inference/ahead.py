@@ -29,7 +29,7 @@ def ahead(items: Iterable[T], work: Callable[[T], R], *, threads: int, most: int
     with ThreadPoolExecutor(1) as asking, ThreadPoolExecutor(threads) as working:
 
         def begin() -> None:
-            item = asking.submit(next, source, _END)  # type: ignore[arg-type]
+            item = asking.submit(next, source, _END)
 
             def done() -> object:
                 value = item.result()

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data import Categories, RawSample, apply_transforms
 from maskrcnn.data.images import SixteenBit, read_image, to_values, wrong_channels
 from maskrcnn.data.interfaces import RGB
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
-from maskrcnn.errors import CheckpointError, DataError
+from maskrcnn.errors import CheckpointError, DataError, UserError, few
 from maskrcnn.evaluation import coco_results
 from maskrcnn.inference.ahead import ahead, behind
 from maskrcnn.inference.graphs import ReplayedModel
@@ -31,6 +32,7 @@ from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
+from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
 from maskrcnn.viz.instances import as_rgb
 from maskrcnn.viz.labels import Image
@@ -91,7 +93,8 @@ class Predictor:
         self.recipe: Recipe = recipe
         self.categories: Categories = checkpoint_categories(state)
         self.device = choose_device(device)
-        self.score = 0.5 if score is None else score
+        self._checkpoint = path
+        self.choose_score(score)
         self.model = load_model(self.recipe, state, path, self.device).eval()
         # Left to the model where it does not apply.
         replayed = ReplayedModel(self.model) if self.recipe.eval.cuda_graphs else self.model
@@ -101,6 +104,32 @@ class Predictor:
         # As the evaluation data are read.
         data = self.recipe.data.val or self.recipe.data.train
         self._sixteen_bit: SixteenBit = getattr(data, "sixteen_bit", "scale")
+
+    def choose_score(self, score: float | Mapping[str, float] | None) -> None:
+        """Take another ``score``, as the constructor does; :attr:`scores_told` then says on one line which.
+
+        Raises:
+            UserError: it is not in [0, 1], or names a class that there is not.
+            CheckpointError: the file beside the checkpoint cannot be used.
+        """
+        names = self.categories.names
+        found = read_thresholds(self._checkpoint) if score is None else None
+        if isinstance(score, Mapping):
+            for name in score.keys() - set(names):
+                raise UserError(
+                    f"score names {name!r}, and the model has no such class.{did_you_mean(name, names)}"
+                )
+        by_class = score if isinstance(score, Mapping) else found or {}
+        other = PLAIN_SCORE if score is None or isinstance(score, Mapping) else score
+        thresholds = tuple(by_class.get(name, other) for name in names)
+        if not all(0.0 <= value <= 1.0 for value in thresholds):
+            raise UserError(f"score must be in [0, 1], got {score}")
+        #: The score of each class: K numbers in [0, 1].
+        self.thresholds: tuple[float, ...] = thresholds
+        listed = few(f"{name} {value:.3g}" for name, value in zip(names, thresholds, strict=True))
+        source = "" if found is None else f", from {thresholds_file(self._checkpoint)}"
+        shown = f"{thresholds[0]:.3g}" if len(set(thresholds)) == 1 else listed
+        self.scores_told = f"shown are scores from {shown} on{source}"
 
     def __call__(self, image: AnyImage, proposals: npt.NDArray[Any] | None = None) -> Prediction:
         """Find the instances in an image file, or in uint8 [H, W, 3] RGB (or [H, W] gray).
@@ -217,7 +246,7 @@ class Predictor:
     def _prediction(self, prepared: _Prepared, found: Detections) -> Prediction:
         info, seen = prepared.sample.info, prepared.sample.image.shape[-2:]
         size = (info.height, info.width)
-        good = found.scores >= self.score
+        good = found.scores >= found.scores.new_tensor(self.thresholds)[found.labels]
         capped = len(found) >= self.recipe.model.roi.max_detections and bool(good.all())
         found = in_image(found.select(good), (seen[0], seen[1]), size)
         sides = found.boxes[:, 2:] - found.boxes[:, :2]
