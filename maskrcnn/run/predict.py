@@ -168,8 +168,9 @@ class Predicting:
 
         def finish(found: Prediction) -> tuple[DoneImage, list[Fault]]:
             image = left[found.image_id]
+            found = found.with_image_id(numbers[image])
             faults = write_each(self.writes, Written(found, _file(image), self.out, names[image]))
-            return self._line(found, image, numbers[image], keys[image], names[image], faults), faults
+            return self._line(found, image, keys[image], names[image], faults), faults
 
         stream = self.predictor.stream(left, batch_size=self.batch_size, skipped=skip)
         for line, faults in behind(stream, finish, most=self._waiting):
@@ -194,11 +195,10 @@ class Predicting:
                     frame = len(keys)
                     picture = f"{name}_{frame:06d}"
                     others = [write for write in self.writes if write != "overlays"]
+                    found = found.with_image_id(first + frame)
                     faults = write_each(others, Written(found, path, self.out, picture))
                     keys.append(f"{key}#{frame}")
-                    self._note(
-                        self._line(found, path, first + frame, keys[-1], picture, faults, frame), faults
-                    )
+                    self._note(self._line(found, path, keys[-1], picture, faults, frame), faults)
         except DataError as error:
             self._broken(error)
             return
@@ -240,21 +240,20 @@ class Predicting:
         self,
         found: Prediction,
         image: Path | ImagePage,
-        number: int,
         key: str,
         picture: str,
         faults: Sequence[Fault],
         frame: int | None = None,
     ) -> DoneImage:
         return DoneImage(
-            image_id=number,
+            image_id=found.image_id,
             key=key,
             file_name=json_name(str(image)),
             below=shown(self.images.below[image]),
             picture=picture,
             height=found.size[0],
             width=found.size[1],
-            records=[{**record, "image_id": number} for record in found.records],
+            records=found.records,
             classes=list(found.classes),
             capped=found.capped,
             small=found.small,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +72,11 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def with_image_id(self, image_id: int) -> Prediction:
+        """The same, its records of another image id."""
+        records = [{**record, "image_id": image_id} for record in self.records]
+        return replace(self, image_id=image_id, records=records)
 
     @property
     def classes(self) -> tuple[str, ...]:
