@@ -60,8 +60,8 @@ class Counts:
         said = []
         if self.capped:
             said.append(
-                f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it may"
-                f" ({most}), so others may be missing (--set model.roi.max_detections={10 * most})"
+                f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it"
+                f" may ({most}), so others may be missing (--set model.roi.max_detections={10 * most})"
             )
         if self.small:
             said.append(
@@ -107,7 +107,8 @@ class Predicting:
         lacking = [name for name in self.writes if name in NEED_MASKS]
         if lacking and self.predictor.recipe.model.mask_head is None:
             raise UserError(
-                f"--write {','.join(lacking)} takes masks, and this model predicts boxes alone; leave it out"
+                f"--write {','.join(lacking)}: label images are made of masks, and this model predicts boxes"
+                " alone; leave it out"
             )
         self._unwritten = Unwritten(self.tell)
         self._journal = self._open_journal()
