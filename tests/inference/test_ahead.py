@@ -90,3 +90,23 @@ def test_a_result_is_given_as_soon_as_it_is_there() -> None:
     for k in range(3):
         shutter.release()
         assert next(found) == k
+
+
+def test_what_is_done_behind_is_given_with_the_next_item() -> None:
+    asked: list[int] = []
+    done = threading.Semaphore(0)
+
+    def source() -> Iterator[int]:
+        for k in range(6):
+            if k:
+                done.acquire()
+                time.sleep(0.05)  # until the thread has handed it over
+            asked.append(k)
+            yield k
+
+    def work(item: int) -> int:
+        done.release()
+        return item
+
+    assert next(behind(source(), work, most=4)) == 0
+    assert asked == [0, 1]
