@@ -109,4 +109,4 @@ def test_what_is_done_behind_is_given_with_the_next_item() -> None:
         return item
 
     assert next(behind(source(), work, most=4)) == 0
-    assert asked == [0, 1]
+    assert len(asked) <= 2  # not the five that may wait

@@ -130,7 +130,7 @@ def test_scores_of_each_class_are_those_beside_the_checkpoint(run: Path) -> None
         assert str(thresholds_file(checkpoint)) in beside.scores_told
         assert len(Model(run).predict(image)[0]) == len(expected)
         assert len(Model(run).predict(image, score=0.0)[0]) == len(everything)
-        write_thresholds(checkpoint, {"box": 0.0})
+        write_thresholds(checkpoint, {"box": 0.0, "of another model": 0.1})
         assert Predictor(run, device="cpu").thresholds == (0.0, 0.5)
         thresholds_file(checkpoint).write_text("[]")
         with pytest.raises(CheckpointError, match="thresholds"):
