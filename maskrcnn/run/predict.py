@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,13 +99,13 @@ class Predicting:
     counts: Counts = field(default_factory=Counts, init=False)
 
     def run(self) -> Counts:
-        """Predict all, write all.
+        """Predict all, write all; what could not be written stands in ``unwritten``.
 
         Raises:
             UserError: a format needs masks, which the model has not; what is to be gone on with was begun
                 with other settings.
             KeyboardInterrupt: as it came; what is done is kept for ``resume``.
-            OutputError: something could not be written; all else was.
+            OSError: not even the journal can be begun.
         """
         lacking = [name for name in self.writes if name in NEED_MASKS]
         if lacking and self.predictor.recipe.model.mask_head is None:
@@ -113,7 +113,7 @@ class Predicting:
                 f"--write {','.join(lacking)}: label images are made of masks, and this model predicts boxes"
                 " alone; leave it out"
             )
-        self._unwritten = Unwritten(self.tell)
+        self.unwritten = Unwritten(self.tell)
         self._journal = self._open_journal()
         self._keys: list[str] = []
         self._progress = progress_lines(self.console, "predicting")
@@ -126,14 +126,14 @@ class Predicting:
             for video, name in self.images.videos.items():
                 self._video(video, name)
             self._write_all()
-            finished = not self._unwritten.missing and not self.counts.broken
+            finished = not self.unwritten.missing and not self.counts.broken
         except KeyboardInterrupt:
             count = plural(self.counts.images, "image is", "images are")
             self.console.line(f"{count} done; the same command with --resume goes on from there")
             raise
         finally:
-            self._journal.close(finished=finished)
-        self._unwritten.raise_if_any()
+            with suppress(OSError):  # told when it first failed
+                self._journal.close(finished=finished)
         return self.counts
 
     def _open_journal(self) -> Journal:
@@ -157,7 +157,7 @@ class Predicting:
             if name in self.writes:
                 lines = partial(self._journal.lines, self._keys)
                 work = partial(write, lines, self.predictor.categories.names, self.out)
-                self._unwritten.attempt(self.out / file, work)
+                self.unwritten.attempt(self.out / file, work)
 
     def _stills(self) -> None:
         """The images, but those that are done."""
@@ -236,7 +236,7 @@ class Predicting:
                         add = stack.enter_context(writing_video(target, video.rate, height, width))
                         self.tell(f"{shown(target)}: the overlay has no sound")
                     except OutputError as error:
-                        self._unwritten.attempt(target, partial(_raise, error))
+                        self.unwritten.attempt(target, partial(_raise, error))
                 if picture is not None and add is not None:
                     add(picture)
                 yield found
@@ -269,8 +269,8 @@ class Predicting:
     def _note(self, line: DoneImage, faults: Sequence[Fault]) -> None:
         """Count an image, and tell how far all are."""
         for path, error in faults:
-            self._unwritten.attempt(path, partial(_raise, error))
-        self._unwritten.attempt(self._journal.path, partial(self._journal.add, line))
+            self.unwritten.attempt(path, partial(_raise, error))
+        self.unwritten.attempt(self._journal.path, partial(self._journal.add, line))
         self._keys.append(line.key)
         self.counts.add(line)
         self._now += 1
