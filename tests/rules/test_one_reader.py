@@ -23,6 +23,7 @@ READERS = {
     "maskrcnn.run.folder": "run.json and figures.json",
     "maskrcnn.run.lock": "run.lock",
     "maskrcnn.run.thresholds": "the scores beside a checkpoint",
+    "maskrcnn.run.prediction_journal": "its own lines",
     "maskrcnn.engine.distributed": "what processes tell each other",
     "maskrcnn.engine.heartbeat": "the same, of their signs of life",
     "maskrcnn.engine.lookout": "the same, in a process that looks out for them",
