@@ -17,7 +17,7 @@ import numpy as np
 from maskrcnn.config.registry import Registry
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
-from maskrcnn.engine.step import StepResult
+from maskrcnn.engine.outcomes import StepResult
 from maskrcnn.errors import cut, plural
 from maskrcnn.files import unwritten, write_text
 

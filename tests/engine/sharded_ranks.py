@@ -12,7 +12,8 @@ import torch
 from maskrcnn.engine.checkpoint import Checkpoint, load, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
-from maskrcnn.engine.step import Step, Wishes
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import Strategy, choose_strategy
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import setup, train

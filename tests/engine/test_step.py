@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.step import (
+from maskrcnn.engine.outcomes import (
     AbandonedError,
     NoMemoryError,
     NotFiniteError,
     NotMadeError,
-    Step,
     StepResult,
     Wishes,
 )
+from maskrcnn.engine.step import Step
 from maskrcnn.structures import Batch
 from tests.engine.line import CPU, Line, batch, batches, make_step
 

@@ -12,7 +12,7 @@ import torch
 from maskrcnn.data.loader import train_loader
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
-from maskrcnn.engine.step import Wishes
+from maskrcnn.engine.outcomes import Wishes
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import setup, train
 from maskrcnn.structures import Batch

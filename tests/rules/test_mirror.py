@@ -45,6 +45,7 @@ COVERS = {
     "engine/test_trackers.py": "engine.board engine.csv_files engine.mlflow_run engine.wandb_run",
     "engine/test_checkpoint.py": "engine.checkpoint_folder",
     "engine/test_heartbeat.py": "engine.lookout",
+    "engine/test_step.py": "engine.judging engine.passes",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
