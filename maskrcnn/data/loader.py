@@ -95,13 +95,13 @@ class _Images(TorchDataset[_Loaded]):
                 if sample is not None:
                     samples.append(sample)
                     seeds.append(derive_seed("image", self.seed, draw.epoch, draw.position))
+            self.places.at_batch()
+            batch = collate(samples, seeds, self.drawn_masks)
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
             return _Loaded(collate([]), error=error, notes=tuple(self._notes))
         finally:
-            self.places.at(-1)
-        return _Loaded(
-            collate(samples, seeds, self.drawn_masks), tuple(passed_over), notes=tuple(self._notes)
-        )
+            self.places.at(Places.NONE)
+        return _Loaded(batch, tuple(passed_over), notes=tuple(self._notes))
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
         """One image, transformed, and pasted onto where that is asked for."""
