@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config.registry import Named
 from maskrcnn.engine import faults
+from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.outcomes import NoMemoryError, Wishes
 from maskrcnn.engine.strategy import Strategy
 from maskrcnn.errors import plural
@@ -25,6 +26,8 @@ from maskrcnn.structures.seeds import seed_step
 MOST_PIECES = 8
 #: What is needed only where memory ran out: the passes of a batch that is cut by images; a stand-in for one.
 CUTS: Named[Callable[..., Any]] = Named("cut", "maskrcnn.engine", images="pieces", stand_in="pieces")
+#: What weighs the losses of a batch that several ranks share; of the ranks.
+SHARES: Named[Callable[[Ranks], Any]] = Named("share", "maskrcnn.engine", ranks="shares")
 #: name -> loss.
 Losses = dict[str, Tensor]
 #: Takes the mean losses of a step and what asks for this rank's wishes: to be summed over the ranks.
@@ -61,6 +64,10 @@ class Passed:
     begun: bool = False
     backward: bool = False
 
+    def pieces(self, count: int) -> int:
+        """In how many pieces, of ``count`` at most, a batch is passed; all have as many images."""
+        return min(count, len(self.batches[0]))
+
     def take(self, source: Iterator[Batch]) -> Iterator[Batch]:
         """The batches that came, and then those of ``source``."""
         yield from list(self.batches)
@@ -91,6 +98,9 @@ class Passes:
         self._seed, self._precision, self._accumulate = seed, precision, accumulate
         #: In how many pieces each batch is passed.
         self.pieces = 1
+        #: Whether ranks share a batch, as if one process had it; else each has one of its own.
+        self.shared = True
+        self._shares: Any = SHARES.get("ranks")(self._ranks) if self._ranks.size > 1 else None
 
     def make(self, done: Passed, source: Iterator[Batch], send: Send) -> tuple[bool, Tensor | None]:
         """All passes of a step, the last of which all ranks hear.
@@ -101,6 +111,8 @@ class Passes:
         """
         source, ran_out = done.take(source), False
         told = self._ranks.size > 1 and self._strategy.completes
+        if self._shares is not None:
+            self._shares.weighed = 0
         try:
             for micro in range(self._accumulate):
                 began = time.perf_counter()
@@ -114,10 +126,13 @@ class Passes:
                 for one in self._cut(done, micro, batch):
                     final = one.last and micro == self._accumulate - 1
                     with nullcontext() if final else self._strategy.no_sync():
-                        with one.around as weigh, self._ready(done.step, micro, one) as (images, given):
-                            done.begun = True
-                            losses: Losses = self._strategy.module(*images, **given)
+                        with self._noting() as noted, one.around as weigh:
+                            with self._ready(done.step, micro, one) as (images, given):
+                                done.begun = True
+                                losses: Losses = self._strategy.module(*images, **given)
                             losses = losses if weigh is None else weigh(losses)
+                        if noted is not None:
+                            losses = self._shares.weigh(losses, noted, len(batch))
                         for name, value in losses.items():
                             so_far = done.losses.get(name, 0.0)
                             done.losses[name] = so_far + value.detach().float() / self._accumulate
@@ -138,6 +153,10 @@ class Passes:
         if not told:
             return False, None
         return ran_out, self._ranks.sum(torch.tensor(float(ran_out), device=self._ranks.device))
+
+    def _noting(self) -> AbstractContextManager[Any]:
+        """Context of a pass whose losses are to be weighed by what it gives; None: they are not."""
+        return nullcontext() if self._shares is None or not self.shared else self._shares.noted()
 
     @contextmanager
     def _ready(self, step: int, micro: int, one: Pass) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -170,8 +189,10 @@ class Passes:
         small = CUTS.get("stand_in")(done.batches[0]).to(self._ranks.device)
         given = {} if small.proposals is None else {"proposals": small.proposals}
         begun = self._strategy.begun_before() if done.begun else nullcontext()
-        with begun, autocast(self._ranks.device, self._precision):
+        with begun, autocast(self._ranks.device, self._precision), self._noting() as noted:
             losses = self._strategy.module(small.images, small.targets, small.seeds, **given)
+        while noted is not None and self._shares.weighed < self._accumulate * done.pieces(self.pieces):
+            self._shares.weigh(losses, noted, 1)
         send({name: value.detach().float() for name, value in losses.items()}, done.wishes)
         (torch.stack([value.float() for value in losses.values()]).sum() * 0).backward()
 

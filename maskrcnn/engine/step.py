@@ -115,6 +115,7 @@ class Step:
                 lambda state, source: strategy.load_optimizer(optimizer, state, source),
             ),
             "scaler": Part(scaler.state_dict, lambda state, _: scaler.load_state_dict(state), default=dict),
+            "shares": Part(self._shared, lambda state, _: self._share(state), default=lambda: {"of": "rank"}),
             "recovery": Part(self._recovery, lambda state, _: self._recover(state), default=dict),
         }
         if (average := self.average) is not None:
@@ -128,6 +129,13 @@ class Step:
             )
             parts["ema"] = Part(average.state, average.load, default=begun, absent=absent)
         return parts
+
+    def _shared(self) -> dict[str, Any]:
+        """Whether ranks share each batch; in runs of before, which end as they began, each had its own."""
+        return {"of": "batch" if self.passes.shared else "rank"}
+
+    def _share(self, state: Mapping[str, Any]) -> None:
+        self.passes.shared = state["of"] == "batch"
 
     def _recovery(self) -> dict[str, Any]:
         judge = self.judge

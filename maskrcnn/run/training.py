@@ -314,7 +314,8 @@ class TrainingRun:
         if steps is not None:
             recipe = replace(recipe, data=replace(recipe.data, workers=0))
             total = min(start_step + steps, total)
-        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
+        given = (self.data.train, recipe, self.ranks, range(start_step, total), repeats)
+        return setup.train_batches(*given, shared=self.step.passes.shared)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)

@@ -178,7 +178,7 @@ def test_a_run_that_was_cut_goes_on_cut_to_the_bit(
     monkeypatch.setattr(MaskRCNN, "forward", full)
     recipe = load_recipe(recipe_file, ["data.val=null"])
     train(recipe, tmp_path / "straight", console=Console(quiet=True))
-    assert last(tmp_path / "straight").more == {"recovery": {"pieces": 2, "skipped": 0, "in_a_row": 0}}
+    assert last(tmp_path / "straight").more["recovery"] == {"pieces": 2, "skipped": 0, "in_a_row": 0}
     passes[0] = 0
     with pytest.raises(BaseException, match="after step 4"):
         train(recipe, tmp_path / "parted", console=StopAfter(3))
