@@ -75,7 +75,9 @@ def test_checkpoints_go_from_dealt_out_to_whole_and_back_over_any_number_of_rank
 def test_what_is_gathered_at_once() -> None:
     backbone = nn.Module()
     backbone.stem = nn.Conv2d(3, 4, 1)
-    backbone.layer1, backbone.pool = nn.Sequential(nn.Conv2d(4, 4, 1)), nn.Sequential(nn.MaxPool2d(2))
+    block = nn.Module()
+    block.down = nn.Sequential(nn.Conv2d(4, 4, 1))  # as in a ResNet: inside of a stage
+    backbone.layer1, backbone.pool = nn.Sequential(nn.Conv2d(4, 4, 1), block), nn.Sequential(nn.MaxPool2d(2))
     model = nn.Module()
     model.backbone, model.rpn, model.roi = backbone, nn.Linear(2, 2), nn.Linear(2, 2)
     model.neck = None
