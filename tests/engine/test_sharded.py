@@ -63,9 +63,9 @@ def test_checkpoints_go_from_dealt_out_to_whole_and_back_over_any_number_of_rank
     start(3, "train", recipe, three, "ddp", 7)
     start(2, "train", recipe, one, "fsdp", 9, three, "fsdp", 9, straight, "ddp", 9)
     assert len(losses(one)) == 9
-    # To rounding, until that decides which of two proposals comes first.
-    assert losses(one)[:7] == pytest.approx(losses(straight)[:7], rel=1e-3)
-    assert losses(one) == pytest.approx(losses(straight), rel=5e-2)
+    alone(recipe, tmp_path / "alone", 9)
+    for run in (one, three, straight):  # ranks share the batches that one process has
+        assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
     assert losses(three)[:5] == losses(one)[:5]
     states = [load(run / "checkpoints" / "last.pt") for run in (one, three, straight)]
     assert [state.step for state in states] == [9, 9, 9]
