@@ -39,7 +39,8 @@ from torch import Tensor
 from benchmarks.parity import torchvision as parity
 from maskrcnn.engine.distributed import Ranks, choose_device
 from maskrcnn.engine.memory import keep_freed_memory
-from maskrcnn.engine.step import Step, Wishes
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.inference.graphs import ReplayedModel
 from maskrcnn.modeling import MaskRCNN

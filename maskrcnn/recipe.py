@@ -258,6 +258,9 @@ class TrainConfig(Config):
     #: Evaluation images drawn with true and predicted masks at each evaluation, 0 to 10000.
     #: Default 4.
     pictures: Annotated[int, Range(0, 10_000, "each is drawn and written at each evaluation")] = 4
+    #: Further pictures of the same images for trackers, at each evaluation: proposals (the first 100 that a
+    #: training step would have), rois (those that it would sample), with the true boxes.  Default none.
+    pictures_of: tuple[Literal["proposals", "rois"], ...] = ()
     #: What becomes of a step whose losses or gradient are not finite: stop, before its update; or skip: leave
     #: its update out and go on.  What it was made of is kept for `maskrcnn debug-batch`.  Default stop.
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -427,6 +430,7 @@ NEUTRAL_KEYS = (
     "train.tensorboard",
     "train.trackers",
     "train.pictures",
+    "train.pictures_of",
     "train.allow_frozen_random",
     "train.check_data",
     "solver.checkpoint_activations",

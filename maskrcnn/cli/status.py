@@ -46,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
             print(
                 json.dumps([asdict(s) for s in found], indent=1, default=str) if args.json else table(found)
             )
-            if len(found) == 1 and not args.json:
-                print(found[0].state)
             if args.watch is None or not any(s.running for s in found):
                 return 0
             sys.stdout.flush()

@@ -95,13 +95,13 @@ class _Images(TorchDataset[_Loaded]):
                 if sample is not None:
                     samples.append(sample)
                     seeds.append(derive_seed("image", self.seed, draw.epoch, draw.position))
+            self.places.at_batch()
+            batch = collate(samples, seeds, self.drawn_masks)
         except UserError as error:  # sent as a value: torch would bury its sentence in a traceback
             return _Loaded(collate([]), error=error, notes=tuple(self._notes))
         finally:
-            self.places.at(-1)
-        return _Loaded(
-            collate(samples, seeds, self.drawn_masks), tuple(passed_over), notes=tuple(self._notes)
-        )
+            self.places.at(Places.NONE)
+        return _Loaded(batch, tuple(passed_over), notes=tuple(self._notes))
 
     def _sample(self, draw: Draw, passed_over: list[tuple[int, str]]) -> Sample | None:
         """One image, transformed, and pasted onto where that is asked for."""
@@ -252,6 +252,7 @@ def train_loader(
     copy_paste: CopyPasteConfig | None = None,
     repeats: npt.NDArray[np.float64] | None = None,
     drawn_masks: bool | None = None,
+    shared: bool = True,
 ) -> BatchLoader:
     """The training batches of one rank, ``accumulate`` for each optimizer step.
 
@@ -264,6 +265,7 @@ def train_loader(
     repeats: how often each image comes an epoch on average (``schedule.repeat_factors``); None: once.
     copy_paste: paste objects of a second image, drawn from the whole data set, onto each image.
     drawn_masks: how the masks of a batch are packed for the model (``structures.collate``); None: not at all.
+    shared: whether the ranks' batches are parts of one that a single process would have.
 
     Raises (while iterating):
         DataError: an image cannot be read, unless the data set's ``on_error`` is ``skip``: then the next
@@ -276,6 +278,7 @@ def train_loader(
         seed=seed,
         group=group,
         repeats=repeats,
+        shared=shared,
     )
     batches = _Batches(schedule, rank, start_step * accumulate, total_steps * accumulate)
     images = _Images(dataset, transforms, seed, True, copy_paste, drawn_masks)

@@ -69,11 +69,11 @@ def repeat_factors(
 class TrainSchedule:
     """Batches for all ranks and all time.
 
-    Each epoch is a new permutation of the N images.  It is cut into batches of ``images_per_rank``; with
-    ``group`` wide and tall images stay apart, so that padding them to one size wastes little (at most one
-    batch an epoch mixes the leftovers).  The batches are shuffled and dealt to the ranks in turn; the last
-    few images that fill no round of batches are left out of that epoch.  A data set smaller than one round
-    is permuted several times an epoch.
+    Each epoch is a new permutation of the N images.  It is cut into batches that all ranks share, of
+    ``images_per_rank`` for each; with ``group`` wide and tall images stay apart, so that padding them to one
+    size wastes little (at most one batch an epoch mixes the leftovers).  The batches are shuffled; the last
+    few images that fill none are left out of that epoch.  A data set smaller than one batch is permuted
+    several times an epoch.  So any number of ranks takes the images that one with the whole batch does.
 
     With ``repeats`` an epoch shows an image as often as its factor says, rounded up or down at random: up
     with the probability of the fraction, so that the mean is the factor (Gupta et al. 2019, appendix B.2).
@@ -86,6 +86,8 @@ class TrainSchedule:
         seed: of the permutations.
         group: keep wide and tall images apart.
         repeats: float64 [N], each at least 1; None: every image once an epoch.
+        shared: False, as trainings of before were: batches of ``images_per_rank`` are shuffled and dealt to
+            the ranks in turn.
     """
 
     def __init__(
@@ -97,12 +99,15 @@ class TrainSchedule:
         seed: int,
         group: bool = True,
         repeats: npt.NDArray[np.float64] | None = None,
+        shared: bool = True,
     ) -> None:
         if len(sizes) < 1 or images_per_rank < 1 or world_size < 1:
             raise ValueError("a schedule needs at least one image, one image a rank, and one rank")
         self.images = len(sizes)
         self.images_per_rank = images_per_rank
         self.world_size = world_size
+        #: Ranks that share a batch of :meth:`_epoch`.
+        self._sharing = world_size if shared else 1
         self.seed = seed
         self._tall = sizes[:, 0] > sizes[:, 1] if group else np.zeros(len(sizes), dtype=bool)
         self._repeats = -(-images_per_rank * world_size // self.images)
@@ -118,13 +123,15 @@ class TrainSchedule:
         if self._cached is None or self._cached[0] != epoch:
             self._cached = (epoch, *self._epoch(epoch))
         _, order, batches = self._cached
-        positions = batches[step * self.world_size + rank].tolist()
+        place, part = divmod(step * self.world_size + rank, self._sharing)
+        first = part * self.images_per_rank
+        positions = batches[place, first : first + self.images_per_rank].tolist()
         return [Draw(epoch, position, int(order[position])) for position in positions]
 
     def epoch_draws(self, epoch: int) -> list[Draw]:
         """All images of an epoch (from 0) that reach a rank, in the order of the batches."""
         order, batches = self._epoch(epoch)
-        dealt = batches[: self._length(len(order)) * self.world_size]
+        dealt = batches[: self._length(len(order)) * self.world_size // self._sharing]
         return [Draw(epoch, position, int(order[position])) for position in dealt.reshape(-1).tolist()]
 
     def _place(self, micro_step: int) -> tuple[int, int]:
@@ -156,7 +163,7 @@ class TrainSchedule:
         images = np.arange(self.images)
         pools = [np.repeat(images, counts) for counts in self._counts(epoch)]
         order = np.concatenate([pool[np.argsort(rng.random(len(pool)))] for pool in pools])
-        size = self.images_per_rank
+        size = self.images_per_rank * self._sharing
         tall = self._tall[order]
         full, left = [], []
         for positions in (np.flatnonzero(~tall), np.flatnonzero(tall)):

@@ -39,7 +39,8 @@ POLL = 1
 _PATIENCE = 3
 #: Looks after which a worker that was stopped is given up, while its batch is waited for.
 STOPPED_LOOKS = 10
-#: Seconds after which one is that stands at an image all the while: far above what slow drives take.
+#: Seconds after which one is that stands at an image, or a batch, all the while: far above what slow drives
+#: take.
 STANDSTILL = 600.0
 #: Tries to go on with new workers without a batch in between.
 _TRIES = 3
@@ -83,20 +84,29 @@ class WorkerStart:
 class Places:
     """The image that each worker is at, in memory that they share with the process that reads."""
 
+    #: It is at none: it waits to be asked for a batch.
+    NONE = -1
+
     def __init__(self, workers: int) -> None:
+        self._batches = 0
         self._images = multiprocessing.RawArray("q", [-1] * workers)
         self._pids = multiprocessing.RawArray("q", [-1] * workers)
 
     def at(self, image: int) -> None:
-        """This worker begins an image; -1: it is at none.  Nothing in the reading process."""
+        """This worker begins an image, or what is below 0.  Nothing in the reading process."""
         worker = get_worker_info()
         if worker is not None and worker.id < len(self._images):
             self._images[worker.id], self._pids[worker.id] = image, os.getpid()
 
+    def at_batch(self) -> None:
+        """This worker puts a batch together: below :attr:`NONE`, a number that no batch had before."""
+        self._batches += 1
+        self.at(self.NONE - self._batches)
+
     def of(self, pid: int | None) -> int:
-        """The image of a worker by its process, -1 for none."""
+        """The image of a worker by its process, or what is below 0."""
         known = list(self._pids)
-        return int(self._images[known.index(pid)]) if pid in known else -1
+        return int(self._images[known.index(pid)]) if pid in known else self.NONE
 
 
 @dataclass(frozen=True)
@@ -174,8 +184,8 @@ class _Watch:
         self._stopping = stopping
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        #: Whether the reader is waiting for a batch.
-        self.waiting = False
+        #: Whether the reader is waiting for a batch, and how many it has got.
+        self.waiting, self.got = False, 0
         #: Whether the wait was ended.
         self.given_up = False
         #: Why a worker was given up, by its place among them.
@@ -190,20 +200,30 @@ class _Watch:
         self._end.set()
 
     def _look(self) -> None:
-        looks = 0
-        stopped, stood = [0] * len(self._workers), [(-1, 0.0)] * len(self._workers)
+        looks, none = 0, Places.NONE
+        stopped, stood = [0] * len(self._workers), [(none, 0.0)] * len(self._workers)
+        silent = (-1, 0.0)  # how many batches had come when all stood still with nothing to do, since when
         while not self._end.wait(POLL):
-            for number, worker in enumerate(self._workers if self.waiting else ()):
-                stopped[number] = stopped[number] + 1 if _is_stopped(worker.pid) else 0
-                image, since = self._places.of(worker.pid), time.monotonic()
-                if image < 0 or image != stood[number][0]:
-                    stood[number] = image, since
+            now, idle = time.monotonic(), self.waiting
+            for number, worker in enumerate(self._workers):
+                stopped[number] = stopped[number] + 1 if self.waiting and _is_stopped(worker.pid) else 0
+                place = self._places.of(worker.pid)
+                idle = idle and place == none
+                if place == none or place != stood[number][0] or not self.waiting:
+                    stood[number] = place, now
                 if number in self.lost:
                     continue
                 if stopped[number] >= STOPPED_LOOKS:
                     self._give_up(number, "was stopped by a signal (SIGSTOP, a debugger, or a frozen group)")
-                elif since - stood[number][1] >= STANDSTILL:
+                elif now - stood[number][1] >= STANDSTILL:
                     self._give_up(number, f"stood still for {STANDSTILL:.0f} s")
+            if not idle or silent[0] != self.got:
+                silent = self.got, now
+            if now - silent[1] >= STANDSTILL and not self.lost:
+                for number in range(
+                    len(self._workers)
+                ):  # one of them holds a batch back; it is not known which
+                    self._give_up(number, f"sent nothing for {STANDSTILL:.0f} s")
             looks = looks + 1 if self.waiting and self._stopping() else 0
             if looks >= _PATIENCE:
                 self.given_up = True
@@ -245,7 +265,7 @@ def _items(
             if not late:
                 raise
             continue
-        watch.waiting = False
+        watch.waiting, watch.got = False, watch.got + 1
         yield item
 
 
@@ -275,8 +295,10 @@ def _lost(workers: Sequence[BaseProcess], given_up: dict[int, str], mending: Men
             how = f"was ended by {signalled}"
         if signalled in _LIKELY:
             likely[_LIKELY[signalled].format(room=_shared_room())] = None
-        image = -1 if mending is None else mending.places.of(worker.pid)
-        at = "" if image < 0 or mending is None else f" at {mending.name(image)}"
+        place = Places.NONE if mending is None else mending.places.of(worker.pid)
+        at = "" if place >= Places.NONE else " as it put a batch together"
+        if place >= 0 and mending is not None:
+            at = f" at {mending.name(place)}"
         names.append(f"process {worker.pid} {how}{at}")
     why = f"; {'; '.join(likely)}" if likely else ""
     return f"a process that loads images is gone ({'; '.join(names[:3])}){why}"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.config import Config
-from maskrcnn.engine.events import TRACKERS, curves
+from maskrcnn.engine.events import TRACKERS, Ended, curves
 from maskrcnn.files import Appender
 
 
@@ -64,6 +64,10 @@ class EventFile(Appender):
     def file(self, kind: str) -> Path:
         """See :class:`maskrcnn.engine.events.Tracker`."""
         return self.path
+
+    def close(self, ended: Ended = "whole") -> None:
+        """Write everything out."""
+        super().close()
 
     def record(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Add the numbers of a record.

@@ -67,7 +67,7 @@ _OWN = ("model", "optimizer", "scaler")
 #: Further parts that only some runs have, and the key that asks for each.
 OPTIONAL = {"ema": "solver.ema", "budget": "train.hours"}
 #: Further parts of a training, of which predictions have no use.
-_OF_TRAINING = ("recovery",)
+_OF_TRAINING = ("recovery", "shares")
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

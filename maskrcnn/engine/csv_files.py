@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.config import Config
-from maskrcnn.engine.events import TRACKERS
+from maskrcnn.engine.events import TRACKERS, Ended
 from maskrcnn.files import Appender, replacing
 
 #: Rows that are kept in memory while they cannot be written.
@@ -54,7 +54,7 @@ class CsvFiles:
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Tables hold none."""
 
-    def close(self) -> None:
+    def close(self, ended: Ended) -> None:
         """Close both."""
         for file in self._files.values():
             file.close()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from maskrcnn.config.registry import Registry
 from maskrcnn.engine.console import Console
+from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import MetricsFile
-from maskrcnn.engine.step import StepResult
+from maskrcnn.engine.outcomes import StepResult
 from maskrcnn.errors import cut, plural
 from maskrcnn.files import unwritten, write_text
 
@@ -38,8 +40,16 @@ _FIRST_STEPS, _LATER_STEPS = 50, 450
 _SAID = 300
 
 
+#: How a call ended: its run is whole; it was told to stop, and can go on; or an error ended it.
+Ended = Literal["whole", "interrupted", "failed"]
+
+
 class Tracker(Protocol):
-    """Where the records and pictures of a run go besides its own files."""
+    """Where the records and pictures of a run go besides its own files.
+
+    One that can neither drop what a resumed run makes again nor hide it has a true attribute ``keeps_all``:
+    then it is not given twice what it was given by an earlier call of the same run.
+    """
 
     def file(self, kind: str) -> Path | None:
         """The file in the run's folder that records of a kind (``train``, ``eval``, ``classes``, ``end``,
@@ -57,7 +67,7 @@ class Tracker(Protocol):
         """Keep a picture, uint8 [H, W, 3] RGB, where the tracker takes pictures."""
         ...
 
-    def close(self) -> None:
+    def close(self, ended: Ended) -> None:
         """Write everything out."""
         ...
 
@@ -154,6 +164,7 @@ class Events:
     epoch_images: how many make an epoch, for progress lines; None: they do not tell epochs.
     trackers: further ones; that of TensorBoard counts once.
     settings: the recipe, key path -> value, for trackers.
+    unchanged: whether the steps behind ``start_step`` that an earlier call made are made again as they were.
 
     Raises:
         OutputError: an earlier ``metrics.jsonl`` cannot be shortened to ``start_step``.
@@ -167,6 +178,7 @@ class Events:
     epoch_images: int | None = None
     trackers: Sequence[TrackerConfig] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    unchanged: bool = True
 
     def __post_init__(self) -> None:
         metrics = self.folder / "metrics.jsonl"
@@ -271,7 +283,7 @@ class Events:
 
     def classes(self, step: int, figures: Mapping[str, float]) -> None:
         """Keep figures of single classes, ``segm/AP/person``: by trackers alone; there may be many."""
-        self._track("classes", lambda tracker: tracker.record(step, "classes", figures))
+        self._track("classes", step, lambda tracker: tracker.record(step, "classes", figures))
 
     def end(self, step: int, why: str) -> None:
         """Keep that the run has ended after ``step``, though others were planned."""
@@ -280,15 +292,19 @@ class Events:
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         file = self._metrics
         self.console.unwritten.attempt(file.path, lambda: file.write(step, kind, values), grows=True)
-        self._track(kind, lambda tracker: tracker.record(step, kind, values))
+        self._track(kind, step, lambda tracker: tracker.record(step, kind, values))
 
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Keep a picture, uint8 [H, W, 3] RGB."""
-        self._track("picture", lambda tracker: tracker.picture(step, name, image))
+        self._track("picture", step, lambda tracker: tracker.picture(step, name, image))
 
-    def _track(self, kind: str, act: Callable[[Tracker], None]) -> None:
-        """Have each tracker do something with a record of a kind."""
+    def _track(self, kind: str, step: int | None, act: Callable[[Tracker], None]) -> None:
+        """Have each tracker do something with a record of a kind, of a step or of none."""
+        # Pictures and figures of classes go out with an evaluation, before its record.
+        known = ("train" if kind == "train" else "eval", step) in self._metrics.dropped and self.unchanged
         for name, tracker in list(self._open.items()):
+            if known and getattr(tracker, "keeps_all", False):
+                continue
             try:
                 file = tracker.file(kind)
                 if file is None:
@@ -306,11 +322,24 @@ class Events:
             " on without it"
         )
 
-    def close(self) -> None:
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Context of a training, after which all is written out."""
+        ended: Ended = "failed"
+        try:
+            yield
+            ended = "whole"
+        except (Interrupted, KeyboardInterrupt):
+            ended = "interrupted"
+            raise
+        finally:
+            self.close(ended)
+
+    def close(self, ended: Ended = "whole") -> None:
         """Write everything out."""
         file = self._metrics
         self.console.unwritten.attempt(file.path, file.close, grows=True)
-        self._track("end", lambda tracker: tracker.close())
+        self._track("end", None, lambda tracker: tracker.close(ended))
         self._open.clear()
 
 

@@ -25,12 +25,12 @@ class MetricsFile(Appender):
             OSError: it cannot be written; it is then as it was.
         """
         super().__init__(path)
+        #: (kind, step) of what was dropped since it is about to be made again.
+        self.dropped: set[tuple[str, int]] = set()
         if path.exists():
-            kept = [
-                record
-                for record in read_metrics(path)
-                if record["step"] <= start_step and record.get("kind") != "end"
-            ]
+            records = read_metrics(path)
+            kept = [r for r in records if r["step"] <= start_step and r.get("kind") != "end"]
+            self.dropped = {(str(r.get("kind")), r["step"]) for r in records if r["step"] > start_step}
             with replacing(path) as file:
                 file.write("".join(json.dumps(r) + "\n" for r in kept).encode("utf-8"))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.config import Config
-from maskrcnn.engine.events import TRACKERS, curves, kept_word
+from maskrcnn.engine.events import TRACKERS, Ended, curves, kept_word
 
 #: How the library is to behave, where the user does not say: a server that does not answer is not asked for
 #: minutes while the training waits, and use of the library is not told to its makers.
@@ -24,6 +24,8 @@ _MANNERS = {
 }
 #: Parameters a call, and characters of one, that a server takes.
 _MOST_PARAMS, _LONGEST = 100, 6000
+#: Its words for how a run ended; RUNNING again where it goes on.
+_STATUS: dict[Ended, str] = {"whole": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 @TRACKERS.register("mlflow")
@@ -70,6 +72,9 @@ class MlflowConfig(Config):
 class MlflowRun:
     """A run there; a tracker."""
 
+    #: It has no call that takes a metric's value of a step back.
+    keeps_all = True
+
     def __init__(self, client: Any, run: str, metric: Any) -> None:
         self._client, self._run, self._metric = client, run, metric
 
@@ -87,9 +92,9 @@ class MlflowRun:
         """Send a picture, uint8 [H, W, 3] RGB, as ``name/step_00000040.png``."""
         self._client.log_image(self._run, image, f"{allowed(name)}/step_{step:08d}.png")
 
-    def close(self) -> None:
-        """Say that the run has ended."""
-        self._client.set_terminated(self._run)
+    def close(self, ended: Ended) -> None:
+        """Say that the run has ended, and how."""
+        self._client.set_terminated(self._run, status=_STATUS[ended])
 
 
 def allowed(name: str) -> str:

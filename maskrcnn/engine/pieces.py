@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.engine.step import CUTS, Forward
+from maskrcnn.engine.passes import CUTS, Losses, Pass
 from maskrcnn.modeling.losses import Pieces, by_images
 from maskrcnn.structures import Batch
 from maskrcnn.structures.samples import Targets, pack_masks
@@ -27,35 +27,36 @@ def passes(
     batch: Batch,
     count: int,
     model: nn.Module,
-    forward: Forward,
+    forward: Callable[[Pass], Losses],
     statistics: Callable[[], Sequence[tuple[Tensor, Tensor]]],
-) -> Iterator[tuple[bool, Callable[[], dict[str, Tensor]]]]:
+) -> Iterator[Pass]:
     """The passes of a batch that is cut into ``count`` pieces (as many as it has images, at most).
 
     Args:
         batch: on the CPU.
         model: itself, whatever a strategy calls in its place.
-        forward: (piece, its number, whether by the model itself) -> losses.
+        forward: by the model itself.
         statistics: buffers that a pass may change, with copies.
 
     Yields:
-        whether it is the last; what computes its losses, which add up to those of the batch.
+        passes whose losses add up to those of the batch.
     """
     pieces, weigher = split(batch, count), Pieces()
     before = statistics()
     with _padded_as(model, batch), torch.no_grad():
         for number, piece in enumerate(pieces):
             with weigher.measured():
-                by_images(forward(piece, number, True), len(piece), 0)
+                by_images(forward(Pass(piece, number)), len(piece), 0)
     for buffer, copy in before:
         buffer.copy_(copy)
 
-    def losses(number: int) -> dict[str, Tensor]:
+    @contextmanager
+    def weighed(number: int) -> Iterator[Callable[[Losses], Losses]]:
         with _padded_as(model, batch), weigher.weighed(number):
-            return by_images(forward(pieces[number], number, False), len(pieces[number]), 0)
+            yield lambda losses: by_images(losses, len(pieces[number]), 0)
 
-    for number in range(len(pieces)):
-        yield number == len(pieces) - 1, lambda number=number: losses(number)  # type: ignore[misc]
+    for number, piece in enumerate(pieces):
+        yield Pass(piece, number, number == len(pieces) - 1, weighed(number))
 
 
 def split(batch: Batch, count: int) -> list[Batch]:

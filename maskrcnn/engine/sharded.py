@@ -122,14 +122,24 @@ class Sharded(Strategy):
 def stages(model: nn.Module) -> list[nn.Module]:
     """Parts of ``model`` whose weights are gathered at once, the inner ones first: parts that are called.
 
-    Of a backbone those children that are sequences of layers (its stages), then itself.
+    Of a backbone the outermost sequences of layers (its stages), then itself: one inside of another would
+    be dealt out twice.
     """
     parts = [getattr(model, name, None) for name in ("backbone", "neck", "rpn")]
     found: list[nn.Module] = []
     if parts[0] is not None:
-        found += [part for part in parts[0].modules() if isinstance(part, nn.Sequential)]
+        found += _outermost(parts[0])
     found += [part for part in parts if part is not None]
     return [part for part in found if any(True for _ in part.parameters())]
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.Sequential]:
+    """The sequences of layers below ``module`` that lie in no other one."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield child
+        else:
+            yield from _outermost(child)
 
 
 def _whole(value: Any) -> Any:

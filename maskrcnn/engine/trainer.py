@@ -17,16 +17,16 @@ from maskrcnn.engine.events import Events, Tally, format_seconds
 from maskrcnn.engine.interrupt import Interrupted, StopRequest
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.optim import rates_of
-from maskrcnn.engine.saving import Saving
-from maskrcnn.engine.step import (
+from maskrcnn.engine.outcomes import (
     AbandonedError,
     NoMemoryError,
     NotFiniteError,
     NotMadeError,
-    Step,
     StepResult,
     Wishes,
 )
+from maskrcnn.engine.saving import Saving
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.watchdog import Watchdog
 from maskrcnn.errors import UserError, plural
 from maskrcnn.structures import Batch
@@ -249,7 +249,7 @@ class Trainer:
         images = [info for part in infos for info in part]
         self.console.warn(
             f"step {done.step + 1}: {'; '.join(done.left_out)}, on {faults.name_images(images)}; its update"
-            f" is left out (train.on_nonfinite: skip; {self.step.skipped} of this run so far){kept}"
+            f" is left out (train.on_nonfinite: skip; {self.step.judge.skipped} of this run so far){kept}"
         )
 
     def _log(self) -> None:
@@ -344,7 +344,7 @@ class Trainer:
         if isinstance(error, NoMemoryError):
             step = error.step
             self.state = replace(self.state, step=step)
-            pieces = "" if self.step.pieces == 1 else f", in {self.step.pieces} pieces too"
+            pieces = "" if self.step.passes.pieces == 1 else f", in {self.step.passes.pieces} pieces too"
             if error.together and (saving.saved != step or saving.unsaved is not None) and step:
                 saving.save(self.state, wait=True)
             raise UserError(

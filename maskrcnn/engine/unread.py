@@ -6,30 +6,71 @@ has nothing left to do, and the GPU then until the host has queued anew; a step 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from maskrcnn.engine.distributed import Ranks
+from maskrcnn.engine.judging import JUDGES, Figures, Judge, start_momenta
+from maskrcnn.engine.optim import clip_unread
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.passes import Passed
 
 #: Steps after which figures are read at the latest, whatever is logged (which is 20 as well by default).
 MOST_UNREAD = 20
 
 
-class Figures(NamedTuple):
-    """Of a step.
+@JUDGES.register("later")
+class LateJudge(Judge):
+    """Queues each step's update before its figures are known, and changes nothing by it where they are bad.
 
-    losses: name -> mean over the ranks.  norm: of the gradient.
-    lost: whether a rank ran out of memory in it: then the rest means nothing.
+    Beyond ``max_skipped`` bad steps in a row no step after them changes anything either, until :meth:`read`.
     """
 
-    losses: dict[str, float]
-    norm: float
-    lost: bool = False
+    most_unread = MOST_UNREAD
+
+    def __init__(self, ranks: Ranks, *args: Any, clip_grad_norm: float | None, max_skipped: int) -> None:
+        super().__init__(ranks, *args, clip_grad_norm=clip_grad_norm, max_skipped=max_skipped)
+        self._unread = UnreadFigures(ranks, max_skipped)
+        self._hearing = Hearing(ranks)
+
+    def send(self, losses: Mapping[str, Tensor], wishes: Callable[[], Wishes]) -> None:
+        """See :class:`Judge`; wishes travel by themselves, between the hosts."""
+        self._unread.add_losses(losses)
+
+    def judge(self, done: Passed, ran_out: bool, lost: Tensor | None, heard: Wishes | None = None) -> Wishes:
+        """See :class:`Judge`; on the device, and what one rank asks for is heard a step later."""
+        if lost is not None:
+            self._unread.add_lost(lost)
+        if heard is None:
+            stop, save, self.lost = self._hearing([*done.wishes(), ran_out])
+            heard = Wishes(stop, save)
+        self._scaler.unscale_(self._optimizer)
+        norm = clip_unread(self._parameters, self._clip)
+        self._unread.add_norm(norm, must_be_finite=not self._scaler.is_enabled())
+        start_momenta(self._optimizer)
+        return heard
+
+    def update(self, statistics: Sequence[tuple[Tensor, Tensor]], also: Callable[..., object]) -> None:
+        """See :class:`Judge`."""
+        update_unless(self._unread.bad, self._optimizer, self._scaler, statistics)
+        also(self._unread.bad)
+
+    def read(self) -> list[Figures]:
+        """See :class:`Judge`; waits for the device."""
+        self.lost = False
+        return self._unread.read()
+
+    def keep(self, count: int) -> None:
+        """See :class:`Judge`."""
+        self._unread.keep(count)
+
+    def begin(self) -> None:
+        """See :class:`Judge`."""
+        self._unread.begin(self.row)
 
 
 class UnreadFigures:
@@ -92,14 +133,6 @@ class UnreadFigures:
             Figures({name: next(values) for name in names}, next(values), next(values) > 0)
             for names, _ in steps
         ]
-
-
-def what_is_bad(losses: Mapping[str, float], norm: float | None) -> list[str]:
-    """A phrase for each figure that is not finite; ``norm`` of the gradient, None where that may be so."""
-    found = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
-    if not found and norm is not None and not math.isfinite(norm):
-        found = [f"the gradient's norm is {norm}"]
-    return found
 
 
 class Hearing:
@@ -172,16 +205,3 @@ def _changed(
                     yield (parameter, name), value
     for name in ("_scale", "_growth_tracker") if scaler.is_enabled() else ():
         yield name, getattr(scaler, name)
-
-
-def start_momenta(optimizer: torch.optim.Optimizer) -> None:
-    """Give fused SGD its momenta, zeros, before the first step.
-
-    A first step that is left out would else leave them uninitialised: torch's ``_fused_sgd`` makes them by
-    ``empty_like`` and takes them for filled from then on.
-    """
-    if not isinstance(optimizer, torch.optim.SGD) or optimizer.state:
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from maskrcnn.config import Config
-from maskrcnn.engine.events import TRACKERS, curves, kept_word
+from maskrcnn.engine.events import TRACKERS, Ended, curves, kept_word
 
 
 @TRACKERS.register("wandb")
@@ -64,6 +64,9 @@ class WandbConfig(Config):
 class WandbRun:
     """A run there; a tracker."""
 
+    #: Its history only grows: what it has of a step cannot be replaced from here, nor offline at all.
+    keeps_all = True
+
     def __init__(self, run: Any, picture: Any) -> None:
         self._run, self._picture = run, picture
         run.define_metric("step")  # an axis of our own: its own only ever rises, and a resumed run goes back
@@ -82,6 +85,10 @@ class WandbRun:
         """Send a picture, uint8 [H, W, 3] RGB."""
         self._run.log({"step": step, name: self._picture(image)})
 
-    def close(self) -> None:
-        """Wait until all is sent."""
-        self._run.finish()
+    def close(self, ended: Ended) -> None:
+        """Wait until all is sent; a run that can go on is told apart from one that is whole, and one that
+        failed.
+        """
+        if ended == "interrupted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if ended == "whole" else 1)

@@ -3,7 +3,8 @@
 Those of the heads are 0, with a gradient of 0, on empty input.
 
 Where a batch is cut into pieces for want of memory (:class:`Pieces`), the losses of a piece are weighed so
-that those of all pieces add up to those of the batch.
+that those of all pieces add up to those of the batch.  Where ranks share one, it is noted what to weigh them
+by (:func:`noted`).
 
 Legend: S = sampled anchors, R = sampled RoIs of the batch, P = positive ones, K = classes; M = boxes, or the
 side of masks.
@@ -34,7 +35,7 @@ class Pieces:
 
     def __init__(self) -> None:
         self._counts: list[list[Tensor | float | None]] = []
-        self._weights: list[Tensor | float] | None = None
+        self._weights: list[tuple[Tensor | float, Tensor | float | None]] | None = None
         self.calls = 0
 
     @contextmanager
@@ -47,19 +48,20 @@ class Pieces:
     @contextmanager
     def weighed(self, piece: int) -> Iterator[None]:
         """A pass of one of the pieces, all of which were measured."""
-        weights: list[Tensor | float] = []
+        weights: list[tuple[Tensor | float, Tensor | float | None]] = []
         for counts in zip(*self._counts, strict=True):
             mine = counts[piece]
             if mine is None:
-                weights.append(1.0)
+                weights.append((1.0, None))
                 continue
             total = torch.as_tensor(sum(c for c in counts if c is not None), dtype=torch.float64)
-            weights.append((torch.as_tensor(mine, device=total.device) / total.clamp(min=1e-9)).float())
+            weight = torch.as_tensor(mine, device=total.device) / total.clamp(min=1e-9)
+            weights.append((weight.float(), total))
         with self._active(weights):
             yield
 
     @contextmanager
-    def _active(self, weights: list[Tensor | float] | None) -> Iterator[None]:
+    def _active(self, weights: list[tuple[Tensor | float, Tensor | float | None]] | None) -> Iterator[None]:
         global _pieces
         self._weights, self.calls, _pieces = weights, 0, self
         try:
@@ -67,17 +69,33 @@ class Pieces:
         finally:
             _pieces = None
 
-    def weigh(self, loss: Tensor, count: Tensor | float | None) -> Tensor:
-        """See :func:`of_whole`."""
+    def weigh(self, loss: Tensor, count: Tensor | float | None) -> tuple[Tensor, Tensor | float | None]:
+        """See :func:`of_whole`; and over how many the batch's loss is a mean."""
         self.calls += 1
         if self._weights is None:
             self._counts[-1].append(count.detach() if isinstance(count, Tensor) else count)
-            return loss
-        return loss * self._weights[self.calls - 1]
+            return loss, count
+        weight, total = self._weights[self.calls - 1]
+        return loss * weight, total
 
 
 #: Those of the pass that is under way; None: it has the whole batch.
 _pieces: Pieces | None = None
+#: Losses, and over how many each is a mean; see :func:`of_whole`.
+Noted = list[tuple[Tensor, Tensor | float | None]]
+#: Where those of the pass that is under way are noted; None: nowhere.
+_noted: Noted | None = None
+
+
+@contextmanager
+def noted() -> Iterator[Noted]:
+    """Context of a pass of one rank's share of a batch; it gives the list that its losses are noted in."""
+    global _noted
+    _noted = []
+    try:
+        yield _noted
+    finally:
+        _noted = None
 
 
 def of_whole(loss: Tensor, count: Tensor | float | None) -> Tensor:
@@ -87,12 +105,16 @@ def of_whole(loss: Tensor, count: Tensor | float | None) -> Tensor:
         loss: a scalar.
         count: over how many it is a mean, 0 or more; None: what it is divided by is the same for any batch.
     """
-    return loss if _pieces is None else _pieces.weigh(loss, count)
+    if _pieces is not None:
+        loss, count = _pieces.weigh(loss, count)
+    if _noted is not None:
+        _noted.append((loss, count))
+    return loss
 
 
 def weighed_losses() -> int:
     """How many losses of the pass that is under way were given to :func:`of_whole`; 0 of a whole batch."""
-    return 0 if _pieces is None else _pieces.calls
+    return len(_noted or ()) if _pieces is None else _pieces.calls
 
 
 def by_images(losses: dict[str, Tensor], images: int, since: int) -> dict[str, Tensor]:
@@ -101,9 +123,15 @@ def by_images(losses: dict[str, Tensor], images: int, since: int) -> dict[str, T
     Args:
         since: :func:`weighed_losses` before they were computed; where it has risen, they are weighed already.
     """
-    if _pieces is None or _pieces.calls > since:
-        return losses
-    return {name: of_whole(loss, images) for name, loss in losses.items()}
+    if weighed_losses() == since:
+        return {name: of_whole(loss, images) for name, loss in losses.items()}
+    if _noted is not None:
+        # What a head makes of its losses, as a multiple, is a mean over as many as they are.
+        own, known = _noted[since:], {id(loss) for loss, _ in _noted}
+        counts = [count for _, count in own] if len(own) == len(losses) else [images] * len(losses)
+        pairs = zip(losses.values(), counts, strict=True)
+        _noted.extend((loss, count) for loss, count in pairs if id(loss) not in known)
+    return losses
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import cast
 
+from maskrcnn.config.registry import Named
 from maskrcnn.data import Dataset
 from maskrcnn.engine.events import Events, describe_losses
 from maskrcnn.errors import UserError, plural
@@ -17,7 +18,13 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
 from maskrcnn.run.training import EVALUATIONS, REPORTS, TrainingRun
 from maskrcnn.run.validation_losses import validation_losses
+from maskrcnn.viz.labels import Image
 from maskrcnn.viz.precision_recall import draw_precision_recall
+
+#: What draws the pictures of ``train.pictures_of``.
+SAMPLED: Named[Callable[..., Sequence[tuple[str, Image]]]] = Named(
+    "picture", "maskrcnn.run", proposals="sampled_pictures", rois="sampled_pictures"
+)
 
 
 @EVALUATIONS.register("coco")
@@ -31,7 +38,7 @@ def evaluate_run(
     console.line(f"evaluating after step {step} on {plural(len(val), 'image')}")
     smooth: Evaluation | None = None
     try:
-        found, metrics = _judge(run, val, stopping)
+        found, metrics = _judge(run, val, stopping, partial(_draw_sampled, run, val, step))
         if average is not None:
             console.line("evaluating the average of the weights (solver.ema)")
             with average.applied():
@@ -52,10 +59,24 @@ def evaluate_run(
     return metrics
 
 
+def _draw_sampled(run: TrainingRun, val: Dataset, step: int, model: MaskRCNN) -> None:
+    """Give trackers ``train.pictures_of``; on rank 0, where there are any that may take them."""
+    wanted, events = run.recipe.train.pictures_of, run.events
+    if wanted and events is not None and events.tracked:
+        for name, image in SAMPLED.get(wanted[0])(model, val, run.recipe, run.ranks.device):
+            events.picture(step, name, image)
+
+
 def _judge(
-    run: TrainingRun, val: Dataset, stopping: Callable[[], bool]
+    run: TrainingRun,
+    val: Dataset,
+    stopping: Callable[[], bool],
+    also: Callable[[MaskRCNN], None] = lambda _: None,
 ) -> tuple[Evaluation | None, dict[str, float]]:
     """The evaluation of the model as it is, told, and its figures and losses; on rank 0.
+
+    Args:
+        also: what is done with the model besides, in evaluation mode.
 
     Raises:
         BrokenOff: ``stopping`` said so on some rank; on every rank.
@@ -65,6 +86,7 @@ def _judge(
         metrics = {} if found is None else found.result.scalars()
         if found is not None:
             run.console.line(found.result.table())
+        also(cast(MaskRCNN, model))
         if run.recipe.eval.losses:
             losses = validation_losses(cast(MaskRCNN, model), val, run.recipe, run.ranks, stopping)
             metrics |= losses

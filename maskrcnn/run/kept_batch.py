@@ -37,7 +37,7 @@ def keep(run: TrainingRun, state: Checkpoint, what: list[str]) -> str:
     """
     folder = run.folder.path / "nonfinite" / f"step_{state.step + 1:08d}"
     weights = run.step.strategy.model_state()
-    later = run.step.deferred_steps and run.step.max_skipped > 0
+    later = run.step.deferred and run.step.max_skipped > 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         batches = [_plain(batch) for batch in run.batches(state.step, 1)]

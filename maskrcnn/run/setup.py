@@ -152,11 +152,13 @@ def train_batches(
     ranks: Ranks,
     steps: range,
     repeats: npt.NDArray[np.float64] | None = None,
+    *,
+    shared: bool = True,
 ) -> BatchLoader:
     """This rank's batches of a training's ``steps``.
 
     Args:
-        repeats: as :func:`maskrcnn.data.loader.train_loader` takes them.
+        repeats, shared: as :func:`maskrcnn.data.loader.train_loader` takes them.
     """
     return train_loader(
         dataset,
@@ -173,6 +175,7 @@ def train_batches(
         copy_paste=recipe.data.copy_paste,
         drawn_masks=drawn_masks(recipe),
         repeats=repeats,
+        shared=shared,
     )
 
 

@@ -16,7 +16,8 @@ from maskrcnn.data.loader import BatchLoader
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.engine.memory import memory_in_use
-from maskrcnn.engine.step import NotMadeError, Step, Wishes
+from maskrcnn.engine.outcomes import NotMadeError, Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.errors import UserError, plural
 from maskrcnn.modeling.mask_rcnn import MaskRCNN, without_weights

@@ -88,7 +88,7 @@ def train(
             trainer = run.begin(resume, resume_hint, strict)
             console.line(f"memory kept between steps: {'yes' if kept else 'no'}")
             start = trainer.state.step
-            with console.last_words(), nullcontext() if run.events is None else closing(run.events):
+            with console.last_words(), nullcontext() if run.events is None else run.events.closing():
                 trainer.fit(run.batches(start))
             ranks.barrier()
             metrics = run.metrics or _metrics_on_file(folder)

@@ -97,6 +97,8 @@ class TrainingRun:
         if not goes_on:
             self._local = setup.one_first(ranks, lambda: with_local_weights(recipe))
         self._taken = FirstWeights()
+        #: Whether a run goes on as it was when it made the steps that it makes again.
+        self._unchanged = True
         self.model = setup.place_model(self._local, len(self.data.train.categories), ranks.device)
         solver = recipe.solver
         self.model.roi.class_weights = setup.class_weights(recipe.model.roi, self.data.train, ranks.device)
@@ -190,6 +192,7 @@ class TrainingRun:
             start_step=step,
             tensorboard=self.recipe.train.tensorboard,
             trackers=self.recipe.train.trackers,
+            unchanged=self._unchanged,
             settings=flatten(self.recipe) if self.recipe.train.trackers else {},
             epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
         )
@@ -200,7 +203,9 @@ class TrainingRun:
         parts = self._parts()
         other = self.ranks.share(changes(self.folder.history(), facts)) + incomplete(parts, checkpoint, path)
         self._warn(f"{complaint}; going on from {path} instead" for complaint in complaints)
-        self._warn(check_resumed(self.recipe, checkpoint, path, self.data, other, strict=strict))
+        changed = [*check_resumed(self.recipe, checkpoint, path, self.data, other, strict=strict)]
+        self._unchanged = not changed
+        self._warn(changed)
         load_parts(parts, checkpoint, path)
 
     def _warn(self, sentences: Iterable[str]) -> None:
@@ -316,7 +321,8 @@ class TrainingRun:
         if steps is not None:
             recipe = replace(recipe, data=replace(recipe.data, workers=0))
             total = min(start_step + steps, total)
-        return setup.train_batches(self.data.train, recipe, self.ranks, range(start_step, total), repeats)
+        given = (self.data.train, recipe, self.ranks, range(start_step, total), repeats)
+        return setup.train_batches(*given, shared=self.step.passes.shared)
 
     def _evaluate(self, val: Dataset, step: int, stopping: Callable[[], bool]) -> Mapping[str, float] | None:
         metrics = EVALUATIONS.get("coco")(self, val, step, stopping)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -67,6 +68,13 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: Pa
         ) from None
     for group, values in zip(optimizer.param_groups, ours, strict=True):
         group.update(values)
+    # Fused optimizers go through the memory of a weight and of its momenta side by side, whatever their
+    # strides, and those of dealt out weights are contiguous.
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            same = isinstance(value, Tensor) and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def drop_head(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

@@ -17,8 +17,9 @@ def sizes(count: int, tall: float = 0.4) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 2, 7, 24, 25])
 @pytest.mark.parametrize("per_rank", [1, 2, 4])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_share_an_epoch_without_overlap(count: int, per_rank: int, world: int) -> None:
-    schedule = TrainSchedule(sizes(count), images_per_rank=per_rank, world_size=world, seed=1)
+@pytest.mark.parametrize("shared", [True, False])
+def test_ranks_share_an_epoch_without_overlap(count: int, per_rank: int, world: int, shared: bool) -> None:
+    schedule = TrainSchedule(sizes(count), images_per_rank=per_rank, world_size=world, seed=1, shared=shared)
     assert schedule.epoch_length >= 1
     for epoch in range(3):
         draws = [
@@ -38,6 +39,23 @@ def test_ranks_share_an_epoch_without_overlap(count: int, per_rank: int, world: 
             assert count - len(images) < per_rank * world
         else:
             assert {d.image for d in draws} <= set(range(count))
+
+
+@pytest.mark.parametrize("repeats", [None, np.linspace(1, 3, 25)])
+def test_ranks_share_the_batch_that_one_would_have(repeats: np.ndarray | None) -> None:
+    alone, shared, dealt = (
+        TrainSchedule(
+            sizes(25), images_per_rank=6 // world, world_size=world, seed=1, repeats=repeats, shared=shared
+        )
+        for world, shared in ((1, True), (3, True), (3, False))
+    )
+    others = 0
+    for step in range(20):
+        wanted = alone.batch(step, 0)
+        assert [draw for rank in range(3) for draw in shared.batch(step, rank)] == wanted
+        others += [draw for rank in range(3) for draw in dealt.batch(step, rank)] != wanted
+    assert others > 10
+    assert alone.epoch_draws(2) == shared.epoch_draws(2)
 
 
 def test_a_later_start_makes_the_same_batches() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from maskrcnn.data import CocoDataset, SyntheticConfig, synthetic_dataset, train_loader
+from maskrcnn.data import loader as loader_module
 from maskrcnn.data import workers as workers_module
 from maskrcnn.data.workers import LostWorkerError, Places
 from maskrcnn.structures import Batch, RawSample
@@ -82,6 +83,33 @@ def test_batches_are_the_same_and_it_is_told_with_its_image(
     assert words in told
     assert f"image {harmed.image_ids[harmed.bad]} ({harmed.path(harmed.bad)})" in told
     assert "Its batch is made anew by new processes" in told
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("collate", "stood still for 2 s as it put a batch together)"),
+        ("_Loaded.__reduce__", "sent nothing for 2 s"),  # a thread of the worker's own sends
+    ],
+)
+def test_a_process_that_hangs_past_its_images_is_told_too(
+    harmed: Harmed, part: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "STANDSTILL", 2.0)
+    expected, _ = read(harmed, 0)
+    owner, name = (loader_module, part) if "." not in part else (loader_module._Loaded, "__reduce__")
+    real = getattr(owner, name)
+
+    def hang(*args: Any) -> Any:
+        if os.getpid() != harmed.parent and not harmed.counter.exists():  # type: ignore[attr-defined]
+            harmed.counter.write_text("x")
+            time.sleep(60)
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, hang)
+    found, (told,) = read(harmed, 2)
+    assert_same(found, expected)
+    assert words in told and "Its batch is made anew by new processes" in told
 
 
 def test_an_image_that_ends_every_process_ends_the_run_and_is_named(harmed: Harmed) -> None:

@@ -12,23 +12,18 @@ import torch
 from maskrcnn.engine.checkpoint import Checkpoint, load, load_parts
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
-from maskrcnn.engine.step import Step, Wishes
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.step import AVERAGES, Step
 from maskrcnn.engine.strategy import Strategy, choose_strategy
+from maskrcnn.modeling.mask_rcnn import RECOMPUTATIONS
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import setup, train
 from tests.engine.line import ALONE
 from tests.test_resume import equal
 
 KINDS = ("ddp", "fsdp")
-#: Of a training whose losses do not depend on which images a rank has: those of masks are means over the
-#: masks of a pass, the others over as many anchors and RoIs of each image, where there are so many.
-CHANGES = (
-    "solver.batch_size=6",
-    "model.mask_head=null",
-    "model.rpn.samples=16",
-    "model.roi.samples=8",
-    "data.train_transforms=[hflip]",
-)
+#: Images of one size, since padding is to the largest of a rank.
+CHANGES = ("solver.batch_size=6", "data.train_transforms=[hflip]")
 
 
 def make(
@@ -38,9 +33,14 @@ def make(
     data = setup.build_data(recipe, ranks)
     torch.manual_seed(7)
     model = setup.place_model(recipe, len(data.train.categories), ranks.device)
+    solver, average = recipe.solver, None
     strategy = choose_strategy(ranks, model, kind)
+    if solver.checkpoint_activations:
+        assert RECOMPUTATIONS.get("backbone")(model) > 4
     optimizer = recipe.solver.optimizer.build(model, 0.01)
     strategy.adopt(optimizer)
+    if solver.ema is not None:
+        average = AVERAGES.get("ema")(strategy, **solver.ema.arguments())
     step = Step(
         strategy,
         optimizer,
@@ -50,6 +50,7 @@ def make(
         accumulate=recipe.solver.accumulate,
         clip_grad_norm=recipe.solver.clip_grad_norm,
         deferred=deferred,
+        average=average,
     )
     return step, data
 
@@ -111,6 +112,33 @@ def check_equal_steps(recipe_file: str, ranks: Ranks) -> None:
         assert whole.scaler == sharded.scaler
 
 
+def check_average_and_recomputation(recipe_file: str, ranks: Ranks) -> None:
+    """With an average of the weights, and activations computed anew: the steps of one process, to rounding;
+    the average goes through a checkpoint, and is what evaluations see.
+    """
+    backbone = "model.backbone={type: resnet, depth: 18, width: 8, norm: gn, freeze_at: 0}"
+    keys = [*CHANGES, backbone, "solver.ema={decay: 0.5}", "solver.accumulate=3"]
+    again = [*keys, "solver.checkpoint_activations=true"]
+    first, alone = make_steps(recipe_file, ALONE, "ddp", keys, False)
+    for options, kind, deferred in ((again, "ddp", False), (again, "fsdp", True)):
+        _, shared = make_steps(recipe_file, ranks, kind, options, deferred)
+        moved = 0.0
+        for name, value in alone.more["ema"].items():
+            found = shared.more["ema"][name]
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=2e-5, msg=f"{kind} {name}")
+            torch.testing.assert_close(shared.model[name], alone.model[name], rtol=1e-3, atol=2e-5)
+            apart = (found - shared.model[name]).abs().max(), (found - first.model[name]).abs().max()
+            moved = max(moved, float(min(apart)))
+        assert moved > 1e-4  # it is neither the weights nor what they were
+    step, _ = make(recipe_file, ranks, "fsdp", again, False)
+    load_parts(step.parts(), shared, Path("x.pt"))
+    assert step.average is not None and equal(step.average.state(), shared.more["ema"])
+    with step.average.applied(), step.strategy.whole() as model:
+        seen = dict(model.state_dict())
+    assert all(seen[name].equal(value) for name, value in shared.more["ema"].items())
+    assert equal(step.strategy.model_state(), shared.model)
+
+
 def check_round_trip(recipe_file: str, ranks: Ranks) -> None:
     """What is dealt out and gathered again is what it was, to the bit; evaluation sees the whole."""
     for keys in ([], ["solver.optimizer={type: adamw, lr: 0.001}"]):
@@ -139,6 +167,7 @@ def main(what: str, recipe_file: str, *more: str) -> None:
     if what == "check":
         check_equal_steps(recipe_file, ranks)
         check_round_trip(recipe_file, ranks)
+        check_average_and_recomputation(recipe_file, ranks)
         assert isinstance(choose_strategy(ALONE, torch.nn.Linear(2, 2), "fsdp"), Strategy)
     for folder, kind, steps in zip(more[::3], more[1::3], more[2::3], strict=True):
         keys = [f"solver.strategy={kind}", f"solver.steps={steps}", *CHANGES]

@@ -17,7 +17,8 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.metrics_file import read_metrics
-from maskrcnn.engine.step import NotFiniteError, Step, Wishes
+from maskrcnn.engine.outcomes import NotFiniteError, Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, train

@@ -10,7 +10,7 @@ import pytest
 
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.events import Events, Tally, describe_legend, describe_losses, format_seconds
-from maskrcnn.engine.step import StepResult, Wishes
+from maskrcnn.engine.outcomes import StepResult, Wishes
 
 
 @pytest.fixture(autouse=True)

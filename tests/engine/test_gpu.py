@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.step import Step, Wishes
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.structures import Batch
 from maskrcnn.structures.padded import pad_targets

@@ -13,8 +13,10 @@ from torch import Tensor
 from maskrcnn.data.loader import train_loader
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.console import Console
+from maskrcnn.engine.outcomes import NoMemoryError, Wishes
+from maskrcnn.engine.passes import MOST_PIECES
 from maskrcnn.engine.pieces import split, stand_in
-from maskrcnn.engine.step import MOST_PIECES, NoMemoryError, Step, Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
@@ -72,7 +74,7 @@ def gradients(recipe: Recipe, pieces: int) -> tuple[dict[str, float], dict[str, 
     step = Step(
         *(choose_strategy(ALONE, model), optimizer, lambda _: 0.0), seed=0, precision="float32", accumulate=1
     )
-    step.pieces = pieces
+    step.passes.pieces = pieces
     done = step.take(0, iter([found]), Wishes)
     return done.losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
@@ -143,7 +145,7 @@ def test_an_image_that_does_not_fit_is_the_end_after_three_tries() -> None:
     step = make_step(Small(0), tell=told.append)
     with pytest.raises(NoMemoryError) as caught:
         step.take(0, iter([batch(0, 16)]), Wishes)
-    assert len(told) == 3 and step.pieces == MOST_PIECES
+    assert len(told) == 3 and step.passes.pieces == MOST_PIECES
     assert len(caught.value.infos) == 16
 
 
@@ -176,7 +178,7 @@ def test_a_run_that_was_cut_goes_on_cut_to_the_bit(
     monkeypatch.setattr(MaskRCNN, "forward", full)
     recipe = load_recipe(recipe_file, ["data.val=null"])
     train(recipe, tmp_path / "straight", console=Console(quiet=True))
-    assert last(tmp_path / "straight").more == {"recovery": {"pieces": 2, "skipped": 0, "in_a_row": 0}}
+    assert last(tmp_path / "straight").more["recovery"] == {"pieces": 2, "skipped": 0, "in_a_row": 0}
     passes[0] = 0
     with pytest.raises(BaseException, match="after step 4"):
         train(recipe, tmp_path / "parted", console=StopAfter(3))

@@ -62,11 +62,10 @@ def test_checkpoints_go_from_dealt_out_to_whole_and_back_over_any_number_of_rank
         alone(recipe, folder, 7)
     start(3, "train", recipe, three, "ddp", 7)
     start(2, "train", recipe, one, "fsdp", 9, three, "fsdp", 9, straight, "ddp", 9)
-    # One and two processes take other images in a step, so it is the same changes without a dealt out one.
     assert len(losses(one)) == 9
-    # To rounding, until that decides which of two proposals comes first.
-    assert losses(one)[:7] == pytest.approx(losses(straight)[:7], rel=1e-3)
-    assert losses(one) == pytest.approx(losses(straight), rel=5e-2)
+    alone(recipe, tmp_path / "alone", 9)
+    for run in (one, three, straight):  # ranks share the batches that one process has
+        assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
     assert losses(three)[:5] == losses(one)[:5]
     states = [load(run / "checkpoints" / "last.pt") for run in (one, three, straight)]
     assert [state.step for state in states] == [9, 9, 9]
@@ -76,7 +75,9 @@ def test_checkpoints_go_from_dealt_out_to_whole_and_back_over_any_number_of_rank
 def test_what_is_gathered_at_once() -> None:
     backbone = nn.Module()
     backbone.stem = nn.Conv2d(3, 4, 1)
-    backbone.layer1, backbone.pool = nn.Sequential(nn.Conv2d(4, 4, 1)), nn.Sequential(nn.MaxPool2d(2))
+    block = nn.Module()
+    block.down = nn.Sequential(nn.Conv2d(4, 4, 1))  # as in a ResNet: inside of a stage
+    backbone.layer1, backbone.pool = nn.Sequential(nn.Conv2d(4, 4, 1), block), nn.Sequential(nn.MaxPool2d(2))
     model = nn.Module()
     model.backbone, model.rpn, model.roi = backbone, nn.Linear(2, 2), nn.Linear(2, 2)
     model.neck = None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +11,17 @@ from torch import Tensor, nn
 
 from maskrcnn.data.workers import LostWorkerError, StalledError
 from maskrcnn.engine import faults
+from maskrcnn.engine.checkpoint import Checkpoint, load_parts
 from maskrcnn.engine.distributed import Ranks
-from maskrcnn.engine.step import (
+from maskrcnn.engine.outcomes import (
     AbandonedError,
     NoMemoryError,
     NotFiniteError,
     NotMadeError,
-    Step,
     StepResult,
     Wishes,
 )
+from maskrcnn.engine.step import Step
 from maskrcnn.structures import Batch
 from tests.engine.line import CPU, Line, batch, batches, make_step
 
@@ -127,6 +129,18 @@ def test_a_step_that_has_no_memory_says_on_which_images() -> None:
         take(make_step(model, accumulate=2), 1)
     assert [info.image_id for info in caught.value.infos] == [0, 1, 100, 101]
     assert model.w.item() == 0.0
+
+
+def test_ranks_of_a_run_from_before_each_go_on_with_a_batch_of_their_own() -> None:
+    step, other = make_step(Line()), make_step(Line())
+    assert step.passes.shared
+    states = {name: part.save() for name, part in step.parts().items()}
+    load_parts(other.parts(), Checkpoint(model={}).with_states(states), Path("new.pt"))
+    assert other.passes.shared
+    del states["shares"]
+    load_parts(other.parts(), Checkpoint(model={}).with_states(states), Path("old.pt"))
+    assert not other.passes.shared
+    assert other.parts()["shares"].save() == {"of": "rank"}  # and so does what goes on from it
 
 
 def test_other_errors_pass() -> None:

@@ -10,6 +10,7 @@ import csv
 import errno
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ from maskrcnn.engine.board import EventFile
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.csv_files import WideFile
 from maskrcnn.engine.events import TRACKERS, Events, Tally, curves
+from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.engine.mlflow_run import allowed
 from maskrcnn.engine.wandb_run import WandbConfig
 from maskrcnn.errors import ConfigError, UserError
@@ -163,7 +165,7 @@ class Faulty:
     def picture(self, step: int, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         self._do("picture")
 
-    def close(self) -> None:
+    def close(self, ended: str) -> None:
         self._do("close")
 
 
@@ -264,8 +266,12 @@ class FakeRun(SimpleNamespace):
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
         self.axes.append((name, step_metric))
 
-    def finish(self) -> None:
+    def mark_preempting(self) -> None:
+        self.marked = True
+
+    def finish(self, exit_code: int) -> None:
         self.finished = True
+        self.exit_code = exit_code
 
 
 @pytest.fixture
@@ -274,7 +280,7 @@ def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
     runs: list[FakeRun] = []
 
     def init(**given: Any) -> FakeRun:
-        runs.append(FakeRun(given=given, logged=[], axes=[], finished=False))
+        runs.append(FakeRun(given=given, logged=[], axes=[], finished=False, marked=False))
         return runs[-1]
 
     module: Any = ModuleType("wandb")
@@ -345,8 +351,8 @@ class FakeClient:
     def log_image(self, run: str, image: Any, place: str) -> None:
         self.calls.append(("image", run, image.shape, place))
 
-    def set_terminated(self, run: str) -> None:
-        self.calls.append(("ended", run))
+    def set_terminated(self, run: str, status: str) -> None:
+        self.calls.append(("ended", run, status))
 
 
 STORE: dict[str | None, list[tuple[Any, ...]]] = {}
@@ -388,10 +394,79 @@ def test_mlflow_gets_records_and_pictures_and_a_resumed_run_goes_on_with_its_own
     kept = (tmp_path / "mine" / "mlflow_id.txt").read_text().strip()
     mine = [(call[0], *call[2:]) for call in calls if call[1] == kept]
     assert mine.count(("param", "solver.steps", "9")) == 1
-    assert mine.count(("RUNNING",)) == mine.count(("ended",)) == 2
+    assert mine.count(("RUNNING",)) == mine.count(("ended", "FINISHED")) == 2
     for step in (1, 2):
         assert ("metric", "loss/mask", 0.5, step) in mine and ("metric", "eval/segm/AP", 0.5, step) in mine
         assert ("image", (4, 5, 3), f"eval/a _1_/step_0000000{step}.png") in mine
+
+
+def remade(folder: Path, name: str, **options: Any) -> None:
+    """Three steps, of which the third was made and then the process killed; it goes on from the second."""
+    for start in (0, 2):
+        run = begin(folder, name, start, **options)
+        for step in range(start + 1, 5 if start else 4):
+            progress(run, step)
+            run.picture(step, "eval/a", PICTURE)
+            run.evaluation(step, {"segm/AP": 0.5}, 1.0)
+
+
+def test_steps_made_again_are_not_there_twice(
+    tmp_path: Path, wandb_runs: list[FakeRun], mlflow_store: dict[str | None, list[tuple[Any, ...]]]
+) -> None:
+    remade(tmp_path / "a", "wandb")
+    sent = [[values["step"] for values in run.logged] for run in wandb_runs]
+    assert sent == [[1, 1, 1, 2, 2, 2, 3, 3, 3], [4, 4, 4]]
+    remade(tmp_path / "b", "mlflow", tracking_uri="x")
+    calls = mlflow_store["x"]
+    assert [call[4] for call in calls if call[0] == "metric" and call[2] == "loss/mask"] == [1, 2, 3, 4]
+    assert [call[4] for call in calls if call[0] == "metric" and call[2] == "eval/segm/AP"] == [1, 2, 3, 4]
+    assert [call[3][-5] for call in calls if call[0] == "image"] == list("1234")
+    remade(tmp_path / "c", "csv")
+    assert [row["step"] for row in rows(tmp_path / "c" / "train.csv")] == list("1234")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "marked", "status"),
+    [
+        (None, 0, False, "FINISHED"),
+        (Interrupted("stopped", 15), 1, True, "KILLED"),
+        (KeyboardInterrupt(), 1, True, "KILLED"),
+        (UserError("no memory"), 1, False, "FAILED"),
+    ],
+)
+def test_how_a_run_ended_is_told(
+    error: BaseException | None,
+    code: int,
+    marked: bool,
+    status: str,
+    tmp_path: Path,
+    wandb_runs: list[FakeRun],
+    mlflow_store: dict[str | None, list[tuple[Any, ...]]],
+) -> None:
+    for name, options in (("wandb", {}), ("mlflow", {"tracking_uri": "x"})):
+        run = begin(tmp_path / name, name, **options)
+        with suppress(Interrupted, KeyboardInterrupt, UserError), run.closing():
+            progress(run, 1)
+            if error is not None:
+                raise error
+    (at_wandb,) = wandb_runs
+    assert (at_wandb.exit_code, at_wandb.marked) == (code, marked)
+    assert [call[2] for call in mlflow_store["x"] if call[0] == "ended"] == [status]
+
+
+def test_changed_steps_are_sent_anew(tmp_path: Path, wandb_runs: list[FakeRun]) -> None:
+    """A rate that was lowered, say: what is made again is not what it was."""
+    recipe = write_recipe(tmp_path)
+    keys = ["train.trackers=[wandb]", "train.keep=9", "train.checkpoint_every=1", "data.val=null"]
+    slower = ["solver.optimizer.lr=0.001"]
+    run = tmp_path / "run"
+    calls: Any = (([], ()), (slower, (5, 6)), ([*slower, "train.log_every=2"], (6,)))
+    for changes, lost in calls:
+        for step in lost:
+            (run / "checkpoints" / f"step_0000000{step}.pt").unlink(missing_ok=True)
+        train(load_recipe(recipe, keys + changes), run, resume=True, console=Console(quiet=True))
+    sent = [[values["step"] for values in run.logged] for run in wandb_runs]
+    assert sent[0] == [1, 2, 3, 4, 5, 6] and sent[1] == [5, 6] and sent[2] == []
 
 
 def test_names_for_mlflow() -> None:
@@ -424,7 +499,7 @@ def test_the_real_wandb_offline(tmp_path: Path, capfd: pytest.CaptureFixture[str
         run = begin(tmp_path / "mine", "wandb", start, mode="offline")
         progress(run, start + 1)
         run.picture(start + 1, "eval/a", PICTURE)
-        run.close()
+        run.close("whole" if start else "interrupted")
     assert "failed" not in capfd.readouterr().err
     import wandb
 
@@ -444,7 +519,7 @@ def test_the_real_mlflow_in_a_file(
         run = begin(tmp_path / "mine", "mlflow", start, tracking_uri=address)
         progress(run, start + 1)
         run.picture(start + 1, "eval/a", PICTURE)
-        run.close()
+        run.close("whole" if start else "interrupted")
     assert "failed" not in capsys.readouterr().err
     import mlflow
 

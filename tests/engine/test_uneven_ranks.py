@@ -55,7 +55,10 @@ def test_unequal_shares(recipe: Path, tmp_path: Path) -> None:
     ]
     forms = {
         # val: 3 images, of which 2 go to no rank evenly; a batch in which not every rank has an object.
-        "shares": ["solver.steps=3", "solver.batch_size=6", "solver.schedule.warmup_steps=0"],
+        "shares": [
+            *("solver.steps=3", "solver.batch_size=6", "solver.schedule.warmup_steps=0"),
+            "data.train_transforms=[hflip]",
+        ],
         "nothing": ["solver.steps=2", "solver.batch_size=3", "train.check_data=none", *few],
     }
     start(recipe, 3, {tmp_path / name: keys for name, keys in forms.items()})
@@ -65,6 +68,12 @@ def test_unequal_shares(recipe: Path, tmp_path: Path) -> None:
         assert len(together) == len(alone) == int(keys[0][-1])
         for one in together:
             assert math.isfinite(one["loss"]) and one["grad_norm"] > 0
+        # The same images in each step, and the losses of all of them; to rounding, which later steps enlarge.
+        names = [name for name in alone[0] if name.startswith("loss")]
+        assert "loss_mask" in names
+        for name in names:
+            assert together[0][name] == pytest.approx(alone[0][name], rel=1e-4)
+            assert [r[name] for r in together] == pytest.approx([r[name] for r in alone], rel=2e-2)
     for name, count in (("shares", 3), ("nothing", 2)):
         found = json.loads((tmp_path / name / "results.json").read_text())
         own = json.loads((tmp_path / f"{name}_alone" / "results.json").read_text())

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from maskrcnn.data.workers import LostWorkerError
-from maskrcnn.engine.step import AbandonedError, NotFiniteError, Step, Wishes
+from maskrcnn.engine.outcomes import AbandonedError, NotFiniteError, Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import choose_strategy
 from maskrcnn.engine.unread import MOST_UNREAD
 from maskrcnn.structures import Batch

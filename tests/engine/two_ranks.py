@@ -18,7 +18,8 @@ from maskrcnn.engine.distributed import Ranks, connect, leave
 from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.engine.faults import NonFiniteError
 from maskrcnn.engine.interrupt import Interrupted
-from maskrcnn.engine.step import Step, Wishes
+from maskrcnn.engine.outcomes import Wishes
+from maskrcnn.engine.step import Step
 from maskrcnn.engine.strategy import DataParallel, choose_strategy
 from maskrcnn.errors import DataError, UserError
 from maskrcnn.modeling.norms import SyncBatchNorm, make_norm
@@ -165,7 +166,7 @@ def check_memory_that_runs_out_on_one_rank(ranks: Ranks) -> None:
                 for number in (1, 2, 5):
                     model = Crowded(place if ranks.rank == 1 else "", number)
                     found, step = run(model, deferred, accumulate)
-                    assert step.pieces == 2
+                    assert step.passes.pieces == 2
                     assert len(found) == len(expected)
                     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
                     for mine, other in zip(model.parameters(), straight.parameters(), strict=True):

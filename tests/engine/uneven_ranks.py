@@ -12,21 +12,20 @@ import torch
 from maskrcnn.data.loader import train_loader
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect, leave
-from maskrcnn.engine.step import Wishes
+from maskrcnn.engine.outcomes import Wishes
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import setup, train
 from maskrcnn.structures import Batch
 from tests.engine.line import ALONE
 from tests.engine.sharded_ranks import make
 
-#: Losses are means over as many anchors and RoIs of each image, where there are so many.  Those of masks are
-#: means over the masks of a rank, so they are left out.
-EQUAL = [
-    "model.rpn.samples=16",
-    "model.roi.samples=8",
-    "model.mask_head=null",
-    "data.train_transforms=[hflip]",
-    "solver.batch_size=6",
+#: Images of one size, since padding is to the largest of a rank.
+EQUAL = ["data.train_transforms=[hflip]", "solver.batch_size=6"]
+#: Of which few images have as many masks, RoIs and visible keypoints as others.
+KEYPOINTS = [
+    "model.keypoint_head={type: conv, num_keypoints: 4, convs: 1, width: 16, pool_size: 7}",
+    "data.train={type: synthetic, keypoints: true, size: 64, num_images: 9, root: FOLDER}",
+    "data.val=null",
 ]
 
 
@@ -41,11 +40,14 @@ def pick(batch: Batch, places: Sequence[int]) -> Batch:
     )
 
 
-def check_parts_are_the_whole(recipe_file: str, ranks: Ranks, keys: list[str]) -> None:
+def check_parts_are_the_whole(
+    recipe_file: str, ranks: Ranks, keys: list[str], kind: str = "ddp", pieces: int = 1
+) -> None:
     """Ranks with a part of the images each take the step of one process with all, to rounding."""
     recipe = load_recipe(recipe_file, keys)
-    step, data = make(recipe_file, ranks, "ddp", keys, False)
-    alone, _ = make(recipe_file, ALONE, "ddp", keys, False)
+    step, data = make(recipe_file, ranks, kind, keys, False)
+    alone, _ = make(recipe_file, ALONE, kind, keys, False)
+    step.passes.pieces = pieces
     for one in (step, alone):
         one.strategy.module.train()
     source = train_loader(
@@ -62,8 +64,7 @@ def check_parts_are_the_whole(recipe_file: str, ranks: Ranks, keys: list[str]) -
     )
     labelled = []
     for i, batch in enumerate(source):
-        bare, *others = sorted(range(6), key=lambda k: len(batch.targets[k].labels))
-        batch = pick(batch, [bare, bare, *others[1:]])
+        batch.targets[:2] = [t.select(torch.zeros(0, dtype=torch.int64)) for t in batch.targets[:2]]
         mine = range(ranks.rank * 6 // ranks.size, (ranks.rank + 1) * 6 // ranks.size)
         part = pick(batch, mine)
         labelled += ranks.gather(sum(len(t.labels) for t in part.targets))
@@ -71,8 +72,7 @@ def check_parts_are_the_whole(recipe_file: str, ranks: Ranks, keys: list[str]) -
         assert found.losses.keys() == want.losses.keys()
         for name, value in want.losses.items():
             assert abs(found.losses[name] - value) <= 1e-4 * abs(value) + 1e-6, (
-                i,
-                name,
+                *(kind, pieces, i, name),
                 found.losses,
                 want.losses,
             )
@@ -82,7 +82,11 @@ def check_parts_are_the_whole(recipe_file: str, ranks: Ranks, keys: list[str]) -
 
 def main(recipe_file: str, *more: str) -> None:
     ranks = connect("cpu")
+    points = [*EQUAL, *(key.replace("FOLDER", str(Path(recipe_file).parent)) for key in KEYPOINTS)]
     check_parts_are_the_whole(recipe_file, ranks, EQUAL)
+    check_parts_are_the_whole(recipe_file, ranks, [*points, "model.static_shapes=true"])
+    check_parts_are_the_whole(recipe_file, ranks, points, "fsdp")
+    check_parts_are_the_whole(recipe_file, ranks, points, pieces=2)
     for folder, keys in zip(more[::2], more[1::2], strict=True):
         train(load_recipe(recipe_file, keys.split()), Path(folder), console=Console(quiet=True))
 

@@ -122,7 +122,8 @@ def test_the_command_shows_a_line_a_run(runs: Path, capsys: pytest.CaptureFixtur
     assert main(["status", str(runs / "whole"), str(runs / "stopped"), "--watch"]) == 0  # none is running
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["status", str(runs / "stopped")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("stopped 2")
+    head, only = capsys.readouterr().out.splitlines()
+    assert only.count("stopped 2") == 1 and only[head.index("state") :].startswith("stopped 2")
     assert main(["status", str(runs / "whole"), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["step"] == 3 and found["running"] is False

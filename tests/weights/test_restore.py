@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -106,6 +107,32 @@ def test_momenta_are_the_checkpoints_and_settings_the_recipes() -> None:
     group = fresh.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.5, 0.25)
     assert fresh.state[weight]["momentum_buffer"].equal(torch.arange(3.0) + 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_momenta_lie_in_memory_as_their_weights_do(kind: str) -> None:
+    """Fused optimizers go through both side by side, and a file of dealt out weights has them contiguous."""
+
+    def make(layout: torch.memory_format) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=layout))
+        if kind == "sgd":
+            return weight, torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
+        return weight, torch.optim.AdamW([weight], lr=0.1, fused=True)
+
+    def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        gradient = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+        weight.grad = torch.empty_like(weight).copy_(gradient)
+        optimizer.step()
+
+    one, other = make(torch.contiguous_format), make(torch.channels_last)
+    step(*one, 1)
+    restore_optimizer(other[1], deepcopy(one[1].state_dict()), "last.pt")
+    with torch.no_grad():
+        other[0].copy_(one[0])
+    step(*one, 2)
+    step(*other, 2)
+    torch.testing.assert_close(other[0], one[0], rtol=1e-6, atol=1e-6)
 
 
 def test_a_setting_that_another_torch_added_is_no_other_optimizer() -> None:
