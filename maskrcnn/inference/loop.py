@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.inference.graphs import ReplayedModel
-from maskrcnn.inference.paste import Paste
+from maskrcnn.inference.paste import Cleaning, Paste
 from maskrcnn.inference.records import Result, coco_results
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.precision import Precision, autocast
@@ -101,6 +101,7 @@ def predict_dataset(
     overlap: bool | None = None,
     keypoint_offset: float = 0.5,
     graphs: bool = True,
+    clean: Cleaning | None = None,
 ) -> list[Result]:
     """COCO result records of every image the loader gives, each image once.
 
@@ -116,6 +117,7 @@ def predict_dataset(
         overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
         keypoint_offset: see :func:`maskrcnn.inference.records.coco_results`.
         graphs: see :func:`predict_batches`.
+        clean: what of pasted masks is mended, see ``inference.paste``.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to
@@ -132,7 +134,7 @@ def predict_dataset(
         return [
             record
             for info, detections, size in found
-            for record in coco_results(info, detections, size, categories, paste, keypoint_offset)
+            for record in coco_results(info, detections, size, categories, paste, keypoint_offset, clean)
         ]
 
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -114,6 +114,7 @@ def run_evaluation(
             dataset.categories,
             precision=recipe.eval.precision,
             paste=recipe.eval.paste,
+            clean=recipe.eval.clean,
             keypoint_offset=recipe.eval.keypoint_offset,
             progress=progress_lines(console, "evaluating"),
             total=-(-len(dataset) // ranks.size),

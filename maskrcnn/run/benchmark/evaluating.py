@@ -31,6 +31,7 @@ def measure_evaluation(
             val.categories,
             precision=recipe.eval.precision,
             paste=recipe.eval.paste,
+            clean=recipe.eval.clean,
             keypoint_offset=recipe.eval.keypoint_offset,
         )
         return len(records), time.perf_counter() - began
