@@ -298,6 +298,25 @@ class CleanConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TTAConfig(Config):
+    """Views of an image besides the image itself, each scale with each flip."""
+
+    #: h, left and right exchanged; v, top and bottom; hv, both.  Default [h].
+    flips: tuple[Literal["h", "v", "hv"], ...] = ("h",)
+    #: Factors of the size at which the network sees images, 0.1 to 10.  Default [0.8, 1.0, 1.25].
+    scales: tuple[Annotated[float, Range(0.1, 10, "an image so enlarged fills the memory")], ...] = (
+        0.8,
+        1.0,
+        1.25,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise ValueError("scales must name at least one; 1.0 is the image as it is")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
     """How a model is judged."""
 
@@ -322,6 +341,9 @@ class EvalConfig(Config):
     #: Mend pasted masks, as {parts: largest, largest_hole: 20}; null: they are as the model has them.
     #: Default null.
     clean: CleanConfig | None = None
+    #: Test-time augmentation, as {flips: [h, v], scales: [0.8, 1.0, 1.25]}: an image is seen scaled and
+    #: mirrored too, boxes and masks of all views are merged; so many times slower.  null: none (default).
+    tta: TTAConfig | None = None
     #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
     #: keypoints-eval); null: COCO's 17.  Default null.
     sigmas: tuple[Positive, ...] | None = None

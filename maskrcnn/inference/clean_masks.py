@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.inference.paste import CLEANINGS, Cleaning
 from maskrcnn.structures.rle import TextRLE, as_text, decode_crop, encode_crop
 
 
-@CLEANINGS.register("parts")
+class Cleaning(Protocol):
+    """What is mended of pasted masks; ``eval.clean`` says what the values mean."""
+
+    @property
+    def parts(self) -> Literal["all", "largest"]: ...
+    @property
+    def smallest_part(self) -> int: ...
+    @property
+    def largest_hole(self) -> int: ...
+
+
 def clean_masks(masks: Sequence[TextRLE], how: Cleaning) -> list[TextRLE]:
     """The masks with fewer parts and holes, each within its old outline; what is not to be changed is not."""
     return [_cleaned(mask, how) for mask in masks]

@@ -18,8 +18,8 @@ in the frame of that image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.config.registry import Named
+from maskrcnn.inference.clean_masks import Cleaning, clean_masks
 from maskrcnn.structures.rle import Runs, TextRLE, decode, encode_changes, odd_positions, window_changes
 
 Paste = Literal["aligned", "torchvision", "smooth"]
@@ -38,25 +39,10 @@ COLUMNS_AT_ONCE = 1 << 15
 FloatArray = npt.NDArray[np.float64]
 
 
-class Cleaning(Protocol):
-    """What is mended of pasted masks; ``eval.clean`` says what the values mean."""
-
-    @property
-    def parts(self) -> Literal["all", "largest"]: ...
-    @property
-    def smallest_part(self) -> int: ...
-    @property
-    def largest_hole(self) -> int: ...
-
-
 #: From probabilities [D, M, M] and boxes [D, 4] with an area, on the CPU, and the image's height and width to
 #: toggle positions of each mask.
 PASTES: Named[Callable[[Tensor, Tensor, int, int], list[Runs]]] = Named(
     "way to paste", "maskrcnn.inference", smooth="smooth_paste"
-)
-#: How pasted masks are mended.
-CLEANINGS: Named[Callable[[Sequence[TextRLE], Cleaning], list[TextRLE]]] = Named(
-    "cleaning", "maskrcnn.inference", parts="clean_masks"
 )
 
 
@@ -103,7 +89,7 @@ def encode_masks(
         for i, places in zip(keep, found, strict=True):
             changes[i] = places
     masks = encode_changes(changes, height, width)
-    return masks if clean is None else CLEANINGS.get("parts")(masks, clean)
+    return masks if clean is None else clean_masks(masks, clean)
 
 
 def paste_masks(

@@ -21,7 +21,8 @@ import torch
 from maskrcnn.data.formats.coco_json import kind_of, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.files import write_text
-from maskrcnn.inference.paste import Cleaning, Paste, encode_masks
+from maskrcnn.inference.clean_masks import Cleaning
+from maskrcnn.inference.paste import Paste, encode_masks
 from maskrcnn.structures import Detections, ImageInfo, clip_boxes, large_enough, xyxy_to_xywh
 from maskrcnn.structures.categories import Categories
 
