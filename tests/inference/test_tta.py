@@ -14,7 +14,9 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.inference.loop import predict_batches, predicting
 from maskrcnn.inference.tta import AugmentedModel, View, fused
 from maskrcnn.modeling import MaskRCNN
+from maskrcnn.modeling.interfaces import RoIFeatures
 from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
+from maskrcnn.modeling.roi.rois import DetectedRoIs
 from maskrcnn.recipe import EvalConfig, TTAConfig
 from maskrcnn.structures import Batch, Detections, ImageInfo
 from tests.modeling import tiny
@@ -110,9 +112,6 @@ def test_masks_are_the_mean_over_the_views() -> None:
 
 def masks_of(plain: MaskRCNN, view: View, image: Tensor, found: Detections) -> Tensor:
     """What the mask head says of boxes in a view, asked for by hand."""
-    from maskrcnn.modeling.interfaces import RoIFeatures
-    from maskrcnn.modeling.roi.rois import DetectedRoIs
-
     batch = plain.preprocess([view.of_image(image)])
     maps = RoIFeatures(plain.features(batch.tensor))
     boxes = view.of_boxes(found.boxes, image.shape[-2:], image.shape[-2:])
