@@ -50,7 +50,8 @@ def without_specks(bitmap: npt.NDArray[np.uint8], smallest: int, *, largest: boo
     keep = np.zeros(count, dtype=np.uint8)
     keep[1:] = areas >= (areas.max() + 1 if largest else smallest)
     keep[1 + int(areas.argmax())] = 1  # of equal ones the first
-    return keep[labels]
+    out: npt.NDArray[np.uint8] = keep[labels]
+    return out
 
 
 def without_holes(bitmap: npt.NDArray[np.uint8], largest: int) -> npt.NDArray[np.uint8]:
@@ -63,4 +64,5 @@ def without_holes(bitmap: npt.NDArray[np.uint8], largest: int) -> npt.NDArray[np
     fill = np.zeros(count, dtype=np.uint8)
     fill[1:] = facts[1:, cv2.CC_STAT_AREA] <= largest
     fill[labels[0, 0]] = 0
-    return bitmap | fill[labels][1:-1, 1:-1]
+    out: npt.NDArray[np.uint8] = bitmap | fill[labels][1:-1, 1:-1]
+    return out

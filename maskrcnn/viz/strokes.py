@@ -49,7 +49,7 @@ def outline_of(window: Image, x: int, y: int, factor: int) -> list[Line]:
         return []
     fine = max(1, min(max(_FINE, factor), _LARGEST // max(window.shape)))
     margin = 2
-    grown = cv2.copyMakeBorder(window, *[margin] * 4, cv2.BORDER_CONSTANT, value=[0])
+    grown = cv2.copyMakeBorder(window, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=[0])
     size = (grown.shape[1] * fine, grown.shape[0] * fine)
     grown = cv2.resize(grown, size, interpolation=cv2.INTER_LINEAR)
     # Blurred by a little more than the tent of the enlargement, the stairs of pixels become curves; what that

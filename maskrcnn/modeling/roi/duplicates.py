@@ -48,8 +48,9 @@ def without_duplicates(found: FoundRoIs, iou_threshold: float, across_classes: b
         )
     counts = torch.bincount(rois.images, minlength=found.size).tolist()
     parts = (x.split(counts) for x in (*columns, torch.ones_like(labels, dtype=torch.bool)))
-    images = zip(*parts, strict=True)
-    keep = ~torch.cat([worse_duplicates(*(x[None] for x in own), iou_threshold)[0] for own in images])
+    images = [tuple(x[None] for x in own) for own in zip(*parts, strict=True)]
+    gone = [worse_duplicates(b, label, m, real, iou_threshold)[0] for b, label, m, real in images]
+    keep = ~torch.cat(gone)
     return replace(
         found, rois=rois.where(keep), values={name: value[keep] for name, value in found.values.items()}
     )

@@ -120,3 +120,9 @@ def test_a_model_without_masks_is_told() -> None:
     with pytest.raises(ConfigError, match=r"model.roi.mask_nms compares masks.*no mask head; set.*null"):
         tiny.build(mask_head=None, roi=replace(tiny.CONFIG.roi, mask_nms=0.5))
     tiny.build(mask_head=None, roi=replace(tiny.CONFIG.roi, mask_nms=None))
+
+
+def test_an_image_without_detections_suppresses_nothing() -> None:
+    real = torch.zeros(1, 0, dtype=torch.bool)
+    none = torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, SIDE, SIDE)
+    assert worse_duplicates(*none, real, 0.5).shape == (1, 0)
