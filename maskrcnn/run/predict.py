@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,16 @@ from maskrcnn.data.video import Video, frames, opened_video
 from maskrcnn.engine.console import Console, Unwritten
 from maskrcnn.errors import DataError, OutputError, UserError, plural
 from maskrcnn.evaluation import PredictionProgress
-from maskrcnn.files import clear_temporaries, writing_video
+from maskrcnn.files import clear_folders, writing_video
 from maskrcnn.inference.ahead import behind
 from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.find_images import ImagePage, Images
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.prediction_files import NEED_MASKS, OF_ALL, Fault, Written, write_each
+from maskrcnn.run.prediction_files import NEED_MASKS, OF_ALL, Fault, Written, folders_of, write_each
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
 from maskrcnn.run.predictor import AnyImage, Predictor
+
+R = TypeVar("R")
 
 #: Images whose files may be in the making beside a GPU.
 _WAITING = 8
@@ -60,8 +63,8 @@ class Counts:
         said = []
         if self.capped:
             said.append(
-                f"in {self.capped} of {plural(self.images, 'image')} the model found the {most} objects that"
-                f" it may, so others may be missing (--set model.roi.max_detections={10 * most})"
+                f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it"
+                f" may ({most}), so others may be missing (--set model.roi.max_detections={10 * most})"
             )
         if self.small:
             said.append(
@@ -109,7 +112,8 @@ class Predicting:
         lacking = [name for name in self.writes if name in NEED_MASKS]
         if lacking and self.predictor.recipe.model.mask_head is None:
             raise UserError(
-                f"--write {','.join(lacking)} needs masks, and this model predicts boxes alone; leave it out"
+                f"--write {','.join(lacking)}: label images are made of masks, and this model predicts boxes"
+                " alone; leave it out"
             )
         self._unwritten = Unwritten(self.tell)
         self._journal = self._open_journal()
@@ -137,8 +141,9 @@ class Predicting:
     def _open_journal(self) -> Journal:
         path = self.out / JOURNAL
         self.out.mkdir(parents=True, exist_ok=True)
-        clear_temporaries(self.out, [entry.name for entry in self.out.iterdir() if entry.is_dir()])
         there = path.exists()
+        if self.resume and there:
+            clear_folders(folders_of(self.out))
         journal = Journal(path, {**self.settings, "--write": list(self.writes)}, resume=self.resume)
         if self.resume:
             done = plural(len(journal.done), "image is", "images are") + " done" if there else ""
@@ -176,7 +181,7 @@ class Predicting:
             return self._line(found, image, keys[image], names[image], faults), faults
 
         stream = self.predictor.stream(left, batch_size=self.batch_size, skipped=skip)
-        for line, faults in behind(stream, finish, most=self._waiting):
+        for line, faults in self._beside(stream, finish):
             self._note(line, faults)
             name = line.file_name["file_name"]
             self.console.line(f"{shown(name)}: {plural(len(line.records), 'instance')}")
@@ -227,7 +232,7 @@ class Predicting:
         with ExitStack() as stack:
             add: Callable[[npt.NDArray[np.uint8]], object] | None = None
             stream = self.predictor.stream(frames(video.camera), batch_size=self.batch_size)
-            for place, (found, picture) in enumerate(behind(stream, draw, most=self._waiting)):
+            for place, (found, picture) in enumerate(self._beside(stream, draw)):
                 if picture is not None and place == 0:
                     try:
                         height, width = picture.shape[:2]
@@ -286,9 +291,11 @@ class Predicting:
         self.counts.broken += 1
         self.tell(f"skipped: {error}")
 
-    @property
-    def _waiting(self) -> int:
-        return 0 if self.predictor.device.type == "cpu" else _WAITING
+    def _beside(self, found: Iterator[Prediction], work: Callable[[Prediction], R]) -> Iterator[R]:
+        """``work`` of each, beside a GPU; a CPU has no hands free."""
+        if self.predictor.device.type == "cpu":
+            return map(work, found)
+        return behind(found, work, most=_WAITING, threads=min(_WAITING, os.cpu_count() or 1))
 
 
 def _file(image: Path | ImagePage) -> Path:

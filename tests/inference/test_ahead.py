@@ -17,7 +17,8 @@ def test_order_is_kept_whatever_takes_how_long() -> None:
         return item * 10
 
     assert list(ahead(range(20), work, threads=4, most=6)) == [10 * k for k in range(20)]
-    assert list(behind(range(20), work, most=3)) == [10 * k for k in range(20)]
+    for threads in (1, 4):
+        assert list(behind(range(20), work, most=3, threads=threads)) == [10 * k for k in range(20)]
     assert list(behind(range(3), work, most=0)) == [0, 10, 20]
     assert list(ahead([], work, threads=2, most=2)) == []
 
