@@ -76,13 +76,10 @@ def worse_duplicates(
     """
     room = real.shape[1]
     place = torch.arange(room, device=boxes.device)
-    rivals = (place < place[:, None]) & (
-        labels[:, None] == labels[:, :, None]
-    )  # [N, D, D]: the second is ahead
-    rivals = rivals & real[:, None] & real[:, :, None]
-    near, neighbour = torch.where(rivals, box_iou(boxes, boxes), 0).topk(
-        min(NEIGHBOURS, room), dim=2
-    )  # [N, D, C]
+    alike = (labels[:, None] == labels[:, :, None]) & real[:, None] & real[:, :, None]
+    rivals = alike & (place < place[:, None])  # [N, D, D]: of two alike the second is ahead
+    overlap = torch.where(rivals, box_iou(boxes, boxes), 0)
+    near, neighbour = overlap.topk(min(NEIGHBOURS, room), dim=2)  # [N, D, C]
     iou = mask_iou(*_pairs(boxes, masks, neighbour))
     suppresses = (near > 0) & (iou.view(near.shape) > iou_threshold)
     gone = torch.zeros_like(real)
