@@ -44,6 +44,9 @@ MOST_WORKERS = 512
 #: Of a batch, in pixels.
 PaddedSide = Annotated[int, Range(1, 65_536, "images so large fill the memory")]
 
+#: An area of masks.
+Pixels = Annotated[int, Range(0, 10**9, "no image has so many pixels")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
@@ -284,6 +287,39 @@ class TrainConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CleanConfig(Config):
+    """What is mended of pasted masks."""
+
+    #: Of a mask that falls into several parts: largest, that alone is kept; all, those of ``smallest_part``.
+    #: Default largest.
+    parts: Literal["all", "largest"] = "largest"
+    #: Of all, parts of fewer pixels of the image are dropped, but never the largest, 0 to 10^9.  Default 0:
+    #: none.
+    smallest_part: Pixels = 0
+    #: Holes of so many pixels of the image or fewer are filled, 0 to 10^9.  Default 0: none.
+    largest_hole: Pixels = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTAConfig(Config):
+    """Views of an image besides the image itself, each scale with each flip."""
+
+    #: h, left and right exchanged; v, top and bottom; hv, both.  Default [h].
+    flips: tuple[Literal["h", "v", "hv"], ...] = ("h",)
+    #: Factors of the size at which the network sees images, 0.1 to 10.  Default [0.8, 1.0, 1.25].
+    scales: tuple[Annotated[float, Range(0.1, 10, "an image so enlarged fills the memory")], ...] = (
+        0.8,
+        1.0,
+        1.25,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise ValueError("scales must name at least one; 1.0 is the image as it is")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
     """How a model is judged."""
 
@@ -302,8 +338,15 @@ class EvalConfig(Config):
     #: Which weights of a checkpoint eval, predict, proposals and convert take: true its average (solver.ema),
     #: false those of its step; null: the average where best_metric begins with ema/, else those of its step.
     ema: bool | None = None
-    #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), or as torchvision does.
-    paste: Literal["aligned", "torchvision"] = "aligned"
+    #: How masks are pasted into the image: aligned to pixel centres (as Detectron2), as torchvision does, or
+    #: smooth: logits blended by cubic splines, whose borders have no steps in large objects.
+    paste: Literal["aligned", "torchvision", "smooth"] = "aligned"
+    #: Mend pasted masks, as {parts: largest, largest_hole: 20}; null: they are as the model has them.
+    #: Default null.
+    clean: CleanConfig | None = None
+    #: Test-time augmentation, as {flips: [h, v], scales: [0.8, 1.0, 1.25]}: an image is seen scaled and
+    #: mirrored too, boxes and masks of all views are merged; so many times slower.  null: none (default).
+    tta: TTAConfig | None = None
     #: Spread of the annotations of each keypoint, relative to the object's size, > 0 (cocodataset.org,
     #: keypoints-eval); null: COCO's 17.  Default null.
     sigmas: tuple[Positive, ...] | None = None

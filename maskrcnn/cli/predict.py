@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from maskrcnn.cli.drawing import add_drawing_arguments, drawing_style, with_tta
 from maskrcnn.cli.parser import add_checkpoint_argument, add_set_argument
 from maskrcnn.errors import UserError, plural
 
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
     add_set_argument(parser)
+    add_drawing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--score must be in [0, 1], got {args.score}")
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
-    writes = _writes(args)
+    writes, style = _writes(args), drawing_style(args)
     images = find_images(args.images, recursive=args.recursive)
     check_folder(args.out, "--out")
     keep_freed_memory()
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         score=args.score,
         precision=args.precision,
         compile=True if args.compile else None,
-        overrides=args.overrides,
+        overrides=with_tta(args),
     )
     if predictor.recipe.model.rpn is None:
         raise UserError(
@@ -105,13 +107,14 @@ def run(args: argparse.Namespace) -> int:
     settings = {
         "the checkpoint": predictor.identity,
         "--score": predictor.thresholds,
-        "--set": args.overrides,
+        "--set": with_tta(args),
+        "--draw": style,
         "--precision": args.precision,
         "--batch-size": args.batch_size,
     }
     console = Console()
     work = Predicting(
-        predictor, images, args.out, writes, settings, args.resume, args.batch_size, console, tell
+        predictor, images, args.out, writes, settings, args.resume, args.batch_size, console, tell, style
     )
     counts = work.run()
     console.line(

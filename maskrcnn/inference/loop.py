@@ -17,9 +17,11 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.inference.clean_masks import Cleaning
 from maskrcnn.inference.graphs import ReplayedModel
 from maskrcnn.inference.paste import Paste
 from maskrcnn.inference.records import Result, coco_results
+from maskrcnn.inference.tta import AugmentedModel, Views
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.precision import Precision, autocast
 from maskrcnn.structures import Batch, Detections, ImageInfo
@@ -32,6 +34,13 @@ class PredictingModel(Protocol):
     def predict(self, images: list[Tensor], proposals: list[Tensor] = ..., /) -> list[Detections]:
         """``images``: [3, H, W], ``proposals``: [P, 4], of each -> one Detections an image, network frame."""
         ...
+
+
+def predicting(model: MaskRCNN, *, graphs: bool = False, tta: Views | None = None) -> PredictingModel:
+    """The model as it predicts: out of views, or replayed where a GPU and the static form allow it."""
+    if tta is not None:
+        return cast(PredictingModel, AugmentedModel(model, tta))
+    return cast(PredictingModel, ReplayedModel(model) if graphs else model)
 
 
 @dataclass(frozen=True)
@@ -67,17 +76,19 @@ def predict_batches(
     device: torch.device | str,
     precision: Precision = "float32",
     graphs: bool = True,
+    tta: Views | None = None,
 ) -> Iterator[tuple[Batch, list[Detections]]]:
     """Each batch (on the CPU, as loaded) with its detections (on ``device``, in the network frame).
 
     ``model`` is a :class:`PredictingModel`; one wrapped by DistributedDataParallel is unwrapped.  It is put
     in evaluation mode while the iterator lives, and restored when it ends or is closed.  With ``graphs``, on
-    a GPU, batches of a shape that comes again are replayed (:class:`ReplayedModel`).
+    a GPU, batches of a shape that comes again are replayed (:class:`ReplayedModel`); with ``tta`` a
+    :class:`MaskRCNN` predicts out of several views instead.
     """
     device = torch.device(device)
     predictor = cast(PredictingModel, getattr(model, "module", model))
-    if graphs and device.type == "cuda" and isinstance(predictor, MaskRCNN):
-        predictor = cast(PredictingModel, ReplayedModel(predictor))
+    if isinstance(predictor, MaskRCNN):
+        predictor = predicting(predictor, graphs=graphs and device.type == "cuda", tta=tta)
     with evaluating(model):
         for batch in loader:
             yield batch, predict_batch(predictor, batch, device, precision)
@@ -106,6 +117,8 @@ def predict_dataset(
     overlap: bool | None = None,
     keypoint_offset: float = 0.5,
     graphs: bool = True,
+    clean: Cleaning | None = None,
+    tta: Views | None = None,
 ) -> list[Result]:
     """COCO result records of every image the loader gives, each image once.
 
@@ -121,6 +134,8 @@ def predict_dataset(
         overlap: encode masks in a thread beside the model; None: on a GPU.  The results are the same.
         keypoint_offset: see :func:`maskrcnn.inference.records.coco_results`.
         graphs: see :func:`predict_batches`.
+        clean: what of pasted masks is mended, see ``inference.paste``.
+        tta: see :func:`predict_batches`.
 
     Returns:
         records in the loader's order.  With several processes, gather the lists and give them to
@@ -137,11 +152,11 @@ def predict_dataset(
         return [
             record
             for info, detections, size in found
-            for record in coco_results(info, detections, size, categories, paste, keypoint_offset)
+            for record in coco_results(info, detections, size, categories, paste, keypoint_offset, clean)
         ]
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        for batch, detections in predict_batches(model, loader, device, precision, graphs):
+        for batch, detections in predict_batches(model, loader, device, precision, graphs, tta):
             fresh = []
             for image, info, found in zip(batch.images, batch.infos, detections, strict=True):
                 if info.image_id not in seen:  # a padding sampler repeats images

@@ -1,6 +1,7 @@
 """From mask probabilities over boxes to binary masks of the image, without an image per instance.
 
-Two readings of "paste" exist among the peers and differ by a pixel at the outline:
+Two readings of "paste" exist among the peers and differ by a pixel at the outline (a third, ``smooth``, has a
+module of its own):
 
 - ``aligned`` (the default; Detectron2's): the M x M probabilities cover the box exactly, in continuous
   coordinates; the value at a pixel is the bilinear interpolation at its centre, zero beyond the box.
@@ -17,6 +18,7 @@ in the frame of that image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -24,9 +26,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskrcnn.config.registry import Named
+from maskrcnn.inference.clean_masks import Cleaning, clean_masks
 from maskrcnn.structures.rle import Runs, TextRLE, decode, encode_changes, odd_positions, window_changes
 
-Paste = Literal["aligned", "torchvision"]
+Paste = Literal["aligned", "torchvision", "smooth"]
 #: Probability from which a pixel belongs to the mask (Mask R-CNN, section 3.1, "Inference").
 THRESHOLD = 0.5
 #: Columns interpolated at once by ``aligned``; bounds its scratch memory to some tens of megabytes.
@@ -35,8 +39,20 @@ COLUMNS_AT_ONCE = 1 << 15
 FloatArray = npt.NDArray[np.float64]
 
 
+#: From probabilities [D, M, M] and boxes [D, 4] with an area, on the CPU, and the image's height and width to
+#: toggle positions of each mask.
+PASTES: Named[Callable[[Tensor, Tensor, int, int], list[Runs]]] = Named(
+    "way to paste", "maskrcnn.inference", smooth="smooth_paste"
+)
+
+
 def encode_masks(
-    mask_probs: Tensor, boxes: Tensor, height: int, width: int, paste: Paste = "aligned"
+    mask_probs: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    paste: Paste = "aligned",
+    clean: Cleaning | None = None,
 ) -> list[TextRLE]:
     """Binary masks of an image, run-length encoded.
 
@@ -46,7 +62,8 @@ def encode_masks(
             is not finite gives an empty mask; so does a side of 0, but ``torchvision`` still draws a
             line of one pixel there.
         height, width: the image's size in pixels.
-        paste: which of the two readings, see the module.
+        paste: which of the readings, see the module.
+        clean: what is mended then; None: nothing.
 
     Returns:
         D compressed RLEs of [height, width].
@@ -58,32 +75,39 @@ def encode_masks(
         raise ValueError(f"mask_probs must be [D, M, M], got {tuple(mask_probs.shape)}")
     if boxes.shape != (len(mask_probs), 4):
         raise ValueError(f"boxes must be [{len(mask_probs)}, 4], got {tuple(boxes.shape)}")
-    if paste not in ("aligned", "torchvision"):
-        raise ValueError(f"paste must be 'aligned' or 'torchvision', got {paste!r}")
+    if paste not in PASTES.names():
+        raise ValueError(f"paste must be one of {PASTES.names()}, got {paste!r}")
     probs = mask_probs.detach().float().cpu()
     boxes = boxes.detach().float().cpu()
     sides = boxes[:, 2:] - boxes[:, :2]
-    proper = (sides > 0) if paste == "aligned" else (sides >= 0)
+    proper = (sides >= 0) if paste == "torchvision" else (sides > 0)
     usable = (torch.isfinite(boxes).all(dim=1) & proper.all(dim=1)).tolist()
     changes: list[Runs] = [np.zeros(0, dtype=np.int64)] * len(probs)
     keep = [i for i, good in enumerate(usable) if good]
     if keep:
-        found = (_aligned if paste == "aligned" else _torchvision)(probs[keep], boxes[keep], height, width)
+        found = PASTES.get(paste)(probs[keep], boxes[keep], height, width)
         for i, places in zip(keep, found, strict=True):
             changes[i] = places
-    return encode_changes(changes, height, width)
+    masks = encode_changes(changes, height, width)
+    return masks if clean is None else clean_masks(masks, clean)
 
 
 def paste_masks(
-    mask_probs: Tensor, boxes: Tensor, height: int, width: int, paste: Paste = "aligned"
+    mask_probs: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    paste: Paste = "aligned",
+    clean: Cleaning | None = None,
 ) -> npt.NDArray[np.bool_]:
     """The same masks as bool [D, H, W]: for pictures and tests; memory grows with D * H * W."""
-    rles = encode_masks(mask_probs, boxes, height, width, paste)
+    rles = encode_masks(mask_probs, boxes, height, width, paste, clean)
     if not rles:
         return np.zeros((0, height, width), dtype=np.bool_)
     return np.stack([decode(rle) for rle in rles]).astype(np.bool_)
 
 
+@PASTES.register("aligned")
 def _aligned(probs: Tensor, boxes: Tensor, height: int, width: int) -> list[Runs]:
     """Toggle positions of each mask, a few instances at a time."""
     xyxy = boxes.double().numpy()
@@ -139,6 +163,7 @@ def _aligned_part(
     return [odd_positions(places[bounds[d] : bounds[d + 1]]) for d in range(count)]
 
 
+@PASTES.register("torchvision")
 def _torchvision(probs: Tensor, boxes: Tensor, height: int, width: int) -> list[Runs]:
     """Toggle positions of each mask, from a window no larger than its own integer box.
 

@@ -21,6 +21,7 @@ import torch
 from maskrcnn.data.formats.coco_json import kind_of, read_json
 from maskrcnn.errors import DataError
 from maskrcnn.files import write_text
+from maskrcnn.inference.clean_masks import Cleaning
 from maskrcnn.inference.paste import Paste, encode_masks
 from maskrcnn.structures import Detections, ImageInfo, clip_boxes, large_enough, xyxy_to_xywh
 from maskrcnn.structures.categories import Categories
@@ -51,6 +52,7 @@ def coco_results(
     categories: Categories,
     paste: Paste = "aligned",
     keypoint_offset: float = 0.5,
+    clean: Cleaning | None = None,
 ) -> list[Result]:
     """The COCO records of one image.
 
@@ -62,6 +64,7 @@ def coco_results(
         paste: how masks are pasted, see ``inference.paste``.
         keypoint_offset: taken off keypoints' x and y: COCO's are indices of pixels, whose centres are at
             + 0.5 (as Detectron2).
+        clean: what of pasted masks is mended, see there.
 
     Returns:
         a record for each detection of which something lies in the image (see :func:`in_image`), in their
@@ -76,7 +79,7 @@ def coco_results(
     boxes = xyxy_to_xywh(clip_boxes(found.boxes.double(), info.height, info.width)).tolist()
     rles = None
     if found.mask_probs is not None:
-        rles = encode_masks(found.mask_probs, found.boxes, info.height, info.width, paste)
+        rles = encode_masks(found.mask_probs, found.boxes, info.height, info.width, paste, clean)
     points = None
     if found.keypoints is not None:
         offset = found.keypoints.new_tensor([keypoint_offset, keypoint_offset, 0], dtype=torch.float64)

@@ -9,7 +9,7 @@ background, J = keypoints, s = pooled size.  In the static form R, P and D are w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -20,7 +20,7 @@ from maskrcnn.layers.operator import ROI_OPS as ROI_OPS
 from maskrcnn.layers.operator import RoIOpConfig as RoIOpConfig
 from maskrcnn.modeling.norms import BatchNorm2d, SyncBatchNorm
 from maskrcnn.modeling.roi.mask_targets import MaskTarget
-from maskrcnn.modeling.roi.rois import DetectedRoIs, RoIs, SampledRoIs
+from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, RoIs, SampledRoIs
 from maskrcnn.modeling.roi.targets import keypoint_targets, mask_targets, show_keypoints
 
 Head = TypeVar("Head", covariant=True)
@@ -365,6 +365,10 @@ BOX_HEADS: Registry[BoxHeadConfig] = Registry(
 MASK_HEADS: Registry[MaskHeadConfig] = Registry("mask head", _ROI, fcn="mask_head", mlp="mask_mlp")
 KEYPOINT_HEADS: Registry[KeypointHeadConfig] = Registry("keypoint head", _ROI, conv="keypoint_head")
 ROI_HEADS: Registry[RoIHeadConfig] = Registry("RoI head")
+#: How detections are suppressed besides by their boxes (``model.roi.mask_nms``), see its module.
+DUPLICATES: Named[Callable[[FoundRoIs, float, bool], FoundRoIs]] = Named(
+    "suppression", _ROI, masks="duplicates"
+)
 CHANNEL_FITTINGS: Named[type[ChannelFitting]] = Named(
     "fitting of channels", "maskrcnn.modeling", copy="channels", mean="channels"
 )

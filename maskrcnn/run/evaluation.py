@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from maskrcnn.data import Dataset, RawSample
+from maskrcnn.data import Dataset
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.workers import StalledError
 from maskrcnn.engine.console import Console, Unwritten
@@ -34,29 +33,22 @@ from maskrcnn.evaluation import (
 from maskrcnn.files import write_image
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Expectation, Recipe, check_same_categories
+from maskrcnn.run.evaluation_pictures import draw_pictures
 from maskrcnn.run.preflight import EVALUATION, Start, run_checks
 from maskrcnn.run.setup import (
     build_val,
     checkpoint_categories,
     eval_batches,
     iou_types,
-    keypoint_scores,
     load_model,
     load_state,
     new_console,
 )
 from maskrcnn.structures import Batch
 from maskrcnn.structures.ground_truth import GroundTruth
-from maskrcnn.viz.instances import draw_detections, draw_records
-from maskrcnn.viz.labels import Image
-from maskrcnn.viz.panels import side_by_side
-from maskrcnn.viz.picture_names import PictureNames
-from maskrcnn.viz.skeletons import of_records, sure
 
 #: Seconds between two progress lines of an evaluation.
 _PROGRESS_SECONDS = 15.0
-#: Detections below this score are not drawn.
-_DRAWN_SCORE = 0.5
 
 
 class BrokenOff(Exception):  # noqa: N818 - it is no error
@@ -132,6 +124,8 @@ def run_evaluation(
             dataset.categories,
             precision=recipe.eval.precision,
             paste=recipe.eval.paste,
+            clean=recipe.eval.clean,
+            tta=recipe.eval.tta,
             keypoint_offset=recipe.eval.keypoint_offset,
             progress=progress_lines(console, "evaluating"),
             total=-(-len(dataset) // ranks.size),
@@ -208,43 +202,6 @@ def _until(loader: Iterable[Batch], stopping: Callable[[], bool]) -> Iterator[Ba
         if stopping():
             raise BrokenOff
         yield batch
-
-
-def draw_pictures(dataset: Dataset, records: Sequence[Result], recipe: Recipe) -> Iterator[tuple[str, Image]]:
-    """The first ``train.pictures`` images, prediction and truth side by side, each under a name of its own.
-
-    Where the data set skips unreadable images, each is told, and the next image takes its place.
-
-    Raises:
-        DataError: an image cannot be read, and the data set does not skip it.
-    """
-    skeleton = None if dataset.keypoints is None else dataset.keypoints.skeleton
-    categories = dataset.categories  # those of the model: that was checked
-    names = PictureNames()
-    for sample in islice(_readable(dataset), recipe.train.pictures):
-        found = [r for r in records if r["image_id"] == sample.info.image_id and r["score"] >= _DRAWN_SCORE]
-        points = of_records(found, recipe.eval.keypoint_offset)
-        predicted = draw_records(
-            sample.image,
-            found,
-            [categories.index_of(r["category_id"]) for r in found],
-            categories.names,
-            keypoints=None if points is None else sure(points, keypoint_scores(recipe)),
-            skeleton=skeleton,
-        )
-        truth = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)
-        yield names.take(sample.info.file_name), side_by_side(predicted, truth)
-
-
-def _readable(dataset: Dataset) -> Iterator[RawSample]:
-    """The images in their order, without those that cannot be read, where the data set skips them."""
-    for index in range(len(dataset)):
-        try:
-            yield dataset.load(index)
-        except DataError as error:
-            if dataset.on_error != "skip":
-                raise
-            dataset.report.image(int(dataset.image_ids[index]), str(error))
 
 
 def evaluate(

@@ -15,7 +15,8 @@ from maskrcnn.evaluation.eval_result import EvalResult
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
-from maskrcnn.run.evaluation import BrokenOff, Evaluation, draw_pictures, run_evaluation
+from maskrcnn.run.evaluation import BrokenOff, Evaluation, run_evaluation
+from maskrcnn.run.evaluation_pictures import draw_pictures
 from maskrcnn.run.training import EVALUATIONS, REPORTS, TrainingRun
 from maskrcnn.run.validation_losses import validation_losses
 from maskrcnn.viz.labels import Image

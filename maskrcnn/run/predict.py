@@ -85,6 +85,7 @@ class Predicting:
     resume: go on with what an interrupted run has done there.
     batch_size: images a pass; None: the recipe's.
     console: for lines on what is done.  tell: takes a sentence on what is wrong.
+    style: of the overlays, arguments of :meth:`Prediction.draw`.
     """
 
     predictor: Predictor
@@ -96,6 +97,7 @@ class Predicting:
     batch_size: int | None
     console: Console
     tell: Callable[[str], None]
+    style: Mapping[str, Any] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts, init=False)
 
     def run(self) -> Counts:
@@ -174,7 +176,8 @@ class Predicting:
         def finish(found: Prediction) -> tuple[DoneImage, list[Fault]]:
             image = left[found.image_id]
             found = found.with_image_id(numbers[image])
-            faults = write_each(self.writes, Written(found, _file(image), self.out, names[image]))
+            written = Written(found, _file(image), self.out, names[image], self.style)
+            faults = write_each(self.writes, written)
             return self._line(found, image, keys[image], names[image], faults), faults
 
         stream = self.predictor.stream(left, batch_size=self.batch_size, skipped=skip)
@@ -224,7 +227,7 @@ class Predicting:
         target = self.out / f"{name}.mp4"
 
         def draw(found: Prediction) -> tuple[Prediction, npt.NDArray[np.uint8] | None]:
-            return found, found.draw() if wished else None
+            return found, found.draw(**self.style) if wished else None
 
         with ExitStack() as stack:
             add: Callable[[npt.NDArray[np.uint8]], object] | None = None

@@ -18,7 +18,7 @@ from maskrcnn.run.prediction_table import TABLE, further_columns, table_rows
 from maskrcnn.structures import rle
 from maskrcnn.structures.outlines import PixelPolygon, polygons
 from maskrcnn.structures.rle import TextRLE, decode
-from maskrcnn.viz.instances import draw_records
+from maskrcnn.viz.instances import ColourBy, draw_records
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.skeletons import sure
 
@@ -203,16 +203,46 @@ class Prediction:
             found.append(crop)
         return found
 
-    def draw(self, image: Image | None = None, **style: Any) -> Image:
-        """The image with its instances drawn over it, uint8 RGB, enlarged where it is small.
+    def draw(
+        self,
+        image: Image | None = None,
+        *,
+        fill: bool = True,
+        outline: bool = True,
+        labels: bool = True,
+        scores: bool = True,
+        numbers: bool = False,
+        contrast: bool = False,
+        enlarge: bool = False,
+        colour_by: ColourBy = "auto",
+        **style: Any,
+    ) -> Image:
+        """The image with its instances drawn over it, uint8 RGB, pixel on pixel.
 
         Args:
             image: uint8 [H, W, 3] RGB to draw on, in place of the prediction's own.
+            fill, outline: of the masks; where there are none, boxes are drawn.
+            labels: names of classes, where there is more than one, and with ``scores`` their scores.
+            numbers: instance n is ``records[n - 1]``, and n in the label image.
+            contrast: spread the image's values over black to white.
+            enlarge: a small image by a whole number, so that more can be read.
+            colour_by: ``class``, ``instance``, or ``auto``: by instance where there is one class.
             style: further arguments of :func:`maskrcnn.viz.instances.draw_instances`.
 
         Raises:
             DataError: there is no image.
         """
+        style = {
+            "show_outlines": outline,
+            "show_labels": labels,
+            "show_scores": scores,
+            "numbers": numbers,
+            "contrast": contrast,
+            "colour_by": colour_by,
+            **({} if fill else {"alpha": 0.0}),
+            **({} if enlarge else {"smallest": 0}),
+            **style,
+        }
         if self.keypoints is not None:
             style.setdefault("keypoints", sure(self.keypoints, self.keypoint_scores))
         picture = self._picture(image, "draw")

@@ -8,10 +8,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.cvat_writer import CvatImage, CvatShape, write_cvat
@@ -36,12 +36,14 @@ class Written:
 
     found: what was found.  image: its file, absolute.  out: the folder of all results.
     picture: the name of its files, without suffix.
+    style: arguments of :meth:`maskrcnn.run.prediction.Prediction.draw`.
     """
 
     found: Prediction
     image: Path
     out: Path
     picture: str
+    style: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ AllWriter: TypeAlias = Callable[[Callable[[], Iterator[DoneImage]], Sequence[str
 
 
 def _overlays(image: Written, path: Path) -> None:
-    write_image(path, image.found.draw())
+    write_image(path, image.found.draw(**image.style))
 
 
 def _labels(image: Written, path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,7 @@ from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError, UserError, few
 from maskrcnn.evaluation import coco_results
 from maskrcnn.inference.ahead import ahead, behind
-from maskrcnn.inference.graphs import ReplayedModel
-from maskrcnn.inference.loop import PredictingModel, predict_batch
+from maskrcnn.inference.loop import predict_batch, predicting
 from maskrcnn.inference.records import in_image
 from maskrcnn.modeling.precision import Precision
 from maskrcnn.recipe import Recipe, parse_recipe
@@ -96,9 +95,8 @@ class Predictor:
         self._checkpoint = path
         self.choose_score(score)
         self.model = load_model(self.recipe, state, path, self.device).eval()
-        # Left to the model where it does not apply.
-        replayed = ReplayedModel(self.model) if self.recipe.eval.cuda_graphs else self.model
-        self._predicting = cast(PredictingModel, replayed)
+        settings = self.recipe.eval
+        self._predicting = predicting(self.model, graphs=settings.cuda_graphs, tta=settings.tta)
         self._transforms = build_transforms(self.recipe, training=False)
         self._precision = precision
         # As the evaluation data are read.
@@ -259,7 +257,8 @@ class Predictor:
         areas = sides.prod(1) * (seen[0] * seen[1] / (size[0] * size[1]))
         settings = self.recipe.eval
         # Already in the frame of the image.
-        records = coco_results(info, found, size, self.categories, settings.paste, settings.keypoint_offset)
+        ways = settings.paste, settings.keypoint_offset, settings.clean
+        records = coco_results(info, found, size, self.categories, *ways)
         points = found.keypoints
         boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]

@@ -22,15 +22,16 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every pair.  [M, 4] and [N, 4] xyxy -> [M, N] in [0, 1].
+    """Intersection over union of every pair.  [..., M, 4] and [..., N, 4] xyxy -> [..., M, N] in [0, 1].
 
     Two boxes of zero area have IoU 0, never NaN.
     """
-    low = torch.max(a[:, None, :2], b[None, :, :2])
-    high = torch.min(a[:, None, 2:], b[None, :, 2:])
+    a, b = a[..., :, None, :], b[..., None, :, :]
+    low = torch.max(a[..., :2], b[..., :2])
+    high = torch.min(a[..., 2:], b[..., 2:])
     sides = (high - low).clamp_(min=0)
     inter = sides[..., 0] * sides[..., 1]
-    union = box_area(a)[:, None] + box_area(b)[None, :] - inter
+    union = box_area(a) + box_area(b) - inter
     return torch.where(union > 0, inter / union, torch.zeros_like(inter))
 
 

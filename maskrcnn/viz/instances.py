@@ -19,9 +19,10 @@ from torch import Tensor
 from maskrcnn.inference.paste import Paste, encode_masks
 from maskrcnn.inference.records import Result
 from maskrcnn.structures import Detections, Targets
-from maskrcnn.viz.labels import Image, Label, Rect, draw_labels
+from maskrcnn.viz.labels import Image, Label, Rect, draw_inside, draw_labels
 from maskrcnn.viz.palette import Colour, class_colour, instance_colour, shade
 from maskrcnn.viz.skeletons import draw_skeleton, sure
+from maskrcnn.viz.strokes import Outline, corners, fill, line_width, outline_of, stroke
 
 Mask = Mapping[str, Any] | npt.NDArray[Any]
 ColourBy = Literal["auto", "class", "instance"]
@@ -40,9 +41,15 @@ def draw_instances(
     scores: Sequence[float] | Tensor | None = None,
     *,
     colour_by: ColourBy = "auto",
-    alpha: float = 0.4,
+    colours: Sequence[Colour] | None = None,
+    dashed: Sequence[bool] | None = None,
+    alpha: float = 0.35,
+    show_outlines: bool = True,
     show_boxes: bool | None = None,
     show_labels: bool = True,
+    show_scores: bool = True,
+    numbers: bool | Sequence[int] = False,
+    contrast: bool = False,
     smallest: int = SMALLEST,
     keypoints: npt.NDArray[Any] | Tensor | None = None,
     skeleton: Sequence[tuple[int, int]] | None = None,
@@ -56,10 +63,17 @@ def draw_instances(
         labels: N contiguous class indices.
         names: name of each class; an index beyond them is written as a number.
         scores: N numbers in [0, 1], written behind the name; higher ones are labelled first.
-        colour_by: "class", "instance", or "auto": by instance where there is only one class.
+        colour_by: "class", "instance" (by its place among the N), or "auto": by instance where there is only
+            one class.
+        colours: N colours in place of those.
+        dashed: which of the N are no more than a dashed outline.
         alpha: opacity of the fill in [0, 1].
+        show_outlines: stroke the masks' outlines.
         show_boxes: also draw the boxes; None: only where there are no masks.
         show_labels: write names and scores, those for which there is room.
+        show_scores: with the names.
+        numbers: write into each instance its number, or one given for each: True: from 1 on.
+        contrast: show the picture from its percentile 0.5 to 99.5 as black to white.
         smallest: longer side in pixels below which the picture is enlarged; 0 keeps the size.
         keypoints: [N, J, 3], x, y in pixels, drawn where the third number is above 0; or None.
         skeleton: pairs of keypoints to join; None: COCO's for 17 keypoints, else none.
@@ -67,7 +81,7 @@ def draw_instances(
     Returns:
         uint8 [k * H, k * W, 3] with a whole number k >= 1, the enlargement.
     """
-    canvas = as_rgb(image)
+    canvas = stretched(as_rgb(image)) if contrast else as_rgb(image)
     height, width = canvas.shape[:2]
     classes = [int(label) for label in labels]
     confidence = None if scores is None else [float(score) for score in scores]
@@ -77,25 +91,37 @@ def draw_instances(
         canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
     windows = None if masks is None else [mask_window(mask) for mask in masks]
     frames = _frames(boxes, windows, factor)
-    colours = _colours(classes, len(names), colour_by)
-    thickness = max(1, round(max(canvas.shape[:2]) / 500))
-    outlined = masks is None if show_boxes is None else show_boxes
-
+    colours = _colours(classes, len(names), colour_by) if colours is None else colours
     area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in frames]
-    for i in sorted(range(len(frames)), key=lambda i: -area[i]):  # small ones on top
+    order = sorted(range(len(frames)), key=lambda i: -area[i])  # small ones on top
+    lines: list[Outline] = []
+    for i in order:
+        thick = line_width(frames[i], canvas.shape[0], canvas.shape[1])
+        dash = dashed is not None and dashed[i]
         if windows is not None:
-            window, x, y = windows[i]
-            _draw_mask(canvas, window, x, y, factor, colours[i], alpha, thickness)
-        if outlined:
-            x1, y1, x2, y2 = frames[i]
-            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness)
-        if keypoints is not None:
-            draw_skeleton(canvas, np.asarray(keypoints[i]), skeleton, colours[i], thickness, factor)
+            outline = outline_of(*windows[i], factor)
+            fill(canvas, outline, colours[i], 0 if dash else alpha)
+            lines += [Outline(outline, colours[i], thick, dash)] if show_outlines or dash else []
+        if masks is None if show_boxes is None else show_boxes:
+            lines.append(Outline([corners(frames[i])], colours[i], thick, dash))
+    stroke(canvas, lines)
+    if keypoints is not None:
+        thick = max(1, round(max(canvas.shape[:2]) / 500))
+        for i in order:
+            draw_skeleton(canvas, np.asarray(keypoints[i]), skeleton, colours[i], thick, factor)
+    tags = [""] * len(frames)
     if show_labels:
-        order = range(len(frames))
-        first = sorted(order, key=lambda i: -area[i] if confidence is None else -confidence[i])
-        texts = _texts(classes, names, confidence)
-        draw_labels(canvas, [Label(texts[i], frames[i], colours[i]) for i in first])
+        tags = _texts(classes, names, confidence if show_scores else None)
+    inside: list[Rect | None] = []
+    if not isinstance(numbers, bool) or numbers:
+        written = [str(n) for n in (range(1, len(frames) + 1) if isinstance(numbers, bool) else numbers)]
+        inside = draw_inside(
+            canvas, written, frames if windows is None else _middles(windows, frames, factor)
+        )
+        tags = [t if there else f"{n} {t}".strip() for n, t, there in zip(written, tags, inside, strict=True)]
+    first = sorted(order, key=lambda i: 0 if confidence is None else -confidence[i])
+    tagged = [Label(tags[i], frames[i], colours[i]) for i in first if tags[i]]
+    draw_labels(canvas, tagged, around=[*frames, *(place for place in inside if place)])
     return canvas
 
 
@@ -183,6 +209,13 @@ def as_rgb(image: npt.NDArray[Any]) -> Image:
     return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy())
 
 
+def stretched(image: Image) -> Image:
+    """The picture with its percentile 0.5 black and 99.5 white, of all channels together: hues stay."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    values = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1))
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
+
+
 def enlargement(height: int, width: int, smallest: int) -> int:
     """The whole number by which a picture of this size is enlarged."""
     if not smallest or not height or not width:
@@ -238,27 +271,16 @@ def _texts(classes: Sequence[int], names: Sequence[str], scores: Sequence[float]
     return out
 
 
-def _draw_mask(
-    canvas: Image, window: Image, x: int, y: int, factor: int, colour: Colour, alpha: float, thickness: int
-) -> None:
-    """Blend one mask into the canvas and stroke its outline, in place, touching its window alone."""
-    if not window.size:
-        return
-    margin = 2
-    grown = cv2.copyMakeBorder(window, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=[0])
-    if factor > 1:  # blurred by half a source pixel, the stairs of enlarged pixels become curves
-        size = (grown.shape[1] * factor, grown.shape[0] * factor)
-        grown = cv2.resize(grown, size, interpolation=cv2.INTER_LINEAR)
-        grown = cv2.GaussianBlur(grown, (0, 0), 0.5 * factor)
-    left, top = (x - margin) * factor, (y - margin) * factor
-    soft = cv2.GaussianBlur((grown >= 128).astype(np.uint8) * 255, (0, 0), 0.6)
-    matte = soft.astype(np.float32) * np.float32(alpha / 255)
-    h, w = grown.shape
-    x1, y1 = max(left, 0), max(top, 0)
-    x2, y2 = min(left + w, canvas.shape[1]), min(top + h, canvas.shape[0])
-    part = canvas[y1:y2, x1:x2]
-    weight = matte[y1 - top : y2 - top, x1 - left : x2 - left, None]
-    part[:] = np.rint(part + (np.array(colour, dtype=np.float32) - part) * weight).astype(np.uint8)
-    solid = (grown >= 128).astype(np.uint8)
-    outlines, _ = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left, top))
-    cv2.polylines(canvas, outlines, True, colour, thickness, cv2.LINE_AA)
+def _middles(windows: Sequence[tuple[Image, int, int]], frames: Sequence[Rect], factor: int) -> list[Rect]:
+    """Of each mask the square about the middle of its thickest part, in the picture; of none its frame."""
+    out = []
+    for (window, x, y), frame in zip(windows, frames, strict=True):
+        if not window.size:
+            out.append(frame)
+            continue
+        padded = cv2.copyMakeBorder(window, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[0])
+        _, most, _, (column, row) = cv2.minMaxLoc(cv2.distanceTransform(padded, cv2.DIST_L2, 3))
+        left, top = (x + column - 0.5 - most) * factor, (y + row - 0.5 - most) * factor
+        side = 2 * most * factor
+        out.append((round(left), round(top), round(left + side), round(top + side)))
+    return out

@@ -25,6 +25,8 @@ SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, INK, QUIET)
 
 #: Hues in degrees that most people tell apart on photographs and on gray microscopy.
 HUES = (210, 25, 130, 330, 50, 180, 275, 0, 90, 240, 305, 150)
+#: Luminance that every colour of an object has at least, to be seen on its dark rim (0..255).
+LIGHT = 120
 #: The golden angle: successive multiples never come close to an earlier one.
 GOLDEN = 137.50776
 
@@ -47,10 +49,14 @@ def shade(colour: Colour, number: int) -> Colour:
     return _rgb(h * 360 + turn, s, v * value)
 
 
+def luminance(colour: tuple[float, float, float]) -> float:
+    """In 0..255 (ITU-R BT.709)."""
+    return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
+
+
 def ink(colour: Colour) -> Colour:
-    """Black or white, whichever reads better on ``colour`` (relative luminance of ITU-R BT.709)."""
-    luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
-    return (0, 0, 0) if luminance > 115 else (255, 255, 255)
+    """Black or white, whichever reads better on ``colour``."""
+    return (0, 0, 0) if luminance(colour) > 115 else (255, 255, 255)
 
 
 def series_colour(number: int, colours: Sequence[str] = SERIES) -> str:
@@ -60,4 +66,9 @@ def series_colour(number: int, colours: Sequence[str] = SERIES) -> str:
 
 def _rgb(hue: float, saturation: float, value: float) -> Colour:
     r, g, b = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
-    return round(r * 255), round(g * 255), round(b * 255)
+    missing = LIGHT - luminance((255 * r, 255 * g, 255 * b))
+    white = max(
+        0.0, missing / (255 + missing - LIGHT)
+    )  # mixed with so much of it, blue and violet are light too
+    red, green, blue = (round(255 * (c + (1 - c) * white)) for c in (r, g, b))
+    return red, green, blue

@@ -74,7 +74,7 @@ def test_a_full_mask_covers_exactly_the_pixels_whose_centres_lie_deep_in_the_box
     assert np.array_equal(mask, inside)
 
 
-@pytest.mark.parametrize("paste", ["aligned", "torchvision"])
+@pytest.mark.parametrize("paste", ["aligned", "torchvision", "smooth"])
 @pytest.mark.parametrize(
     "box",
     [
@@ -95,7 +95,7 @@ def test_a_flat_box_is_empty_when_aligned() -> None:
     assert not paste_masks(torch.ones(1, 28, 28), torch.tensor([[5.0, 5.0, 5.0, 9.0]]), 20, 20).any()
 
 
-@pytest.mark.parametrize("paste", ["aligned", "torchvision"])
+@pytest.mark.parametrize("paste", ["aligned", "torchvision", "smooth"])
 def test_no_detections(paste: str) -> None:
     assert encode_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 40, 50, paste) == []  # type: ignore[arg-type]
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 4, 5, paste).shape == (0, 4, 5)  # type: ignore[arg-type]

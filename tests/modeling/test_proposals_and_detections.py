@@ -10,11 +10,13 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.backbones.fpn import FPNConfig
 from maskrcnn.modeling.matching import match_boxes
 from maskrcnn.modeling.preprocess import PreprocessConfig
-from maskrcnn.modeling.roi.decode import own_class, select_detections
+from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
 from maskrcnn.modeling.roi.mask_head import FCNMaskHeadConfig
 from maskrcnn.modeling.roi.pooler import to_rois
 from maskrcnn.modeling.roi.rois import DetectedRoIs
 from maskrcnn.modeling.rpn.decode import select_proposals
+from maskrcnn.structures import box_iou
+from maskrcnn.structures.padded import pad_proposals
 
 LEVEL_0 = [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 20.0, 40.0, 40.0], [-5.0, -5.0, 0.0, 5.0]]
 SIZE = torch.tensor([[50.0, 60.0]])
@@ -108,6 +110,40 @@ def test_detections_suppress_within_a_class_only() -> None:
     assert found.boxes.tolist() == [[1.0, 0.0, 11.0, 10.0], [40.0, 40.0, 60.0, 50.0], [0.0, 0.0, 10.0, 10.0]]
     assert len(detections(probability.log(), torch.zeros(3, 8), boxes, max_detections=2)) == 2
     assert len(detections(probability.log(), torch.zeros(3, 8), boxes, score_threshold=0.5)) == 1
+
+
+def test_across_classes_the_best_class_stays() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [30.0, 30.0, 40.0, 40.0]])
+    probability = torch.tensor([[0.6, 0.3, 0.1], [0.02, 0.7, 0.28], [0.04, 0.5, 0.46]])
+    found = detections(probability.log(), torch.zeros(3, 8), boxes, across_classes=True)
+    assert found.scores.tolist() == pytest.approx([0.7, 0.5]) and found.labels.tolist() == [1, 1]
+    assert (
+        len(detections(probability.log(), torch.zeros(3, 8), boxes, across_classes=True, max_detections=1))
+        == 1
+    )
+
+
+def test_in_fixed_shapes_the_same_is_kept_across_classes() -> None:
+    """More candidates than there is room for: what is suppressed makes room for others, in both forms."""
+    generator = torch.Generator().manual_seed(1)
+    corner = torch.rand(2, 60, 2, generator=generator) * 20
+    boxes = torch.cat((corner, corner + 10), dim=2)
+    scores, sizes = torch.rand(2, 60, 3, generator=generator), torch.tensor([[30.0, 25.0]] * 2)
+    options = {"weights": (5.0, 5.0, 5.0, 5.0), "score_threshold": 0.3, "nms_threshold": 0.4}
+    options |= {"max_detections": 5, "across_classes": True}
+    deltas = torch.zeros(2, 60, 4)
+    rois = to_rois([*boxes])
+    dynamic = select_detections(scores.flatten(0, 1), deltas.flatten(0, 1), rois, sizes, **options)  # type: ignore[arg-type]
+    static = select_in_fixed_shape(scores, deltas, pad_proposals([*boxes]), sizes, **options)  # type: ignore[arg-type]
+    assert len(dynamic) == 10 and static.real is not None and bool(static.real.all())
+    assert dynamic.rois.equal(static.rois) and dynamic.labels.equal(static.labels)
+    for image in range(2):
+        mine = dynamic.boxes[dynamic.images == image]
+        assert box_iou(mine, mine).fill_diagonal_(0).max() <= 0.4
+    within = select_detections(
+        scores[0], deltas[0], to_rois([boxes[0]]), sizes[:1], **options | {"across_classes": False}
+    )  # type: ignore[arg-type]
+    assert box_iou(within.boxes, within.boxes).fill_diagonal_(0).max() > 0.4
 
 
 def test_each_class_uses_its_own_deltas() -> None:

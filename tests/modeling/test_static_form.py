@@ -57,6 +57,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "roi": replace(ROI, cascade=CascadeConfig()),
         "box_head": replace(tiny.CONFIG.box_head, class_agnostic=True),  # type: ignore[type-var]
     },
+    "no duplicates": {"roi": replace(ROI, nms_threshold=0.8, nms_across_classes=True, mask_nms=0.6)},
     "keypoints": {"keypoint_head": ConvKeypointHeadConfig(num_keypoints=2, convs=1, width=8, pool_size=7)},
     "further": {
         "heads": {"size": SizeHeadConfig()},
@@ -175,7 +176,7 @@ def test_both_forms_are_equal_with_many_objects(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_both_forms_are_equal_over_random_batches(name: str) -> None:
-    """40 of each of the models, 280 in all, with 20 to 60 objects an image."""
+    """40 of each of the models, 320 in all, with 20 to 60 objects an image."""
     model = build(name)
     for seed in range(40):
         counts = torch.randint(20, 61, (2,), generator=torch.Generator().manual_seed(seed)).tolist()

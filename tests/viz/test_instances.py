@@ -17,8 +17,19 @@ from maskrcnn.viz.instances import (
     draw_records,
     enlargement,
     mask_window,
+    stretched,
 )
-from maskrcnn.viz.labels import Label, draw_labels, place_labels, printable, text_box
+from maskrcnn.viz.labels import (
+    COVERED,
+    CROWDED,
+    Label,
+    Rect,
+    draw_inside,
+    draw_labels,
+    place_labels,
+    printable,
+    text_box,
+)
 from maskrcnn.viz.palette import LESS, MORE, class_colour, ink, instance_colour, shade
 from maskrcnn.viz.panels import contact_sheet, mark_differences, shrunk, side_by_side
 
@@ -71,9 +82,12 @@ def test_small_pictures_are_enlarged_by_a_whole_number() -> None:
 def test_boxes_are_drawn_where_there_are_no_masks() -> None:
     boxes = np.array([[10.0, 20.0, 40.0, 50.0]])
     out = draw_instances(GRAY, boxes, None, [0], ["a", "b"], show_labels=False, smallest=0)
-    changed = np.argwhere((out != 100).any(axis=2))
-    assert changed.min(axis=0).tolist() == [20, 10]
-    assert changed.max(axis=0).tolist() == [49, 39]
+    line = np.argwhere((np.abs(out.astype(int) - class_colour(0)) < 40).all(axis=2))
+    assert line.min(axis=0).tolist() == [20, 10]
+    assert line.max(axis=0).tolist() == [49, 39]
+    changed = np.argwhere((out != 100).any(axis=2))  # with the rim
+    assert changed.min(axis=0).tolist() == [18, 8]
+    assert changed.max(axis=0).tolist() == [51, 41]
     assert (out[30, 20] == 100).all()
     with_masks = draw_instances(
         GRAY, boxes, [disc(25, 35, 4)], [0], ["a", "b"], show_labels=False, smallest=0
@@ -111,15 +125,29 @@ def test_labels_stay_inside_and_apart() -> None:
             assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 
 
-def test_in_a_crowd_labels_do_not_hide_their_objects() -> None:
-    crowd = [
-        Label("0.99", (x, y, x + 12, y + 12), (255, 0, 0)) for x in range(0, 200, 20) for y in (30, 60, 90)
-    ]
-    large = Label("0.50", (20, 80, 190, 150), (0, 255, 0))
-    placed = place_labels([*crowd, large], 200, 200, 0.45)
-    assert placed[:-1] == [None] * len(crowd)
-    assert placed[-1] is not None
-    assert place_labels(crowd[:1], 200, 200, 0.45) != [None]
+def covered(rect: Rect, box: Rect) -> float:
+    """Share of a box under a rectangle."""
+    width, height = (max(0, min(rect[i + 2], box[i + 2]) - max(rect[i], box[i])) for i in (0, 1))
+    return width * height / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def test_labels_thin_out_in_a_crowd_and_hide_no_object() -> None:
+    draw = np.random.default_rng(0)
+    corners = draw.integers(0, 580, (200, 2)).tolist()
+    crowd = [Label("0.99", (x, y, x + 14, y + 14), (255, 0, 0)) for x, y in corners]
+    placed = place_labels(crowd, 600, 600, 0.45)
+    rects = [r for r in placed if r is not None]
+    assert 5 <= len(rects) < 60, "thinned out"
+    assert sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rects) <= CROWDED * 600 * 600
+    assert max(covered(r, label.box) for r in rects for label in crowd) <= COVERED
+    assert all(len([r for r in place_labels([label], 600, 600, 0.45) if r]) == 1 for label in crowd[:9])
+    few = place_labels(crowd[:10], 600, 600, 0.45, around=[label.box for label in crowd])
+    assert max(covered(r, label.box) for r in few if r for label in crowd) <= COVERED
+
+
+def test_a_label_on_a_large_object_may_lie_inside_it() -> None:
+    (rect,) = place_labels([Label("0.50", (0, 0, 200, 200), (0, 255, 0))], 200, 200, 0.45)
+    assert rect is not None and rect[:2] == (0, 0)
 
 
 def test_letters_fit_their_box() -> None:
@@ -136,7 +164,7 @@ def test_names_scores_and_numbers_are_written(monkeypatch: pytest.MonkeyPatch) -
     written: list[str] = []
     monkeypatch.setattr(
         "maskrcnn.viz.instances.draw_labels",
-        lambda canvas, labels: written.extend(x.text for x in labels),
+        lambda canvas, labels, around: written.extend(x.text for x in labels),
     )
     boxes = np.array([[0, 0, 5, 5], [0, 0, 9, 9], [0, 0, 7, 7]])
     draw_instances(GRAY, boxes, None, [0, 1, 4], ["cat", "dog"], [0.5, 0.25, 0.75])
@@ -147,6 +175,64 @@ def test_names_scores_and_numbers_are_written(monkeypatch: pytest.MonkeyPatch) -
     written.clear()
     draw_instances(GRAY, boxes[:1], None, [0], ["nucleus"], [0.5])
     assert written == ["0.50"], "the only class needs no name"
+    written.clear()
+    draw_instances(GRAY, boxes, None, [0, 1, 1], ["cat", "dog"], [0.5, 0.25, 0.75], show_scores=False)
+    assert written == ["dog", "cat", "dog"]
+    written.clear()
+    small = np.array([[0, 0, 4, 4], [20, 20, 24, 25], [40, 40, 44, 45]])
+    draw_instances(
+        GRAY, small, None, [0, 1, 1], ["cat", "dog"], [0.5, 0.25, 0.75], numbers=[7, 8, 9], smallest=0
+    )
+    assert written == ["9 dog 0.75", "7 cat 0.50", "8 dog 0.25"], "too small to hold their numbers"
+
+
+def test_numbers_are_written_inside_what_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, Rect]] = []
+    monkeypatch.setattr(
+        "maskrcnn.viz.instances.draw_inside",
+        lambda canvas, texts, boxes: (
+            seen.extend(zip(texts, boxes, strict=True)) or [(0, 0, 1, 1)] * len(texts)
+        ),
+    )
+    bean = disc(40, 30, 20)
+    bean[:, 34:46] = 0  # in two parts, neither of which lies in the middle
+    bean[:, 46:] = 0
+    plain: dict[str, Any] = {"show_labels": False, "smallest": 0}
+    draw_instances(GRAY, None, [bean, disc(60, 20, 10)], [0, 0], ["a"], numbers=True, **plain)
+    (one, (x1, y1, x2, y2)), (two, there) = seen
+    assert (one, two) == ("1", "2") and bean[(y1 + y2) // 2, (x1 + x2) // 2]
+    assert np.abs(np.array(there) - (50, 10, 71, 31)).max() <= 2
+
+
+def test_a_number_is_white_on_a_dark_rim_or_left_out() -> None:
+    canvas = np.full((60, 80, 3), 150, np.uint8)
+    places = draw_inside(canvas, ["12", "34"], [(10, 10, 50, 50), (60, 20, 64, 24)])
+    assert places[1] is None and places[0] is not None
+    x1, y1, x2, y2 = places[0]
+    assert 10 <= x1 < x2 <= 51 and 10 <= y1 < y2 <= 51
+    assert (
+        canvas[y1:y2, x1:x2].max() > 230 and canvas[y1:y2, x1:x2].min() < 60 and (canvas[:, 55:] == 150).all()
+    )
+
+
+def test_contrast_spans_the_scale_and_keeps_hues() -> None:
+    dim = np.random.default_rng(0).integers(20, 40, (40, 50, 1)) + np.array([0, 2, 4])
+    shown = stretched(dim.astype(np.uint8))
+    assert shown.min() == 0 and shown.max() == 255
+    assert (np.diff(shown.astype(int).mean((0, 1))) > 0).all()
+    image = dim.astype(np.uint8)
+    assert np.array_equal(draw_instances(image, None, [], [], ["a"], contrast=True, smallest=0), shown)
+    assert np.array_equal(stretched(np.full((4, 4, 3), 9, np.uint8)), np.zeros((4, 4, 3)))
+
+
+def test_switches_leave_out_fill_and_outline() -> None:
+    plain: dict[str, Any] = {"show_labels": False, "smallest": 0}
+    whole, line, filled = (
+        draw_instances(GRAY, None, [disc(30, 30, 12)], [0], ["a"], **plain, **style)
+        for style in ({}, {"alpha": 0.0}, {"show_outlines": False})
+    )
+    assert (line[30, 30] == 100).all() and (line[30, 42] != 100).any()
+    assert (filled[30, 30] == whole[30, 30]).all() and (filled[30, 44] == 100).all()
 
 
 def test_old_opencv_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:

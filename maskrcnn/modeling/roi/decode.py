@@ -15,6 +15,10 @@ from maskrcnn.modeling.roi.rois import DetectedRoIs
 from maskrcnn.structures import clip_boxes
 from maskrcnn.structures.padded import Proposals
 
+#: Of an image compete across classes (``across_classes``) the best that NMS in the classes leaves, so many
+#: times the room for detections.
+CANDIDATES = 10
+
 
 def own_class(values: Tensor, labels: Tensor) -> Tensor:
     """Every row's entry for its own class: [R, K, ...], int64 [R] -> [R, ...].  K = 1 serves all classes."""
@@ -35,6 +39,7 @@ def select_detections(
     nms_threshold: float,
     max_detections: int,
     min_size: float = 0.0,
+    across_classes: bool = False,
 ) -> DetectedRoIs:
     """Score threshold, then NMS in every class, then the best over the classes (He et al. 2017, section 3.1).
 
@@ -48,6 +53,7 @@ def select_detections(
         score_threshold: keep scores greater than this.
         max_detections: of an image.
         min_size: drop boxes with a side below this, pixels; 0 keeps all.
+        across_classes: NMS once more, over the best of all classes together (see ``CANDIDATES``).
 
     Returns:
         Detections, those of an image by falling score.
@@ -63,7 +69,12 @@ def select_detections(
     valid = torch.isfinite(box).all(dim=1) & (sides >= min_size).all(dim=1)
     image, box, score, label = image[valid], box[valid], score[valid], label[valid]
     counts = torch.bincount(image, minlength=image_sizes.shape[0]).tolist()
-    keep = nms_of_lists(box, score, label, counts, nms_threshold, max_detections)
+    room = max_detections * CANDIDATES if across_classes else max_detections
+    keep = nms_of_lists(box, score, label, counts, nms_threshold, room)
+    if across_classes:
+        counts = torch.bincount(image[keep], minlength=image_sizes.shape[0]).tolist()
+        every = torch.zeros_like(keep)
+        keep = keep[nms_of_lists(box[keep], score[keep], every, counts, nms_threshold, max_detections)]
     found = torch.cat((image[:, None].to(box.dtype), box), dim=1)
     return DetectedRoIs(found[keep], label[keep], None, score[keep])
 
@@ -80,6 +91,7 @@ def select_in_fixed_shape(
     nms_threshold: float,
     max_detections: int,
     min_size: float = 0.0,
+    across_classes: bool = False,
 ) -> DetectedRoIs:
     """:func:`select_detections` of every image, in room for D = ``max_detections`` of each: N * D rows.
 
@@ -100,7 +112,8 @@ def select_in_fixed_shape(
     of_class = boxes.transpose(1, 2).expand(-1, classes, -1, -1).reshape(-1, rows, 4)
     score = scores.transpose(1, 2).reshape(-1, rows)
     real = valid.transpose(1, 2).reshape(-1, rows)
-    kept, number = nms(of_class, score, real, nms_threshold, min(max_detections, rows))
+    room = max_detections * CANDIDATES if across_classes else max_detections
+    kept, number = nms(of_class, score, real, nms_threshold, min(room, rows))
     real = torch.arange(kept.shape[1], device=kept.device) < number[:, None]
     score = torch.where(real, score.gather(1, kept), -torch.inf).view(images, -1)
     box = of_class.gather(1, kept[..., None].expand(-1, -1, 4)).view(images, -1, 4)
@@ -108,10 +121,15 @@ def select_in_fixed_shape(
     # By falling score, equal ones by proposal and then by class.
     order = (kept.view(images, -1) * classes + label).argsort(dim=1)
     order = order.gather(1, score.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
-    order = order[:, :max_detections]
+    order = order[:, :room]
     score, label = score.gather(1, order), label.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4))
-    image = torch.arange(images, device=kept.device)[:, None, None].expand(-1, order.shape[1], 1)
+    if across_classes:
+        kept, number = nms(box, score, score > -torch.inf, nms_threshold, min(max_detections, order.shape[1]))
+        label, box = label.gather(1, kept), box.gather(1, kept[..., None].expand(-1, -1, 4))
+        real = torch.arange(kept.shape[1], device=kept.device) < number[:, None]
+        score = torch.where(real, score.gather(1, kept), -torch.inf)
+    image = torch.arange(images, device=kept.device)[:, None, None].expand(-1, score.shape[1], 1)
     rois = torch.cat((image.to(box.dtype), box), dim=2).flatten(0, 1)
     real = (score > -torch.inf).flatten()
     score = torch.where(real, score.flatten(), 0)

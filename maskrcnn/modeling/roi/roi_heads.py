@@ -15,6 +15,7 @@ from maskrcnn.config.ranges import Boxes, NotNegative, Positive, Share
 from maskrcnn.errors import ConfigError
 from maskrcnn.modeling.box_coder import Weights, decode_boxes
 from maskrcnn.modeling.interfaces import (
+    DUPLICATES,
     BoxHead,
     KeypointHead,
     MaskHead,
@@ -69,6 +70,13 @@ class RoIHeadsConfig(Config):
     score_threshold: Share = 0.05
     #: NMS threshold in each class.
     nms_threshold: Share = 0.5
+    #: NMS across classes too, at the same threshold, behind that in each class: of what overlaps the best
+    #: class stays, where objects cannot lie on each other.  Default false.
+    nms_across_classes: bool = False
+    #: NMS on masks, behind that on boxes: a detection whose mask has an IoU above this with that of a better
+    #: one (of its class, or with nms_across_classes of any) is dropped.  For long, slanted or crowded
+    #: objects, whose boxes overlap though they do not: raise nms_threshold with it.  null: none (default).
+    mask_nms: Share | None = None
     #: Most detections of an image.
     max_detections: Boxes = 100
     #: Drop boxes with a side below this, pixels (Detectron2: 0, drops none; torchvision: 1e-2).
@@ -119,6 +127,11 @@ class RoIHeadsConfig(Config):
             )
         if self.cascade is not None:
             self.cascade.check(self.positive_iou, trunk is not None)
+        if self.mask_nms is not None and "mask_head" not in heads:
+            raise ConfigError(
+                "model.roi.mask_nms compares masks, and the model has no mask head; set model.roi.mask_nms:"
+                " null"
+            )
 
         def pooler(name: str, size: int) -> Pooler:
             if trunk is not None:
@@ -210,6 +223,8 @@ class RoIHeads(nn.Module):
         nms_threshold: float,
         max_detections: int,
         min_size: float,
+        nms_across_classes: bool = False,
+        mask_nms: float | None = None,
     ) -> None:
         super().__init__()
         self.stage_ious, self.stage_weights = stage_ious, tuple(stage_weights)
@@ -220,6 +235,8 @@ class RoIHeads(nn.Module):
         self.beta = beta
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections, self.min_size = max_detections, min_size
+        self.nms_across_classes, self.mask_nms = nms_across_classes, mask_nms
+        self._suppress = None if mask_nms is None else DUPLICATES.get("masks")
         self.num_classes = num_classes
         self.sampler = sampler
         self.head_names = tuple(heads)
@@ -352,15 +369,21 @@ class RoIHeads(nn.Module):
         """
         proposals = pad_proposals(proposals, static=static)
         maps = RoIFeatures(features, self.trunk)
-        found = self._detect(maps, proposals, _as_tensor(image_sizes, proposals.boxes), static=static)
+        found = self.detect(maps, proposals, _as_tensor(image_sizes, proposals.boxes), static=static)
         heads = self.heads
         values = {name: head.predict(maps, found) for name, head in heads.items()}
-        return FoundRoIs(proposals.boxes.shape[0], found, values, heads)
+        return self.without_duplicates(FoundRoIs(proposals.boxes.shape[0], found, values, heads))
 
-    def _detect(
+    def without_duplicates(self, found: FoundRoIs) -> FoundRoIs:
+        """``found`` of a batch without what ``mask_nms`` suppresses; all of it where that is not set."""
+        if self._suppress is None or self.mask_nms is None:
+            return found
+        return self._suppress(found, self.mask_nms, self.nms_across_classes)
+
+    def detect(
         self, features: RoIFeatures, proposals: Proposals, image_sizes: Tensor, *, static: bool
     ) -> DetectedRoIs:
-        """Classes and boxes of every image."""
+        """Classes and boxes of every image; ``image_sizes``: [N, 2]."""
         stages = self.box_stages
         rois, scores = rois_of(proposals, static=static), []
         for i, (head, weights) in enumerate(stages):
@@ -376,6 +399,7 @@ class RoIHeads(nn.Module):
             "nms_threshold": self.nms_threshold,
             "max_detections": self.max_detections,
             "min_size": self.min_size,
+            "across_classes": self.nms_across_classes,
         }
         if static:
             shape = proposals.real.shape

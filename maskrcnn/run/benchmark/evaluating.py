@@ -31,6 +31,8 @@ def measure_evaluation(
             val.categories,
             precision=recipe.eval.precision,
             paste=recipe.eval.paste,
+            clean=recipe.eval.clean,
+            tta=recipe.eval.tta,
             keypoint_offset=recipe.eval.keypoint_offset,
         )
         return len(records), time.perf_counter() - began
