@@ -80,13 +80,18 @@ def predict_batches(
         predictor = cast(PredictingModel, ReplayedModel(predictor))
     with evaluating(model):
         for batch in loader:
-            with torch.inference_mode(), autocast(device, precision):
-                images = [image.to(device, non_blocking=True) for image in batch.images]
-                if batch.proposals is None:
-                    found = predictor.predict(images)
-                else:
-                    found = predictor.predict(images, [p.to(device) for p in batch.proposals])
-            yield batch, found
+            yield batch, predict_batch(predictor, batch, device, precision)
+
+
+def predict_batch(
+    predictor: PredictingModel, batch: Batch, device: torch.device, precision: Precision
+) -> list[Detections]:
+    """What is found in each image of a batch: on ``device``, in the network frame."""
+    with torch.inference_mode(), autocast(device, precision):
+        images = [image.to(device, non_blocking=True) for image in batch.images]
+        if batch.proposals is None:
+            return predictor.predict(images)
+        return predictor.predict(images, [p.to(device) for p in batch.proposals])
 
 
 def predict_dataset(

@@ -20,7 +20,7 @@ __getattr__ = on_demand(
     __name__,
     Evaluation="evaluation",
     Model="model",
-    Prediction="predictor",
+    Prediction="prediction",
     Predictor="predictor",
     evaluate="evaluation",
     propose="proposals",

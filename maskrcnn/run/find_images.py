@@ -19,6 +19,17 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
+class ImagePage:
+    """A page of a TIFF of several, from 0; ``str`` of it is ImageMagick's name, ``stack.tif[2]``."""
+
+    path: Path
+    page: int
+
+    def __str__(self) -> str:
+        return f"{self.path}[{self.page}]"
+
+
+@dataclass(frozen=True)
 class Images:
     """What was found.
 

@@ -24,7 +24,8 @@ from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.evaluation import evaluate
 from maskrcnn.run.find_images import find_images
 from maskrcnn.run.named_weights import local_file
-from maskrcnn.run.predictor import Prediction, Predictor
+from maskrcnn.run.prediction import Prediction
+from maskrcnn.run.predictor import AnyImage, Predictor
 from maskrcnn.run.recipe_checks import load_checked_recipe
 from maskrcnn.run.train import TrainResult, train
 
@@ -135,39 +136,39 @@ class Model:
         )
         return {} if found is None else found.result.scalars()
 
-    def predict(self, images: Picture | Iterable[Picture], *, score: float = 0.5) -> list[Prediction]:
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        score: float | Mapping[str, float] | None = None,
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
         """What is found in each image: boxes xyxy, scores, labels and classes, masks, and ``draw()``.
 
         Args:
             images: files, folders and patterns, as `maskrcnn predict` takes them, and arrays: uint8 [H, W, 3]
                 RGB or [H, W] gray; one of them, or several.  A folder stands for all images in it.
-            score: instances below it are left out, in [0, 1].
+            score: instances below it are left out, in [0, 1], as :class:`Predictor` takes it.
+            batch_size: images a pass; None: the recipe's ``eval.batch_size``.
 
         Raises:
             UserError: there are no weights; a name stands for nothing; an image cannot be read.
         """
-        return list(self.predict_each(images, score=score))
+        return list(self.predict_each(images, score=score, batch_size=batch_size))
 
     def predict_each(
-        self, images: Picture | Iterable[Picture], *, score: float = 0.5
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        score: float | Mapping[str, float] | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[Prediction]:
         """As :meth:`predict`, one by one: for more images than the memory holds."""
-        if not 0.0 <= score <= 1.0:
-            raise UserError(f"score must be in [0, 1], got {score}")
         if self._predictor is None:
             self._predictor = Predictor(self._weights(), device=self._device, recipe=self.recipe)
-        self._predictor.score = score
+        self._predictor.choose_score(score)
         several = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else images
-        return self._found(self._predictor, several)
-
-    @staticmethod
-    def _found(predictor: Predictor, images: Iterable[Picture]) -> Iterator[Prediction]:
-        for image in images:
-            if isinstance(image, np.ndarray):
-                yield predictor(image)
-                continue
-            for path in find_images([os.fspath(image)]).names:
-                yield predictor(path)
+        return self._predictor.stream(_each(several), batch_size=batch_size)
 
     def _take(self, file: Path, settings: list[str]) -> None:
         """Be the model of a checkpoint."""
@@ -190,6 +191,15 @@ class Model:
 
     def _changed(self, overrides: Mapping[str, object]) -> Recipe:
         return parse_recipe(dump(self.recipe), f"the recipe of {self._name}", _settings(overrides))
+
+
+def _each(images: Iterable[Picture]) -> Iterator[AnyImage]:
+    """The arrays, and the image files that names stand for."""
+    for image in images:
+        if isinstance(image, np.ndarray):
+            yield image
+        else:
+            yield from find_images([os.fspath(image)]).names
 
 
 def _file_of(path: Path) -> Path:
