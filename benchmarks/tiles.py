@@ -84,7 +84,9 @@ def make_field(side: int, seed: int = 0) -> Field:
     rng = np.random.default_rng(seed)
     items: list[Item] = []
     count = side // CELL
-    large = {(bx, by) for by in range(count // BLOCK) for bx in range(count // BLOCK) if (bx + 4 * by) % 7 == 3}
+    large = {
+        (bx, by) for by in range(count // BLOCK) for bx in range(count // BLOCK) if (bx + 4 * by) % 7 == 3
+    }
     for bx, by in sorted(large):
         room = BLOCK * CELL
         centre = (bx * room + room / 2, by * room + room / 2)
@@ -140,7 +142,12 @@ def paste(item: Item, window: Window) -> npt.NDArray[np.uint8]:
     out = np.zeros((window.height, window.width), dtype=np.uint8)
     x, y = item.x - window.x, item.y - window.y
     height, width = item.mask.shape
-    top, left, bottom, right = max(y, 0), max(x, 0), min(y + height, window.height), min(x + width, window.width)
+    top, left, bottom, right = (
+        max(y, 0),
+        max(x, 0),
+        min(y + height, window.height),
+        min(x + width, window.width),
+    )
     if top < bottom and left < right:
         out[top:bottom, left:right] = item.mask[top - y : bottom - y, left - x : right - x]
     return out
@@ -226,14 +233,19 @@ def in_frame(found: Found, side: int) -> tuple[int, dict[str, Any]]:
 def average_precision(field: Field, records: Sequence[tuple[int, dict[str, Any]]]) -> float:
     """segm AP over the scored windows."""
     side = SCORED + 2 * AROUND
-    images = [{"id": n + 1, "height": side, "width": side, "file_name": ""} for n in range((-(-field.side // SCORED)) ** 2)]
+    images = [
+        {"id": n + 1, "height": side, "width": side, "file_name": ""}
+        for n in range((-(-field.side // SCORED)) ** 2)
+    ]
     annotations = []
     for item in field.items:
         number = home(item.centre, field.side)
         one = record(item, scored_frame(number, field.side), 1.0)
         assert one is not None
         area = float(item.mask.sum())
-        annotations.append({**one, "id": len(annotations) + 1, "image_id": number + 1, "area": area, "iscrowd": 0})
+        annotations.append(
+            {**one, "id": len(annotations) + 1, "image_id": number + 1, "area": area, "iscrowd": 0}
+        )
     truth = {
         "images": images,
         "annotations": annotations,

@@ -91,9 +91,7 @@ def cut(sample: RawSample, window: Window, keep: float) -> RawSample:
             part = tile[max(y1 - y0, 0) : max(y2 - y0, 0), max(x1 - x0, 0) : max(x2 - x0, 0)]
             inside, area = float(part.sum()), float(tile.sum())
         kept[i] = inside >= keep * min(area, window.width * window.height) and inside > 0
-    info = TileInfo(
-        sample.info.image_id, sample.info.file_name, window.height, window.width, window=window
-    )
+    info = TileInfo(sample.info.image_id, sample.info.file_name, window.height, window.width, window=window)
     sample = replace(sample, targets=targets.select(kept), info=info)
     return crop_to(sample, x1, y1, window.width, window.height, 1.0)
 
