@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -172,8 +173,12 @@ def contrast_ends(image: npt.NDArray[Any], contrast: ContrastConfig) -> tuple[An
     """The values of an image [H, W, C] that are to become 0 and 255: one each, or one a channel."""
     if contrast.range is not None:
         return np.float64(contrast.range[0]), np.float64(contrast.range[1])
-    values = image.reshape(-1, image.shape[2] if contrast.over == "channel" else 1)
-    sample = values[:: max(1, len(values) // _SAMPLED)]
+    together = contrast.over == "image"
+    values = image.reshape(-1, 1 if together else image.shape[2])
+    step = max(1, len(values) // _SAMPLED)
+    while together and math.gcd(step, image.shape[2]) > 1:  # which would leave channels out
+        step += 1
+    sample = values[::step]
     if not np.issubdtype(image.dtype, np.integer):
         sample = np.where(np.isfinite(sample), sample, np.nan)
         sample = np.where(np.isnan(sample).all(0), 0.0, sample)
