@@ -14,10 +14,6 @@ belongs to the window of its centre.  Single images are those windows with what 
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -241,7 +241,7 @@ class _OfTiff:
                     top, left = row * tall, column * wide
                     bottom, right = min(top + values.shape[0], y2), min(left + values.shape[1], x2)
                     here = slice(max(top, y1) - y1, bottom - y1), slice(max(left, x1) - x1, right - x1)
-                    out[(*here, channels)] = values[
+                    out[here[0], here[1], channels] = values[
                         max(y1 - top, 0) : bottom - top, max(x1 - left, 0) : right - left
                     ]
         if page.photometric == 0 and out.dtype.kind == "u":  # white is 0

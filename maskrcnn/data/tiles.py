@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +112,7 @@ class TiledDataset:
 
     def __init__(self, dataset: Dataset, tiles: TilesConfig, training: bool = True) -> None:
         self.whole = dataset
-        self._keep = tiles.keep
+        self._tiles = tiles
         found: list[tuple[int, Window]] = []
         for image, (height, width) in enumerate(np.asarray(dataset.sizes).tolist()):
             for row in rows_of_windows(height, width, tiles.size, tiles.overlap):
@@ -137,7 +138,7 @@ class TiledDataset:
         return self.whole.categories
 
     @property
-    def annotation_file(self) -> object:
+    def annotation_file(self) -> Path:
         return self.whole.annotation_file
 
     @property
@@ -160,6 +161,11 @@ class TiledDataset:
         """Where window ``index`` in [0, T) lies in its image."""
         return Window(*self._windows[index].tolist())
 
+    def rows(self, image: int) -> list[list[Window]]:
+        """The grid of the image at a place of the whole data set, left out windows among it."""
+        height, width = self.whole.sizes[image].tolist()
+        return rows_of_windows(height, width, self._tiles.size, self._tiles.overlap)
+
     def load(self, index: int) -> RawSample:
         """Window ``index`` in [0, T) with its objects, in its own frame.
 
@@ -170,7 +176,7 @@ class TiledDataset:
         if self._last is None or self._last[0] != image:
             self._last = None  # two large images need not lie in memory
             self._last = image, self.whole.load(image)
-        return cut(self._last[1], self.window(index), self._keep)
+        return cut(self._last[1], self.window(index), self._tiles.keep)
 
     @cached_property
     def places(self) -> dict[int, list[int]]:

@@ -1,0 +1,148 @@
+"""Prediction of images of any size: windows through the model, objects over the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn.data.regions import open_regions
+from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.transforms.network_size import resize_of
+from maskrcnn.errors import DataError
+from maskrcnn.inference.records import Result
+from maskrcnn.inference.tile_loop import whole_record
+from maskrcnn.inference.tile_merger import TileMerger
+from maskrcnn.recipe import Recipe
+from maskrcnn.run.fit_doubts import SMALL
+from maskrcnn.run.prediction import Prediction
+from maskrcnn.run.setup import build_transforms, keypoint_scores
+from maskrcnn.structures.rle import MOST_PIXELS
+
+if TYPE_CHECKING:
+    from maskrcnn.run.predictor import Predictor
+
+#: Overlap where neither the call nor the recipe says one, a share of the tile's side.
+OVERLAP = 0.2
+#: A side that is tried to find the network's own.
+_PROBE = 1024
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """size: side of a tile, pixels of the image.  overlap: share of it.  told: where they are from."""
+
+    size: int
+    overlap: float
+    told: str
+
+
+def choose_tiling(recipe: Recipe, size: int | None = None, overlap: float | None = None) -> Tiling:
+    """The tiles of a prediction: as asked for, else as the model was trained (``data.tiles``), else such as
+    enter the network at their own size (``data.eval_transforms``).
+    """
+    tiles = recipe.data.tiles
+    told = "--tiles"
+    if size is None and tiles is not None:
+        size, told = tiles.size, "data.tiles"
+    if size is None:
+        resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
+        try:
+            own = max(resize(_PROBE, _PROBE))
+            size = own if resize(own, own) == (own, own) else _PROBE
+        except DataError:
+            size = _PROBE
+        told = "data.eval_transforms, so that they are not scaled"
+    if overlap is None:
+        overlap = OVERLAP if tiles is None else tiles.overlap
+    return Tiling(size, overlap, told)
+
+
+def predict_tiled(
+    predictor: Predictor,
+    image: Path | str | npt.NDArray[Any],
+    *,
+    size: int | None = None,
+    overlap: float | None = None,
+    page: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Prediction:
+    """The instances of an image of any size, in its own frame; it is never held whole, but for formats that
+    are (see :mod:`maskrcnn.data.regions`).
+
+    Args:
+        image: a file, or an array as :meth:`Predictor.__call__` takes them.
+        size, overlap: of the tiles, see :func:`choose_tiling`.
+        page: of a TIFF of several.
+        batch_size: tiles a pass, as ``Predictor.predict``.
+        progress: called after each tile with the number that are done, and that there are.
+
+    Raises:
+        DataError: the file cannot be read, or has more pixels than run-length masks can count.
+    """
+    tiling = choose_tiling(predictor.recipe, size, overlap)
+    regions = open_regions(
+        Path(image) if isinstance(image, str) else image,
+        sixteen_bit=predictor.sixteen_bit,
+        reading=predictor.recipe.data.reading,
+        page=page,
+    )
+    height, width = regions.size
+    name = "" if isinstance(image, np.ndarray) else str(image)
+    if height * width >= MOST_PIXELS:
+        raise DataError(
+            f"{name or 'the image'}: {width} x {height} pixels, and masks in COCO's run-length code count"
+            f" fewer than {MOST_PIXELS:,}; cut it into parts"
+        )
+    rows = rows_of_windows(height, width, tiling.size, tiling.overlap)
+    windows = [window for row in rows for window in row]
+    merger, records, capped = TileMerger(rows, regions.size), list[Result](), False
+    tiles = predictor.stream((regions.read(window) for window in windows), batch_size=batch_size)
+    numbers: tuple[str, ...] = ()
+    for done, tile in enumerate(tiles, start=1):
+        capped |= tile.capped
+        numbers = tuple(name for name, values in tile.extras.items() if values.ndim == 1)
+        records += [whole_record(found, 0, regions.size) for found in merger.add(tile.records)]
+        if progress is not None:
+            progress(done, len(windows))
+    records.sort(key=lambda record: -float(record["score"]))
+    boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    recipe, categories = predictor.recipe, predictor.categories
+    keypoints = None
+    if recipe.model.keypoint_head is not None:
+        rows_of_points = [np.reshape(r["keypoints"], (-1, 3)) for r in records]
+        offset = [recipe.eval.keypoint_offset] * 2 + [0.0]
+        keypoints = np.array(rows_of_points).reshape(len(records), -1, 3) + offset
+    return Prediction(
+        image=None,
+        boxes=boxes,
+        scores=np.array([r["score"] for r in records], dtype=np.float64),
+        labels=np.array([categories.index_of(r["category_id"]) for r in records], dtype=np.int64),
+        records=records,
+        names=categories.names,
+        keypoints=keypoints,
+        keypoint_scores=keypoint_scores(recipe),
+        extras={name: np.array([r[name] for r in records], dtype=np.float64) for name in numbers},
+        size=regions.size,
+        name=name,
+        capped=capped,
+        small=_small(recipe, boxes, rows[0][0]),
+    )
+
+
+def _small(recipe: Recipe, boxes: npt.NDArray[np.float64], tile: Window) -> int:
+    """How many boxes the network saw below :data:`SMALL` pixels."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    try:
+        resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
+        height, width = resize(tile.height, tile.width)
+    except DataError:
+        return 0
+    seen = sides.prod(1) * (height * width / (tile.height * tile.width))
+    return int((seen < SMALL**2).sum())
