@@ -113,13 +113,13 @@ class ContrastConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TilesConfig(Config):
-    """Images are trained on, and evaluated, in square windows that overlap; see :mod:`maskrcnn.data.tiles`."""
+    """Images are trained on, and judged, in square windows that overlap; see :mod:`maskrcnn.data.tiles`."""
 
     #: Side of a window, pixels of the image; smaller images are taken whole.  It enters the network as an
     #: image does, through train_transforms and eval_transforms.  Default 512.
     size: Annotated[int, Range(32, 16_384, "a window of that size fills the memory")] = 512
-    #: Least overlap of two neighbours, a share of the side, in [0, 0.5].  Objects up to that size are whole in
-    #: some window.  Default 0.2 (SAHI: Akyon et al. 2022, section 3).
+    #: Least overlap of two neighbours, a share of the side, in [0, 0.5], and never under 16 px.  Objects up
+    #: to that size are whole in some window.  Default 0.2 (SAHI: Akyon et al. 2022, section 3).
     overlap: Annotated[float, Range(0, 0.5)] = 0.2
     #: An object that a window cuts trains there where at least this share of its area (of the window's, if
     #: that is less) lies inside, in (0, 1].  Default 0.3 (SAHI keeps from 0.1 on, DOTA's tools from 0.7).

@@ -28,6 +28,9 @@ from maskrcnn.structures import ImageInfo, KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
 
+#: Pixels that neighbours overlap by at least, so that halves of an object can be told to be one.
+LEAST_OVERLAP = 16
+
 
 class Window(NamedTuple):
     """A part of an image: its corner and size, pixels."""
@@ -59,7 +62,7 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
     """Where windows of ``size`` begin along a side of ``length`` pixels."""
     if length <= size:
         return [0]
-    step = max(size - int(np.ceil(size * overlap)), 1)
+    step = size - max(int(np.ceil(size * overlap)), min(LEAST_OVERLAP, size // 2))
     count = 1 + -(-(length - size) // step)
     return [round(i * (length - size) / (count - 1)) for i in range(count)]
 

@@ -1,8 +1,8 @@
 """From what each window sees to the objects of the whole image, while the windows come row by row.
 
 **The rule.**  Two windows that overlap look at the same pixels there.  Their detections are one object where
-their masks agree *in what both windows show*: halves of an object agree there however little they share of the
-whole, and neighbours that touch hardly do.
+their masks agree *in what both windows show*: halves of an object agree there however little they share of
+the whole, and neighbours that touch hardly do.
 
 1. *Pairs.*  Each part is held against those of the windows that overlap its own.  A pair stands with an IoU
    of :data:`SAME` there, or, of one class and with both cut by the borders between them, where

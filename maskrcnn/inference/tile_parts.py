@@ -19,8 +19,8 @@ Bitmap = npt.NDArray[np.uint8]
 #: x1, y1, x2, y2.
 Box = tuple[float, float, float, float]
 
-#: A part lies at its window's border where it comes this near: pixels, and a share of its own side, for a mask
-#: of few cells is vague by about one.
+#: A part lies at its window's border where it comes this near: pixels, and a share of its own side, for a
+#: mask of few cells is vague by about one.
 _NEAR, _NEAR_SHARE = 2.0, 0.04
 #: Pixels of background that make two parts of a window lie apart.
 _GAP = 3

@@ -34,7 +34,7 @@ from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file
-from maskrcnn.run.tiled_prediction import predict_tiled
+from maskrcnn.run.tiled_prediction import Tiling, choose_tiling, predict_tiled, training_size
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
 from maskrcnn.viz.instances import as_rgb
 from maskrcnn.viz.labels import Image
@@ -94,6 +94,7 @@ class Predictor:
             recipe = replace(recipe, solver=replace(recipe.solver, compile=compile))
         self.recipe: Recipe = recipe
         self.categories: Categories = checkpoint_categories(state)
+        self._image_size = state.image_size
         self.device = choose_device(device)
         self._checkpoint = path
         self.choose_score(score)
@@ -204,6 +205,12 @@ class Predictor:
 
         for predictions in behind(passes(), finish, most=2 if on_gpu else 0):
             yield from predictions
+
+    def tiling(self, size: int | None = None, overlap: float | None = None) -> Tiling:
+        """The tiles that :meth:`tiled` takes; see :func:`choose_tiling`."""
+        if size is None and self.recipe.data.tiles is None and not self._image_size:
+            self._image_size = training_size(self.recipe)
+        return choose_tiling(self.recipe, self._image_size, size, overlap)
 
     def tiled(self, image: npt.NDArray[Any] | Path | str, **options: Any) -> Prediction:
         """As :meth:`__call__`, of an image of any size, window by window; see :func:`predict_tiled`."""

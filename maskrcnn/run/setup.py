@@ -187,6 +187,12 @@ def trained_on(recipe: Recipe, dataset: Dataset) -> Any:
     return dataset if tiles is None else TILINGS.get("grid")(dataset, tiles)
 
 
+def median_size(dataset: Dataset) -> tuple[int, int]:
+    """Median height and width of its images, pixels."""
+    height, width = np.median(np.asarray(dataset.sizes), axis=0).round().astype(int).tolist()
+    return height, width
+
+
 def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:
     """This rank's images of ``dataset``, of the first ``limit``, as ``recipe`` evaluates them."""
     return eval_loader(

@@ -29,8 +29,8 @@ def tile_batches(
         raise UserError("data.tiles is not set")
     if recipe.model.rpn is None:
         raise UserError(
-            "data.tiles is set, and the model has no RPN (model.rpn: null): proposals are those of whole images;"
-            " leave data.tiles out"
+            "data.tiles is set, and the model has no RPN (model.rpn: null), whose proposals are those of whole"
+            " images; leave data.tiles out"
         )
     tiles = TiledDataset(dataset, recipe.data.tiles, training=False)
     mine = range(ranks.rank, len(dataset), ranks.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from maskrcnn.data.regions import open_regions
 from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.data.transforms.network_size import resize_of
-from maskrcnn.errors import DataError
+from maskrcnn.errors import DataError, UserError
 from maskrcnn.inference.records import Result
 from maskrcnn.inference.tile_loop import whole_record
 from maskrcnn.inference.tile_merger import TileMerger
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.setup import build_transforms, keypoint_scores
+from maskrcnn.run.setup import build_transforms, keypoint_scores, median_size
 from maskrcnn.structures.rle import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 OVERLAP = 0.2
 #: A side that is tried to find the network's own.
 _PROBE = 1024
+#: Tiles are no smaller, pixels.
+_LEAST = 64
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,50 @@ class Tiling:
     told: str
 
 
-def choose_tiling(recipe: Recipe, size: int | None = None, overlap: float | None = None) -> Tiling:
-    """The tiles of a prediction: as asked for, else as the model was trained (``data.tiles``), else such as
-    enter the network at their own size (``data.eval_transforms``).
+def choose_tiling(
+    recipe: Recipe, image_size: Sequence[int], size: int | None = None, overlap: float | None = None
+) -> Tiling:
+    """The tiles of a prediction: as asked for, else as the model was trained: on tiles (``data.tiles``), or
+    on images, whose objects are as large in tiles of the images' shorter side.
+
+    Args:
+        image_size: median (height, width) of the training images; empty where that is not known: then tiles
+            enter the network at their own size (``data.eval_transforms``).
     """
-    tiles = recipe.data.tiles
-    told = "--tiles"
+    tiles, told = recipe.data.tiles, "--tiles"
     if size is None and tiles is not None:
         size, told = tiles.size, "data.tiles"
+    if size is None and image_size:
+        size, told = max(min(image_size), _LEAST), "the shorter side of the training images (median)"
     if size is None:
-        resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
-        try:
-            own = max(resize(_PROBE, _PROBE))
-            size = own if resize(own, own) == (own, own) else _PROBE
-        except DataError:
-            size = _PROBE
-        told = "data.eval_transforms, so that they are not scaled"
+        size, told = _network_side(recipe), "data.eval_transforms, so that they are not scaled"
     if overlap is None:
         overlap = OVERLAP if tiles is None else tiles.overlap
     return Tiling(size, overlap, told)
+
+
+def training_size(recipe: Recipe) -> tuple[int, ...]:
+    """Median (height, width) of the training images as their annotations say; empty where they are not here.
+
+    For checkpoints that do not say it themselves.
+    """
+    file = getattr(recipe.data.train, "annotations", None)
+    if file is None or not Path(file).is_file():
+        return ()
+    try:
+        return median_size(recipe.data.build(recipe.data.train, True))
+    except UserError:
+        return ()
+
+
+def _network_side(recipe: Recipe) -> int:
+    """Of squares that ``data.eval_transforms`` leave as they are."""
+    resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
+    try:
+        own = max(resize(_PROBE, _PROBE))
+        return own if resize(own, own) == (own, own) else _PROBE
+    except DataError:
+        return _PROBE
 
 
 def predict_tiled(
@@ -85,7 +112,7 @@ def predict_tiled(
     Raises:
         DataError: the file cannot be read, or has more pixels than run-length masks can count.
     """
-    tiling = choose_tiling(predictor.recipe, size, overlap)
+    tiling = predictor.tiling(size, overlap)
     regions = open_regions(
         Path(image) if isinstance(image, str) else image,
         sixteen_bit=predictor.sixteen_bit,

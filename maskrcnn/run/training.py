@@ -296,6 +296,7 @@ class TrainingRun:
                 config=dump(recipe),
                 category_ids=self.data.train.categories.ids,
                 category_names=self.data.train.categories.names,
+                image_size=setup.median_size(self.data.train),
                 versions=versions(recipe.data.train_transforms),
             ),
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),
