@@ -167,6 +167,10 @@ def as_transform(registered: Any) -> Transform:
 
 #: How a training set is cut into windows.
 TILINGS: Named[Callable[[Dataset, TilesConfig], Dataset]] = Named("tiling", "maskrcnn.data", grid="tiles")
+#: How many objects the densest window of each image has.
+DENSEST: Named[Callable[[Dataset, TilesConfig], np.ndarray[tuple[int], np.dtype[np.int64]]]] = Named(
+    "tiling", "maskrcnn.data", grid="tiles"
+)
 DATASETS: Registry[DatasetConfig] = Registry(
     "data set", "maskrcnn.data", coco="formats.coco", synthetic="synthetic.dataset"
 )

@@ -11,7 +11,6 @@ to it, as at the border of any image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from maskrcnn.data.fault_report import FaultReport, OnError
-from maskrcnn.data.interfaces import TILINGS, Dataset, TilesConfig
+from maskrcnn.data.interfaces import DENSEST, TILINGS, Dataset, TilesConfig
 from maskrcnn.data.transforms.moving import crop_to
 from maskrcnn.structures import ImageInfo, KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
@@ -190,21 +189,38 @@ class TiledDataset:
         return found
 
 
+@DENSEST.register("grid")
+def densest(dataset: Dataset, tiles: TilesConfig) -> npt.NDArray[np.int64]:
+    """How many objects have their centres in the fullest window of each image [N]; crowd regions are none."""
+    out = np.zeros(len(dataset), dtype=np.int64)
+    for image, boxes in enumerate(_boxes(dataset)):
+        middle = boxes[:, :2] + boxes[:, 2:] / 2
+        height, width = dataset.sizes[image].tolist()
+        for row in rows_of_windows(height, width, tiles.size, tiles.overlap):
+            for x1, y1, x2, y2 in (window.box for window in row):
+                inside = ((middle >= [x1, y1]) & (middle < [x2, y2])).all(1)
+                out[image] = max(int(out[image]), int(inside.sum()))
+    return out
+
+
+def _boxes(dataset: Dataset) -> list[npt.NDArray[np.float64]]:
+    """The boxes of each image [n, 4], x, y, width, height, without crowd regions."""
+    truth = dataset.ground_truth()
+    rows = np.flatnonzero(~truth.crowds)
+    rows = rows[np.argsort(truth.images[rows], kind="stable")]
+    ends = np.cumsum(np.bincount(truth.images[rows], minlength=len(truth.image_ids)))
+    places = [truth.image_places[int(image_id)] for image_id in dataset.image_ids]
+    return [truth.boxes[rows[ends[place - 1] if place else 0 : ends[place]]] for place in places]
+
+
 def _with_objects(
     dataset: Dataset, images: npt.NDArray[np.int64], windows: npt.NDArray[np.int64], keep: float
 ) -> npt.NDArray[np.bool_]:
     """Which windows [T] hold an object, judged by its box (the rule itself takes the mask)."""
-    truth = dataset.ground_truth()
-    rows = np.flatnonzero(~truth.crowds)
-    order = rows[np.argsort(truth.images[rows], kind="stable")]
-    ends = np.cumsum(np.bincount(truth.images[rows], minlength=len(truth.image_ids)))
     kept = np.zeros(len(windows), dtype=np.bool_)
-    ids: Sequence[int] = np.asarray(dataset.image_ids).tolist()
-    for index, (image, (x, y, width, height)) in enumerate(
-        zip(images.tolist(), windows.tolist(), strict=True)
-    ):
-        place = truth.image_places[ids[image]]
-        boxes = truth.boxes[order[ends[place - 1] if place else 0 : ends[place]]]
+    of_images = _boxes(dataset)
+    for index, (x, y, width, height) in enumerate(windows.tolist()):
+        boxes = of_images[images[index]]
         low = np.maximum(boxes[:, :2], [x, y])
         high = np.minimum(boxes[:, :2] + boxes[:, 2:], [x + width, y + height])
         inside = np.clip(high - low, 0, None).prod(1)

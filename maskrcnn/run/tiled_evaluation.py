@@ -29,7 +29,7 @@ def tile_batches(
         raise UserError("data.tiles is not set")
     if recipe.model.rpn is None:
         raise UserError(
-            "data.tiles is set, and the model has no RPN (model.rpn: null), whose proposals are those of whole"
+            "data.tiles is set, and the model has no RPN (model.rpn: null), and its proposals are of whole"
             " images; leave data.tiles out"
         )
     tiles = TiledDataset(dataset, recipe.data.tiles, training=False)
