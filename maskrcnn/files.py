@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: Our temporary files.  The name says nothing of the file's own, which may be as long as names may be.
-TEMPORARY = re.compile(r"\.maskrcnn-[0-9a-f]{16}\.tmp")
+TEMPORARY = re.compile(r"\.maskrcnn-[0-9a-f]{16}\.tmp(\.mp4)?")
 #: Those of earlier versions, by their folder in a run.
 _EARLIER = {
     "": ("config.yaml.partial", "run.json.partial", "results.json.part", "metrics.new"),
@@ -184,9 +184,66 @@ def encode_jpeg(image: npt.NDArray[np.uint8], quality: int) -> bytes:
     return jpeg.tobytes()
 
 
+def encode_labels(labels: npt.NDArray[Any], kind: str = ".png") -> bytes:
+    """A label image [H, W] of 16 bits as a PNG or a TIFF (``.tiff``).
+
+    Raises:
+        OutputError: it has more bits, or OpenCV makes no such file of it.
+    """
+    import cv2
+
+    if labels.dtype.itemsize > 2:
+        raise OutputError(f"an image of 16 bits numbers 65535 objects, and there are {labels.max()}")
+    made, data = cv2.imencode(kind, labels)
+    if not made:
+        raise OutputError(f"OpenCV cannot make a {kind} of {labels.shape[1]} x {labels.shape[0]} pixels")
+    return data.tobytes()
+
+
 def write_image(path: Path, image: npt.NDArray[np.uint8], *, compression: int | None = None) -> None:
     """uint8 [H, W, 3] RGB as a PNG, as :func:`write_bytes` (OpenCV takes no names that are not UTF-8)."""
     write_bytes(path, encode_png(image, compression))
+
+
+@contextlib.contextmanager
+def writing_video(
+    path: Path, rate: float, height: int, width: int
+) -> Iterator[Callable[[npt.NDArray[np.uint8]], object]]:
+    """A video (MPEG-4, without sound) that grows by uint8 [H, W, 3] RGB frames while the body runs, and takes
+    the place of ``path`` when that ends well; else it goes.
+
+    rate: frames a second.
+
+    Raises:
+        OutputError: it cannot be written; ``path`` is then as it was.
+    """
+    import cv2
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY) if not str(path.parent).isascii() else -1
+    except OSError as error:
+        raise unwritten(path, error) from None
+    # OpenCV takes no folder whose name is not UTF-8; one that is open has another name.
+    temporary = path.with_name(f"{temporary_beside(path).name}.mp4")
+    plain = temporary if folder < 0 else Path(f"/dev/fd/{folder}") / temporary.name
+    writer = cv2.VideoWriter(os.fspath(plain), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+    try:
+        if not writer.isOpened():
+            raise OutputError(
+                f"{path}: OpenCV cannot write a video of {width} x {height} pixels here; check the folder, or"
+                " write pictures of frames in its place"
+            )
+        yield lambda frame: writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.release()
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritten(path, error) from None
+    finally:
+        writer.release()
+        temporary.unlink(missing_ok=True)
+        if folder >= 0:
+            os.close(folder)
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
@@ -312,15 +369,18 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def clear_temporaries(run: Path) -> list[Path]:
+def clear_temporaries(run: Path, folders: Sequence[str] = ("checkpoints", "pictures")) -> list[Path]:
     """Remove what killed writes left in a run's folder: our own names alone, no links, nothing deeper.
+
+    Args:
+        folders: below it, which are looked into too.
 
     Returns:
         what was removed.  A file that cannot be removed stays.
     """
     found = [
         path
-        for folder in (run, *(run / name for name in ("checkpoints", "pictures")))
+        for folder in (run, *(run / name for name in folders))
         if folder.is_dir()
         for path in folder.iterdir()
         if TEMPORARY.fullmatch(path.name)

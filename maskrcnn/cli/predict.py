@@ -1,99 +1,145 @@
-"""``maskrcnn predict``: overlays and a results file for images."""
+"""``maskrcnn predict``: what is found in images and videos, as pictures and as files of many formats."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_checkpoint_argument, add_set_argument
-from maskrcnn.errors import DataError, UserError, plural
+from maskrcnn.errors import UserError, plural
 
-HELP = "find objects in images: writes an overlay an image and predictions.json"
+HELP = "find objects in images: writes an overlay an image and predictions.json, or other formats"
+
+#: As ``maskrcnn.run.prediction_files.WRITES``, which is not loaded for --help.
+WRITES = (
+    *("overlays", "labels", "labels-tiff", "polygons", "crops", "yolo", "labelme", "coco", "csv", "cvat"),
+    "labelstudio",
+)
+DEFAULT_WRITES = "overlays,coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, folders or patterns")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image or video files, folders, patterns, lists (.txt, a name a line)",
+    )
     add_checkpoint_argument(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), metavar="DIR", help="default predictions"
     )
     parser.add_argument("--recursive", action="store_true", help="of folders, take their sub-folders too")
-    parser.add_argument("--score", type=float, default=0.5, help="leave out instances below it; default 0.5")
+    parser.add_argument(
+        "--write",
+        default=DEFAULT_WRITES,
+        metavar="A,B",
+        help=f"what is written, of {', '.join(WRITES)}; default {DEFAULT_WRITES}",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run: what is done there stays"
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        help="leave out instances below it; default those of each class beside the checkpoint, else 0.5",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-    parser.add_argument("--no-overlays", action="store_true", help="write predictions.json alone")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="default float32; bfloat16 is faster on a GPU",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images a pass; default eval.batch_size of the recipe"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model first, for thousands of images"
+    )
+    parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
     add_set_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict every readable image; exit status 2 where one was not, or was not written, named on stderr."""
     from maskrcnn.data.file_names import shown
-    from maskrcnn.engine.console import Unwritten
+    from maskrcnn.engine.console import Console
     from maskrcnn.engine.memory import keep_freed_memory
-    from maskrcnn.evaluation import save_results
-    from maskrcnn.files import write_image
     from maskrcnn.run import Predictor
     from maskrcnn.run.find_images import find_images
+    from maskrcnn.run.predict import Predicting
     from maskrcnn.run.room import check_folder
 
-    if not 0.0 <= args.score <= 1.0:
+    if args.score is not None and not 0.0 <= args.score <= 1.0:
         raise UserError(f"--score must be in [0, 1], got {args.score}")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
+    writes = _writes(args)
     images = find_images(args.images, recursive=args.recursive)
     check_folder(args.out, "--out")
     keep_freed_memory()
-    predictor = Predictor(args.checkpoint, device=args.device, score=args.score, overrides=args.overrides)
+    predictor = Predictor(
+        args.checkpoint,
+        device=args.device,
+        score=args.score,
+        precision=args.precision,
+        compile=True if args.compile else None,
+        overrides=args.overrides,
+    )
     if predictor.recipe.model.rpn is None:
         raise UserError(
             f"{args.checkpoint}: this model has no RPN and needs proposals with each image; evaluate it on"
             " data that have them (maskrcnn eval), or call maskrcnn.run.Predictor with proposals"
         )
-    unwritten = Unwritten(lambda text: print(f"maskrcnn: {text}", file=sys.stderr))
-    for note in images.notes:
-        print(f"maskrcnn: {note}", file=sys.stderr)
-    records = []
-    broken = 0
-    for image_id, (path, name) in enumerate(images.names.items(), start=1):
-        try:
-            found = predictor(path)
-        except DataError as error:
-            broken += 1
-            print(f"maskrcnn: skipped: {error}", file=sys.stderr)
-            continue
-        for record in found.records:
-            category = predictor.categories.index_of(record["category_id"])
-            extra = {**file_name(path), "category": predictor.categories.names[category]}
-            records.append({**record, "image_id": image_id, **extra})
-        if not args.no_overlays:
-            target = args.out / f"{name}.png"
-            unwritten.attempt(target, partial(write_image, target, found.draw()))
-        print(f"{shown(path)}: {plural(len(found), 'instance')}", flush=True)
-    target = args.out / "predictions.json"
-    unwritten.attempt(target, partial(save_results, target, records))
-    print(
-        f"{plural(len(images.names) - broken, 'image')}, {plural(len(records), 'instance')}:"
-        f" {shown(args.out)}"
+    if predictor.recipe.data.reading.pages == "channels":  # known now: pages are no images
+        images = find_images(args.images, recursive=args.recursive, pages=False)
+
+    def tell(text: str) -> None:
+        print(f"maskrcnn: {text}", file=sys.stderr)
+
+    for note in (*images.notes, predictor.scores_told):
+        tell(note)
+    settings = {
+        "the checkpoint": predictor.identity,
+        "--score": predictor.thresholds,
+        "--set": args.overrides,
+        "--precision": args.precision,
+        "--batch-size": args.batch_size,
+    }
+    console = Console()
+    counts = Predicting(
+        predictor, images, args.out, writes, settings, args.resume, args.batch_size, console, tell
+    ).run()
+    console.line(
+        f"{plural(counts.images, 'image')}, {plural(counts.instances, 'instance')}: {shown(args.out)}"
     )
-    unwritten.raise_if_any()
-    if broken:
+    if doubts := counts.doubts(predictor.recipe.model.roi.max_detections):
+        tell(doubts)
+    if counts.broken:
+        total = len(images.names) + len(images.videos)
         raise UserError(
-            f"{broken} of {plural(len(images.names), 'image')} could not be read (named above); the others"
-            " are done"
+            f"{counts.broken} of {plural(total, 'image')} could not be read (named above); the others are"
+            " done (mended, the same command with --resume takes those alone)"
         )
     return 0
 
 
-def file_name(path: Path) -> dict[str, str]:
-    """An image's name for a json: ``file_name``, and where that is no Unicode its bytes beside it, as hex.
+def _writes(args: argparse.Namespace) -> list[str]:
+    """What ``--write`` and ``--no-overlays`` ask for, each once."""
+    from maskrcnn.config.registry import did_you_mean
 
-    Half surrogates, which stand for such bytes in Python, many readers of json refuse.
-    """
-    from maskrcnn.data.file_names import shown
-
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return {"file_name": shown(path), "file_name_hex": os.fsencode(path).hex()}
-    return {"file_name": str(path)}
+    wished = [name for name in dict.fromkeys(args.write.split(",")) if name]
+    for name in wished:
+        if name not in WRITES:
+            raise UserError(
+                f"--write {name}: there is no such format; there are {', '.join(WRITES)}."
+                f"{did_you_mean(name, WRITES)}"
+            )
+    if args.no_overlays:
+        wished = [name for name in wished if name != "overlays"]
+    if not wished:
+        raise UserError(f"--write names nothing that is to be written; name some of {', '.join(WRITES)}")
+    return wished

@@ -62,3 +62,15 @@ def refuse_outside(names: Iterable[tuple[int, str]], source: Path, folder: Path)
         " you trust this file to name any file of this machine, set allow_outside: true on the data set; else"
         " make the names relative to the folder"
     )
+
+
+def json_name(path: PurePath | str) -> dict[str, str]:
+    """An image's name for a json: ``file_name``, and where that is no Unicode its bytes beside it, as hex.
+
+    Half surrogates, which stand for such bytes in Python, many readers of json refuse.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return {"file_name": shown(path), "file_name_hex": os.fsencode(path).hex()}
+    return {"file_name": str(path)}

@@ -168,7 +168,8 @@ class Model:
             self._predictor = Predictor(self._weights(), device=self._device, recipe=self.recipe)
         self._predictor.choose_score(score)
         several = [images] if isinstance(images, (str, os.PathLike, np.ndarray)) else images
-        return self._predictor.stream(_each(several), batch_size=batch_size)
+        pages = self.recipe.data.reading.pages != "channels"
+        return self._predictor.stream(_each(several, pages), batch_size=batch_size)
 
     def _take(self, file: Path, settings: list[str]) -> None:
         """Be the model of a checkpoint."""
@@ -193,13 +194,13 @@ class Model:
         return parse_recipe(dump(self.recipe), f"the recipe of {self._name}", _settings(overrides))
 
 
-def _each(images: Iterable[Picture]) -> Iterator[AnyImage]:
-    """The arrays, and the image files that names stand for."""
+def _each(images: Iterable[Picture], pages: bool) -> Iterator[AnyImage]:
+    """The arrays, and the image files (of TIFFs, with ``pages``, each page) that names stand for."""
     for image in images:
         if isinstance(image, np.ndarray):
             yield image
         else:
-            yield from find_images([os.fspath(image)]).names
+            yield from find_images([os.fspath(image)], pages=pages).names
 
 
 def _file_of(path: Path) -> Path:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.errors import DataError
+from maskrcnn.data.formats.geojson import geojson_feature, geojson_geometry
+from maskrcnn.errors import DataError, UserError
+from maskrcnn.files import encode_png
 from maskrcnn.inference.records import Result
+from maskrcnn.run.prediction_table import TABLE, further_columns, table_rows
+from maskrcnn.structures import rle
+from maskrcnn.structures.outlines import PixelPolygon, polygons
 from maskrcnn.structures.rle import TextRLE, decode
 from maskrcnn.viz.instances import draw_records
 from maskrcnn.viz.labels import Image
 from maskrcnn.viz.skeletons import sure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,11 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.records)
 
+    def with_image_id(self, image_id: int) -> Prediction:
+        """The same, its records of another image id."""
+        records = [{**record, "image_id": image_id} for record in self.records]
+        return replace(self, image_id=image_id, records=records)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each instance's class."""
@@ -85,6 +100,108 @@ class Prediction:
         for i, code in enumerate(rles):
             out[i] = decode(code)
         return out
+
+    def to_coco(self) -> list[Result]:
+        """D records of a COCO results file."""
+        return [dict(record) for record in self.records]
+
+    def to_polygons(self) -> list[list[PixelPolygon]]:
+        """The parts of each instance's mask with their holes, along the edges of pixels.
+
+        ``maskrcnn.structures.outlines.code_of_polygons(parts, *size)`` gives the very mask back.
+
+        Raises:
+            DataError: the model has no masks.
+        """
+        return [polygons(code) for code in self._codes("polygons")]
+
+    def to_geojson(self) -> dict[str, Any]:
+        """The instances as a GeoJSON FeatureCollection in pixels, y down; without masks, their boxes."""
+        codes: Sequence[TextRLE | None] = self.rles or [None] * len(self)
+        features = [
+            geojson_feature(
+                number,
+                name,
+                record["score"],
+                geojson_geometry(record["bbox"], code),
+                category_id=record["category_id"],
+                image_id=record["image_id"],
+            )
+            for number, (record, code, name) in enumerate(
+                zip(self.records, codes, self.classes, strict=True), start=1
+            )
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+    def to_label_image(self) -> npt.NDArray[Any]:
+        """[H, W]: 0, and the pixels of instance i have the number i + 1 (uint16; uint32 beyond 65,535).
+
+        Where masks lie over one another, a pixel belongs to the smallest of them (fewest pixels).
+
+        Raises:
+            DataError: the model has no masks.
+        """
+        return rle.numbered(self._codes("a label image"), *self.size)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row an instance, see :func:`table_rows`.
+
+        Raises:
+            UserError: the pandas library is missing.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise UserError("to_dataframe() needs the pandas library: pip install pandas") from None
+        columns = [*TABLE, *further_columns(self.records)]
+        return pd.DataFrame(list(table_rows(self.records, self.classes, self.name)), columns=columns)
+
+    def to_supervision(self) -> supervision.Detections:
+        """As the ``Detections`` of Roboflow's supervision library.
+
+        Raises:
+            UserError: the library is missing.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise UserError(
+                "to_supervision() needs the supervision library: pip install supervision"
+            ) from None
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.classes, dtype=str)},
+        )
+
+    def crops(
+        self, image: Image | None = None, *, margin: int = 0, background: int | None = None
+    ) -> list[Image]:
+        """What each instance's box holds of the image: D times uint8 [h, w, 3] RGB, whole pixels.
+
+        Args:
+            image: uint8 [H, W, 3] RGB, in place of the prediction's own.
+            margin: pixels around the box, where the image has them.
+            background: the value of pixels outside of the mask, 0 to 255; None: as they are.
+
+        Raises:
+            DataError: there is no image; or a background is asked for, and the model has no masks.
+        """
+        picture, (height, width) = self._picture(image, "crops"), self.size
+        codes: Sequence[TextRLE | None] = [None] * len(self)
+        if background is not None:
+            codes = self._codes("masks to cut by")
+        found = []
+        for (x1, y1, x2, y2), code in zip(self.boxes.tolist(), codes, strict=True):
+            left, top = max(math.floor(x1) - margin, 0), max(math.floor(y1) - margin, 0)
+            right, bottom = min(math.ceil(x2) + margin, width), min(math.ceil(y2) + margin, height)
+            crop = picture[top:bottom, left:right].copy()
+            if code is not None:
+                crop[decode(code)[top:bottom, left:right] == 0] = background
+            found.append(crop)
+        return found
 
     def draw(self, image: Image | None = None, **style: Any) -> Image:
         """The image with its instances drawn over it, uint8 RGB, enlarged where it is small.
@@ -109,3 +226,13 @@ class Prediction:
                 f" it: {what}(image)"
             )
         return picture
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it by itself: the picture."""
+        return encode_png(self.draw())
+
+    def _codes(self, what: str) -> list[TextRLE]:
+        codes = self.rles
+        if codes is None:
+            raise DataError(f"this model predicts boxes alone, so there are no {what.removeprefix('a ')}")
+        return codes

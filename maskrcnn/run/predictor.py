@@ -134,6 +134,12 @@ class Predictor:
         shown = f"{thresholds[0]:.3g}" if len(set(thresholds)) == 1 else listed
         self.scores_told = f"shown are scores from {shown} on{source}"
 
+    @property
+    def identity(self) -> list[Any]:
+        """The checkpoint's file, and its size in bytes and date, which another one would not have."""
+        state = self._checkpoint.stat()
+        return [str(self._checkpoint.absolute()), state.st_size, state.st_mtime_ns]
+
     def __call__(self, image: AnyImage, proposals: npt.NDArray[Any] | None = None) -> Prediction:
         """Find the instances in an image file, or in uint8 [H, W, 3] RGB (or [H, W] gray).
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +15,70 @@ from maskrcnn.structures import rle
 _Point = tuple[int, int]
 
 
-def outline(code: rle.RLE) -> list[float]:
+@dataclass(frozen=True)
+class PixelPolygon:
+    """A part of a mask, whose pixels hang together by their sides: simple lines along edges of pixels.
+
+    exterior: the corners (x, y) of the line around it, clockwise (y points down), the first not repeated.
+    holes: those of the lines around its holes, the other way round.
+    """
+
+    exterior: list[_Point]
+    holes: list[list[_Point]]
+
+
+def polygons(code: rle.RLE | rle.TextRLE) -> list[PixelPolygon]:
+    """The parts of a mask, from which :func:`code_of_polygons` makes the very mask again.
+
+    They are valid by the rules of GeoJSON and shapely: a line that would meet itself at a corner becomes two.
+    """
+    bitmap, x0, y0 = rle.decode_crop(code)
+    if not bitmap.size:
+        return []
+    count, parts = cv2.connectedComponents(bitmap, connectivity=4)
+    found = [PixelPolygon([], []) for _ in range(1, count)]
+    for loop in (simple for whole in boundary_loops(bitmap) for simple in _without_meetings(whole)):
+        (x, y), (x1, y1) = loop[:2]
+        # The pixel at the right hand of its first edge, by the corner that it begins at.
+        row, column = y - (x1 < x or y1 < y), x - (x1 < x or y1 > y)
+        part = found[int(parts[row, column]) - 1]
+        corners = [(a + x0, b + y0) for a, b in loop]
+        if _turns(loop) > 0:
+            part.exterior.extend(corners)
+        else:
+            part.holes.append(corners)
+    return found
+
+
+def code_of_polygons(parts: Iterable[PixelPolygon], height: int, width: int) -> rle.RLE:
+    """The code of an image of ``height`` x ``width`` of the parts that :func:`polygons` gives."""
+    lines = [line for part in parts for line in (part.exterior, *part.holes)]
+    flat = [np.array(line, dtype=np.float64).reshape(-1) for line in lines]
+    return rle.exclusive_union(rle.draw_polygons(flat, height, width), height, width)
+
+
+def _turns(loop: list[_Point]) -> int:
+    """Twice the area that a line is walked around clockwise."""
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(loop, loop[1:] + loop[:1], strict=True))
+
+
+def _without_meetings(loop: list[_Point]) -> Iterator[list[_Point]]:
+    """The simple lines of one that meets itself at corners."""
+    trail: list[_Point] = []
+    places: dict[_Point, int] = {}
+    for corner in loop:
+        if corner in places:
+            start = places[corner]
+            yield trail[start:]
+            for left in trail[start:]:
+                del places[left]
+            del trail[start:]
+        places[corner] = len(trail)
+        trail.append(corner)
+    yield trail
+
+
+def outline(code: rle.RLE | rle.TextRLE) -> list[float]:
     """One closed polygon, flat x, y in pixels, that :func:`rle.from_polygons` draws as the mask again.
 
     It goes along the edges of pixels, round each part clockwise and round each hole the other way; from one

@@ -113,7 +113,7 @@ def _size_trouble(size: Any, height: int, width: int) -> str:
     return f"its RLE has size {str(size)[:60]}, {image}"
 
 
-def runs(counts: bytes, total: int = MOST_PIXELS) -> Runs:
+def runs(counts: bytes | str, total: int = MOST_PIXELS) -> Runs:
     """The run lengths that a compressed ``counts`` holds: int64 [n].
 
     total: pixels of the image; no number may be larger, so that nothing overflows.
@@ -123,7 +123,7 @@ def runs(counts: bytes, total: int = MOST_PIXELS) -> Runs:
     """
     if not counts:
         return np.zeros(0, dtype=np.int64)
-    chars = np.frombuffer(counts, dtype=np.uint8)
+    chars = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8)
     ends = _ends(chars)
     values = _values(chars, ends, total)
     # From the fourth on, a number is the difference to the run two before.
@@ -232,7 +232,7 @@ def _values(chars: npt.NDArray[np.uint8], ends: Runs, total: int) -> Runs:
     return values
 
 
-def area(entry: RLE) -> int:
+def area(entry: RLE | TextRLE) -> int:
     """Number of mask pixels."""
     return int(runs(entry["counts"])[1::2].sum())
 
@@ -249,7 +249,7 @@ def boxes(entries: Sequence[RLE]) -> npt.NDArray[np.float64]:
     return found
 
 
-def decode_crop(entry: RLE, margin: int = 0) -> tuple[npt.NDArray[np.uint8], int, int]:
+def decode_crop(entry: RLE | TextRLE, margin: int = 0) -> tuple[npt.NDArray[np.uint8], int, int]:
     """The bitmap around the mask's box, and the corner (x0, y0) of that crop in the image.
 
     ``margin`` pixels are kept around the box where the image has them.  Only the columns of the box are
@@ -292,6 +292,21 @@ def encode(bitmap: npt.NDArray[np.uint8]) -> RLE:
     return code
 
 
+def numbered(entries: Sequence[RLE | TextRLE], height: int, width: int) -> npt.NDArray[Any]:
+    """A label image [height, width]: 0, and the pixels of code i have the number i + 1.
+
+    Where several lie over one another, the smallest's (fewest pixels).  uint16, and uint32 for more than
+    65,535 codes.
+    """
+    image = np.zeros((height, width), dtype=np.uint16 if len(entries) < 1 << 16 else np.uint32)
+    sizes = [area(entry) for entry in entries]
+    for i in sorted(range(len(entries)), key=lambda i: -sizes[i]):
+        bitmap, x0, y0 = decode_crop(entries[i])
+        h, w = bitmap.shape
+        image[y0 : y0 + h, x0 : x0 + w][bitmap > 0] = i + 1
+    return image
+
+
 def encode_crop(bitmap: npt.NDArray[np.uint8], x0: int, y0: int, height: int, width: int) -> RLE:
     """The code of an image of ``height`` x ``width``, 0 but for a 0/1 ``bitmap`` [h, w] at (x0, y0).
 
@@ -314,6 +329,13 @@ def union(entries: Sequence[RLE], height: int, width: int) -> RLE:
         return encode(np.zeros((height, width), dtype=np.uint8))
     code: RLE = entries[0] if len(entries) == 1 else _coco.merge(list(entries))
     return code
+
+
+def exclusive_union(entries: Sequence[RLE], height: int, width: int) -> RLE:
+    """Of codes of one size, the pixels that an odd number of them have: parts and their holes, say."""
+    changes = [np.cumsum(runs(entry["counts"]))[:-1] for entry in entries]
+    every = np.concatenate(changes) if changes else np.zeros(0, dtype=np.int64)
+    return _from_changes([odd_positions(every)], height, width)[0]
 
 
 def from_polygons(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> RLE:

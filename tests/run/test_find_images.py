@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from maskrcnn.errors import UserError
-from maskrcnn.run.find_images import find_images
+from maskrcnn.run.find_images import ImagePage, find_images
 
 
 @pytest.fixture
@@ -94,3 +96,55 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     locked.mkdir(mode=0)
     with pytest.raises(UserError, match="the folder cannot be read"):
         find_images([str(locked)])
+
+
+def test_a_list_names_files_relative_to_itself(photos: Path, tmp_path: Path) -> None:
+    (photos / "take.txt").write_bytes(b"./b.png\r\n\nseq1/1.png\n" + os.fsencode(photos / "a.JPG") + b"\n")
+    found = find_images([str(photos / "take.txt")])
+    assert [str(p.relative_to(photos)) for p in found.names] == ["b.png", "seq1/1.png", "a.JPG"]
+    assert list(found.names.values()) == ["b", "seq1__1", "a"]
+    assert list(found.below.values()) == ["b.png", "seq1/1.png", "a.JPG"]
+    (photos / "take.txt").write_text("b.png\nhttps://somewhere/a.png\n")
+    with pytest.raises(UserError, match=r"take\.txt:2: https://somewhere/a\.png: is a URL; download it"):
+        find_images([str(photos / "take.txt")])
+    (photos / "take.txt").write_text("gone.png\n")
+    with pytest.raises(UserError, match=r"take\.txt:1: gone\.png: there is no such file"):
+        find_images([str(photos / "take.txt")])
+    (photos / "take.txt").write_text("\n")
+    with pytest.raises(UserError, match="names no file"):
+        find_images([str(photos / "take.txt")])
+
+
+def test_a_url_is_refused_with_what_to_do() -> None:
+    for url in ("https://a.b/c.png?d=1", "s3://bucket/a.png", "rtsp://camera"):
+        with pytest.raises(UserError, match=r"is a URL.*download it"):
+            find_images([url])
+
+
+def test_videos_are_apart_and_only_where_they_are_named(photos: Path) -> None:
+    for name in ("clip.mp4", "b.MOV"):
+        (photos / name).touch()
+    assert "b.MOV, clip.mp4" in find_images([str(photos)]).notes[0]
+    found = find_images([str(photos / "clip.mp4"), str(photos / "b.*")])
+    assert list(found.names.values()) == ["b.png"]  # b.MOV has the name first
+    assert list(found.videos.values()) == ["clip", "b"]
+    assert [p.name for p in found.videos] == ["clip.mp4", "b.MOV"]
+
+
+def test_pages_of_a_tiff_are_images_but_not_its_smaller_copies(tmp_path: Path) -> None:
+    stack, pyramid, single = (tmp_path / f"{name}.tif" for name in ("stack", "pyramid", "single"))
+    pixels = np.zeros((2, 8, 8), dtype=np.uint8)
+    tifffile.imwrite(stack, pixels, photometric="minisblack")
+    with tifffile.TiffWriter(pyramid) as file:
+        file.write(pixels[0])
+        file.write(pixels[0, ::2, ::2], subfiletype=1)
+    tifffile.imwrite(single, pixels[0])
+    found = find_images([str(tmp_path)])
+    pages = [ImagePage(stack, 0), ImagePage(stack, 1)]
+    assert list(found.names.items()) == [
+        (pyramid, "pyramid"),
+        (single, "single"),
+        *zip(pages, ["stack_0", "stack_1"], strict=True),
+    ]
+    assert found.below[pages[1]] == "stack.tif[1]" == pages[1].__str__().removeprefix(f"{tmp_path}{os.sep}")
+    assert stack in find_images([str(tmp_path)], pages=False).names

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+import shapely
 
 from maskrcnn.structures import rle
-from maskrcnn.structures.outlines import boundary_loops, outline
+from maskrcnn.structures.outlines import boundary_loops, code_of_polygons, outline, polygons
 
 
 def drawn_again(bitmap: np.ndarray) -> np.ndarray:
@@ -49,3 +51,28 @@ def test_loops_turn_clockwise_round_parts_and_the_other_way_round_holes() -> Non
 
 def test_an_empty_mask_has_none() -> None:
     assert outline(rle.encode(np.zeros((3, 4), dtype=np.uint8))) == []
+
+
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.7, 0.9])
+def test_polygons_are_valid_and_give_the_mask_back(density: float) -> None:
+    rng = np.random.default_rng(int(density * 10))
+    for _ in range(60):
+        bitmap = (rng.random(rng.integers(1, 14, 2)) < density).astype(np.uint8)
+        code = rle.encode(bitmap)
+        parts = polygons(code)
+        assert np.array_equal(rle.decode(code_of_polygons(parts, *bitmap.shape)), bitmap)
+        assert len(parts) == cv2.connectedComponents(bitmap, connectivity=4)[0] - 1
+        shapes = [shapely.Polygon(part.exterior, part.holes) for part in parts]
+        assert all(shape.is_valid for shape in shapes)
+        assert sum(shape.area for shape in shapes) == bitmap.sum()
+
+
+def test_a_line_that_meets_itself_becomes_a_hole() -> None:
+    around = np.ones((4, 4), dtype=np.uint8)
+    around[1, 1] = around[2, 2] = 0  # touch by a corner
+    (part,) = polygons(rle.encode(around))
+    assert sorted(map(signed_area, part.holes)) == [-1, -1]
+    around[0, 0] = 0  # now the first of them touches the outside by a corner
+    (part,) = polygons(rle.encode(around))
+    assert (len(part.holes), signed_area(part.exterior)) == (2, 15)
+    assert polygons(rle.encode(np.zeros((3, 4), dtype=np.uint8))) == []

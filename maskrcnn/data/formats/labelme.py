@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -175,36 +175,54 @@ def export_labelme(splits: Mapping[str, Dataset], out: Path) -> Counter[str]:
             for row in image.rows:
                 label = truth.category_names[int(truth.labels[row])]
                 flags = {"iscrowd": True} if truth.crowds[row] else {}
-                shape = {"label": label, "group_id": None, "description": "", "flags": flags, "mask": None}
                 parts = None if truth.outline is None else truth.outline(row)
-                if truth.encode is None:
-                    x, y, w, h = truth.boxes[row].tolist()
-                    shapes.append({**shape, "shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]})
-                elif parts is None:
-                    shapes.append({**shape, "shape_type": "mask", **_mask_fields(truth.encode(row))})
+                if truth.encode is None or parts is None:
+                    code = None if truth.encode is None else truth.encode(row)
+                    shapes.append(labelme_shape(label, truth.boxes[row].tolist(), code, flags=flags))
                 else:
                     group = len(shapes) + 1 if len(parts) > 1 else None
                     for part in parts:
                         points = [list(point) for point in zip(part[::2], part[1::2], strict=True)]
-                        shapes.append({**shape, "shape_type": "polygon", "points": points, "group_id": group})
+                        shapes.append(_shape(label, "polygon", points, group_id=group, flags=flags))
                 lost["annotation id and stated area"] += 1
                 lost["keypoints"] += len(truth.labelled) > 0 and int(truth.labelled[row]) > 0
             file = out / split / image.name
             copy_file(image.path, file)
-            content: dict[str, Any] = {
-                "version": "5.5.0",
-                "flags": {},
-                "shapes": shapes,
-                "imagePath": PurePosixPath(image.name).name,
-                "imageData": None,
-                "imageHeight": image.height,
-                "imageWidth": image.width,
-            }
+            name = PurePosixPath(image.name).name
+            content = labelme_content(name, image.height, image.width, shapes)
             write_json(file.with_suffix(".json"), content, indent=2)
     return lost
 
 
-def _mask_fields(code: rle.RLE) -> dict[str, Any]:
+def labelme_content(name: str, height: int, width: int, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the json of an image holds; ``name`` is its file, relative to the json's folder."""
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": name,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
+
+
+def labelme_shape(
+    label: str, box: Sequence[float], code: rle.RLE | rle.TextRLE | None, **fields: Any
+) -> dict[str, Any]:
+    """An object as a mask, or where it has no pixel as the rectangle of its box (x, y, width, height)."""
+    if code is not None and rle.area(code):
+        return _shape(label, "mask", **_mask_fields(code), **fields)
+    x, y, w, h = box
+    return _shape(label, "rectangle", [[x, y], [x + w, y + h]], **fields)
+
+
+def _shape(label: str, kind: str, points: list[list[float]], **fields: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {"label": label, "group_id": None, "description": "", "flags": {}, "mask": None}
+    return {**plain, "shape_type": kind, "points": points, **fields}
+
+
+def _mask_fields(code: rle.RLE | rle.TextRLE) -> dict[str, Any]:
     """Corners of the box, both among its pixels, and the PNG of what is in it."""
     bitmap, x0, y0 = rle.decode_crop(code)
     h, w = bitmap.shape

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 
 from maskrcnn.data.fault_report import FaultError
@@ -34,7 +33,7 @@ from maskrcnn.data.formats.sources import (
 )
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError, plural
-from maskrcnn.files import copy_file, write_bytes, write_text
+from maskrcnn.files import copy_file, encode_labels, write_bytes, write_text
 from maskrcnn.structures import rle
 
 #: Folders of masks and of images, and ends of the names of mask files (Cellpose and others).
@@ -202,11 +201,7 @@ def export_labels(splits: Mapping[str, Dataset], out: Path) -> Counter[str]:
             areas = {row: rle.area(code) for row, code in codes.items()}
             lost["objects beyond the 65535 of an image"] += len(image.rows) - len(codes)
             numbers = {row: k for k, row in enumerate(codes, start=1)}
-            labels = np.zeros((image.height, image.width), dtype=np.uint16)
-            for row in sorted(codes, key=lambda row: -areas[row]):
-                bitmap, x0, y0 = rle.decode_crop(codes[row])
-                h, w = bitmap.shape
-                labels[y0 : y0 + h, x0 : x0 + w][bitmap > 0] = numbers[row]
+            labels = rle.numbered(list(codes.values()), image.height, image.width)
             left = np.bincount(labels.reshape(-1), minlength=len(codes) + 1)
             name = f"{split}/{image.stem}.png"
             for row in codes:
@@ -217,6 +212,6 @@ def export_labels(splits: Mapping[str, Dataset], out: Path) -> Counter[str]:
                 label = truth.category_names[int(truth.labels[row])]
                 table.writerow((name, numbers[row], label, int(truth.crowds[row])))
             copy_file(image.path, out / "images" / split / image.name)
-            write_bytes(out / "labels" / name, cv2.imencode(".png", labels)[1].tobytes())
+            write_bytes(out / "labels" / name, encode_labels(labels))
     write_text(out / "labels" / TABLE_FILE, lines.getvalue())
     return lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,15 +237,36 @@ def export_yolo(splits: Mapping[str, Dataset], out: Path) -> Counter[str]:
                         lost["polygons drawn along their pixels, since parts of the sides round them"] += 1
                     elif parts is None or len(parts) > 1:
                         lost["masks drawn along their pixels, parts and holes joined by seams"] += 1
-                words = " ".join(f"{value:.9g}" for value in numbers.reshape(-1).tolist())
-                lines.append(f"{int(truth.labels[row])} {words}\n")
+                lines.append(_line(int(truth.labels[row]), numbers))
             copy_file(image.path, out / "images" / split / image.name)
             write_text(out / "labels" / split / f"{image.stem}.txt", "".join(lines))
     keys = [f"{split}: images/{split}\n" for split in splits]
-    keys += ["" if "val" in splits else "val: images/train\n", "names:\n"]
-    listed = [f"  {k}: {format_plain(name)}\n" for k, name in enumerate(names)]
-    write_text(out / "data.yaml", "path: .\n" + "".join(keys + listed))
+    keys += ["" if "val" in splits else "val: images/train\n"]
+    write_text(out / "data.yaml", "path: .\n" + "".join(keys) + yolo_names(names))
     return lost
+
+
+def yolo_names(names: Sequence[str]) -> str:
+    """The part of ``data.yaml`` that names the classes."""
+    return "names:\n" + "".join(f"  {k}: {format_plain(name)}\n" for k, name in enumerate(names))
+
+
+def yolo_line(
+    label: int, box: Sequence[float], code: rle.RLE | rle.TextRLE | None, size: tuple[int, int]
+) -> str:
+    """An object as the outline of its pixels, or where it has none as its box (x, y, width, height).
+
+    size: (height, width) of the image.
+    """
+    sides = np.array([size[1], size[0]], dtype=np.float64)
+    if code is not None and rle.area(code):
+        return _line(label, np.array(outline(code)).reshape(-1, 2) / sides)
+    x, y, w, h = box
+    return _line(label, np.array([x + w / 2, y + h / 2, w, h]).reshape(-1, 2) / sides)
+
+
+def _line(label: int, numbers: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    return f"{label} {' '.join(f'{value:.9g}' for value in numbers.reshape(-1).tolist())}\n"
 
 
 def _means(
