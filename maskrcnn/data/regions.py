@@ -1,8 +1,8 @@
 """Images of any size, read a window at a time.
 
 Never read whole are TIFFs of tiles or strips, OME-TIFF and BigTIFF among them (through tifffile, whose
-segments are decoded one by one), and npy files (mapped into memory).  Files of other formats, PNG and JPEG for
-example, are decoded once and kept, up to the size that OpenCV decodes.
+segments are decoded one by one), and npy files (mapped into memory).  A file of another format, as PNG
+or JPEG, is decoded once and kept, up to the size that OpenCV decodes.
 
 A contrast by percentiles is that of the whole image: taken once, of windows spread over it.
 """

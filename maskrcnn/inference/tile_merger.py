@@ -15,7 +15,9 @@ the whole, and neighbours that touch hardly do.
    of a window is that window's).  The class is voted on by the parts that show all.
 4. *Larger ones.*  Else it is the union of all parts, over any number of windows; its score is the mean by
    area, its class the vote by score times area.
-5. *Scraps.*  A group at its windows' borders of which another window shows all, and sees nothing, is none.
+5. *Unconfirmed ones.*  What one window alone sees, where another shows all of it further from its border, is
+   none: each place has one window that decides, as in a single image.  Of several windows, scraps at their
+   borders are none where a further window shows all and sees nothing.
 
 **Bounded memory.**  Pairs make clusters, which do not depend on each other.  When a row of windows is done,
 each cluster that ends above the next row can get no further pair: it is decided, handed over and forgotten.
@@ -168,13 +170,15 @@ class TileMerger:
                 del self._seen[number]
 
     def _decide(self, parts: list[Part]) -> Found | None:
-        """The object of a group; None for scraps."""
+        """The object of a group; None for one that is not confirmed."""
         around = hull([part.box for part in parts])
         room = {part: clearance(around, part.window, self._size) for part in parts}
         whole = [part for part in parts if room[part] >= 0]
         if whole:
             best = max(whole, key=lambda part: (room[part], part.score))
-            if room[best] < 1 and self._seen_elsewhere(around, {part.number for part in parts}):
+            own = {part.number for part in parts}
+            enough = room[best] if len(own) == 1 else 1.0 if room[best] < 1 else float("inf")
+            if self._room_elsewhere(around, own) > enough:
                 return None
             category = _vote((part.category, part.score) for part in whole)
             score = max(part.score for part in whole if part.category == category)
@@ -189,12 +193,10 @@ class TileMerger:
         has_mask = "segmentation" in best.record
         return Found(box, score, category, bitmap if has_mask else None, corner, best.record, best.window)
 
-    def _seen_elsewhere(self, box: Box, own: set[int]) -> bool:
-        """Whether another window shows all of a box, not at its border."""
-        return any(
-            number not in own and clearance(box, window, self._size) >= 1
-            for number, window in self._around(box)
-        )
+    def _room_elsewhere(self, box: Box, own: set[int]) -> float:
+        """How far a box stays from the border of another window that shows all of it, at most; -1 for none."""
+        others = (window for number, window in self._around(box) if number not in own)
+        return max((clearance(box, window, self._size) for window in others), default=-1.0)
 
     def _around(self, box: Box) -> Iterator[tuple[int, Window]]:
         """The windows that may show all of a box, with their numbers."""

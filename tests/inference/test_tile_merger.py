@@ -110,6 +110,9 @@ def test_scraps_at_a_border_go_where_another_window_saw_better() -> None:
     (found,) = both((item, 0.9))  # the right window sees four columns of it
     assert found.window == LEFT
     assert merged((LEFT, []), (RIGHT, [(item, 0.9)])) == []
+    inside = rectangle(66, 40, 80, 50)  # both show all of it, the left one further inside
+    assert merged((LEFT, []), (RIGHT, [(inside, 0.9)])) == []
+    assert len(merged((LEFT, [(inside, 0.9)]), (RIGHT, []))) == 1
     (kept,) = merged((LEFT, []), (RIGHT, [(rectangle(20, 40, 130, 60), 0.9)]))  # nobody else shows all of it
     assert kept.box == (60, 40, 130, 60)
 
