@@ -99,9 +99,13 @@ class Regions:
 
 
 def open_regions(
-    image: Path | Array, *, sixteen_bit: SixteenBit = "scale", reading: ImageReading = RGB, page: int = 0
+    image: Path | Array | Pixels,
+    *,
+    sixteen_bit: SixteenBit = "scale",
+    reading: ImageReading = RGB,
+    page: int = 0,
 ) -> Regions:
-    """An image file, or an array [H, W], [H, W, C] or [C, H, W], to be read by windows.
+    """An image file, an array [H, W], [H, W, C] or [C, H, W], or one as it was read, to be read by windows.
 
     Args:
         sixteen_bit, reading, page: as :func:`maskrcnn.data.images.read_image`.
@@ -110,6 +114,8 @@ def open_regions(
         DataError: the file is missing, damaged, of other channels, or too large to be read whole and of no
             format that is read by windows.
     """
+    if isinstance(image, Pixels):
+        return Regions(_OfArray(image.values, reading, ready=True), sixteen_bit, reading)
     if isinstance(image, np.ndarray):
         return Regions(_OfArray(image, reading), sixteen_bit, reading)
     try:
@@ -171,7 +177,7 @@ class _OfArray:
                 f"an image is an array [H, W], [H, W, C] or [C, H, W], got {array.dtype} {list(array.shape)}"
             )
         channels = reading.channels
-        first = array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels
+        first = not ready and array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels
         self._array = np.moveaxis(array, 0, -1) if first else array
         self._reading, self.ready = reading, ready
         self.size = self._array.shape[0], self._array.shape[1]

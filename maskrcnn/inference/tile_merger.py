@@ -194,7 +194,7 @@ class TileMerger:
         return Found(box, score, category, bitmap if has_mask else None, corner, best.record, best.window)
 
     def _room_elsewhere(self, box: Box, own: set[int]) -> float:
-        """How far a box stays from the border of another window that shows all of it, at most; -1 for none."""
+        """How far a box stays from the border of another window, at most, that shows all of it; -1: none."""
         others = (window for number, window in self._around(box) if number not in own)
         return max((clearance(box, window, self._size) for window in others), default=-1.0)
 

@@ -207,6 +207,8 @@ OF_ALL: Mapping[str, tuple[str, AllWriter]] = {
 }
 #: All names, in the order of the help.
 WRITES = tuple(dict.fromkeys((*OF_EACH, *OF_ALL)))
+#: Those that need the image's pixels.
+PICTURES = frozenset({"overlays", "crops"})
 #: Those that need masks.
 NEED_MASKS = frozenset({"labels", "labels-tiff"})
 

@@ -218,7 +218,7 @@ class Predictor:
             self._image_size = training_size(self.recipe)
         return choose_tiling(self.recipe, self._image_size, size, overlap)
 
-    def tiled(self, image: npt.NDArray[Any] | Path | str, **options: Any) -> Prediction:
+    def tiled(self, image: AnyImage, **options: Any) -> Prediction:
         """As :meth:`__call__`, of an image of any size, window by window; see :func:`predict_tiled`."""
         return predict_tiled(self, image, **options)
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.regions import open_regions
+from maskrcnn.data.interfaces import RGB
+from maskrcnn.data.regions import Pixels, Regions, open_regions
 from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.data.transforms.network_size import resize_of
 from maskrcnn.errors import DataError, UserError
+from maskrcnn.inference.loop import PredictionProgress
 from maskrcnn.inference.records import Result
 from maskrcnn.inference.tile_loop import whole_record
 from maskrcnn.inference.tile_merger import TileMerger
 from maskrcnn.recipe import Recipe
+from maskrcnn.run.find_images import ImagePage
 from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, keypoint_scores, median_size
 from maskrcnn.structures.rle import MOST_PIXELS
+from maskrcnn.viz.instances import as_rgb
 
 if TYPE_CHECKING:
-    from maskrcnn.run.predictor import Predictor
+    from maskrcnn.run.predictor import AnyImage, Predictor
 
 #: Overlap where neither the call nor the recipe says one, a share of the tile's side.
 OVERLAP = 0.2
+#: Pixels of an image that is kept whole with its prediction, so that it can be drawn (200 MB).
+HELD = 1 << 26
 #: A side that is tried to find the network's own.
 _PROBE = 1024
 #: Tiles are no smaller, pixels.
@@ -36,11 +43,14 @@ _LEAST = 64
 
 @dataclass(frozen=True)
 class Tiling:
-    """size: side of a tile, pixels of the image.  overlap: share of it.  told: where they are from."""
+    """size: side of a tile, pixels of the image.  overlap: share of it.  told: where the size is from."""
 
     size: int
     overlap: float
     told: str
+
+    def __str__(self) -> str:
+        return f"{self.size} px, which overlap by {self.overlap:.0%} ({self.told})"
 
 
 def choose_tiling(
@@ -91,36 +101,32 @@ def _network_side(recipe: Recipe) -> int:
 
 def predict_tiled(
     predictor: Predictor,
-    image: Path | str | npt.NDArray[Any],
+    image: AnyImage,
     *,
     size: int | None = None,
     overlap: float | None = None,
-    page: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[PredictionProgress], object] | None = None,
 ) -> Prediction:
     """The instances of an image of any size, in its own frame; it is never held whole, but for formats that
     are (see :mod:`maskrcnn.data.regions`).
 
     Args:
-        image: a file, or an array as :meth:`Predictor.__call__` takes them.
+        image: as :meth:`Predictor.__call__` takes it.
         size, overlap: of the tiles, see :func:`choose_tiling`.
-        page: of a TIFF of several.
         batch_size: tiles a pass, as ``Predictor.predict``.
-        progress: called after each tile with the number that are done, and that there are.
+        progress: called after each tile.
+
+    Returns:
+        with the image itself where it has at most :data:`HELD` pixels.
 
     Raises:
         DataError: the file cannot be read, or has more pixels than run-length masks can count.
     """
     tiling = predictor.tiling(size, overlap)
-    regions = open_regions(
-        Path(image) if isinstance(image, str) else image,
-        sixteen_bit=predictor.sixteen_bit,
-        reading=predictor.recipe.data.reading,
-        page=page,
-    )
+    regions = _open(predictor, image)
     height, width = regions.size
-    name = "" if isinstance(image, np.ndarray) else str(image)
+    name = "" if isinstance(image, np.ndarray | Pixels) else str(image)
     if height * width >= MOST_PIXELS:
         raise DataError(
             f"{name or 'the image'}: {width} x {height} pixels, and masks in COCO's run-length code count"
@@ -131,12 +137,14 @@ def predict_tiled(
     merger, records, capped = TileMerger(rows, regions.size), list[Result](), False
     tiles = predictor.stream((regions.read(window) for window in windows), batch_size=batch_size)
     numbers: tuple[str, ...] = ()
+    start = time.perf_counter()
     for done, tile in enumerate(tiles, start=1):
         capped |= tile.capped
         numbers = tuple(name for name, values in tile.extras.items() if values.ndim == 1)
         records += [whole_record(found, 0, regions.size) for found in merger.add(tile.records)]
         if progress is not None:
-            progress(done, len(windows))
+            rate = done / max(time.perf_counter() - start, 1e-9)
+            progress(PredictionProgress(done, len(windows), rate, (len(windows) - done) / rate))
     records.sort(key=lambda record: -float(record["score"]))
     boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -147,7 +155,7 @@ def predict_tiled(
         offset = [recipe.eval.keypoint_offset] * 2 + [0.0]
         keypoints = np.array(rows_of_points).reshape(len(records), -1, 3) + offset
     return Prediction(
-        image=None,
+        image=as_rgb(regions.read(Window(0, 0, width, height)).values) if height * width <= HELD else None,
         boxes=boxes,
         scores=np.array([r["score"] for r in records], dtype=np.float64),
         labels=np.array([categories.index_of(r["category_id"]) for r in records], dtype=np.int64),
@@ -161,6 +169,38 @@ def predict_tiled(
         capped=capped,
         small=_small(recipe, boxes, rows[0][0]),
     )
+
+
+def tiled_stream(
+    predictor: Predictor,
+    images: Iterable[AnyImage],
+    skipped: Callable[[AnyImage, DataError], None] | None = None,
+    **options: Any,
+) -> Iterator[Prediction]:
+    """:func:`predict_tiled` of one image after the other, as ``Predictor.stream`` gives them."""
+    for place, image in enumerate(images):
+        try:
+            yield predict_tiled(predictor, image, **options).with_image_id(place)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped(image, error)
+
+
+def _open(predictor: Predictor, image: AnyImage) -> Regions:
+    reading = predictor.recipe.data.reading
+    page = 0
+    if isinstance(image, Pixels):
+        return open_regions(image)
+    if isinstance(image, np.ndarray):
+        if reading == RGB and image.dtype != np.uint8:  # as in Predictor, whose arrays have no 16 bits
+            raise DataError(
+                f"an image is uint8 [H, W, 3] RGB or [H, W] gray, got {image.dtype} {image.shape}"
+            )
+        return open_regions(image, sixteen_bit=predictor.sixteen_bit, reading=reading)
+    if isinstance(image, ImagePage):
+        page, image, reading = image.page, image.path, replace(reading, pages="images")
+    return open_regions(Path(image), sixteen_bit=predictor.sixteen_bit, reading=reading, page=page)
 
 
 def _small(recipe: Recipe, boxes: npt.NDArray[np.float64], tile: Window) -> int:
