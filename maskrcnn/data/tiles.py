@@ -73,6 +73,11 @@ def rows_of_windows(height: int, width: int, size: int, overlap: float) -> list[
     return [[Window(x, y, wide, tall) for x in columns] for y in starts(height, size, overlap)]
 
 
+def count_windows(height: int, width: int, size: int, overlap: float) -> int:
+    """How many :func:`rows_of_windows` gives."""
+    return len(starts(height, size, overlap)) * len(starts(width, size, overlap))
+
+
 def cut(sample: RawSample, window: Window, keep: float) -> RawSample:
     """The sample in a window, with the objects that the rule of this module keeps; its info is a
     :class:`TileInfo`.

@@ -189,7 +189,7 @@ class TrainingRun:
             tensorboard=self.recipe.train.tensorboard,
             trackers=self.recipe.train.trackers,
             settings=flatten(self.recipe) if self.recipe.train.trackers else {},
-            epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
+            epoch_images=self._epoch_images(),
         )
 
     def _load(
@@ -257,6 +257,14 @@ class TrainingRun:
     def _repeat_factors(self) -> Repeats | None:
         threshold, train = self.recipe.data.repeat_threshold, self.data.train
         return None if threshold is None else repeat_factors(train.ground_truth(), train.image_ids, threshold)
+
+    def _epoch_images(self) -> int:
+        """Images that make an epoch, or windows of them."""
+        drawn, repeats = setup.trained_on(self.recipe, self.data.train), self._repeats
+        if repeats is None:
+            return len(drawn)
+        factors = repeats.images if drawn is self.data.train else repeats.images[drawn.images]
+        return round(float(factors.sum()))
 
     def _balance(self) -> Iterator[str]:
         """What is done for rare classes, a line each."""
