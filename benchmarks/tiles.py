@@ -14,6 +14,10 @@ belongs to the window of its centre.  Single images are those windows with what 
 
 from __future__ import annotations
 
+import argparse
+import json
+import resource
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +27,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.regions import Regions, open_regions
 from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.evaluation import evaluate_coco
+from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.tile_merger import Found, TileMerger
+from maskrcnn.recipe import load_recipe
+from maskrcnn.run import Predictor, train
 from maskrcnn.structures import rle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,11 +191,16 @@ def record(item: Item, window: Window, score: float) -> dict[str, Any] | None:
     return {"category_id": item.category, "score": score, "bbox": list(rle.box(code)), "segmentation": code}
 
 
-def tiled(field: Field, size: int, overlap: float) -> list[Found]:
-    """The oracle's objects through the merging."""
+def tiled(field: Field, size: int, overlap: float, regions: Regions | None = None) -> list[Found]:
+    """The oracle's objects through the merging; with ``regions`` the pixels of each window are read too."""
     rows = rows_of_windows(field.side, field.side, size, overlap)
     merger = TileMerger(rows, (field.side, field.side))
-    return [found for row in rows for window in row for found in merger.add(oracle(field, window))]
+    out: list[Found] = []
+    for window in (window for row in rows for window in row):
+        if regions is not None:
+            assert regions.read(window).values.shape == (window.height, window.width, 3)
+        out += merger.add(oracle(field, window))
+    return out
 
 
 def singles(field: Field) -> list[tuple[int, dict[str, Any]]]:
@@ -226,6 +239,21 @@ def in_frame(found: Found, side: int) -> tuple[int, dict[str, Any]]:
     one = record(item, scored_frame(number, side), found.score)
     assert one is not None
     return number, one
+
+
+def write_tiff(field: Field, path: Path, tile: int = 512) -> None:
+    """The picture as a tiled TIFF, drawn a tile at a time."""
+    import tifffile
+
+    def tiles() -> Iterator[npt.NDArray[np.uint8]]:
+        for y in range(0, field.side, tile):
+            for x in range(0, field.side, tile):
+                yield draw(field, Window(x, y, tile, tile))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (field.side, field.side, 3)
+    options = {"tile": (tile, tile), "compression": "zlib", "photometric": "rgb"}
+    tifffile.imwrite(path, tiles(), shape=shape, dtype=np.uint8, **options)
 
 
 def average_precision(field: Field, records: Sequence[tuple[int, dict[str, Any]]]) -> float:
@@ -267,3 +295,113 @@ def shares(field: Field, size: int, overlap: float) -> dict[str, float]:
     touching = sum(item.touches for item in field.items)
     count = len(field.items)
     return {"objects": count, "across": across / count, "touching": touching / count, "larger": large}
+
+
+CONFIG = """\
+base: {root}/configs/base/mask_rcnn_fpn.yaml
+model:
+  backbone: {{depth: 18, norm: gn, freeze_at: 0}}
+  neck: {{out_channels: 64}}
+  rpn: {{anchors: {{sizes: [[16], [32], [64], [128], [384]]}}}}
+  roi: {{samples: 128, max_detections: 200}}
+  box_head: {{hidden: 256}}
+  mask_head: {{width: 64}}
+  mask_target: bitmask_hard
+data:
+  train: {{type: coco, images: {folder}, annotations: {folder}/train.json}}
+  tiles: {{size: 512, overlap: 0.2}}
+  train_transforms: [{{type: hflip}}, {{type: vflip}}]
+  eval_transforms: []
+solver:
+  optimizer: {{type: sgd, lr: 0.02}}
+  schedule: {{type: cosine, warmup_steps: 50, warmup_factor: 0.01}}
+  steps: {steps}
+  batch_size: 2
+  reference_batch_size: 4
+  clip_grad_norm: 10.0
+train: {{log_every: 20, checkpoint_every: 100, tensorboard: false, check_data: none}}
+"""
+
+
+def train_model(out: Path, steps: int) -> Path:
+    """A small model, trained on tiles of four images like the large one; the folder of its run."""
+    folder, run = out / "images", out / "run"
+    images, annotations = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 5):
+        field = make_field(2000, seed=number)
+        whole = Window(0, 0, field.side, field.side)
+        write_image(folder / f"{number}.png", draw(field, whole))
+        images.append({"id": number, "file_name": f"{number}.png", "height": 2000, "width": 2000})
+        for item in field.items:
+            one = record(item, whole, 1.0)
+            assert one is not None
+            one["segmentation"] = rle.as_text(one["segmentation"])
+            ids = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
+            annotations.append(one | ids | {"area": float(item.mask.sum())})
+    categories = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
+    write_json(
+        folder / "train.json", {"images": images, "annotations": annotations, "categories": categories}
+    )
+    config = out / "config.yaml"
+    config.write_text(CONFIG.format(root=ROOT, folder=folder.absolute(), steps=steps))
+    train(load_recipe(config), run, resume=run.exists())
+    return run
+
+
+def of_model(field: Field, tiff: Path, run: Path) -> tuple[list[Any], list[Any]]:
+    """What a model finds in tiles of the file, and in single images: records with their scored windows."""
+    predictor = Predictor(run, score=0.05)
+    whole = predictor.tiled(tiff, progress=lambda p: print(f"tile {p.done}/{p.total}", end="\r", flush=True))
+    in_tiles, alone = [], []
+    for one in whole.records:
+        counts = {**one["segmentation"], "counts": one["segmentation"]["counts"].encode()}
+        bitmap, x, y = rle.decode_crop(counts)
+        x1, y1, width, height = one["bbox"]
+        number = home((x1 + width / 2, y1 + height / 2), field.side)
+        frame = scored_frame(number, field.side)
+        in_tiles.append((number, record(Item(one["category_id"], 0, x, y, bitmap), frame, one["score"])))
+    for number in range((-(-field.side // SCORED)) ** 2):
+        frame = scored_frame(number, field.side)
+        x1, y1 = max(frame.x + AROUND - 250, 0), max(frame.y + AROUND - 250, 0)
+        x2, y2 = (min(v + AROUND + SCORED + 250, field.side) for v in (frame.x, frame.y))
+        window = Window(x1, y1, x2 - x1, y2 - y1)
+        for one in predictor(draw(field, window)).records:
+            counts = {**one["segmentation"], "counts": one["segmentation"]["counts"].encode()}
+            bitmap, x, y = rle.decode_crop(counts)
+            left, top, width, height = one["bbox"]
+            if home((x1 + left + width / 2, y1 + top + height / 2), field.side) == number:
+                item = Item(one["category_id"], 0, x1 + x, y1 + y, bitmap)
+                alone.append((number, record(item, frame, one["score"])))
+    return [r for r in in_tiles if r[1]], [r for r in alone if r[1]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--side", type=int, default=20_000, help="of the image, pixels; default 20000")
+    parser.add_argument("--oracle", action="store_true", help="true masks in place of a model")
+    parser.add_argument("--steps", type=int, default=600, help="of the model's training; default 600")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiles"), help="default runs/tiles")
+    args = parser.parse_args()
+    field = make_field(args.side)
+    tiff = args.out / f"field_{args.side}.tif"
+    write_tiff(field, tiff)
+    facts: dict[str, Any] = shares(field, 512, 0.2)
+    start = time.perf_counter()
+    if args.oracle:
+        found = tiled(field, 512, 0.2, open_regions(tiff))
+        facts["seconds"] = time.perf_counter() - start
+        facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        in_tiles, alone = [in_frame(one, field.side) for one in found], singles(field)
+    else:
+        in_tiles, alone = of_model(field, tiff, train_model(args.out, args.steps))
+        facts["seconds"] = time.perf_counter() - start
+        facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts |= {"found": len(in_tiles), "found_in_single_images": len(alone)}
+    facts["AP"] = average_precision(field, in_tiles)
+    facts["AP_of_single_images"] = average_precision(field, alone)
+    print(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         metavar="SIZE",
         help="predict window by window, for images of any size: of so many pixels a side, by default as large"
-        " as the training images",
+        " as the training images; a model that was trained on tiles takes those without it",
     )
     parser.add_argument(
         "--overlap",
@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tiles is not None and args.tiles and not 32 <= args.tiles <= 16_384:
         raise UserError(f"--tiles must be from 32 to 16384 pixels, got {args.tiles}")
     if args.overlap is not None and (args.tiles is None or not 0.0 <= args.overlap <= 0.5):
-        wrong = "needs --tiles" if args.tiles is None else f"must be in [0, 0.5], got {args.overlap}"
+        wrong = (
+            "needs --tiles beside it" if args.tiles is None else f"must be in [0, 0.5], got {args.overlap}"
+        )
         raise UserError(f"--overlap {wrong}")
     writes = _writes(args)
     images = find_images(args.images, recursive=args.recursive)
@@ -120,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
     def tell(text: str) -> None:
         print(f"maskrcnn: {text}", file=sys.stderr)
 
-    tiling = None if args.tiles is None else predictor.tiling(args.tiles or None, args.overlap)
+    tiled = args.tiles is not None or predictor.recipe.data.tiles is not None
+    tiling = predictor.tiling(args.tiles or None, args.overlap) if tiled else None
     told = () if tiling is None else (f"tiles of {tiling}",)
     for note in (*images.notes, predictor.scores_told, *told):
         tell(note)

@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from maskrcnn.data.loader import eval_loader
-from maskrcnn.data.tiles import TiledDataset
+from maskrcnn.data.tiles import TiledDataset, TileInfo
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.interrupt import Interrupted
 from maskrcnn.errors import UserError
+from maskrcnn.files import save_tensors
 from maskrcnn.inference.loop import predict_dataset
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.evaluation import evaluate
-from maskrcnn.run.setup import build_val
+from maskrcnn.run.kept_batch import _batch, _plain
+from maskrcnn.run.setup import build_val, train_batches
 from maskrcnn.run.tiled_evaluation import tile_batches
 from maskrcnn.structures import Detections
 from tests.data.test_tiles import write_data
@@ -111,6 +113,17 @@ def test_a_training_on_windows_goes_on_to_the_bit_and_is_evaluated(tmp_path: Pat
     assert last(tmp_path / "run").image_size == (150, 200)
     found = evaluate(tmp_path / "run")
     assert found is not None and found.result.scalars() == straight.metrics
+
+
+def test_a_batch_of_windows_is_kept_in_plain_values(tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_on_tiles(tmp_path))
+    (batch,) = train_batches(recipe.data.build(recipe.data.train, True), recipe, ALONE, range(1))
+    assert all(isinstance(info, TileInfo) for info in batch.infos)
+    plain = _plain(batch)
+    save_tensors(tmp_path / "batch.pt", plain)
+    back = _batch(torch.load(tmp_path / "batch.pt", weights_only=True), None)
+    assert [info.image_id for info in back.infos] == [info.image_id for info in batch.infos]
+    assert all(map(torch.equal, back.images, batch.images))
 
 
 def test_proposals_of_whole_images_do_not_go_with_tiles(tmp_path: Path) -> None:

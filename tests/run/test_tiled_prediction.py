@@ -124,6 +124,9 @@ def test_the_command(
     records = json.loads((tmp_path / "one" / "predictions.json").read_text())
     assert sorted(r["bbox"] for r in records) == sorted(BOXES[0])
     assert (tmp_path / "one" / "1.png").exists()
+    own = ["--set", "data.tiles.size=80", "--no-overlays"]  # of a model that was trained on them
+    assert main([*command, "--out", str(tmp_path / "own"), *own]) == 0
+    assert "tiles of 80 px, which overlap by 20% (data.tiles)" in capsys.readouterr().err
     monkeypatch.setattr(tiled_prediction, "HELD", 1000)
     assert (
         main([*command, "--out", str(tmp_path / "two"), "--tiles", "--write", "overlays,polygons,coco"]) == 0
@@ -132,7 +135,7 @@ def test_the_command(
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["polygons", "predictions.json"]
     for wrong, said in (
         (["--tiles", "8"], "--tiles must be from 32 to 16384 pixels, got 8"),
-        (["--overlap", "0.2"], "--overlap needs --tiles"),
+        (["--overlap", "0.2"], "--overlap needs --tiles beside it"),
         (["--tiles", "--overlap", "0.7"], "--overlap must be in [0, 0.5], got 0.7"),
     ):
         assert main([*command, "--out", str(tmp_path / "no"), *wrong]) == 2

@@ -151,8 +151,8 @@ def _tiles(facts: DataFacts, machine: Machine, short: int, window: int, native: 
     why = (
         f"Images are large and objects small: shorter sides of {native:.0f} px, small objects (10th"
         f" percentile of the square root of the area) of {small * native:.1f} px (medians). Images in which"
-        f" the network sees those with {small * short:.1f} px are {count:.0f} windows of {window} px, too much"
-        f" for this {machine.name}; so tiles are trained on, evaluated and predicted, and their objects put"
+        f" the network sees those with {small * short:.1f} px are {count:.0f} windows of {window} px, too"
+        f" much for this {machine.name}; so tiles are trained on, evaluated and predicted, their objects put"
         f" together. 95 in 100 objects are at most {longest * tile / window:.0f} px long, and whole in some"
         " tile by that overlap."
     )

@@ -141,7 +141,7 @@ def make_config(
         machine=choose.GPU if cuda else choose.CPU,
         data_base=None if source is None else _relative(source, out),
         data_choices=list(_data_choices(config, source is None, boxes_alone and source is not None)),
-        val_sizes=[] if config.val is None else [(int(h), int(w)) for h, w in config.build(config.val, False).sizes],
+        val_sizes=_val_sizes(config),
         asked=asked,
         notes=notes,
     )
@@ -170,6 +170,12 @@ def make_config(
         draft.unlink(missing_ok=True)
     write_text(out, text)
     return Made(tuple(choices), tuple(notes), divided)
+
+
+def _val_sizes(config: DataConfig) -> list[tuple[int, int]]:
+    if config.val is None:
+        return []
+    return [(int(height), int(width)) for height, width in config.build(config.val, False).sizes]
 
 
 def _refuse_or_tell(out: Path, overwrite: bool) -> list[str]:
