@@ -33,6 +33,14 @@ STAYS_FLOAT32: Mapping[str, str] = MappingProxyType(
 )
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for it; others compute bfloat16 slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a model runs at ``precision``; see :data:`STAYS_FLOAT32`."""
     dtype = getattr(torch, precision)

@@ -59,18 +59,17 @@ class Counts:
         most: objects that the model may find in an image, or a tile.  tiled: whether there were tiles.
         """
         said = []
-        advice, tiles = (
-            ("smaller --tiles", "smaller --tiles") if tiled else ("--tiles", "predict with --tiles")
-        )
+        tiles = "take smaller --tiles" if tiled else "predict with --tiles"
         if self.capped:
             said.append(
-                f"in {self.capped} of {plural(self.images, 'image')} the model found the {most} objects that"
-                f" it may, so others may be missing ({tiles}, or --set model.roi.max_detections={10 * most})"
+                f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it"
+                f" may ({most}), so others may be missing ({tiles}, or --set"
+                f" model.roi.max_detections={10 * most})"
             )
         if self.small:
             said.append(
                 f"{self.small} of {plural(self.instances, 'instance')} were below 8 px as the network saw"
-                f" them, and of such many are missed ({advice}, or let data.eval_transforms make images"
+                f" them, and of such many are missed ({tiles}, or let data.eval_transforms make images"
                 " larger)"
             )
         return "; ".join(said)
@@ -114,7 +113,8 @@ class Predicting:
         lacking = [name for name in self.writes if name in NEED_MASKS]
         if lacking and self.predictor.recipe.model.mask_head is None:
             raise UserError(
-                f"--write {','.join(lacking)} needs masks, and this model predicts boxes alone; leave it out"
+                f"--write {','.join(lacking)}: label images are made of masks, and this model predicts boxes"
+                " alone; leave it out"
             )
         self._unwritten = Unwritten(self.tell)
         self._journal = self._open_journal()

@@ -14,7 +14,7 @@ from maskrcnn.cli import main
 from maskrcnn.config import fingerprint
 from maskrcnn.config.shipped import shipped_configs
 from maskrcnn.engine.checkpoint import load
-from maskrcnn.recipe import NEUTRAL_KEYS, load_recipe
+from maskrcnn.recipe import NEUTRAL_KEYS, load_recipe, parse_recipe
 from tests.engine.tiny import write_data, write_recipe
 
 
@@ -177,6 +177,27 @@ def test_the_demo_ends_with_its_result(
         assert f"run folder   {folder}" in lines
     assert (shipped_configs() / "demo.yaml").is_file()
     shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(("able", "wish"), [(True, None), (False, None), (True, "float32")])
+def test_the_demo_trains_in_bfloat16_where_the_machine_computes_it(
+    able: bool,
+    wish: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("maskrcnn.modeling.precision.computes_bfloat16", lambda device: able)
+    small = {"data.train.num_images": 12, "data.val.num_images": 2, "solver.steps": 1, "train.pictures": 0}
+    settings = [f"{key}={value}" for key, value in small.items()]
+    settings += [f"solver.precision={wish}"] * (wish is not None)
+    assert main(["demo", *(part for setting in settings for part in ("--set", setting))]) == 0
+    half = able and wish is None
+    assert parse_recipe(load(tmp_path / "runs/demo/checkpoints/last.pt").config, "").solver.precision == (
+        "bfloat16" if half else "float32"
+    )
+    assert ("bfloat16, which this machine computes faster" in capsys.readouterr().out) == half
 
 
 def test_ruined_weights_are_told_and_the_advice_works(

@@ -20,7 +20,6 @@ COVERS = {
     "cli/test_train.py": "cli.demo",
     "cli/test_convert.py": "run.convert run.converted_recipe",
     "cli/test_eval.py": "run.evaluation",
-    "cli/test_predict.py": "run.predictor",
     "cli/test_proposals.py": "run.proposals",
     "config/test_construct.py": "config.plugins config.registry config.schema",
     "config/test_encode.py": "config.load",
@@ -66,6 +65,8 @@ COVERS = {
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
+    "run/test_predict.py": "run.prediction_files",
+    "run/test_prediction.py": "run.prediction_table",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
     " run.machine_checks",
     "run/new/test_make.py": "cli.new run.new.choice run.new.choices run.new.facts",

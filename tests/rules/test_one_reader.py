@@ -22,6 +22,7 @@ READERS = {
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json and figures.json",
     "maskrcnn.run.lock": "run.lock",
+    "maskrcnn.run.prediction_journal": "its own lines",
     "maskrcnn.engine.distributed": "what processes tell each other",
     "maskrcnn.engine.heartbeat": "the same, of their signs of life",
     "maskrcnn.engine.lookout": "the same, in a process that looks out for them",

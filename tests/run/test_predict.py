@@ -349,7 +349,7 @@ def test_a_model_of_boxes_alone_writes_boxes(tmp_path: Path, capsys: pytest.Capt
     assert main(["train", str(path), "--output", str(tmp_path / "run"), *changes]) == 0
     image, out = tmp_path / "images" / "101.png", tmp_path / "out"
     predict(tmp_path / "run", out, image, "--write", ALL, status=2)
-    assert "--write labels,labels-tiff needs masks" in capsys.readouterr().err
+    assert "--write labels,labels-tiff: label images are made of masks" in capsys.readouterr().err
     boxes = [name for name in prediction_files.WRITES if name not in prediction_files.NEED_MASKS]
     predict(tmp_path / "run", out, image, "--write", ",".join(boxes))
     records = json.loads((out / "predictions.json").read_text())
@@ -375,7 +375,7 @@ def test_the_advice_on_the_cap_helps(run: Path, tmp_path: Path, capsys: pytest.C
     image = run.parent / "images" / "101.png"
     predict(run, tmp_path / "out", image)
     err = capsys.readouterr().err
-    assert "in 1 of 1 image the model found the 10 objects that it may" in err
+    assert "in 1 of 1 image the model found as many objects as it may (10)" in err
     advice = err.split("(--set ")[1].split(")")[0]
     predict(run, tmp_path / "more", image, "--set", advice)
     told = capsys.readouterr()
