@@ -36,7 +36,7 @@ import numpy.typing as npt
 from maskrcnn.data.tiles import Window
 from maskrcnn.inference.tile_parts import (
     Box,
-    Part,
+    TilePart,
     agreement,
     apart,
     clearance,
@@ -75,21 +75,21 @@ class _Pair(NamedTuple):
 
     iou: float
     inside: bool
-    a: Part
-    b: Part
+    a: TilePart
+    b: TilePart
 
 
 @dataclass(eq=False)
 class _Cluster:
     """Parts that pairs connect, and those pairs."""
 
-    parts: list[Part]
+    parts: list[TilePart]
     pairs: list[_Pair] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class _Group:
-    parts: list[Part]
+    parts: list[TilePart]
 
 
 class TileMerger:
@@ -106,8 +106,8 @@ class TileMerger:
         self._size = size
         self._done = 0
         # Parts by the number of their window, with their boxes [n, 4]; and the cluster of each.
-        self._seen: dict[int, tuple[list[Part], npt.NDArray[np.float64]]] = {}
-        self._clusters: dict[Part, _Cluster] = {}
+        self._seen: dict[int, tuple[list[TilePart], npt.NDArray[np.float64]]] = {}
+        self._clusters: dict[TilePart, _Cluster] = {}
 
     def add(self, records: Iterable[dict[str, Any]]) -> list[Found]:
         """The records of the next window, in its frame; what is decided when it ends a row comes back."""
@@ -128,9 +128,9 @@ class TileMerger:
 
     def _pair(
         self,
-        others: list[Part],
+        others: list[TilePart],
         other_boxes: npt.NDArray[np.float64],
-        parts: list[Part],
+        parts: list[TilePart],
         boxes: npt.NDArray[np.float64],
     ) -> None:
         low = np.maximum(other_boxes[:, None, :2], boxes[None, :, :2])
@@ -169,7 +169,7 @@ class TileMerger:
             if below is None or self._windows[number].box[3] <= below or not parts:
                 del self._seen[number]
 
-    def _decide(self, parts: list[Part]) -> Found | None:
+    def _decide(self, parts: list[TilePart]) -> Found | None:
         """The object of a group; None for one that is not confirmed."""
         around = hull([part.box for part in parts])
         room = {part: clearance(around, part.window, self._size) for part in parts}
@@ -207,13 +207,13 @@ class TileMerger:
             number += len(row)
 
 
-def _extent(part: Part) -> Box:
+def _extent(part: TilePart) -> Box:
     """The box of the mask's pixels."""
     (x, y), (height, width) = part.corner, part.bitmap.shape
     return x, y, x + width, y + height
 
 
-def _cut_between(a: Part, b: Part) -> bool:
+def _cut_between(a: TilePart, b: TilePart) -> bool:
     """Whether both are of one class and each reaches beyond the other's window, so that neither shows all."""
     if a.category != b.category:
         return False

@@ -27,7 +27,7 @@ _GAP = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class TilePart:
     """A detection of one window.
 
     number: of the window, row by row.  window: where that lies.
@@ -54,7 +54,7 @@ class Part:
         return int(self.record["category_id"])
 
 
-def read_part(number: int, window: Window, record: dict[str, Any]) -> Part | None:
+def read_part(number: int, window: Window, record: dict[str, Any]) -> TilePart | None:
     """The part that a record of a window is; None where its mask has no pixel."""
     x, y, width, height = record["bbox"]
     box = (window.x + x, window.y + y, window.x + x + width, window.y + y + height)
@@ -70,7 +70,7 @@ def read_part(number: int, window: Window, record: dict[str, Any]) -> Part | Non
     if not bitmap.size:
         return None
     corner = window.x + x0, window.y + y0
-    return Part(number, window, record, box, corner, bitmap, int(bitmap.sum()))
+    return TilePart(number, window, record, box, corner, bitmap, int(bitmap.sum()))
 
 
 class Agreement(NamedTuple):
@@ -83,7 +83,7 @@ class Agreement(NamedTuple):
     contained: float
 
 
-def agreement(a: Part, b: Part) -> Agreement:
+def agreement(a: TilePart, b: TilePart) -> Agreement:
     """How far two parts agree where both windows look."""
     zone = _zone(a.window, b.window)
     first, second = _inside(a, zone), _inside(b, zone)
@@ -108,7 +108,7 @@ def _holds(box: tuple[int, int, int, int]) -> bool:
     return box[0] < box[2] and box[1] < box[3]
 
 
-def _inside(part: Part, box: tuple[int, int, int, int]) -> Bitmap:
+def _inside(part: TilePart, box: tuple[int, int, int, int]) -> Bitmap:
     x, y = part.corner
     rows = slice(max(box[1] - y, 0), max(box[3] - y, 0))
     return part.bitmap[rows, max(box[0] - x, 0) : max(box[2] - x, 0)]
@@ -140,7 +140,7 @@ def hull(boxes: Sequence[Box]) -> Box:
     return x1, y1, x2, y2
 
 
-def joined(parts: Sequence[Part]) -> tuple[Bitmap, int, int]:
+def joined(parts: Sequence[TilePart]) -> tuple[Bitmap, int, int]:
     """The union of masks, and its corner (x, y)."""
     x1, y1 = (min(p.corner[k] for p in parts) for k in (0, 1))
     x2 = max(p.corner[0] + p.bitmap.shape[1] for p in parts)
@@ -152,7 +152,7 @@ def joined(parts: Sequence[Part]) -> tuple[Bitmap, int, int]:
     return out, x1, y1
 
 
-def apart(a: Part, b: Part) -> bool:
+def apart(a: TilePart, b: TilePart) -> bool:
     """Whether pixels of background lie between two masks everywhere, some of them."""
     (ax, ay), (bx, by) = a.corner, b.corner
     x, y = min(ax, bx), min(ay, by)

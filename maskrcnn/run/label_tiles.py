@@ -9,8 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.errors import OutputError
-from maskrcnn.files import replacing
+from maskrcnn.files import write_tiled_tiff
 from maskrcnn.structures import rle
 
 #: Side of a tile, pixels.
@@ -26,20 +25,9 @@ def write_label_tiles(path: Path, codes: Sequence[rle.RLE | rle.TextRLE], size: 
         codes: of the image's ``size`` (height, width).
 
     Raises:
-        OutputError: tifffile is missing.
-        OSError: it cannot be written; what was there before is as it was.
+        OutputError: tifffile is missing, or it cannot be written; what was there before is as it was.
     """
-    try:
-        import tifffile  # optional
-    except ImportError:
-        raise OutputError(
-            f"{path}: label images of 32 bits are written by the tifffile library: pip install maskrcnn[tiff]"
-        ) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"tile": (_SIDE, _SIDE), "compression": "zlib", "photometric": "minisblack"}
-    options["bigtiff"] = size[0] * size[1] * 4 > 1 << 31
-    with replacing(path) as file:
-        tifffile.imwrite(file, _tiles(codes, size), shape=size, dtype=np.uint32, **options)
+    write_tiled_tiff(path, _tiles(codes, size), size, _SIDE)
 
 
 def _tiles(codes: Sequence[rle.RLE | rle.TextRLE], size: tuple[int, int]) -> Iterator[npt.NDArray[np.uint32]]:

@@ -47,6 +47,7 @@ COVERS = {
     "engine/test_trainer.py": "engine.faults",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
+    "inference/test_tile_merger.py": "inference.tile_parts",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",
