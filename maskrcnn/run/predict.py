@@ -63,7 +63,7 @@ class Counts:
         if self.capped:
             said.append(
                 f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it"
-                f" may ({most}), so others may be missing ({tiles}, or --set"
+                f" may ({most}), so others may be missing: {tiles}, or raise it (--set"
                 f" model.roi.max_detections={10 * most})"
             )
         if self.small:
