@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from maskrcnn.inference.loop import predict_dataset
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import train
 from maskrcnn.run.evaluation import evaluate
+from maskrcnn.run.fit_doubts import Seen
 from maskrcnn.run.kept_batch import _batch, _plain
 from maskrcnn.run.setup import build_val, train_batches
 from maskrcnn.run.tiled_evaluation import tile_batches
@@ -113,6 +115,17 @@ def test_a_training_on_windows_goes_on_to_the_bit_and_is_evaluated(tmp_path: Pat
     assert last(tmp_path / "run").image_size == (150, 200)
     found = evaluate(tmp_path / "run")
     assert found is not None and found.result.scalars() == straight.metrics
+
+
+def test_doubts_about_sizes_and_caps_see_windows(tmp_path: Path) -> None:
+    """eval_transforms make 64 px of a window of 96; an image of 150 x 200 they would make 64 x 85."""
+    recipe = load_recipe(recipe_on_tiles(tmp_path))
+    dataset = recipe.data.build(recipe.data.train, True)
+    seen = Seen(dataset, recipe)
+    wanted = sorted(box[2] * 64 / 96 for of_image in BOXES for box in of_image)
+    widths = np.sort(seen.boxes[:, 2] - seen.boxes[:, 0])
+    assert widths == pytest.approx(wanted, rel=0.02)
+    assert seen.counts.tolist() == [1, 1, 1]  # no window holds the centres of two
 
 
 def test_a_batch_of_windows_is_kept_in_plain_values(tmp_path: Path) -> None:
