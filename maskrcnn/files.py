@@ -205,6 +205,32 @@ def write_image(path: Path, image: npt.NDArray[np.uint8], *, compression: int | 
     write_bytes(path, encode_png(image, compression))
 
 
+def write_tiled_tiff(
+    path: Path, tiles: Iterator[npt.NDArray[np.uint32]], size: tuple[int, int], side: int
+) -> None:
+    """uint32 [H, W] as a TIFF of tiles of ``side`` pixels, given row by row, as :func:`write_bytes`.
+
+    size: (height, width).
+
+    Raises:
+        OutputError: as there; or the tifffile library is missing.
+    """
+    try:
+        import tifffile  # optional
+    except ImportError:
+        raise OutputError(
+            f"{path}: label images of 32 bits are written by the tifffile library: pip install maskrcnn[tiff]"
+        ) from None
+    options: dict[str, Any] = {"tile": (side, side), "compression": "zlib", "photometric": "minisblack"}
+    options |= {"shape": size, "dtype": "uint32", "bigtiff": size[0] * size[1] * 4 > 1 << 31}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            tifffile.imwrite(file, tiles, **options)
+    except OSError as error:
+        raise unwritten(path, error) from None
+
+
 @contextlib.contextmanager
 def writing_video(
     path: Path, rate: float, height: int, width: int

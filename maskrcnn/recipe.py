@@ -24,6 +24,7 @@ from maskrcnn.data.interfaces import (
     Dataset,
     DatasetConfig,
     ImageReading,
+    TilesConfig,
     Transform,
 )
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
@@ -87,6 +88,10 @@ class DataConfig(Config):
     #: Paste objects of a second training image onto each, after both are augmented (needs masks); null: not.
     #: Default null.
     copy_paste: CopyPasteConfig | None = None
+    #: Train on windows of the images, as {size: 512, overlap: 0.2}, and evaluate and predict by such windows,
+    #: whose objects are put together over the whole image; for large images of small objects.  null: whole
+    #: images.  Default null.
+    tiles: TilesConfig | None = None
     #: (height, width) in pixels, 1 to 65536, multiples of model.preprocess.size_divisor: batches are padded
     #: to the smallest of them, upright or lying, that holds them, in training and evaluation, so that shapes
     #: come again (for compiled models and graphs); one that none holds is told, and padded as little as can

@@ -60,6 +60,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compile the model first, for thousands of images"
     )
+    parser.add_argument(
+        "--tiles",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="SIZE",
+        help="predict window by window, for images of any size: of so many pixels a side, by default as large"
+        " as the training images; a model that was trained on tiles takes those without it",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="F",
+        help="of neighbouring tiles, a share of their side in [0, 0.5]; default as trained, else 0.2",
+    )
     parser.add_argument("--no-overlays", action="store_true", help="write no overlays")
     add_set_argument(parser)
     add_drawing_arguments(parser)
@@ -79,6 +94,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--score must be in [0, 1], got {args.score}")
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
+    if args.tiles is not None and args.tiles and not 32 <= args.tiles <= 16_384:
+        raise UserError(f"--tiles must be from 32 to 16384 pixels, got {args.tiles}")
+    if args.overlap is not None and (args.tiles is None or not 0.0 <= args.overlap <= 0.5):
+        wrong = (
+            "needs --tiles beside it" if args.tiles is None else f"must be in [0, 0.5], got {args.overlap}"
+        )
+        raise UserError(f"--overlap {wrong}")
     writes, style = _writes(args), drawing_style(args)
     images = find_images(args.images, recursive=args.recursive)
     check_folder(args.out, "--out")
@@ -102,7 +124,10 @@ def run(args: argparse.Namespace) -> int:
     def tell(text: str) -> None:
         print(f"maskrcnn: {text}", file=sys.stderr)
 
-    for note in (*images.notes, predictor.scores_told):
+    tiled = args.tiles is not None or predictor.recipe.data.tiles is not None
+    tiling = predictor.tiling(args.tiles or None, args.overlap) if tiled else None
+    told = () if tiling is None else (f"tiles of {tiling}",)
+    for note in (*images.notes, predictor.scores_told, *told):
         tell(note)
     settings = {
         "the checkpoint": predictor.identity,
@@ -112,15 +137,27 @@ def run(args: argparse.Namespace) -> int:
         "--precision": args.precision,
         "--batch-size": args.batch_size,
     }
+    if tiling is not None:
+        settings |= {"--tiles": tiling.size, "--overlap": tiling.overlap}
     console = Console()
     work = Predicting(
-        predictor, images, args.out, writes, settings, args.resume, args.batch_size, console, tell, style
+        predictor,
+        images,
+        args.out,
+        writes,
+        settings,
+        args.resume,
+        args.batch_size,
+        console,
+        tell,
+        style,
+        tiling,
     )
     counts = work.run()
     console.line(
         f"{plural(counts.images, 'image')}, {plural(counts.instances, 'instance')}: {shown(args.out)}"
     )
-    if doubts := counts.doubts(predictor.recipe.model.roi.max_detections):
+    if doubts := counts.doubts(predictor.recipe.model.roi.max_detections, tiled=tiling is not None):
         tell(doubts)
     work.unwritten.raise_if_any()
     if counts.broken:

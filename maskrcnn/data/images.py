@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -165,15 +166,28 @@ def to_values(image: npt.NDArray[Any], sixteen_bit: SixteenBit, contrast: Contra
 
 def stretch(image: npt.NDArray[Any], contrast: ContrastConfig) -> Image:
     """[H, W, C] of any real type -> float32 [H, W, C] in [0, 255]; an image of one value becomes 0."""
+    return stretched(image, *contrast_ends(image, contrast))
+
+
+def contrast_ends(image: npt.NDArray[Any], contrast: ContrastConfig) -> tuple[Any, Any]:
+    """The values of an image [H, W, C] that are to become 0 and 255: one each, or one a channel."""
     if contrast.range is not None:
-        low, high = np.float64(contrast.range[0]), np.float64(contrast.range[1])
-    else:
-        values = image.reshape(-1, image.shape[2] if contrast.over == "channel" else 1)
-        sample = values[:: max(1, len(values) // _SAMPLED)]
-        if not np.issubdtype(image.dtype, np.integer):
-            sample = np.where(np.isfinite(sample), sample, np.nan)
-            sample = np.where(np.isnan(sample).all(0), 0.0, sample)
-        low, high = np.nanpercentile(sample, contrast.percentiles, axis=0)
+        return np.float64(contrast.range[0]), np.float64(contrast.range[1])
+    together = contrast.over == "image"
+    values = image.reshape(-1, 1 if together else image.shape[2])
+    step = max(1, len(values) // _SAMPLED)
+    while together and math.gcd(step, image.shape[2]) > 1:  # which would leave channels out
+        step += 1
+    sample = values[::step]
+    if not np.issubdtype(image.dtype, np.integer):
+        sample = np.where(np.isfinite(sample), sample, np.nan)
+        sample = np.where(np.isnan(sample).all(0), 0.0, sample)
+    low, high = np.nanpercentile(sample, contrast.percentiles, axis=0)
+    return low, high
+
+
+def stretched(image: npt.NDArray[Any], low: Any, high: Any) -> Image:
+    """[H, W, C] of any real type -> float32 [H, W, C]: ``low`` becomes 0, ``high`` 255."""
     scale = 255 / np.where(high > low, high - low, np.inf)
     exact = image.dtype.itemsize <= 2 or image.dtype == np.float32  # else float32 would round first
     kind = np.float32 if exact else np.float64

@@ -111,6 +111,23 @@ class ContrastConfig(Config):
                 raise ConfigError(f"{name} {list(ends)} must name two values, the lower first")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TilesConfig(Config):
+    """Images are trained on, and judged, in square windows that overlap; see :mod:`maskrcnn.data.tiles`."""
+
+    #: Side of a window, pixels of the image; smaller images are taken whole.  It enters the network as an
+    #: image does, through train_transforms and eval_transforms.  Default 512.
+    size: Annotated[int, Range(32, 16_384, "a window of that size fills the memory")] = 512
+    #: Least overlap of two neighbours, a share of the side, in [0, 0.5], and never under 16 px.  Objects up
+    #: to that size are whole in some window.  Default 0.2 (SAHI: Akyon et al. 2022, section 3).
+    overlap: Annotated[float, Range(0, 0.5)] = 0.2
+    #: An object that a window cuts trains there where at least this share of its area (of the window's, if
+    #: that is less) lies inside, in (0, 1].  Default 0.3 (SAHI keeps from 0.1 on, DOTA's tools from 0.7).
+    keep: Annotated[float, Range(above=0, most=1)] = 0.3
+    #: Windows without an object train too; false: those alone that have one.  Default false.
+    empty: bool = False
+
+
 @dataclass(frozen=True)
 class ImageReading:
     """How files become arrays; see the keys of the same names below ``data``."""
@@ -148,6 +165,12 @@ def as_transform(registered: Any) -> Transform:
     return transform
 
 
+#: How a training set is cut into windows.
+TILINGS: Named[Callable[[Dataset, TilesConfig], Dataset]] = Named("tiling", "maskrcnn.data", grid="tiles")
+#: How many objects the densest window of each image has.
+DENSEST: Named[Callable[[Dataset, TilesConfig], np.ndarray[tuple[int], np.dtype[np.int64]]]] = Named(
+    "tiling", "maskrcnn.data", grid="tiles"
+)
 DATASETS: Registry[DatasetConfig] = Registry(
     "data set", "maskrcnn.data", coco="formats.coco", synthetic="synthetic.dataset"
 )

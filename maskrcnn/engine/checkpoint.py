@@ -32,6 +32,7 @@ class Checkpoint:
     best: name -> value of the best metric so far, and its step; empty before the first evaluation.
     config: the resolved recipe, YAML text.
     category_ids, category_names: the data set's classes, in the order of the head's outputs.
+    image_size: median height and width of the training images, pixels; empty in files from before.
     versions: of maskrcnn and torch, when it was written.
     more: the states of further parts by name (see :class:`Part`), known to the reader or not.
 
@@ -47,6 +48,7 @@ class Checkpoint:
     config: str = ""
     category_ids: tuple[int, ...] = ()
     category_names: tuple[str, ...] = ()
+    image_size: tuple[int, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 

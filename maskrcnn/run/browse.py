@@ -122,6 +122,7 @@ class _Artist:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, transforms: Sequence[Transform], side: int) -> None:
         self._recipe, self._dataset, self._transforms, self._side = recipe, dataset, transforms, side
+        self._drawn_from = setup.trained_on(recipe, dataset)
 
     def card(
         self, place: int, counts: Mapping[int, int], found: tuple[int, ...], draws: Sequence[Draw | None]
@@ -150,7 +151,7 @@ class _Artist:
     def _drawn(self, epoch: int, draw: Draw, before: int) -> Picture:
         config = self._recipe
         sample = training_sample(
-            self._dataset, self._transforms, draw, seed=config.seed, copy_paste=config.data.copy_paste
+            self._drawn_from, self._transforms, draw, seed=config.seed, copy_paste=config.data.copy_paste
         )
         if sample is None or sample.targets is None:
             raise DataError("no image could be read in its place")
@@ -215,13 +216,17 @@ def _refuse_unknown(option: str, wished: Iterable[str], known: Sequence[str]) ->
 
 
 def _draws(recipe: Recipe, dataset: Dataset, epoch: int) -> dict[int, Draw]:
-    """The first draw of each image in an epoch, by its place, as one process deals them."""
+    """The first draw of each image, or of a window of it, in an epoch, by its place, as one process deals."""
     threshold = recipe.data.repeat_threshold
     repeats = None
     if threshold is not None:
         repeats = repeat_factors(dataset.ground_truth(), dataset.image_ids, threshold).images
+    drawn = setup.trained_on(recipe, dataset)
+    of_image = range(len(dataset)) if drawn is dataset else drawn.images.tolist()
+    if drawn is not dataset and repeats is not None:
+        repeats = repeats[drawn.images]
     schedule = TrainSchedule(
-        np.asarray(dataset.sizes),
+        np.asarray(drawn.sizes),
         images_per_rank=max(recipe.solver.batch_size // recipe.solver.accumulate, 1),
         world_size=1,
         seed=recipe.seed,
@@ -229,7 +234,7 @@ def _draws(recipe: Recipe, dataset: Dataset, epoch: int) -> dict[int, Draw]:
     )
     found: dict[int, Draw] = {}
     for draw in schedule.epoch_draws(epoch):
-        found.setdefault(draw.image, draw)
+        found.setdefault(of_image[draw.image], draw)
     return found
 
 

@@ -44,6 +44,7 @@ from maskrcnn.run.setup import (
     load_state,
     new_console,
 )
+from maskrcnn.run.tiled_evaluation import tile_batches
 from maskrcnn.structures import Batch
 from maskrcnn.structures.ground_truth import GroundTruth
 
@@ -113,11 +114,17 @@ def run_evaluation(
         DataError: not one image can be read.
         UserError: out of memory.
     """
-    loader = eval_batches(dataset, recipe, ranks)
+    loader, predict, most = (
+        eval_batches(dataset, recipe, ranks),
+        predict_dataset,
+        recipe.model.roi.max_detections,
+    )
+    if recipe.data.tiles is not None:
+        loader, predict, most = tile_batches(dataset, recipe, ranks)
     loader.stopping = stopping
     records: list[Result] | None = None  # where it is broken off
     with suppress(BrokenOff, StalledError):
-        records = predict_dataset(
+        records = predict(
             model,
             _until(loader, stopping),
             ranks.device,
@@ -148,7 +155,7 @@ def run_evaluation(
         _truth(dataset, unreadable),
         merged,
         iou_types=iou_types(recipe),
-        max_detections=recipe.model.roi.max_detections,
+        max_detections=most,
         image_ids=images,
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from maskrcnn.data.doctor import Doubt
 from maskrcnn.data.fault_report import NAMED
-from maskrcnn.data.interfaces import Dataset
+from maskrcnn.data.interfaces import DENSEST, Dataset
 from maskrcnn.data.transforms.basic import RandomCrop
 from maskrcnn.data.transforms.network_size import network_sizes, resize_of
 from maskrcnn.errors import DataError
@@ -62,11 +62,12 @@ class Seen:
 
     @cached_property
     def counts(self) -> Integers:
-        """Objects of each image that the data set has: int64 [N]."""
+        """Objects of each image, with ``data.tiles`` of its densest window: int64 [N]."""
         truth = self.dataset.ground_truth()
         every = np.bincount(truth.images[~truth.crowds], minlength=len(truth.image_ids))
         found: Integers = every[[truth.image_places[int(i)] for i in self.dataset.image_ids]]
-        return found
+        tiles = None if self.recipe is None else self.recipe.data.tiles
+        return found if tiles is None else DENSEST.get("grid")(self.dataset, tiles)
 
     @cached_property
     def _rows(self) -> Integers:
@@ -83,7 +84,9 @@ class Seen:
         if self.recipe is None:
             return old, old
         resize = resize_of(build_transforms(self.recipe, training=False), "data.eval_transforms")
-        return old, network_sizes(old, resize)
+        tiles = self.recipe.data.tiles
+        shown = old if tiles is None else np.minimum(old, tiles.size)
+        return old, network_sizes(shown, resize) * old // shown
 
     @property
     def sizes(self) -> Integers:

@@ -6,7 +6,7 @@ A batch is a function of (seed, step, rank), so it is made once more to be kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _plain(batch: Batch) -> dict[str, Any]:
         ]
     return {
         "images": [image.contiguous() for image in batch.images],
-        "infos": [asdict(info) for info in batch.infos],
+        "infos": [{f.name: getattr(info, f.name) for f in fields(ImageInfo)} for info in batch.infos],
         "targets": targets,
         "proposals": batch.proposals,
         "seeds": batch.seeds,

@@ -66,7 +66,7 @@ def check_batch(start: Start) -> None:
         UserError: they do not.
     """
     recipe, dataset, ranks, training = start.recipe, start.dataset, start.ranks, start.training
-    size = _network_size(dataset, setup.build_transforms(recipe, training=training))
+    size = _network_size(setup.trained_on(recipe, dataset), setup.build_transforms(recipe, training=training))
     if size is None:
         return
     key = "solver" if training else "eval"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,9 +24,18 @@ from maskrcnn.inference.ahead import behind
 from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.find_images import ImagePage, Images
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.prediction_files import NEED_MASKS, OF_ALL, Fault, Written, folders_of, write_each
+from maskrcnn.run.prediction_files import (
+    NEED_MASKS,
+    OF_ALL,
+    PICTURES,
+    Fault,
+    Written,
+    folders_of,
+    write_each,
+)
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
 from maskrcnn.run.predictor import AnyImage, Predictor
+from maskrcnn.run.tiled_prediction import Tiling, tiled_stream
 
 R = TypeVar("R")
 
@@ -55,21 +64,24 @@ class Counts:
         self.capped += done.capped
         self.small += done.small
 
-    def doubts(self, most: int) -> str:
+    def doubts(self, most: int, *, tiled: bool = False) -> str:
         """A sentence on objects that may be missing; empty where there is no reason.
 
-        most: objects that the model may find in an image.
+        most: objects that the model may find in an image, or a tile.  tiled: whether there were tiles.
         """
         said = []
+        tiles = "take smaller --tiles" if tiled else "predict with --tiles"
         if self.capped:
             said.append(
                 f"in {self.capped} of {plural(self.images, 'image')} the model found as many objects as it"
-                f" may ({most}), so others may be missing (--set model.roi.max_detections={10 * most})"
+                f" may ({most}), so others may be missing: {tiles}, or raise it (--set"
+                f" model.roi.max_detections={10 * most})"
             )
         if self.small:
             said.append(
                 f"{self.small} of {plural(self.instances, 'instance')} were below 8 px as the network saw"
-                " them, and of such many are missed (let data.eval_transforms make images larger)"
+                f" them, and of such many are missed ({tiles}, or let data.eval_transforms make images"
+                " larger)"
             )
         return "; ".join(said)
 
@@ -86,6 +98,7 @@ class Predicting:
     batch_size: images a pass; None: the recipe's.
     console: for lines on what is done.  tell: takes a sentence on what is wrong.
     style: of the overlays, arguments of :meth:`Prediction.draw`.
+    tiling: predict images window by window; None: as a whole.
     """
 
     predictor: Predictor
@@ -98,6 +111,7 @@ class Predicting:
     console: Console
     tell: Callable[[str], None]
     style: Mapping[str, Any] = field(default_factory=dict)
+    tiling: Tiling | None = None
     counts: Counts = field(default_factory=Counts, init=False)
 
     def run(self) -> Counts:
@@ -176,15 +190,31 @@ class Predicting:
         def finish(found: Prediction) -> tuple[DoneImage, list[Fault]]:
             image = left[found.image_id]
             found = found.with_image_id(numbers[image])
-            written = Written(found, _file(image), self.out, names[image], self.style)
-            faults = write_each(self.writes, written)
+            writes = self.writes if found.image is not None else self._without_pictures(found)
+            faults = write_each(writes, Written(found, _file(image), self.out, names[image], self.style))
             return self._line(found, image, keys[image], names[image], faults), faults
 
-        stream = self.predictor.stream(left, batch_size=self.batch_size, skipped=skip)
-        for line, faults in self._beside(stream, finish):
+        for line, faults in self._beside(self._stream(left, skip), finish):
             self._note(line, faults)
             name = line.file_name["file_name"]
             self.console.line(f"{shown(name)}: {plural(len(line.records), 'instance')}")
+
+    def _stream(
+        self, images: Iterable[AnyImage], skip: Callable[[AnyImage, DataError], None] | None
+    ) -> Iterator[Prediction]:
+        """What is found in each image, in their order, without those that ``skip`` took."""
+        if self.tiling is None:
+            return self.predictor.stream(images, batch_size=self.batch_size, skipped=skip)
+        tell = progress_lines(self.console, "predicting tiles")
+        options = {"size": self.tiling.size, "overlap": self.tiling.overlap, "batch_size": self.batch_size}
+        return tiled_stream(self.predictor, images, skip, progress=tell, **options)
+
+    def _without_pictures(self, found: Prediction) -> list[str]:
+        """What is written of an image that is too large to be held."""
+        if any(name in PICTURES for name in self.writes):
+            height, width = found.size
+            self.tell(f"{shown(found.name)}: no pictures of {width} x {height} pixels are made; all else is")
+        return [name for name in self.writes if name not in PICTURES]
 
     def _video(self, path: Path, name: str) -> None:
         """A video; one that was not finished is begun anew."""
@@ -231,7 +261,7 @@ class Predicting:
 
         with ExitStack() as stack:
             add: Callable[[npt.NDArray[np.uint8]], object] | None = None
-            stream = self.predictor.stream(frames(video.camera), batch_size=self.batch_size)
+            stream = self._stream(frames(video.camera), None)
             for place, (found, picture) in enumerate(self._beside(stream, draw)):
                 if picture is not None and place == 0:
                     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +117,15 @@ class Prediction:
 
     def to_geojson(self) -> dict[str, Any]:
         """The instances as a GeoJSON FeatureCollection in pixels, y down; without masks, their boxes."""
+        return {"type": "FeatureCollection", "features": list(self.geojson_features())}
+
+    def geojson_features(self) -> Iterator[dict[str, Any]]:
+        """What stands in that, one by one, since outlines take much more memory than masks."""
         codes: Sequence[TextRLE | None] = self.rles or [None] * len(self)
-        features = [
-            geojson_feature(
+        for number, (record, code, name) in enumerate(
+            zip(self.records, codes, self.classes, strict=True), start=1
+        ):
+            yield geojson_feature(
                 number,
                 name,
                 record["score"],
@@ -127,11 +133,6 @@ class Prediction:
                 category_id=record["category_id"],
                 image_id=record["image_id"],
             )
-            for number, (record, code, name) in enumerate(
-                zip(self.records, codes, self.classes, strict=True), start=1
-            )
-        ]
-        return {"type": "FeatureCollection", "features": features}
 
     def to_label_image(self) -> npt.NDArray[Any]:
         """[H, W]: 0, and the pixels of instance i have the number i + 1 (uint16; uint32 beyond 65,535).

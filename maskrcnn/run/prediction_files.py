@@ -21,6 +21,7 @@ from maskrcnn.data.formats.labelme import labelme_content, labelme_shape
 from maskrcnn.data.formats.yolo import yolo_line, yolo_names
 from maskrcnn.errors import OutputError
 from maskrcnn.files import encode_labels, replacing, write_bytes, write_image, write_json, write_text
+from maskrcnn.run.label_tiles import write_label_tiles
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.prediction_journal import DoneImage
 from maskrcnn.run.prediction_table import TABLE, further_columns, table_rows
@@ -64,11 +65,20 @@ def _overlays(image: Written, path: Path) -> None:
 
 
 def _labels(image: Written, path: Path) -> None:
+    """Of 16 bits; a TIFF of 32 in tiles where there are more objects, or the image was not held."""
+    codes = image.found.rles
+    if path.suffix == ".tiff" and codes is not None and (len(codes) >= 1 << 16 or image.found.image is None):
+        write_label_tiles(path, codes, image.found.size)
+        return
     write_bytes(path, encode_labels(image.found.to_label_image(), path.suffix))
 
 
 def _polygons(image: Written, path: Path) -> None:
-    write_json(path, image.found.to_geojson())
+    with _replacing(path) as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, feature in enumerate(image.found.geojson_features()):
+            file.write((",\n" if number else "\n") + json.dumps(feature))
+        file.write("]}\n")
 
 
 def _crops(image: Written, path: Path) -> None:
@@ -209,6 +219,8 @@ OF_ALL: Mapping[str, tuple[str, AllWriter]] = {
 }
 #: All names, in the order of the help.
 WRITES = tuple(dict.fromkeys((*OF_EACH, *OF_ALL)))
+#: Those that need the image's pixels.
+PICTURES = frozenset({"overlays", "crops"})
 #: Those that need masks.
 NEED_MASKS = frozenset({"labels", "labels-tiff"})
 

@@ -17,6 +17,7 @@ from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data import Categories, RawSample, apply_transforms
 from maskrcnn.data.images import SixteenBit, read_image, to_values, wrong_channels
 from maskrcnn.data.interfaces import RGB
+from maskrcnn.data.regions import Pixels
 from maskrcnn.engine.checkpoint import load
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import CheckpointError, DataError, UserError, few
@@ -32,12 +33,13 @@ from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file
+from maskrcnn.run.tiled_prediction import Tiling, choose_tiling, predict_tiled, training_size
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
 from maskrcnn.viz.instances import as_rgb
 from maskrcnn.viz.labels import Image
 
-#: A file, a page of one, or uint8 [H, W, 3] RGB (or [H, W] gray).
-AnyImage: TypeAlias = npt.NDArray[Any] | Path | str | ImagePage
+#: A file, a page of one, uint8 [H, W, 3] RGB (or [H, W] gray), or what was read before.
+AnyImage: TypeAlias = npt.NDArray[Any] | Path | str | ImagePage | Pixels
 
 #: Threads that read and transform images beside a GPU; more help nobody.
 _MOST_READERS = 8
@@ -91,6 +93,7 @@ class Predictor:
             recipe = replace(recipe, solver=replace(recipe.solver, compile=compile))
         self.recipe: Recipe = recipe
         self.categories: Categories = checkpoint_categories(state)
+        self._image_size = state.image_size
         self.device = choose_device(device)
         self._checkpoint = path
         self.choose_score(score)
@@ -101,7 +104,7 @@ class Predictor:
         self._precision = precision
         # As the evaluation data are read.
         data = self.recipe.data.val or self.recipe.data.train
-        self._sixteen_bit: SixteenBit = getattr(data, "sixteen_bit", "scale")
+        self.sixteen_bit: SixteenBit = getattr(data, "sixteen_bit", "scale")
 
     def choose_score(self, score: float | Mapping[str, float] | None) -> None:
         """Take another ``score``, as the constructor does; :attr:`scores_told` then says on one line which.
@@ -207,6 +210,16 @@ class Predictor:
         for predictions in behind(passes(), finish, most=2 if on_gpu else 0):
             yield from predictions
 
+    def tiling(self, size: int | None = None, overlap: float | None = None) -> Tiling:
+        """The tiles that :meth:`tiled` takes; see :func:`choose_tiling`."""
+        if size is None and self.recipe.data.tiles is None and not self._image_size:
+            self._image_size = training_size(self.recipe)
+        return choose_tiling(self.recipe, self._image_size, size, overlap)
+
+    def tiled(self, image: AnyImage, **options: Any) -> Prediction:
+        """As :meth:`__call__`, of an image of any size, window by window; see :func:`predict_tiled`."""
+        return predict_tiled(self, image, **options)
+
     def _try_to_prepare(self, item: tuple[int, AnyImage]) -> _Prepared:
         place, image = item
         try:
@@ -226,15 +239,17 @@ class Predictor:
         reading = self.recipe.data.reading
         if isinstance(image, ImagePage):
             reading = replace(reading, pages="images")
-            pixels = read_image(image.path, sixteen_bit=self._sixteen_bit, reading=reading, page=image.page)
+            pixels = read_image(image.path, sixteen_bit=self.sixteen_bit, reading=reading, page=image.page)
         elif isinstance(image, (str, Path)):
-            pixels = read_image(Path(image), sixteen_bit=self._sixteen_bit, reading=reading)
+            pixels = read_image(Path(image), sixteen_bit=self.sixteen_bit, reading=reading)
+        elif isinstance(image, Pixels):
+            pixels = image.values
         elif reading == RGB:
             pixels = _as_rgb(image)
         else:
             pixels = self._as_pixels(image)
         height, width = pixels.shape[:2]
-        name = "" if isinstance(image, np.ndarray) else str(image)
+        name = "" if isinstance(image, (np.ndarray, Pixels)) else str(image)
         info = ImageInfo(image_id=place, file_name=name, height=height, width=width)
         given = None if proposals is None else _as_boxes(proposals, height, width)
         sample = RawSample(pixels, info, _no_targets(), given)
@@ -288,7 +303,7 @@ class Predictor:
             raise DataError(f"an image is [H, W, {reading.channels}], got {list(image.shape)}")
         if image.shape[2] != reading.channels:
             raise DataError(wrong_channels(image.shape[2], reading))
-        return np.ascontiguousarray(to_values(image, self._sixteen_bit, reading.contrast))
+        return np.ascontiguousarray(to_values(image, self.sixteen_bit, reading.contrast))
 
 
 def _as_rgb(image: npt.NDArray[Any]) -> Image:

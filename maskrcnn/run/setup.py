@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from torch import nn
 from maskrcnn.config.registry import did_you_mean
 from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.file_names import shown
-from maskrcnn.data.interfaces import Dataset, Transform, as_transform
+from maskrcnn.data.interfaces import TILINGS, Dataset, Transform, as_transform
 from maskrcnn.data.loader import BatchLoader, eval_loader, train_loader
 from maskrcnn.data.transforms.undoing import not_undoable
 from maskrcnn.engine.checkpoint import Checkpoint, load, unknown, with_average
@@ -158,10 +158,14 @@ def train_batches(
     """This rank's batches of a training's ``steps``.
 
     Args:
-        repeats, shared: as :func:`maskrcnn.data.loader.train_loader` takes them.
+        repeats, shared: as :func:`maskrcnn.data.loader.train_loader` takes them; the former of the images of
+            ``dataset``.
     """
+    tiled = trained_on(recipe, dataset)
+    if tiled is not dataset and repeats is not None:
+        repeats = repeats[tiled.images]
     return train_loader(
-        dataset,
+        tiled,
         build_transforms(recipe, training=True),
         images_per_rank=images_per_pass(recipe, ranks),
         accumulate=recipe.solver.accumulate,
@@ -177,6 +181,20 @@ def train_batches(
         repeats=repeats,
         shared=shared,
     )
+
+
+def trained_on(recipe: Recipe, dataset: Dataset) -> Any:
+    """What a training draws from ``dataset``: its images, or with ``data.tiles`` their windows, a
+    :class:`maskrcnn.data.tiles.TiledDataset`.
+    """
+    tiles = recipe.data.tiles
+    return dataset if tiles is None else TILINGS.get("grid")(dataset, tiles)
+
+
+def median_size(dataset: Dataset) -> tuple[int, int]:
+    """Median height and width of its images, pixels."""
+    height, width = np.median(np.asarray(dataset.sizes), axis=0).round().astype(int).tolist()
+    return height, width
 
 
 def eval_batches(dataset: Dataset, recipe: Recipe, ranks: Ranks, limit: int | None = None) -> BatchLoader:

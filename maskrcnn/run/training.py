@@ -194,7 +194,7 @@ class TrainingRun:
             trackers=self.recipe.train.trackers,
             unchanged=self._unchanged,
             settings=flatten(self.recipe) if self.recipe.train.trackers else {},
-            epoch_images=len(self.data.train) if self._repeats is None else round(self._repeats.images.sum()),
+            epoch_images=self._epoch_images(),
         )
 
     def _load(
@@ -265,6 +265,14 @@ class TrainingRun:
         threshold, train = self.recipe.data.repeat_threshold, self.data.train
         return None if threshold is None else repeat_factors(train.ground_truth(), train.image_ids, threshold)
 
+    def _epoch_images(self) -> int:
+        """Images that make an epoch, or windows of them."""
+        drawn, repeats = setup.trained_on(self.recipe, self.data.train), self._repeats
+        if repeats is None:
+            return len(drawn)
+        factors = repeats.images if drawn is self.data.train else repeats.images[drawn.images]
+        return round(float(factors.sum()))
+
     def _balance(self) -> Iterator[str]:
         """What is done for rare classes, a line each."""
         names, repeats = self.data.train.categories.names, self._repeats
@@ -303,6 +311,7 @@ class TrainingRun:
                 config=dump(recipe),
                 category_ids=self.data.train.categories.ids,
                 category_names=self.data.train.categories.names,
+                image_size=setup.median_size(self.data.train),
                 versions=versions(recipe.data.train_transforms),
             ),
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),

@@ -19,7 +19,7 @@ from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.precision import autocast
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.evaluation import BrokenOff
-from maskrcnn.run.setup import build_transforms, drawn_masks, worker_count
+from maskrcnn.run.setup import build_transforms, drawn_masks, trained_on, worker_count
 from maskrcnn.structures.seeds import derive_seed
 
 
@@ -33,8 +33,8 @@ def chosen_places(images: int, wanted: int) -> list[int]:
 def validation_losses(
     model: MaskRCNN, val: Dataset, recipe: Recipe, ranks: Ranks, stopping: Callable[[], bool]
 ) -> dict[str, float]:
-    """The mean losses over ``eval.losses`` images of ``val``: ``val/loss`` of all, ``val/loss_mask`` and so
-    on.
+    """The mean losses over ``eval.losses`` images of ``val`` (with ``data.tiles`` of their windows that hold
+    objects): ``val/loss`` of all, ``val/loss_mask`` and so on.
 
     Anchors and RoIs are sampled as in training, by seeds of the images; nothing is augmented or dropped out,
     and normalisation takes the statistics that it has.  The model is left in evaluation mode, and all else as
@@ -47,6 +47,7 @@ def validation_losses(
     Raises:
         BrokenOff: ``stopping`` said so on some rank; on every rank.
     """
+    val = trained_on(recipe, val)
     loader = eval_loader(
         val,
         build_transforms(recipe, training=False),

@@ -50,6 +50,7 @@ COVERS = {
     "engine/test_uneven_ranks.py": "engine.shares",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
+    "inference/test_tile_merger.py": "inference.tile_parts",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
     "layers/test_twins.py": "layers.ops layers.reference",
     "modeling/backbones/test_resnet.py": "modeling.backbones.blocks",

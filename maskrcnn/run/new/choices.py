@@ -24,11 +24,15 @@ GOAL = 16.0
 _SMALL_AT = 0.1
 #: Enlarging more shows nothing that the pixels hold.
 _LARGEST_SCALE = 2.0
+#: Side of a tile at least, pixels.
+_LEAST_TILE = 64
 #: Factors of the training sizes; and an image this much larger than the window is trained in windows.
 _SCALES = (0.85, 1.0, 1.15)
 _SLACK = 1.3
 #: A window holds objects of up to this share of its side, all but 5 in 100.
 _IN_WINDOW = 0.5
+#: Images of more than so many windows are trained on and evaluated in tiles.
+_TILED = 8.0
 #: Epochs (fine-tuning: the issue of most frameworks' schedules; from scratch as much again: He et al. 2019),
 #: least steps, evaluations on the way.
 EPOCHS = {True: 30, False: 60}
@@ -68,13 +72,15 @@ GPU = Machine("GPU", floor=640, window=1024, batch=16, samples=512)
 class Sizes:
     """short: the shorter side of an image in an evaluation.  window: of training; None: whole images.
 
-    largest: the longer side that is never cut.
+    largest: the longer side that is never cut.  tile, overlap: of ``data.tiles``; 0: none.
     """
 
     short: int
     window: int | None
     largest: int
     choices: tuple[KeyChoice, ...]
+    tile: int = 0
+    overlap: float = 0.0
 
 
 def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
@@ -89,6 +95,8 @@ def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
     limit = ""
     if area > _SLACK * machine.window**2:
         window = max(machine.window, _multiple(_long_sides(facts, short) / _IN_WINDOW))
+        if area > _TILED * window**2 and window <= 1.5 * machine.window:
+            return _tiles(facts, machine, short, window, native)
         if window > 1.5 * machine.window:
             window = None
             fits = _multiple(machine.window * 1.5 / math.sqrt(float(np.median(aspects))), down=True)
@@ -131,6 +139,34 @@ def choose_sizes(facts: DataFacts, machine: Machine) -> Sizes:
             KeyChoice("data.eval_transforms", listed[1], "Whole images, at the middle training size."),
         ),
     )
+
+
+def _tiles(facts: DataFacts, machine: Machine, short: int, window: int, native: float) -> Sizes:
+    """Tiles of the images that the network sees as ``window`` pixels."""
+    tile = max(_LEAST_TILE, _round8(window * native / short))
+    longest = _long_sides(facts, short)
+    overlap = min(max(math.ceil(20 * longest / window) / 20, 0.2), 0.5)
+    count = median_area(facts, short) / window**2
+    small = float(np.quantile(facts.sides(1.0), _SMALL_AT))
+    why = (
+        f"Images are large and objects small: shorter sides of {native:.0f} px, small objects (10th"
+        f" percentile of the square root of the area) of {small * native:.1f} px (medians). Images in which"
+        f" the network sees those with {small * short:.1f} px are {count:.0f} windows of {window} px, too"
+        f" much for this {machine.name}; so tiles are trained on, evaluated and predicted, their objects put"
+        f" together. 95 in 100 objects are at most {longest * tile / window:.0f} px long, and whole in some"
+        " tile by that overlap."
+    )
+    resize = {"type": "resize_shortest_edge", "max_size": _multiple(2 * window)}
+    smooth = {"resample": "antialias"} if window < 0.75 * tile else {}
+    train = resize | {"min_sizes": [_round8(window * f) for f in _SCALES]} | smooth
+    listed = [_listed([train]), _listed([resize | {"min_sizes": [window]} | smooth])]
+    seen = "Tiles, at three sizes, so that objects of other sizes are found too."
+    choices = (
+        KeyChoice("data.tiles", flow({"size": tile, "overlap": overlap}), why),
+        KeyChoice("data.train_transforms", listed[0], f"{seen} {_small_told(facts, short)}"),
+        KeyChoice("data.eval_transforms", listed[1], "Tiles, at the middle training size."),
+    )
+    return Sizes(short, window, _multiple(2 * window), choices, tile, overlap)
 
 
 def _small_told(facts: DataFacts, short: int) -> str:

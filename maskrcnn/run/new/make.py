@@ -13,6 +13,7 @@ from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.data.interfaces import ContrastConfig
+from maskrcnn.data.tiles import count_windows
 from maskrcnn.engine.distributed import connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import UserError, few, plural
@@ -81,10 +82,14 @@ class _Parts:
     machine: choose.Machine
     data_base: str | None
     data_choices: list[KeyChoice]
-    val_images: int
+    val_sizes: list[tuple[int, int]]
     asked: Mapping[str, str]
     measured: Measured | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def val_images(self) -> int:
+        return len(self.val_sizes)
 
 
 def make_config(
@@ -136,7 +141,7 @@ def make_config(
         machine=choose.GPU if cuda else choose.CPU,
         data_base=None if source is None else _relative(source, out),
         data_choices=list(_data_choices(config, source is None, boxes_alone and source is not None)),
-        val_images=0 if config.val is None else len(config.build(config.val, False)),
+        val_sizes=_val_sizes(config),
         asked=asked,
         notes=notes,
     )
@@ -165,6 +170,12 @@ def make_config(
         draft.unlink(missing_ok=True)
     write_text(out, text)
     return Made(tuple(choices), tuple(notes), divided)
+
+
+def _val_sizes(config: DataConfig) -> list[tuple[int, int]]:
+    if config.val is None:
+        return []
+    return [(int(height), int(width)) for height, width in config.build(config.val, False).sizes]
 
 
 def _refuse_or_tell(out: Path, overwrite: bool) -> list[str]:
@@ -304,6 +315,8 @@ def _choices(parts: _Parts) -> Iterator[KeyChoice]:
     if parts.val_images:
         yield KeyChoice("train.eval_every", str(every), why)
     kept = _number(parts.asked, "model.roi.max_detections") or choose.most_detections(facts)
+    if sizes.tile:
+        kept *= max((count_windows(*s, sizes.tile, sizes.overlap) for s in parts.val_sizes), default=1)
     if kept > 100 and facts.joints == 0:
         metric = f"{'bbox' if facts.masks == 'none' else 'segm'}/AP@{kept}"
         why = (

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from maskrcnn.cli import main
 from maskrcnn.data import CocoConfig
 from maskrcnn.data.transforms.network_size import network_sizes, resize_of
+from maskrcnn.data.transforms.resizing import ResizeShortestEdge
+from maskrcnn.engine.distributed import Ranks
 from maskrcnn.modeling.rpn.anchor_fit import anchor_recall
 from maskrcnn.modeling.rpn.anchors import AnchorConfig
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run import setup
 from maskrcnn.run.new import start
+from maskrcnn.run.new.choices import CPU
+from maskrcnn.run.tiled_evaluation import tile_batches
+from tests.data.test_tiles import write_data
 from tests.run.new.scenes import Disc, crowd, write_discs
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -268,3 +274,25 @@ def test_from_a_folder_to_a_trained_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Measured here" in text and "Expected time" in text and recipe.solver.batch_size == 1
     assert main(["config", "check", str(out)]) == 0
     trains(out, tmp_path / "run")
+
+
+def test_large_images_of_small_objects_are_cut_into_tiles(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    boxes = [[[int(x), int(y), 10, 10] for x, y in rng.integers(0, 1390, (150, 2))] for _ in range(5)]
+    write_data(tmp_path / "images", boxes, size=(1400, 1500))
+    (tmp_path / "images" / "data.json").rename(tmp_path / "all.json")
+    data = tmp_path / "data.yaml"
+    part = f"{{type: coco, images: {tmp_path}/images, annotations: {tmp_path}/all.json}}"
+    data.write_text(f"data:\n  train: {part}\n  val: {part}\n")
+    assert new(data, tmp_path / "tiles.yaml", "--set", "device=cpu") == 0
+    recipe, text = read(tmp_path / "tiles.yaml")
+    assert recipe.data.tiles is not None and recipe.data.tiles.overlap == 0.2
+    size, seen = recipe.data.tiles.size, recipe.data.eval_transforms[0]
+    assert isinstance(seen, ResizeShortestEdge)
+    (side,) = seen.min_sizes
+    assert "Images are large and objects small: shorter sides of 1400 px" in text
+    assert 14 <= 10 * side / size <= 18  # what the network is to see of them: 16 px
+    assert side <= 1.5 * CPU.window
+    val = setup.build_val(recipe, Ranks(0, 1, 0, torch.device("cpu")))
+    most = tile_batches(val, recipe, Ranks(0, 1, 0, torch.device("cpu")))[2]
+    assert recipe.eval.best_metric == f"segm/AP@{most}"

@@ -1,0 +1,215 @@
+"""Prediction of images of any size: windows through the model, objects over the whole image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskrcnn.data.interfaces import RGB
+from maskrcnn.data.regions import Pixels, Regions, open_regions
+from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.transforms.network_size import resize_of
+from maskrcnn.errors import DataError, UserError
+from maskrcnn.inference.loop import PredictionProgress
+from maskrcnn.inference.records import Result
+from maskrcnn.inference.tile_loop import whole_record
+from maskrcnn.inference.tile_merger import TileMerger
+from maskrcnn.recipe import Recipe
+from maskrcnn.run.find_images import ImagePage
+from maskrcnn.run.fit_doubts import SMALL
+from maskrcnn.run.prediction import Prediction
+from maskrcnn.run.setup import build_transforms, keypoint_scores, median_size
+from maskrcnn.structures.rle import MOST_PIXELS
+from maskrcnn.viz.instances import as_rgb
+
+if TYPE_CHECKING:
+    from maskrcnn.run.predictor import AnyImage, Predictor
+
+#: Overlap where neither the call nor the recipe says one, a share of the tile's side.
+OVERLAP = 0.2
+#: Pixels of an image that is kept whole with its prediction, so that it can be drawn (200 MB).
+HELD = 1 << 26
+#: A side that is tried to find the network's own.
+_PROBE = 1024
+#: Tiles are no smaller, pixels.
+_LEAST = 64
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """size: side of a tile, pixels of the image.  overlap: share of it.  told: where the size is from."""
+
+    size: int
+    overlap: float
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.size} px, which overlap by {self.overlap:.0%} ({self.told})"
+
+
+def choose_tiling(
+    recipe: Recipe, image_size: Sequence[int], size: int | None = None, overlap: float | None = None
+) -> Tiling:
+    """The tiles of a prediction: as asked for, else as the model was trained: on tiles (``data.tiles``), or
+    on images, whose objects are as large in tiles of the images' shorter side.
+
+    Args:
+        image_size: median (height, width) of the training images; empty where that is not known: then tiles
+            enter the network at their own size (``data.eval_transforms``).
+    """
+    tiles, told = recipe.data.tiles, "--tiles"
+    if size is None and tiles is not None:
+        size, told = tiles.size, "data.tiles"
+    if size is None and image_size:
+        size, told = max(min(image_size), _LEAST), "the shorter side of the training images (median)"
+    if size is None:
+        size, told = _network_side(recipe), "data.eval_transforms, so that they are not scaled"
+    if overlap is None:
+        overlap = OVERLAP if tiles is None else tiles.overlap
+    return Tiling(size, overlap, told)
+
+
+def training_size(recipe: Recipe) -> tuple[int, ...]:
+    """Median (height, width) of the training images as their annotations say; empty where they are not here.
+
+    For checkpoints that do not say it themselves.
+    """
+    file = getattr(recipe.data.train, "annotations", None)
+    if file is None or not Path(file).is_file():
+        return ()
+    try:
+        return median_size(recipe.data.build(recipe.data.train, True))
+    except UserError:
+        return ()
+
+
+def _network_side(recipe: Recipe) -> int:
+    """Of squares that ``data.eval_transforms`` leave as they are."""
+    resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
+    try:
+        own = max(resize(_PROBE, _PROBE))
+        return own if resize(own, own) == (own, own) else _PROBE
+    except DataError:
+        return _PROBE
+
+
+def predict_tiled(
+    predictor: Predictor,
+    image: AnyImage,
+    *,
+    size: int | None = None,
+    overlap: float | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[PredictionProgress], object] | None = None,
+) -> Prediction:
+    """The instances of an image of any size, in its own frame; it is never held whole, but for formats that
+    are (see :mod:`maskrcnn.data.regions`).
+
+    Args:
+        image: as :meth:`Predictor.__call__` takes it.
+        size, overlap: of the tiles, see :func:`choose_tiling`.
+        batch_size: tiles a pass, as ``Predictor.predict``.
+        progress: called after each tile.
+
+    Returns:
+        with the image itself where it has at most :data:`HELD` pixels.
+
+    Raises:
+        DataError: the file cannot be read, or has more pixels than run-length masks can count.
+    """
+    tiling = predictor.tiling(size, overlap)
+    regions = _open(predictor, image)
+    height, width = regions.size
+    name = "" if isinstance(image, np.ndarray | Pixels) else str(image)
+    if height * width >= MOST_PIXELS:
+        raise DataError(
+            f"{name or 'the image'}: {width} x {height} pixels, and masks in COCO's run-length code count"
+            f" fewer than {MOST_PIXELS:,}; cut it into parts"
+        )
+    rows = rows_of_windows(height, width, tiling.size, tiling.overlap)
+    windows = [window for row in rows for window in row]
+    merger, records, capped = TileMerger(rows, regions.size), list[Result](), False
+    tiles = predictor.stream((regions.read(window) for window in windows), batch_size=batch_size)
+    numbers: tuple[str, ...] = ()
+    start = time.perf_counter()
+    for done, tile in enumerate(tiles, start=1):
+        capped |= tile.capped
+        numbers = tuple(name for name, values in tile.extras.items() if values.ndim == 1)
+        records += [whole_record(found, 0, regions.size) for found in merger.add(tile.records)]
+        if progress is not None:
+            rate = done / max(time.perf_counter() - start, 1e-9)
+            progress(PredictionProgress(done, len(windows), rate, (len(windows) - done) / rate))
+    records.sort(key=lambda record: -float(record["score"]))
+    boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    recipe, categories = predictor.recipe, predictor.categories
+    keypoints = None
+    if recipe.model.keypoint_head is not None:
+        rows_of_points = [np.reshape(r["keypoints"], (-1, 3)) for r in records]
+        offset = [recipe.eval.keypoint_offset] * 2 + [0.0]
+        keypoints = np.array(rows_of_points).reshape(len(records), -1, 3) + offset
+    return Prediction(
+        image=as_rgb(regions.read(Window(0, 0, width, height)).values) if height * width <= HELD else None,
+        boxes=boxes,
+        scores=np.array([r["score"] for r in records], dtype=np.float64),
+        labels=np.array([categories.index_of(r["category_id"]) for r in records], dtype=np.int64),
+        records=records,
+        names=categories.names,
+        keypoints=keypoints,
+        keypoint_scores=keypoint_scores(recipe),
+        extras={name: np.array([r[name] for r in records], dtype=np.float64) for name in numbers},
+        size=regions.size,
+        name=name,
+        capped=capped,
+        small=_small(recipe, boxes, rows[0][0]),
+    )
+
+
+def tiled_stream(
+    predictor: Predictor,
+    images: Iterable[AnyImage],
+    skipped: Callable[[AnyImage, DataError], None] | None = None,
+    **options: Any,
+) -> Iterator[Prediction]:
+    """:func:`predict_tiled` of one image after the other, as ``Predictor.stream`` gives them."""
+    for place, image in enumerate(images):
+        try:
+            yield predict_tiled(predictor, image, **options).with_image_id(place)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped(image, error)
+
+
+def _open(predictor: Predictor, image: AnyImage) -> Regions:
+    reading = predictor.recipe.data.reading
+    page = 0
+    if isinstance(image, Pixels):
+        return open_regions(image)
+    if isinstance(image, np.ndarray):
+        if reading == RGB and image.dtype != np.uint8:  # as in Predictor, whose arrays have no 16 bits
+            raise DataError(
+                f"an image is uint8 [H, W, 3] RGB or [H, W] gray, got {image.dtype} {image.shape}"
+            )
+        return open_regions(image, sixteen_bit=predictor.sixteen_bit, reading=reading)
+    if isinstance(image, ImagePage):
+        page, image, reading = image.page, image.path, replace(reading, pages="images")
+    return open_regions(Path(image), sixteen_bit=predictor.sixteen_bit, reading=reading, page=page)
+
+
+def _small(recipe: Recipe, boxes: npt.NDArray[np.float64], tile: Window) -> int:
+    """How many boxes the network saw below :data:`SMALL` pixels."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    try:
+        resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
+        height, width = resize(tile.height, tile.width)
+    except DataError:
+        return 0
+    seen = sides.prod(1) * (height * width / (tile.height * tile.width))
+    return int((seen < SMALL**2).sum())
