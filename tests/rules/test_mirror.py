@@ -47,7 +47,6 @@ COVERS = {
     "engine/test_heartbeat.py": "engine.lookout",
     "engine/test_step.py": "engine.judging engine.passes",
     "engine/test_trainer.py": "engine.faults",
-    "engine/test_uneven_ranks.py": "engine.shares",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "layers/test_contract.py": "layers.arguments layers.autograd layers.onnx",
