@@ -27,7 +27,7 @@ MOST_PIECES = 8
 #: What is needed only where memory ran out: the passes of a batch that is cut by images; a stand-in for one.
 CUTS: Named[Callable[..., Any]] = Named("cut", "maskrcnn.engine", images="pieces", stand_in="pieces")
 #: What weighs the losses of a batch that several ranks share; of the ranks.
-SHARES: Named[Callable[[Ranks], Any]] = Named("share", "maskrcnn.engine", ranks="shares")
+SHARES: Named[Callable[[Ranks], Any]] = Named("share", "maskrcnn.engine", ranks="sharing")
 #: name -> loss.
 Losses = dict[str, Tensor]
 #: Takes the mean losses of a step and what asks for this rank's wishes: to be summed over the ranks.

@@ -47,7 +47,6 @@ COVERS = {
     "engine/test_step.py": "engine.judging engine.passes",
     "engine/test_trainer.py": "engine.faults",
     "evaluation/report/test_make.py": "evaluation.report.figures",
-    "engine/test_uneven_ranks.py": "engine.shares",
     "evaluation/test_coco.py": "evaluation.detections evaluation.eval_result structures.ground_truth",
     "evaluation/test_oks.py": "viz.skeletons",
     "inference/test_tile_merger.py": "inference.tile_parts",
