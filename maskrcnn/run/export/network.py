@@ -67,7 +67,11 @@ def trace(model: MaskRCNN) -> Traced:
     channels = model.preprocess.mean.shape[0]
     example = torch.zeros(2, channels, 4 * step, 5 * step), torch.tensor([[4.0 * step, 5.0 * step]] * 2)
     count, rows, columns = (torch.export.Dim(name, max=1024) for name in ("n", "rows", "columns"))
-    sides = {2: step * rows, 3: step * columns} if step > 1 else {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    sides = (
+        {2: step * rows, 3: step * columns}
+        if step > 1
+        else {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    )
     shapes = ({0: count, **sides}, {0: count})
     with torch.no_grad():
         program = torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)

@@ -6,25 +6,65 @@ import io
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn import __version__
 from maskrcnn.errors import UserError
+from maskrcnn.files import take_place, write_bytes
 from maskrcnn.layers.onnx import translation_table
 from maskrcnn.layers.roi_align import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.roi.pooler import Pooler
 from maskrcnn.run.export import onnx_parts
+from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.network import INPUTS, OUTPUTS, trace
+from maskrcnn.run.export.running import OnnxRunner, Runner
+from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.predictor import Predictor
 
-#: What may be left out of a file, and what then takes its place.
-LEAVABLE = {
-    "resize": "images come in the network frame",
-    "paste": "masks are probabilities over their boxes",
-}
+
+@WRITERS.register("onnx")
+class OnnxWriter:
+    """One file, for any runtime."""
+
+    suffix = ".onnx"
+    leavable: Mapping[str, str] = {
+        "resize": "images come in the network frame",
+        "paste": "masks are probabilities over their boxes",
+    }
+    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(
+        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
+    ) -> None:
+        """See :class:`Writer`."""
+        write_bytes(file, made(predictor, without, metadata).SerializeToString())
+
+    def runner(self, predictor: Predictor, file: Path) -> Runner:
+        """onnxruntime."""
+        return OnnxRunner(file)
+
+    def rename(self, file: Path, output: Path) -> None:
+        """See :class:`Writer`."""
+        take_place(file, output)
+
+
+def made(predictor: Predictor, without: Collection[str], metadata: Mapping[str, str]) -> Any:
+    """The ``onnx.ModelProto`` of a predictor's model, as it evaluates.
+
+    Raises:
+        UserError: it has a part without a form in ONNX.
+    """
+    recipe = predictor.recipe
+    if "paste" not in without and recipe.eval.paste != "aligned":
+        raise UserError(
+            f"eval.paste: {recipe.eval.paste} has no form in ONNX; export with --set eval.paste=aligned, or"
+            " --without paste"
+        )
+    return onnx_model(predictor.model, recipe.data.eval_transforms, without, metadata)
 
 
 def onnx_model(
@@ -34,14 +74,15 @@ def onnx_model(
 
     Args:
         transforms: of the evaluation.
-        without: of :data:`LEAVABLE`.
+        without: of what is leavable.
         metadata: written into the file.
 
     Raises:
         UserError: the packages are missing, or the model has a part without a form in ONNX.
     """
-    onnx = _needed("onnx")
-    _needed("onnxscript")
+    onnx = needed("onnx")
+    needed("onnxscript")
+    parse = needed("onnx.parser").parse_model
     check_operators(model)
     parts = onnx_parts.before(transforms, model.preprocess, resize="resize" not in without)
     traced = trace(model)
@@ -60,7 +101,6 @@ def onnx_model(
     assert written is not None
     network = written.model_proto
     shapes = [[d.dim_value for d in out.type.tensor_type.shape.dim] for out in network.graph.output]
-    parse = import_module("onnx.parser").parse_model
     masks, detections = len(shapes) > len(OUTPUTS) - 1, shapes[0][1]
     last = onnx_parts.behind(masks, shapes[-1][-1], detections, paste="paste" not in without)
     return _joined(onnx, parse(parts), network, parse(last), metadata)
@@ -93,15 +133,6 @@ def check_operators(model: MaskRCNN) -> None:
         op = part.op
         if not isinstance(op, RoIAlign) or op.aggregation != "avg" or op.samples != "grid":
             raise UserError(
-                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign alone (averaged, on a grid); export it"
-                " with --to torch, which keeps our operators"
+                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign alone (averaged, on a grid); export"
+                " it with --to torch, which keeps our operators"
             )
-
-
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError:
-        raise UserError(
-            f"ONNX needs the package {package}: pip install 'maskrcnn[export]' (or pip install {package})"
-        ) from None

@@ -21,7 +21,8 @@ _HEAD = f'<ir_version: 9, opset_import: ["" : {OPSET}]>'
 
 
 def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool) -> str:
-    """``image`` uint8 [N, H, W, C] to the network's inputs, and ``frames`` float [4]: W, H, W, H over w, h, w, h.
+    """``image`` uint8 [N, H, W, C] to the network's inputs, and ``frames`` float [4]: W, H, W, H over those of
+    the network frame.
 
     Args:
         transforms: of the evaluation.
@@ -31,14 +32,17 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
         UserError: a transform that ONNX has no operator for.
     """
     channels = preprocess.mean.shape[0]
-    mean, std = (", ".join(f"{v:.9g}" for v in x.flatten().tolist()) for x in (preprocess.mean, preprocess.std))
+    mean, std = (
+        ", ".join(f"{v:.9g}" for v in x.flatten().tolist()) for x in (preprocess.mean, preprocess.std)
+    )
     resized = _resized(transforms, channels) if resize and transforms else _PLAIN
     d = preprocess.size_divisor
     return f"""{_HEAD}
-    before (uint8[N, H, W, {channels}] image) => (float[N, {channels}, h, w] {INPUTS[0]}, float[N, 2] {INPUTS[1]}, float[4] frames)
+    before (uint8[N, H, W, {channels}] image)
+    => (float[N, {channels}, h, w] {INPUTS[0]}, float[N, 2] {INPUTS[1]}, float[4] frames)
     <float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}},
-     int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}}, int64[2] zeros = {{0, 0}},
-     int64[4] none = {{0, 0, 0, 0}}, int64[2] divisor = {{{d}, {d}}}, int64[4] order = {{1, 0, 1, 0}}>
+     int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+     int64[2] zeros = {{0, 0}}, int64[4] none = {{0, 0, 0, 0}}, int64[2] divisor = {{{d}, {d}}}, int64[4] order = {{1, 0, 1, 0}}>
     {{
         shape = Shape(image)
         count = Slice(shape, zero, one)
@@ -79,7 +83,9 @@ def _resized(transforms: Sequence[object], channels: int) -> str:
         )
     if isinstance(only, ResizeShortestEdge):
         if len(only.min_sizes) != 1:
-            raise UserError("data.eval_transforms.0.min_sizes has several lengths; name one, as an evaluation has")
+            raise UserError(
+                "data.eval_transforms.0.min_sizes has several lengths; name one, as an evaluation has"
+            )
         half = 0.5 if only.rounding == "nearest" else 0.0
         scaled = f"""short = ReduceMin<keepdims = 1>(sides)
         long = ReduceMax<keepdims = 1>(sides)
@@ -110,7 +116,8 @@ def _resized(transforms: Sequence[object], channels: int) -> str:
         values = Cast<to = 1>(planes)
         depth = Constant<value = int64[1] {{{channels}}}>()
         target = Concat<axis = 0>(count, depth, size)
-        drawn = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel", antialias = {smooth}>(values, , , target)
+        drawn = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel", antialias = {smooth}>
+            (values, , , target)
         round = Round(drawn)
         low = Constant<value = float {{0.0}}>()
         high = Constant<value = float {{255.0}}>()
@@ -129,8 +136,9 @@ def behind(masks: bool, side: int, detections: int, *, paste: bool) -> str:
         side: M.
         detections: D.
     """
-    given = f"float[N, {detections}, 4] {OUTPUTS[0]}, float[N, {detections}] {OUTPUTS[1]}, int64[N, {detections}] {OUTPUTS[2]}"
-    given += f", bool[N, {detections}] {OUTPUTS[3]}, float[4] frames, uint8[N, H, W, C] image"
+    room = f"N, {detections}"
+    given = f"float[{room}, 4] {OUTPUTS[0]}, float[{room}] {OUTPUTS[1]}, int64[{room}] {OUTPUTS[2]}"
+    given += f", bool[{room}] {OUTPUTS[3]}, float[4] frames, uint8[N, H, W, C] image"
     results = "float[K, 4] boxes, float[K] scores, int64[K] classes, int64[K] images"
     drawn = ""
     if masks:
@@ -140,11 +148,13 @@ def behind(masks: bool, side: int, detections: int, *, paste: bool) -> str:
             results, drawn = results + ", bool[K, H, W] masks", drawn + _pasted(side)
         else:
             results += f", float[K, {side}, {side}] mask_probabilities, float[K, 4] mask_boxes"
-            drawn += "        mask_probabilities = Identity(probabilities)\n        mask_boxes = Identity(own)"
+            drawn += (
+                "        mask_probabilities = Identity(probabilities)\n        mask_boxes = Identity(own)"
+            )
     return f"""{_HEAD}
     behind ({given}) => ({results})
-    <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}}, int64[1] four = {{4}},
-     int64[4] order = {{1, 0, 1, 0}}, float nought = {{0.0}}>
+    <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+     int64[1] four = {{4}}, int64[4] order = {{1, 0, 1, 0}}, float nought = {{0.0}}>
     {{
         shape = Shape(image)
         given = Slice(shape, one, three)
