@@ -21,8 +21,8 @@ _HEAD = f'<ir_version: 9, opset_import: ["" : {OPSET}]>'
 
 
 def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool) -> str:
-    """``image`` uint8 [N, H, W, C] to the network's inputs, and ``frames`` float [4]: W, H, W, H over those of
-    the network frame.
+    """``image`` uint8 [N, H, W, C] to the network's inputs, and ``frames`` float [4]: W, H, W, H over those
+    of the network frame.
 
     Args:
         transforms: of the evaluation.
@@ -42,7 +42,8 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
     => (float[N, {channels}, h, w] {INPUTS[0]}, float[N, 2] {INPUTS[1]}, float[4] frames)
     <float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}},
      int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
-     int64[2] zeros = {{0, 0}}, int64[4] none = {{0, 0, 0, 0}}, int64[2] divisor = {{{d}, {d}}}, int64[4] order = {{1, 0, 1, 0}}>
+     int64[2] zeros = {{0, 0}}, int64[4] none = {{0, 0, 0, 0}},
+     int64[2] divisor = {{{d}, {d}}}, int64[2] further = {{{d - 1}, {d - 1}}}, int64[4] order = {{1, 0, 1, 0}}>
     {{
         shape = Shape(image)
         count = Slice(shape, zero, one)
@@ -50,8 +51,10 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
         {resized}
         centred = Sub(pixels, mean)
         normal = Div(centred, std)
-        turned = Neg(size)
-        rest = Mod(turned, divisor)
+        over = Add(size, further)
+        steps = Div(over, divisor)
+        padded = Mul(steps, divisor)
+        rest = Sub(padded, size)
         pads = Concat<axis = 0>(none, zeros, rest)
         {INPUTS[0]} = Pad(normal, pads)
         extent = Cast<to = 1>(size)
@@ -91,16 +94,19 @@ def _resized(transforms: Sequence[object], channels: int) -> str:
         long = ReduceMax<keepdims = 1>(sides)
         wanted = Constant<value = double[1] {{{only.min_sizes[0]:.1f}}}>()
         most = Constant<value = double[1] {{{only.max_size:.1f}}}>()
-        up = Div(wanted, short)
-        down = Div(most, long)
-        scale = Min(up, down)
-        exact = Mul(sides, scale)"""
+        tall = Mul(long, wanted)
+        room = Mul(short, most)
+        capped = Greater(tall, room)
+        above = Where(capped, most, wanted)
+        below = Where(capped, long, short)
+        grown = Mul(sides, above)
+        exact = Div(grown, below)"""
     elif isinstance(only, ResizeLongest):
         half = 0.5
         scaled = f"""long = ReduceMax<keepdims = 1>(sides)
         wanted = Constant<value = double[1] {{{only.size:.1f}}}>()
-        scale = Div(wanted, long)
-        exact = Mul(sides, scale)"""
+        grown = Mul(sides, wanted)
+        exact = Div(grown, long)"""
     else:
         half = 0.5
         scaled = f"exact = Constant<value = double[2] {{{only.height:.1f}, {only.width:.1f}}}>()"
