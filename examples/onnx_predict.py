@@ -8,6 +8,7 @@ The image is uint8 [H, W, 3] RGB: an array, or a binary PPM (``convert photo.jpg
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,7 @@ import onnxruntime
 def read_image(path):
     if path.endswith(".npy"):
         return np.load(path)
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         kind, size, most = (file.readline() for _ in range(3))
         width, height = map(int, size.split())
         if kind.strip() != b"P6" or most.strip() != b"255":
@@ -33,9 +34,11 @@ args = parser.parse_args()
 session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 names = [output.name for output in session.get_outputs()]
-found = dict(zip(names, session.run(None, {"image": read_image(args.image)[None]})))
+found = dict(zip(names, session.run(None, {"image": read_image(args.image)[None]}), strict=True))
 kept = found["scores"] >= args.score
-for box, score, label in zip(found["boxes"][kept], found["scores"][kept], found["classes"][kept]):
+for box, score, label in zip(
+    found["boxes"][kept], found["scores"][kept], found["classes"][kept], strict=True
+):
     print(f"{classes[label]} {score:.3f} " + " ".join(f"{side:.1f}" for side in box))
 if args.masks and "masks" in found:
     np.save(args.masks, found["masks"][kept])

@@ -97,9 +97,8 @@ def test_boxes_and_masks_are_those_of_the_records() -> None:
     records = coco_results(info, found, network, categories)
     frames = np.array([width / network[1], height / network[0]] * 2, dtype=np.float32)
     image = np.zeros((2, height, width, 3), dtype=np.uint8)
-    feed = dict(
-        zip(OUTPUTS, (v[None].repeat_interleave(2, 0).numpy() for v in (boxes, scores, labels, real, masks)))
-    )
+    values = (boxes, scores, labels, real, masks)
+    feed = dict(zip(OUTPUTS, (v[None].repeat_interleave(2, 0).numpy() for v in values), strict=True))
     found_boxes, found_scores, classes, images, pasted = session(
         behind(True, side, detections, paste=True)
     ).run(None, {**feed, "frames": frames, "image": image})
