@@ -43,6 +43,7 @@ COMMANDS = (
     Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
     Command("report", "one HTML file that explains a run, or compares several"),
     Command("predict", "find objects in images: overlays and a results file"),
+    Command("export", "write a checkpoint as ONNX, torch.export or OpenVINO, proven equal to the model"),
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
     Command(
         "cross-validate", "train a config on each of k parts of its data but one, and judge it by that one"

@@ -1,10 +1,11 @@
-"""Export of the RoI operators to ONNX's standard ``RoiAlign``.
+"""Export of the operators to ONNX's standard ones.
 
     torch.onnx.export(model, inputs, dynamo=True, custom_translation_table=translation_table())
 
-Averaged RoIAlign on a grid, aligned or not, of one level or several; float16 to float64 features as the
-runtime allows (the standard operator takes RoIs in the features' type).  Other operators have no standard
-counterpart and raise when they are exported.
+``RoiAlign`` for averaged RoIAlign on a grid, aligned or not, of one level or several; float16 to float64
+features as the runtime allows (the standard operator takes RoIs in the features' type).  Other RoI operators
+have no standard counterpart and raise when they are exported.  ``NonMaxSuppression`` for NMS without groups,
+``TopK`` for sorting, which ONNX keeps stable.
 """
 
 from __future__ import annotations
@@ -74,4 +75,42 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             result = op.ScatterND(result, where, pool(feature, rows, scales[index]))
         return result
 
-    return {torch.ops.maskrcnn.roi_average.default: roi_average}
+    def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+        length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+        return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
+
+    def nms(
+        boxes: Any, scores: Any, real: Any, groups: Any, iou_threshold: float, count: Any
+    ) -> tuple[Any, Any]:
+        if groups is not None:
+            raise RuntimeError("ONNX has no NMS of groups; the static form of a model needs none.")
+        zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+        first, second, third = (op.Constant(value_ints=[i]) for i in (0, 1, 2))
+        fixed = isinstance(count, int)
+        most = op.Constant(value_ints=[count]) if fixed else op.Reshape(count, op.Constant(value_ints=[1]))
+        low = op.Constant(value_floats=[-3e38])  # scores may be negative; those of no box are not greater
+        scored = op.Where(real, op.Cast(scores, to=1), low)
+        kept = op.NonMaxSuppression(
+            op.Cast(boxes, to=1),
+            op.Unsqueeze(scored, second),
+            most,
+            op.Constant(value_floats=[iou_threshold]),
+            low,
+        )  # [n, 3]: row, 0, box; row after row, by falling score in each
+        row = op.Squeeze(op.Slice(kept, first, second, second), second)
+        box = op.Squeeze(op.Slice(kept, third, op.Constant(value_ints=[3]), second), second)
+        rows = op.Shape(scores, start=0, end=1)
+        every = op.Unsqueeze(op.Range(zero, op.Squeeze(rows), one), second)
+        mine = op.Cast(op.Equal(every, op.Unsqueeze(row, first)), to=7)  # int64 [rows, n]
+        number = op.ReduceSum(mine, second, keepdims=0)
+        begin = op.CumSum(number, zero, exclusive=1)
+        place = op.Sub(op.Range(zero, op.Squeeze(op.Shape(row)), one), op.Gather(begin, row))
+        where = op.Concat(op.Unsqueeze(row, second), op.Unsqueeze(place, second), axis=1)
+        empty = op.Expand(zero, op.Concat(rows, most, axis=0))
+        return op.ScatterND(empty, where, box), number
+
+    return {
+        torch.ops.maskrcnn.roi_average.default: roi_average,
+        torch.ops.maskrcnn.nms.default: nms,
+        torch.ops.aten.sort.stable: sort,
+    }

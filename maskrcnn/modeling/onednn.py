@@ -55,9 +55,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = Fals
     Large products are oneDNN's, bias and ReLU with them.  PyTorch calls MKL in float32, forward and backward,
     which is slower on AMD's processors, and oneDNN in bfloat16, but writes the bias in a pass of its own.
     """
-    large = x.dim() == 2 and x.shape[0] * weight.numel() >= _LARGE and min(*x.shape, *weight.shape) >= _WIDE
-    dtype = _precision(x) if large and weight.dtype == torch.float32 else None
-    if dtype is None:
+    dtype = _precision(x) if x.dim() == 2 and weight.dtype == torch.float32 else None
+    # (Sizes come last: a traced graph would be tied to what is asked of them.)
+    large = dtype is not None and x.shape[0] * weight.numel() >= _LARGE
+    if dtype is None or not large or min(*x.shape, *weight.shape) < _WIDE:
         result = F.linear(x, weight, bias)
         return F.relu_(result) if relu else result
     given = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

@@ -117,7 +117,12 @@ def select_in_fixed_shape(
     real = torch.arange(kept.shape[1], device=kept.device) < number[:, None]
     score = torch.where(real, score.gather(1, kept), -torch.inf).view(images, -1)
     box = of_class.gather(1, kept[..., None].expand(-1, -1, 4)).view(images, -1, 4)
-    label = torch.arange(classes, device=kept.device).repeat_interleave(kept.shape[1]).expand(images, -1)
+    label = (
+        torch.arange(classes, device=kept.device)[:, None]
+        .expand(-1, kept.shape[1])
+        .flatten()
+        .expand(images, -1)
+    )
     # By falling score, equal ones by proposal and then by class.
     order = (kept.view(images, -1) * classes + label).argsort(dim=1)
     order = order.gather(1, score.gather(1, order).sort(dim=1, descending=True, stable=True).indices)

@@ -1,0 +1,129 @@
+"""Whether an exported file finds what the model finds: detection by detection, and by AP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from maskrcnn.data.interfaces import Dataset
+from maskrcnn.errors import plural
+from maskrcnn.evaluation import IouType, evaluate_coco
+from maskrcnn.inference.records import Result
+from maskrcnn.run.export.running import Runner
+from maskrcnn.run.predictor import Predictor
+from maskrcnn.structures import RawSample
+
+#: AP may differ by as much.
+AP_BOUND = 0.001
+#: Boxes of one class are the same detection from this IoU on.
+SAME = 0.9
+#: Which detections are compared one by one: those that are told to people.
+TOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    images: how many were looked at.
+    detections, matched: of the model with a score of ``TOLD`` and more, and those that the file has, too.
+    boxes, scores: the largest differences of these, pixels of the image and in [0, 1].
+    masks: the smallest IoU of theirs; None without masks.
+    ap: by the kind of AP, the model's and the file's.
+    """
+
+    images: int
+    detections: int
+    matched: int
+    boxes: float
+    scores: float
+    masks: float | None
+    ap: dict[str, tuple[float, float]]
+
+    @property
+    def good(self) -> bool:
+        """Whether AP of all kinds is the same within ``AP_BOUND``."""
+        return bool(self.ap) and all(abs(a - b) <= AP_BOUND for a, b in self.ap.values())
+
+    def lines(self) -> list[str]:
+        """In words."""
+        told = [
+            f"{plural(self.images, 'image')}: {self.matched} of {plural(self.detections, 'detection')} with a"
+            f" score of {TOLD} and more found again; worst differences: boxes {self.boxes:.3g} px, scores"
+            f" {self.scores:.3g}" + ("" if self.masks is None else f", IoU of masks {self.masks:.4f}")
+        ]
+        return told + [f"{kind} AP {a:.4f}, of the file {b:.4f}" for kind, (a, b) in self.ap.items()]
+
+
+def compare(
+    predictor: Predictor, runner: Runner, dataset: Dataset, count: int, tell: Callable[[int], None]
+) -> Comparison:
+    """Both over the first ``count`` images of a data set.
+
+    Args:
+        predictor: with a score of 0.
+        tell: called with how many images are done.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    ours: list[Result] = []
+    theirs: list[Result] = []
+    pairs = Pairs()
+    for index in range(count):
+        sample: RawSample = dataset.load(index)
+        info = sample.info
+        before = [{**r, "image_id": info.image_id} for r in predictor(sample.image).records]
+        after = runner(sample.image).records(info, predictor.categories)
+        pairs.add(before, after)
+        ours += before
+        theirs += after
+        tell(index + 1)
+    kinds: tuple[IouType, ...] = (
+        ("bbox", "segm") if predictor.recipe.model.mask_head is not None else ("bbox",)
+    )
+    ids = [int(i) for i in dataset.image_ids[:count]]
+    truth, cap = dataset.ground_truth(), predictor.recipe.model.roi.max_detections
+    figures = []
+    for records in (ours, theirs):
+        result = evaluate_coco(truth, records, kinds, max_detections=cap, image_ids=ids)
+        figures.append({kind: result.figures[kind]["AP"] or 0.0 for kind in kinds})
+    ap = {str(kind): (figures[0][kind], figures[1][kind]) for kind in kinds}
+    return pairs.comparison(count, ap)
+
+
+class Pairs:
+    """The detections of both, image by image."""
+
+    def __init__(self) -> None:
+        self.detections = self.matched = 0
+        self.boxes = self.scores = 0.0
+        self.masks: float | None = None
+
+    def add(self, before: Sequence[Result], after: Sequence[Result]) -> None:
+        """Those of an image."""
+        before = [r for r in before if r["score"] >= TOLD]
+        self.detections += len(before)
+        if not before or not after:
+            return
+        boxes = [np.array([r["bbox"] for r in records]) for records in (before, after)]
+        ious = np.asarray(coco_mask.iou(*boxes, [0] * len(after)))
+        same = np.array([[a["category_id"] == b["category_id"] for b in after] for a in before])
+        ious = np.where(same, ious, 0.0)
+        for i, j in enumerate(ious.argmax(1).tolist()):
+            if ious[i, j] < SAME:
+                continue
+            a, b = before[i], after[j]
+            self.matched += 1
+            corners = [np.cumsum(np.reshape(r["bbox"], (2, 2)), axis=0) for r in (a, b)]
+            self.boxes = max(self.boxes, float(np.abs(corners[0] - corners[1]).max()))
+            self.scores = max(self.scores, abs(a["score"] - b["score"]))
+            if "segmentation" in a:
+                shared = float(coco_mask.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0])
+                self.masks = shared if self.masks is None else min(self.masks, shared)
+
+    def comparison(self, images: int, ap: dict[str, tuple[float, float]]) -> Comparison:
+        """All of it."""
+        return Comparison(images, self.detections, self.matched, self.boxes, self.scores, self.masks, ap)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn.cli import main
+from maskrcnn.engine.checkpoint import load
+from maskrcnn.files import save_tensors
+from tests.engine.tiny import write_recipe
+from tests.rules.pages import ROOT
+
+ROOM = ("model.roi.max_detections=40", "model.rpn.post_nms_test=60", "model.rpn.pre_nms_test=60")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step whose class layer is scaled up, so that it detects something."""
+    folder = tmp_path_factory.mktemp("export")
+    recipe = write_recipe(folder)
+    settings = [part for setting in ("solver.steps=1", *ROOM) for part in ("--set", setting)]
+    assert main(["train", str(recipe), "--output", str(folder / "run"), *settings]) == 0
+    path = folder / "run/checkpoints/last.pt"
+    state = torch.load(path, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in state["model"].items():
+        if "predictor.logits" in name:
+            value.copy_(torch.randn(value.shape, generator=generator))
+    save_tensors(path, state)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("to", "suffix"), [("onnx", ".onnx"), ("torch", ".pt2"), ("openvino", ".xml")])
+def test_a_file_finds_what_the_model_finds(
+    run: Path, to: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if to != "torch":
+        pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+        pytest.importorskip("onnxruntime" if to == "onnx" else "openvino", reason=f"no runtime for {to}")
+    file = tmp_path / f"model{suffix}"
+    assert main(["export", "--checkpoint", str(run), "--to", to, "--output", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert file.is_file() and not (tmp_path / f"model.unverified{suffix}").exists()
+    assert "equal, so it is called" in told
+    line = next(line for line in told.splitlines() if "found again" in line)
+    again, of = [int(word) for word in line.split() if word.isdigit()][1:3]
+    assert of >= 60 and again >= 0.99 * of, line  # 20 an image
+    if to != "onnx":
+        return
+    onnx: Any = pytest.importorskip("onnx")
+    model = onnx.load(file)
+    assert {(node.domain, op.version) for node in model.graph.node for op in model.opset_import} == {("", 18)}
+    image = next((run.parents[2] / "images").glob("10*.png"))
+    np.save(tmp_path / "image.npy", cv2.imread(str(image))[..., ::-1])
+    command = [sys.executable, str(ROOT / "examples/onnx_predict.py"), str(file), str(tmp_path / "image.npy")]
+    done = subprocess.run(
+        [*command, "--masks", str(tmp_path / "masks.npy")], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(np.load(tmp_path / "masks.npy")) >= 20
+    assert {line.split()[0] for line in lines} <= set(json.loads(model.metadata_props[0].value))
+    assert load(run).step == 1
+
+
+def test_what_cannot_be_exported_is_told_in_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*words: str) -> str:
+        assert main(["export", "--checkpoint", str(run), *words]) == 2
+        return capsys.readouterr().err
+
+    onnx = ["--to", "onnx", "--output", str(tmp_path / "model.onnx")]
+    assert "a file for --to torch ends in .pt2" in told("--to", "torch", "--output", str(tmp_path / "a.onnx"))
+    assert "--without mask: of --to onnx there can be left out: resize, paste" in told(
+        *onnx, "--without", "mask"
+    )
+    assert "there can be left out: nothing" in told(
+        "--to", "torch", "--output", str(tmp_path / "a.pt2"), "--without", "paste"
+    )
+    assert "ONNX has RoIAlign alone" in told(*onnx, "--set", "model.roi_op=roi_pool")
+    assert "eval.paste: torchvision has no form in ONNX" in told(*onnx, "--set", "eval.paste=torchvision")
+    assert "--limit must be at least 1" in told(*onnx, "--limit", "0")
+    assert not list(tmp_path.iterdir())
