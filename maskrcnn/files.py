@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -395,27 +395,32 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def clear_temporaries(run: Path, folders: Sequence[str] = ("checkpoints", "pictures")) -> list[Path]:
+def clear_temporaries(run: Path) -> list[Path]:
     """Remove what killed writes left in a run's folder: our own names alone, no links, nothing deeper.
-
-    Args:
-        folders: below it, which are looked into too.
 
     Returns:
         what was removed.  A file that cannot be removed stays.
     """
     found = [
+        path for folder, names in _EARLIER.items() for name in names for path in (run / folder).glob(name)
+    ]
+    return [*clear_folders([run, run / "checkpoints", run / "pictures"]), *_removed(found)]
+
+
+def clear_folders(folders: Iterable[Path]) -> list[Path]:
+    """The same in these folders, of today's names."""
+    return _removed(
         path
-        for folder in (run, *(run / name for name in folders))
+        for folder in folders
         if folder.is_dir()
         for path in folder.iterdir()
         if TEMPORARY.fullmatch(path.name)
-    ]
-    found += [
-        path for folder, names in _EARLIER.items() for name in names for path in (run / folder).glob(name)
-    ]
+    )
+
+
+def _removed(paths: Iterable[Path]) -> list[Path]:
     removed = []
-    for path in found:
+    for path in list(paths):
         if path.is_file() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.unlink()

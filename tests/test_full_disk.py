@@ -25,6 +25,7 @@ from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import CheckpointError
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run import train
+from maskrcnn.run.predict import Predicting
 from tests.engine.tiny import write_recipe
 from tests.test_resume import assert_same_state, last
 
@@ -228,7 +229,13 @@ def test_predict_does_the_others_and_names_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Switch(monkeypatch).turn()
+    switch, stills = Switch(monkeypatch), Predicting._stills
+
+    def full_from_here(predicting: Predicting) -> None:
+        switch.turn()
+        stills(predicting)
+
+    monkeypatch.setattr(Predicting, "_stills", full_from_here)
     images = [str(recipe_file.parent / "images" / f"{i}.png") for i in (1, 2)]
     command = [
         "predict",

@@ -137,14 +137,16 @@ def run(args: argparse.Namespace) -> int:
     if tiling is not None:
         settings |= {"--tiles": tiling.size, "--overlap": tiling.overlap}
     console = Console()
-    counts = Predicting(
+    work = Predicting(
         predictor, images, args.out, writes, settings, args.resume, args.batch_size, console, tell, tiling
-    ).run()
+    )
+    counts = work.run()
     console.line(
         f"{plural(counts.images, 'image')}, {plural(counts.instances, 'instance')}: {shown(args.out)}"
     )
     if doubts := counts.doubts(predictor.recipe.model.roi.max_detections, tiled=tiling is not None):
         tell(doubts)
+    work.unwritten.raise_if_any()
     if counts.broken:
         total = len(images.names) + len(images.videos)
         raise UserError(

@@ -48,17 +48,18 @@ def ahead(items: Iterable[T], work: Callable[[T], R], *, threads: int, most: int
             working.shutdown(wait=False, cancel_futures=True)
 
 
-def behind(items: Iterable[T], work: Callable[[T], R], *, most: int) -> Iterator[R]:
-    """``work`` of each item in their order, by one thread while this one goes on to the next items.
+def behind(items: Iterable[T], work: Callable[[T], R], *, most: int, threads: int = 1) -> Iterator[R]:
+    """``work`` of each item in their order, by other threads while this one goes on to the next items.
 
     Args:
         most: items that may wait for their work; 0: none does, and there is no thread.
+        threads: that ``work`` in turns.
     """
     if not most:
         yield from map(work, items)
         return
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         error: BaseException | None = None
         source = iter(items)
         while True:

@@ -103,6 +103,8 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False, pages: bool =
     for path, folder in found.items():
         count = count_pages(path) if pages and path.suffix.lower() in _TIFF else 1
         each |= {(path if count == 1 else ImagePage(path, page)): folder for page in range(count)}
+    if stacks := [path for path in found if path not in each]:
+        notes.append(f"{_count(stacks, None, 'TIFF')} of several pages, each an image")
     below, names = _picture_names(each)
     videos = {path: names.pop(path) for path in found if path.suffix.lower() in VIDEO_SUFFIXES}
     return Images(names, notes, videos, below)

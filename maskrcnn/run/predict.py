@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,25 @@ from maskrcnn.data.video import Video, frames, opened_video
 from maskrcnn.engine.console import Console, Unwritten
 from maskrcnn.errors import DataError, OutputError, UserError, plural
 from maskrcnn.evaluation import PredictionProgress
-from maskrcnn.files import clear_temporaries, writing_video
+from maskrcnn.files import clear_folders, writing_video
 from maskrcnn.inference.ahead import behind
 from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.find_images import ImagePage, Images
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.prediction_files import NEED_MASKS, OF_ALL, PICTURES, Fault, Written, write_each
+from maskrcnn.run.prediction_files import (
+    NEED_MASKS,
+    OF_ALL,
+    PICTURES,
+    Fault,
+    Written,
+    folders_of,
+    write_each,
+)
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
 from maskrcnn.run.predictor import AnyImage, Predictor
 from maskrcnn.run.tiled_prediction import Tiling, tiled_stream
+
+R = TypeVar("R")
 
 #: Images whose files may be in the making beside a GPU.
 _WAITING = 8
@@ -102,13 +113,13 @@ class Predicting:
     counts: Counts = field(default_factory=Counts, init=False)
 
     def run(self) -> Counts:
-        """Predict all, write all.
+        """Predict all, write all; what could not be written stands in ``unwritten``.
 
         Raises:
             UserError: a format needs masks, which the model has not; what is to be gone on with was begun
                 with other settings.
             KeyboardInterrupt: as it came; what is done is kept for ``resume``.
-            OutputError: something could not be written; all else was.
+            OSError: not even the journal can be begun.
         """
         lacking = [name for name in self.writes if name in NEED_MASKS]
         if lacking and self.predictor.recipe.model.mask_head is None:
@@ -116,7 +127,7 @@ class Predicting:
                 f"--write {','.join(lacking)}: label images are made of masks, and this model predicts boxes"
                 " alone; leave it out"
             )
-        self._unwritten = Unwritten(self.tell)
+        self.unwritten = Unwritten(self.tell)
         self._journal = self._open_journal()
         self._keys: list[str] = []
         self._progress = progress_lines(self.console, "predicting")
@@ -129,21 +140,22 @@ class Predicting:
             for video, name in self.images.videos.items():
                 self._video(video, name)
             self._write_all()
-            finished = not self._unwritten.missing and not self.counts.broken
+            finished = not self.unwritten.missing and not self.counts.broken
         except KeyboardInterrupt:
             count = plural(self.counts.images, "image is", "images are")
             self.console.line(f"{count} done; the same command with --resume goes on from there")
             raise
         finally:
-            self._journal.close(finished=finished)
-        self._unwritten.raise_if_any()
+            with suppress(OSError):  # told when it first failed
+                self._journal.close(finished=finished)
         return self.counts
 
     def _open_journal(self) -> Journal:
         path = self.out / JOURNAL
         self.out.mkdir(parents=True, exist_ok=True)
-        clear_temporaries(self.out, [entry.name for entry in self.out.iterdir() if entry.is_dir()])
         there = path.exists()
+        if self.resume and there:
+            clear_folders(folders_of(self.out))
         journal = Journal(path, {**self.settings, "--write": list(self.writes)}, resume=self.resume)
         if self.resume:
             done = plural(len(journal.done), "image is", "images are") + " done" if there else ""
@@ -159,7 +171,7 @@ class Predicting:
             if name in self.writes:
                 lines = partial(self._journal.lines, self._keys)
                 work = partial(write, lines, self.predictor.categories.names, self.out)
-                self._unwritten.attempt(self.out / file, work)
+                self.unwritten.attempt(self.out / file, work)
 
     def _stills(self) -> None:
         """The images, but those that are done."""
@@ -180,7 +192,7 @@ class Predicting:
             faults = write_each(writes, Written(found, _file(image), self.out, names[image]))
             return self._line(found, image, keys[image], names[image], faults), faults
 
-        for line, faults in behind(self._stream(left, skip), finish, most=self._waiting):
+        for line, faults in self._beside(self._stream(left, skip), finish):
             self._note(line, faults)
             name = line.file_name["file_name"]
             self.console.line(f"{shown(name)}: {plural(len(line.records), 'instance')}")
@@ -248,14 +260,14 @@ class Predicting:
         with ExitStack() as stack:
             add: Callable[[npt.NDArray[np.uint8]], object] | None = None
             stream = self._stream(frames(video.camera), None)
-            for place, (found, picture) in enumerate(behind(stream, draw, most=self._waiting)):
+            for place, (found, picture) in enumerate(self._beside(stream, draw)):
                 if picture is not None and place == 0:
                     try:
                         height, width = picture.shape[:2]
                         add = stack.enter_context(writing_video(target, video.rate, height, width))
                         self.tell(f"{shown(target)}: the overlay has no sound")
                     except OutputError as error:
-                        self._unwritten.attempt(target, partial(_raise, error))
+                        self.unwritten.attempt(target, partial(_raise, error))
                 if picture is not None and add is not None:
                     add(picture)
                 yield found
@@ -288,8 +300,8 @@ class Predicting:
     def _note(self, line: DoneImage, faults: Sequence[Fault]) -> None:
         """Count an image, and tell how far all are."""
         for path, error in faults:
-            self._unwritten.attempt(path, partial(_raise, error))
-        self._unwritten.attempt(self._journal.path, partial(self._journal.add, line))
+            self.unwritten.attempt(path, partial(_raise, error))
+        self.unwritten.attempt(self._journal.path, partial(self._journal.add, line))
         self._keys.append(line.key)
         self.counts.add(line)
         self._now += 1
@@ -307,9 +319,11 @@ class Predicting:
         self.counts.broken += 1
         self.tell(f"skipped: {error}")
 
-    @property
-    def _waiting(self) -> int:
-        return 0 if self.predictor.device.type == "cpu" else _WAITING
+    def _beside(self, found: Iterator[Prediction], work: Callable[[Prediction], R]) -> Iterator[R]:
+        """``work`` of each, beside a GPU; a CPU has no hands free."""
+        if self.predictor.device.type == "cpu":
+            return map(work, found)
+        return behind(found, work, most=_WAITING, threads=min(_WAITING, os.cpu_count() or 1))
 
 
 def _file(image: Path | ImagePage) -> Path:

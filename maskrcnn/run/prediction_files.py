@@ -235,3 +235,9 @@ def write_each(names: Iterable[str], image: Written) -> list[Fault]:
             except (OutputError, OSError) as error:
                 faults.append((path, error))
     return faults
+
+
+def folders_of(out: Path) -> list[Path]:
+    """The folders that these files lie in."""
+    places = {out / place for place, _ in (*OF_EACH.values(), *OF_ALL.values())}
+    return [*{place.parent for place in places}, *out.glob("crops/*")]

@@ -81,7 +81,7 @@ class Journal:
             before = self._before(header, stack) if resume else iter(())
             with replacing(path) as file:
                 for line in itertools.chain([_line(header)], before):
-                    self._index(json.loads(line), len(line))
+                    self._index(self._parsed(line), len(line))
                     file.write(line)
 
     def _before(self, header: dict[str, Any], stack: contextlib.ExitStack) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ class Journal:
         first = file.readline()
         if not first.endswith(b"\n"):
             return iter(())
-        before = json.loads(first)
+        before = self._parsed(first)
         differ = [name for name in header.keys() | before.keys() if header.get(name) != before.get(name)]
         if differ:
             raise UserError(
@@ -101,6 +101,15 @@ class Journal:
                 " or begin anew without --resume"
             )
         return (line for line in file if line.endswith(b"\n"))
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(line)
+            if content.get("key"):
+                DoneImage(**content)
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{self.path}: is damaged; begin anew without --resume") from None
+        return content
 
     def add(self, done: DoneImage) -> None:
         """Note an image whose own files are written.

@@ -17,7 +17,8 @@ def test_order_is_kept_whatever_takes_how_long() -> None:
         return item * 10
 
     assert list(ahead(range(20), work, threads=4, most=6)) == [10 * k for k in range(20)]
-    assert list(behind(range(20), work, most=3)) == [10 * k for k in range(20)]
+    for threads in (1, 4):
+        assert list(behind(range(20), work, most=3, threads=threads)) == [10 * k for k in range(20)]
     assert list(behind(range(3), work, most=0)) == [0, 10, 20]
     assert list(ahead([], work, threads=2, most=2)) == []
 
@@ -89,3 +90,23 @@ def test_a_result_is_given_as_soon_as_it_is_there() -> None:
     for k in range(3):
         shutter.release()
         assert next(found) == k
+
+
+def test_what_is_done_behind_is_given_with_the_next_item() -> None:
+    asked: list[int] = []
+    done = threading.Semaphore(0)
+
+    def source() -> Iterator[int]:
+        for k in range(6):
+            if k:
+                done.acquire()
+                time.sleep(0.05)  # until the thread has handed it over
+            asked.append(k)
+            yield k
+
+    def work(item: int) -> int:
+        done.release()
+        return item
+
+    assert next(behind(source(), work, most=4)) == 0
+    assert len(asked) <= 2  # not the five that may wait

@@ -147,4 +147,5 @@ def test_pages_of_a_tiff_are_images_but_not_its_smaller_copies(tmp_path: Path) -
         *zip(pages, ["stack_0", "stack_1"], strict=True),
     ]
     assert found.below[pages[1]] == "stack.tif[1]" == pages[1].__str__().removeprefix(f"{tmp_path}{os.sep}")
+    assert found.notes == [f"1 TIFF: {stack} of several pages, each an image"]
     assert stack in find_images([str(tmp_path)], pages=False).names

@@ -62,3 +62,11 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other options \(--score\)"):
         Journal(tmp_path / JOURNAL, {**SETTINGS, "--score": (0.5, 0.3)}, resume=True)
     Journal(tmp_path / JOURNAL, SETTINGS, resume=True)  # nothing was lost by asking
+
+
+@pytest.mark.parametrize("text", ['"a text"\n', "{}\nnothing\n", '{"key": "a"}\n'])
+def test_a_journal_that_somebody_changed_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text(text)
+    with pytest.raises(UserError, match="damaged; begin anew|other options"):
+        Journal(tmp_path / JOURNAL, {}, resume=True)
+    assert (tmp_path / JOURNAL).read_text() == text
