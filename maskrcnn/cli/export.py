@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write it; 1 where it keeps the name ``.unverified``, else 0."""
     from maskrcnn.errors import UserError
-    from maskrcnn.run.export.export import export
+    from maskrcnn.run.export.exporting import export
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit must be at least 1, got {args.limit}")

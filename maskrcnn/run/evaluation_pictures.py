@@ -12,7 +12,7 @@ import numpy.typing as npt
 from maskrcnn.data import Dataset, RawSample
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation import Result
-from maskrcnn.evaluation.judging import Judged, judge
+from maskrcnn.evaluation.marks import Judged, judge
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.setup import keypoint_scores
 from maskrcnn.structures.ground_truth import GroundTruth

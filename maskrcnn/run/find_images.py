@@ -8,10 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
 
 from maskrcnn.data.doctor.page_count import count_pages
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.image_files import split_page
+from maskrcnn.data.regions import Pixels
 from maskrcnn.errors import UserError, plural
 from maskrcnn.viz.picture_names import PictureNames, plain_name
 
@@ -34,6 +38,10 @@ class ImagePage:
 
     def __str__(self) -> str:
         return f"{self.path}[{self.page}]"
+
+
+#: A file, a page of one, uint8 [H, W, 3] RGB (or [H, W] gray), or what was read before.
+AnyImage: TypeAlias = npt.NDArray[Any] | Path | str | ImagePage | Pixels
 
 
 @dataclass(frozen=True)

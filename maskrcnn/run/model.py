@@ -22,10 +22,10 @@ from maskrcnn.modeling.mask_rcnn import without_weights
 from maskrcnn.recipe import DataConfig, Recipe, parse_recipe
 from maskrcnn.run.data_argument import read_data_argument
 from maskrcnn.run.evaluation import evaluate
-from maskrcnn.run.find_images import find_images
+from maskrcnn.run.find_images import AnyImage, find_images
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.predictor import AnyImage, Predictor
+from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.recipe_checks import load_checked_recipe
 from maskrcnn.run.train import TrainResult, train
 

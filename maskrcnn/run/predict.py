@@ -22,7 +22,7 @@ from maskrcnn.evaluation import PredictionProgress
 from maskrcnn.files import clear_folders, writing_video
 from maskrcnn.inference.ahead import behind
 from maskrcnn.run.evaluation import progress_lines
-from maskrcnn.run.find_images import ImagePage, Images
+from maskrcnn.run.find_images import AnyImage, ImagePage, Images
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.prediction_files import (
     NEED_MASKS,
@@ -34,7 +34,7 @@ from maskrcnn.run.prediction_files import (
     write_each,
 )
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
-from maskrcnn.run.predictor import AnyImage, Predictor
+from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.tiled_prediction import Tiling, tiled_stream
 
 R = TypeVar("R")

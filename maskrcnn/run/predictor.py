@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from maskrcnn.inference.loop import predict_batch, predicting
 from maskrcnn.inference.records import in_image
 from maskrcnn.modeling.precision import Precision
 from maskrcnn.recipe import Recipe, parse_recipe
-from maskrcnn.run.find_images import ImagePage
+from maskrcnn.run.find_images import AnyImage, ImagePage
 from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
@@ -37,9 +37,6 @@ from maskrcnn.run.tiled_prediction import Tiling, choose_tiling, predict_tiled, 
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
 from maskrcnn.viz.instances import as_rgb
 from maskrcnn.viz.labels import Image
-
-#: A file, a page of one, uint8 [H, W, 3] RGB (or [H, W] gray), or what was read before.
-AnyImage: TypeAlias = npt.NDArray[Any] | Path | str | ImagePage | Pixels
 
 #: Threads that read and transform images beside a GPU; more help nobody.
 _MOST_READERS = 8

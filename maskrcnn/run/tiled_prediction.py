@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from maskrcnn.data.images import SixteenBit
 from maskrcnn.data.interfaces import RGB
 from maskrcnn.data.regions import Pixels, Regions, open_regions
 from maskrcnn.data.tiles import Window, rows_of_windows
@@ -21,15 +22,13 @@ from maskrcnn.inference.records import Result
 from maskrcnn.inference.tile_loop import whole_record
 from maskrcnn.inference.tile_merger import TileMerger
 from maskrcnn.recipe import Recipe
-from maskrcnn.run.find_images import ImagePage
+from maskrcnn.run.find_images import AnyImage, ImagePage
 from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, keypoint_scores, median_size
+from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.rle import MOST_PIXELS
 from maskrcnn.viz.instances import as_rgb
-
-if TYPE_CHECKING:
-    from maskrcnn.run.predictor import AnyImage, Predictor
 
 #: Overlap where neither the call nor the recipe says one, a share of the tile's side.
 OVERLAP = 0.2
@@ -51,6 +50,22 @@ class Tiling:
 
     def __str__(self) -> str:
         return f"{self.size} px, which overlap by {self.overlap:.0%} ({self.told})"
+
+
+class WindowPredictor(Protocol):
+    """What predicts the windows: a :class:`maskrcnn.run.predictor.Predictor`."""
+
+    recipe: Recipe
+    categories: Categories
+    sixteen_bit: SixteenBit
+
+    def tiling(self, size: int | None = None, overlap: float | None = None) -> Tiling:
+        """Its tiles."""
+        ...
+
+    def stream(self, images: Iterable[AnyImage], *, batch_size: int | None = None) -> Iterator[Prediction]:
+        """What is found in each image, in their order."""
+        ...
 
 
 def choose_tiling(
@@ -100,7 +115,7 @@ def _network_side(recipe: Recipe) -> int:
 
 
 def predict_tiled(
-    predictor: Predictor,
+    predictor: WindowPredictor,
     image: AnyImage,
     *,
     size: int | None = None,
@@ -172,7 +187,7 @@ def predict_tiled(
 
 
 def tiled_stream(
-    predictor: Predictor,
+    predictor: WindowPredictor,
     images: Iterable[AnyImage],
     skipped: Callable[[AnyImage, DataError], None] | None = None,
     **options: Any,
@@ -187,7 +202,7 @@ def tiled_stream(
             skipped(image, error)
 
 
-def _open(predictor: Predictor, image: AnyImage) -> Regions:
+def _open(predictor: WindowPredictor, image: AnyImage) -> Regions:
     reading = predictor.recipe.data.reading
     page = 0
     if isinstance(image, Pixels):

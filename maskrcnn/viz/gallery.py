@@ -32,7 +32,7 @@ Layer = Literal["truth", "found", "other"]
 
 
 @dataclass(frozen=True)
-class Outline:
+class Overlay:
     """One object over an image.
 
     shape: its mask as an RLE of the image, or its box (x, y, width, height), pixels of the image.
@@ -79,7 +79,7 @@ class Shot:
 
 def shot(
     image: npt.NDArray[Any],
-    outlines: Sequence[Outline],
+    outlines: Sequence[Overlay],
     *,
     title: str,
     told: str,

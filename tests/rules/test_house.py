@@ -24,6 +24,7 @@ BY_STRING = {
     "maskrcnn.config.plugins": "the user's plugins",
     "maskrcnn.config.registry": "built-in parts that a config names, and what a package hands on",
     "maskrcnn.layers.onnx": "onnxscript, an extra",
+    "maskrcnn.run.export.needed": "packages of the extra for exports",
 }
 
 #: Modules that share a name, and why a reader who opens one expects just that.

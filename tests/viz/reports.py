@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.evaluation.report.figures import ReportFigures
-from maskrcnn.viz.gallery import Outline, Shot, shot
+from maskrcnn.viz.gallery import Overlay, Shot, shot
 
 GRID = [k / 100 for k in range(101)]
 IOUS = [0.5 + 0.05 * k for k in range(10)]
@@ -159,10 +159,10 @@ def fake_shots(count: int, *, side: int = 96, objects: int = 2, room: int = 120_
             label, size = number % 2, "sml"[k % 3]
             missed = number % 3 == 0
             outlines.append(
-                Outline((x, y, 20.0, 16.0), "truth", "missed" if missed else "met", label, size, f"truth {k}")
+                Overlay((x, y, 20.0, 16.0), "truth", "missed" if missed else "met", label, size, f"truth {k}")
             )
             kind = "right" if missed else "duplicate"
-            outlines.append(Outline((x + 2, y, 20.0, 16.0), "found", kind, label, size, f"found {k}, 0.{k}"))
+            outlines.append(Overlay((x + 2, y, 20.0, 16.0), "found", kind, label, size, f"found {k}, 0.{k}"))
         ranks = {0: count - number} if number % 2 else {1: number}
         told = f"{objects} objects"
         shots.append(shot(image, outlines, title=f"image {number}", told=told, ranks=ranks, room=room))

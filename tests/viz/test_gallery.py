@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskrcnn.viz.gallery import MOST_OUTLINES, Outline, Shot, count_items, path_of, shot
+from maskrcnn.viz.gallery import MOST_OUTLINES, Overlay, Shot, count_items, path_of, shot
 
 
 def encode(mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def test_one_pixel_has_an_outline_and_an_empty_mask_none() -> None:
     assert path_of((1.0, 2.0, 3.0, 4.0), 2.0) == "M2 4h6v8h-6z"
 
 
-def outline(kind: str = "missed", label: int = 0, size: str = "s") -> Outline:
-    return Outline((1.0, 2.0, 8.0, 8.0), "truth", kind, label, size, "told")
+def outline(kind: str = "missed", label: int = 0, size: str = "s") -> Overlay:
+    return Overlay((1.0, 2.0, 8.0, 8.0), "truth", kind, label, size, "told")
 
 
-def made(side: int, outlines: list[Outline], room: int) -> Shot:
+def made(side: int, outlines: list[Overlay], room: int) -> Shot:
     image = np.random.default_rng(0).integers(0, 255, (side, side // 2, 3), dtype=np.uint8)
     return shot(image, outlines, title="a", told="b", ranks={2: 5}, room=room)
 

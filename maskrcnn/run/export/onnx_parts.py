@@ -43,7 +43,8 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
     <float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}},
      int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
      int64[2] zeros = {{0, 0}}, int64[4] none = {{0, 0, 0, 0}},
-     int64[2] divisor = {{{d}, {d}}}, int64[2] further = {{{d - 1}, {d - 1}}}, int64[4] order = {{1, 0, 1, 0}}>
+     int64[2] divisor = {{{d}, {d}}}, int64[2] further = {{{d - 1}, {d - 1}}},
+     int64[4] order = {{1, 0, 1, 0}}>
     {{
         shape = Shape(image)
         count = Slice(shape, zero, one)

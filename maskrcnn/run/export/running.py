@@ -18,7 +18,7 @@ from maskrcnn.structures.rle import as_text, encode
 Array = npt.NDArray[Any]
 
 
-class Found(NamedTuple):
+class Instances(NamedTuple):
     """What a file finds in one image, by falling score.
 
     boxes: float [K, 4] xyxy, image frame.  scores: float [K].  classes: int64 [K].  masks: bool [K, H, W]; or
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 class Runner(Protocol):
     """Runs one image, uint8 [H, W, C]."""
 
-    def __call__(self, image: Array) -> Found:
+    def __call__(self, image: Array) -> Instances:
         """What is found in it."""
         ...
 
@@ -67,7 +67,7 @@ class OnnxRunner:
         self._session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, image: Array) -> Found:
+    def __call__(self, image: Array) -> Instances:
         """See :class:`Runner`."""
         return _found(self._names, self._session.run(None, {"image": image[None]}))
 
@@ -83,12 +83,12 @@ class OpenVinoRunner:
         self._model = runtime.Core().compile_model(file, "CPU", options)
         self._names = [output.get_any_name() for output in self._model.outputs]
 
-    def __call__(self, image: Array) -> Found:
+    def __call__(self, image: Array) -> Instances:
         """See :class:`Runner`."""
         results = self._model({"image": image[None]})
         return _found(self._names, [results[i] for i in range(len(self._names))])
 
 
-def _found(names: Sequence[str], values: Sequence[Array]) -> Found:
+def _found(names: Sequence[str], values: Sequence[Array]) -> Instances:
     named = dict(zip(names, values, strict=True))
-    return Found(named["boxes"], named["scores"], named["classes"], named.get("masks"))
+    return Instances(named["boxes"], named["scores"], named["classes"], named.get("masks"))

@@ -17,7 +17,7 @@ from maskrcnn.data import apply_transforms
 from maskrcnn.files import replacing, take_place
 from maskrcnn.inference.records import coco_results
 from maskrcnn.run.export.network import trace
-from maskrcnn.run.export.running import Array, Found, Runner
+from maskrcnn.run.export.running import Array, Instances, Runner
 from maskrcnn.run.export.writing import WRITERS
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.setup import build_transforms
@@ -57,7 +57,7 @@ class TorchRunner:
         self._predictor, self._network = predictor, network
         self._transforms = build_transforms(predictor.recipe, training=False)
 
-    def __call__(self, image: Array) -> Found:
+    def __call__(self, image: Array) -> Instances:
         """See :class:`Runner`."""
         height, width = image.shape[:2]
         info = ImageInfo(0, "", height, width)
@@ -76,7 +76,7 @@ class TorchRunner:
         corners = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         drawn = [decode(r["segmentation"]).astype(np.bool_) for r in records] if masks else None
-        return Found(
+        return Instances(
             corners,
             np.array([r["score"] for r in records]),
             np.array([categories.index_of(r["category_id"]) for r in records], dtype=np.int64),

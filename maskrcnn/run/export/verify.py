@@ -71,7 +71,7 @@ def compare(
     """
     ours: list[Result] = []
     theirs: list[Result] = []
-    pairs = Pairs()
+    pairs = Meetings()
     for index in range(count):
         sample: RawSample = dataset.load(index)
         info = sample.info
@@ -94,7 +94,7 @@ def compare(
     return pairs.comparison(count, ap)
 
 
-class Pairs:
+class Meetings:
     """The detections of both, image by image."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from maskrcnn.inference.records import Result
 from maskrcnn.run.thresholds import PLAIN_SCORE
 from maskrcnn.structures import rle
 from maskrcnn.structures.ground_truth import GroundTruth
-from maskrcnn.viz.gallery import Layer, Outline, Shot, shot
+from maskrcnn.viz.gallery import Layer, Overlay, Shot, shot
 
 #: Images of a gallery, and bytes that all of them may take: with the figures a page stays under 25 MB.
 MOST_IMAGES, MOST_BYTES = 200, 21_000_000
@@ -49,7 +49,7 @@ LABEL_ERRORS = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRun:
     """An evaluation and what became of each of its predictions.
 
     records: the results, in the order that ``outcomes`` counts them in.
@@ -62,7 +62,7 @@ class Judged:
     outcomes: Outcomes
     scores: Mapping[str, float]
 
-    def outlines(self, image_id: int) -> list[Outline]:
+    def outlines(self, image_id: int) -> list[Overlay]:
         """What is true and what was found on an image: errors first, each kind by falling score."""
         return ordered([*self.found(image_id), *self.true(image_id)])
 
@@ -73,7 +73,7 @@ class Judged:
     def _name(self, label: int) -> str:
         return self.truth.category_names[label] if label >= 0 else "a class that the data have not"
 
-    def found(self, image_id: int, layer: Layer = "found") -> Iterator[tuple[float, Outline]]:
+    def found(self, image_id: int, layer: Layer = "found") -> Iterator[tuple[float, Overlay]]:
         """(order, outline) of each prediction of the score of its class and better."""
         o, truth = self.outcomes, self.truth
         height, width = truth.sizes[truth.image_places[image_id]].tolist()
@@ -86,9 +86,9 @@ class Judged:
             text = f"{self._name(label)} {score:.2f}: {kind}"
             if o.truth[d] >= 0:
                 text += f", IoU {o.iou[d]:.2f} with {self._name(int(o.object_label[o.truth[d]]))}"
-            yield -score, Outline(shape, layer, kind, label, _size(area), text)
+            yield -score, Overlay(shape, layer, kind, label, _size(area), text)
 
-    def true(self, image_id: int) -> Iterator[tuple[float, Outline]]:
+    def true(self, image_id: int) -> Iterator[tuple[float, Overlay]]:
         """(order, outline) of each object, crowds too."""
         o, truth = self.outcomes, self.truth
         place = truth.image_places[image_id]
@@ -103,10 +103,10 @@ class Judged:
             told = f"labelled {self._name(label)}, annotation {o.annotation[g]}: {kind}"
             if kind == "missed":
                 told += f", best IoU {o.best[g]:.2f}"
-            yield 0.0, Outline(shape, "truth", kind, label, _size(truth.area(i)), told)
+            yield 0.0, Overlay(shape, "truth", kind, label, _size(truth.area(i)), told)
 
 
-def ordered(drawn: Sequence[tuple[float, Outline]]) -> list[Outline]:
+def ordered(drawn: Sequence[tuple[float, Overlay]]) -> list[Overlay]:
     """By how much they matter, each kind by the number beside it."""
     return [outline for _, outline in sorted(drawn, key=lambda d: (_FIRST.index(d[1].kind), d[0]))]
 
@@ -148,11 +148,11 @@ def chosen(groups: Mapping[str, Sequence[int]], most: int) -> list[int]:
 
 
 def gallery(
-    judged: Judged,
+    judged: JudgedRun,
     groups: Mapping[str, Sequence[int]],
     told: Mapping[int, str],
     *,
-    outlines: Callable[[int], list[Outline]] | None = None,
+    outlines: Callable[[int], list[Overlay]] | None = None,
     tell: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[list[Shot], str, dict[int, str]]:
     """Draw the images.

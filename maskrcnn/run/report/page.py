@@ -11,7 +11,7 @@ from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import UserError, plural
 from maskrcnn.evaluation.report.figures import ReportFigures
 from maskrcnn.files import write_json, write_text
-from maskrcnn.run.report.choice_of_images import Judged, gallery, rankings
+from maskrcnn.run.report.choice_of_images import JudgedRun, gallery, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
 from maskrcnn.run.thresholds import write_thresholds
 from maskrcnn.viz.report_errors import about_part, error_parts, what_costs_most
@@ -89,7 +89,7 @@ def _keep_scores(seen: Evaluated, figures: ReportFigures, warn: Callable[[str], 
 def _gallery(seen: Evaluated, figures: ReportFigures) -> tuple[Gallery, dict[int, str]]:
     assert figures.outcomes is not None
     truth = seen.dataset.ground_truth()
-    judged = Judged(seen.dataset, truth, seen.records, figures.outcomes, figures.thresholds)
+    judged = JudgedRun(seen.dataset, truth, seen.records, figures.outcomes, figures.thresholds)
     told = {e["image_id"]: _of_image(e) for e in figures.images_ranked}
     groups = rankings(figures)
     shots, sentence, names = gallery(judged, groups, told)

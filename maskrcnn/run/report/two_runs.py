@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from maskrcnn.evaluation.report.figures import ReportFigures
-from maskrcnn.run.report.choice_of_images import Judged, gallery, ordered
+from maskrcnn.run.report.choice_of_images import JudgedRun, gallery, ordered
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
-from maskrcnn.viz.gallery import Layer, Outline
+from maskrcnn.viz.gallery import Layer, Overlay
 from maskrcnn.viz.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from maskrcnn.viz.report_page import Gallery, Kind
 
@@ -17,12 +17,12 @@ from maskrcnn.viz.report_page import Gallery, Kind
 class Both:
     """What became of the truth and of the predictions of two models; of ``first`` and ``second``."""
 
-    first: Judged
-    second: Judged
+    first: JudgedRun
+    second: JudgedRun
 
-    def outlines(self, image_id: int) -> list[Outline]:
+    def outlines(self, image_id: int) -> list[Overlay]:
         """The truth by who found it, and both models' predictions, right or wrong."""
-        sides: tuple[tuple[Judged, Layer], ...] = ((self.first, "found"), (self.second, "other"))
+        sides: tuple[tuple[JudgedRun, Layer], ...] = ((self.first, "found"), (self.second, "other"))
         drawn = [
             (order, replace(one, kind=one.kind if one.kind == "right" else "wrong"))
             for judged, layer in sides
@@ -59,7 +59,7 @@ def gallery_of_two(names: tuple[str, str], seen: tuple[Evaluated, Evaluated]) ->
         return None
     truth = seen[0].dataset.ground_truth()
     judged = [
-        Judged(one.dataset, truth, one.records, of.outcomes, of.thresholds)
+        JudgedRun(one.dataset, truth, one.records, of.outcomes, of.thresholds)
         for one, of in zip(seen, figures, strict=True)
         if of.outcomes is not None
     ]

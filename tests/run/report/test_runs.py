@@ -15,10 +15,10 @@ from maskrcnn.cli import main
 from maskrcnn.evaluation import ground_truth_results
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run.report import choice_of_images
-from maskrcnn.run.report.choice_of_images import Judged, chosen, gallery, rankings
+from maskrcnn.run.report.choice_of_images import JudgedRun, chosen, gallery, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
 from maskrcnn.run.report.two_runs import Both, gallery_of_two
-from maskrcnn.viz.gallery import Outline
+from maskrcnn.viz.gallery import Overlay
 from tests.browser import Browser, chromium
 from tests.engine.tiny import write_recipe
 from tests.run.report.test_origins import train
@@ -107,7 +107,7 @@ def test_outlines_say_what_became_of_each_object(runs: Path) -> None:
     figures = figures_of(seen, lambda what, share: None, resamples=0)
     assert figures.outcomes is not None
     scores = dict.fromkeys(("box", "disc"), 0.0)
-    judged = Judged(seen.dataset, seen.dataset.ground_truth(), seen.records, figures.outcomes, scores)
+    judged = JudgedRun(seen.dataset, seen.dataset.ground_truth(), seen.records, figures.outcomes, scores)
     kinds = [(o.layer, o.kind, o.label) for o in judged.outlines(101)]
     assert kinds == [
         ("found", "background", 1),
@@ -117,14 +117,14 @@ def test_outlines_say_what_became_of_each_object(runs: Path) -> None:
         ("truth", "met", 0),
     ]
     assert {o.size for o in judged.outlines(101)} == {"s"}
-    high = Judged(judged.dataset, judged.truth, judged.records, judged.outcomes, {"box": 2.0, "disc": 2.0})
+    high = JudgedRun(judged.dataset, judged.truth, judged.records, judged.outcomes, {"box": 2.0, "disc": 2.0})
     assert [o.kind for o in high.outlines(101)] == ["missed", "missed"]
     groups = rankings(figures)
     assert groups["worst images"][0] == 101 and groups["best images"][-1] == 101
     assert groups["most confident errors"] == [101]
     swapped = Both(high, judged).outlines(101)
     assert sorted(o.kind for o in swapped if o.layer == "truth") == ["gained", "missed"]
-    assert all(isinstance(o, Outline) and "second run" in o.text for o in swapped if o.layer == "truth")
+    assert all(isinstance(o, Overlay) and "second run" in o.text for o in swapped if o.layer == "truth")
 
 
 def square(side: int) -> dict[str, object]:
@@ -138,7 +138,7 @@ def test_a_gallery_keeps_to_its_room(runs: Path, monkeypatch: pytest.MonkeyPatch
     seen = evaluated(runs, ground_truth_results(json.loads((runs.parent / "images/val.json").read_text())))
     figures = figures_of(seen, lambda what, share: None, resamples=0)
     assert figures.outcomes is not None
-    judged = Judged(seen.dataset, seen.dataset.ground_truth(), seen.records, figures.outcomes, {})
+    judged = JudgedRun(seen.dataset, seen.dataset.ground_truth(), seen.records, figures.outcomes, {})
     whole, told, names = gallery(judged, rankings(figures), {101: "an image"})
     assert len(whole) == 3 and told.startswith("3 of 3 images") and names[101] == "101.png"
     assert {shot.told for shot in whole} == {"an image", ""}

@@ -112,7 +112,7 @@ def described(predictor: Predictor, checkpoint: Path | str, without: Collection[
         "max_detections": recipe.model.roi.max_detections,
         "mean": mean,
         "std": std,
-        "channels": "RGB" if recipe.data.reading == RGB else f"{recipe.model.num_channels} channels",
+        "channels": "RGB" if recipe.data.reading == RGB else plural(recipe.model.num_channels, "channel"),
         "left_out": sorted(without),
         "made_from": Path(checkpoint).name,
         "licence": "that of the weights it was made from",

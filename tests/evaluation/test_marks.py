@@ -9,7 +9,7 @@ import pytest
 
 from maskrcnn.evaluation import evaluate_coco
 from maskrcnn.evaluation.coco import read_truth
-from maskrcnn.evaluation.judging import judge
+from maskrcnn.evaluation.marks import judge
 from maskrcnn.structures.rle import as_text, from_polygons
 
 
