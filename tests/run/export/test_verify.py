@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskrcnn.inference.records import Result
+from maskrcnn.run.export.verify import AP_BOUND, Comparison, Meetings
+from maskrcnn.structures.rle import as_text, encode
+
+
+def record(x: float, *, score: float = 0.9, label: int = 1, mask_from: int = 0) -> Result:
+    bitmap = np.zeros((40, 40), dtype=np.uint8)
+    bitmap[mask_from:20, int(x) : int(x) + 10] = 1
+    box = [x, 0.0, 10.0, 20.0]
+    return {"bbox": box, "score": score, "category_id": label, "segmentation": as_text(encode(bitmap))}
+
+
+def test_detections_are_found_again_by_class_and_place() -> None:
+    meetings = Meetings()
+    before = [record(0), record(15), record(28), record(5, score=0.4)]
+    after = [record(28.25, score=0.85, mask_from=1), record(15, label=2), record(0)]
+    meetings.add(before, after)
+    found = meetings.comparison(1, {"bbox": (0.5, 0.5)})
+    assert (found.detections, found.matched) == (3, 2)  # one below the score, one of another class
+    assert found.boxes == pytest.approx(0.25)
+    assert found.scores == pytest.approx(0.05)
+    assert found.masks == pytest.approx(190 / 200)
+    meetings.add([record(3)], [])
+    assert meetings.comparison(2, {}).detections == 4
+
+
+def test_a_file_is_good_with_the_same_ap_of_all_kinds() -> None:
+    def comparison(box: float, mask: float) -> Comparison:
+        return Comparison(1, 1, 1, 0.0, 0.0, 1.0, {"bbox": (0.4, box), "segm": (0.3, mask)})
+
+    assert comparison(0.4 + 0.9 * AP_BOUND, 0.3).good
+    assert not comparison(0.4, 0.3 - 1.1 * AP_BOUND).good
+    assert not Comparison(1, 1, 1, 0.0, 0.0, None, {}).good
+    assert "1 of 1 detection" in comparison(0.4, 0.3).lines()[0]
