@@ -31,6 +31,7 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.installed-%: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[$*]'
+	$(if $(filter test,$*),-$(BIN)/python -m pip install --no-deps openvino)
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
@@ -44,9 +45,12 @@ ablation: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-# One after the other, each with all cores: a comparison in float64 at full size takes up to 14 GB.
+# The large ones one after the other, each with all cores: a comparison in float64 at full size takes up to 14 GB.
 test-slow: $(VENV)/.installed-test
-	MASKRCNN_REQUIRE_OPS=$(HAVE_CXX) $(BIN)/python -m pytest -n 0 -m slow
+	failed=0; \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) -m "slow and not large" || failed=1; \
+	MASKRCNN_REQUIRE_OPS=$(HAVE_CXX) $(BIN)/python -m pytest -n 0 -m "slow and large" || failed=1; \
+	exit $$failed
 
 test-all: test test-slow
 

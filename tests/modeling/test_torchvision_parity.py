@@ -82,6 +82,7 @@ def test_small(parity: ModuleType, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", PARTS)
 def test_full_size_on_real_images(parity: ModuleType, name: str, shared_data: Callable[[str], Path]) -> None:
     images = parity.load_images(shared_data("coco") / "val2017", 1, 800)

@@ -126,6 +126,7 @@ print(json.dumps(peak_memory() / 2**30))
 
 
 @pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("name", full_size())
 def test_builds_and_takes_a_step_at_full_width(name: str) -> None:

@@ -13,8 +13,21 @@ import torch
 
 from maskrcnn.cli import main
 from maskrcnn.engine.checkpoint import load
+from maskrcnn.errors import UserError
 from maskrcnn.files import save_tensors
+from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
+from maskrcnn.run.export.needed import needed
+from maskrcnn.run.export.network import trace
+from maskrcnn.run.export.onnx_file import OnnxWriter
+from maskrcnn.run.export.openvino_file import OpenVinoWriter
+from maskrcnn.run.export.running import Instances
+from maskrcnn.run.export.torch_file import TorchWriter
+from maskrcnn.run.export.writing import WRITERS, Writer
+from maskrcnn.structures import ImageInfo
+from maskrcnn.structures.categories import Categories
+from maskrcnn.structures.rle import decode
 from tests.engine.tiny import write_recipe
+from tests.modeling.tiny import build
 from tests.rules.pages import ROOT
 
 ROOM = ("model.roi.max_detections=40", "model.rpn.post_nms_test=60", "model.rpn.pre_nms_test=60")
@@ -89,3 +102,31 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(
     assert "eval.paste: torchvision has no form in ONNX" in told(*onnx, "--set", "eval.paste=torchvision")
     assert "--limit must be at least 1" in told(*onnx, "--limit", "0")
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_and_models_without_a_form_are_told() -> None:
+    with pytest.raises(UserError, match=r"needs the package no_such: pip install 'maskrcnn\[export\]'"):
+        needed("no_such")
+    assert needed("json") is json
+    with pytest.raises(UserError, match="this model has no RPN"):
+        trace(build(rpn=None))
+    with pytest.raises(UserError, match=r"--set model.keypoint_head=null"):
+        trace(build(keypoint_head=ConvKeypointHeadConfig(convs=1, width=8)))
+
+
+@pytest.mark.parametrize("writer", [OnnxWriter, TorchWriter, OpenVinoWriter])
+def test_formats_are_known_by_the_suffixes_of_their_files(writer: type[Writer]) -> None:
+    assert {"onnx": OnnxWriter, "torch": TorchWriter, "openvino": OpenVinoWriter}.items() <= {
+        name: WRITERS.get(name) for name in WRITERS.names()
+    }.items()
+    assert writer.suffix in (".onnx", ".pt2", ".xml")
+
+
+def test_what_a_file_finds_becomes_records() -> None:
+    masks = np.zeros((1, 9, 12), dtype=np.bool_)
+    masks[0, 2:5, 3:8] = True
+    found = Instances(np.array([[3.0, 2.0, 8.0, 5.0]]), np.array([0.75]), np.array([1]), masks)
+    (record,) = found.records(ImageInfo(7, "", 9, 12), Categories((4, 6), ("a", "b")))
+    assert (record["image_id"], record["category_id"], record["score"]) == (7, 6, 0.75)
+    assert record["bbox"] == [3.0, 2.0, 5.0, 3.0]
+    assert (decode(record["segmentation"]) == masks[0]).all()
