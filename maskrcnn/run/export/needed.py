@@ -17,6 +17,6 @@ def needed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        how = "--no-deps openvino (with it comes a package that calls home)"
-        how = how if package == "openvino" else "'maskrcnn[export]'"
+        # What OpenVINO depends on besides calls home.
+        how = "--no-deps openvino" if package == "openvino" else "'maskrcnn[export]'"
         raise UserError(f"this needs the package {package}: pip install {how}") from None
