@@ -41,7 +41,7 @@ NOT_RUN = {
     "maskrcnn cross-validate": "five trainings; tests/studies/test_cross_validation.py runs two",
     "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
     "pip install": "changes the environment that the tests run in",
-    "maskrcnn export": "traces for a minute; tests/run/export/test_exporting.py does",
+    "maskrcnn export --": "traces for a minute; tests/run/export/test_exporting.py does",
     "python examples/onnx_predict.py": "the same",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
     "maskrcnn convert": "needs files of other frameworks; tests/convert/test_detectors.py makes small ones",
