@@ -168,9 +168,8 @@ class _OneClass:
 
 
 def _reached(totals: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """float64 [b, most + 1]: levels of recall up to c / total, for each c; 0 of them where c is 0."""
+    """float64 [b, most + 1]: levels of recall up to c / total, for each c."""
     found = np.arange(int(totals.max(initial=0)) + 1)
     several, which = np.unique(totals, return_inverse=True)
     table = np.stack([np.searchsorted(RECALLS, found / total, side="right") for total in several])
-    table[:, 0] = 0
     return table.astype(np.float64)[which]

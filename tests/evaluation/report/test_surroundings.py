@@ -17,11 +17,11 @@ def result(box: list[float], image: int = 10, score: float = 0.9) -> dict[str, A
 
 
 def scene() -> dict[str, Any]:
-    """On 100 x 120 pixels: sides 12, 4, 40, 12; the third reaches the right edge, the last is a crowd."""
+    """On 100 x 120 pixels: sides 12, 4 x 9, 40, 12; the third reaches the right edge, the last is a crowd."""
     content = tiny(images=3, each=1)
     boxes = [
         [5.0, 10.0, 12.0, 12.0],
-        [50.0, 50.0, 4.0, 4.0],
+        [50.0, 50.0, 4.0, 9.0],
         [79.5, 20.0, 40.0, 40.0],
         [5.0, 60.0, 12.0, 12.0],
     ]
@@ -80,5 +80,5 @@ def test_limits() -> None:
     }
     untold = limit_figures(found, 3, None)
     assert (untold["images_at_cap"], untold["images_over_cap"], untold["tiny"]) == (0, 0, None)
-    wide = dict.fromkeys(sizes, (100, 240))  # twice as wide: sides 24 x 12, 8 x 4, 80 x 40
-    assert limit_figures(found, 2, wide)["tiny"] == 1
+    wide = dict.fromkeys(sizes, (100, 240))  # twice as wide: sides 24 x 12, 8 x 9, 80 x 40
+    assert limit_figures(found, 2, wide)["tiny"] == 0

@@ -71,6 +71,20 @@ def test_each_kind_of_error_is_recognised() -> None:
     assert found.costs["location"] > 0
 
 
+def test_of_two_objects_of_one_iou_the_first_is_found() -> None:
+    content = tiny(images=1, each=2)
+    for annotation, x in zip(content["annotations"], (10.0, 14.0), strict=True):
+        annotation |= {"category_id": 4, "bbox": [x, 10.0, 12.0, 12.0]}
+    shared = {"image_id": 10, "category_id": 4}
+    results = [  # between the two, and at the first
+        shared | {"bbox": [12.0, 10.0, 12.0, 12.0], "score": 0.9},
+        shared | {"bbox": [8.0, 10.0, 12.0, 12.0], "score": 0.8},
+    ]
+    found = tide(overlaps_of(content, results, "bbox"))
+    assert found is not None
+    assert (found.counts["duplicate"], found.counts["missed"]) == (1, 1)
+
+
 def test_nothing_to_judge() -> None:
     content = {**tiny(), "annotations": []}
     assert tide(overlaps_of(content, [], "bbox")) is None
