@@ -16,9 +16,7 @@ from maskrcnn.run import Predictor
 from maskrcnn.structures import Detections
 from tests.engine.tiny import RECIPE
 
-KEYPOINTS = """\
-eval: {{sigmas: [0.05, 0.05, 0.05, 0.05]}}
-"""
+KEYPOINTS = "eval: {{sigmas: [0.05, 0.05, 0.05, 0.05]}}"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keypoints")
     path = folder / "tiny.yaml"
     head = "  keypoint_head: {{num_keypoints: 4, convs: 1, width: 16, pool_size: 7, type: conv}}\ndata:\n"
-    text = (RECIPE + KEYPOINTS).replace("data:\n", head, 1).format(folder=folder)
+    text = RECIPE.replace("eval: {{report: false}}", KEYPOINTS).replace("data:\n", head, 1).format(folder=folder)
     for split, count in (("train", 6), ("val", 3)):
         start = text.index(f"  {split}: {{")
         stop = text.index("\n", start)
@@ -56,6 +54,7 @@ def test_a_run_trains_and_judges_keypoints_beside_masks(run: Path) -> None:
     figures = json.loads((run / "figures.json").read_text())["figures"]
     assert list(figures) == ["bbox", "segm", "keypoints"]
     assert "AR50" in figures["keypoints"]
+    assert "keypoints" in (run / "report.html").read_text()
     results = json.loads((run / "results.json").read_text())
     assert results and all(len(r["keypoints"]) == 12 and "segmentation" in r for r in results)
     assert len(list((run / "pictures").iterdir())) == 1
