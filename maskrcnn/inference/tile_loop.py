@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from maskrcnn.data.tiles import TiledDataset, TileInfo, Window
+from maskrcnn.inference.clean_masks import Cleaning
 from maskrcnn.inference.loop import PredictionProgress, predict_batches
 from maskrcnn.inference.paste import Paste
 from maskrcnn.inference.records import Result, coco_results
 from maskrcnn.inference.tile_merger import Found, TileMerger
+from maskrcnn.inference.tta import Views
 from maskrcnn.modeling.precision import Precision
-from maskrcnn.structures import Batch, rle
+from maskrcnn.structures import Batch, Detections, ImageInfo, rle
 from maskrcnn.structures.categories import Categories
 
 
@@ -48,6 +50,8 @@ def predict_tiles(
     total: int | None = None,
     keypoint_offset: float = 0.5,
     graphs: bool = True,
+    clean: Cleaning | None = None,
+    tta: Views | None = None,
 ) -> list[Result]:
     """COCO result records of the whole images, as :func:`maskrcnn.inference.loop.predict_dataset` gives them.
 
@@ -61,7 +65,10 @@ def predict_tiles(
     start, done = time.perf_counter(), 0
     places = {int(i): place for place, i in enumerate(np.asarray(dataset.whole.image_ids).tolist())}
     results: list[Result] = []
-    seen = _windows(model, loader, device, categories, precision, paste, keypoint_offset, graphs)
+    seen = _windows(
+        predict_batches(model, loader, device, precision, graphs, tta),
+        lambda info, found, size: coco_results(info, found, size, categories, paste, keypoint_offset, clean),
+    )
     current: tuple[int, _Image] | None = None
     for image_id, window, records in seen:
         if current is None or current[0] != image_id:
@@ -79,22 +86,15 @@ def predict_tiles(
 
 
 def _windows(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    device: torch.device | str,
-    categories: Categories,
-    precision: Precision,
-    paste: Paste,
-    keypoint_offset: float,
-    graphs: bool,
+    batches: Iterable[tuple[Batch, list[Detections]]],
+    records_of: Callable[[ImageInfo, Detections, tuple[int, int]], list[Result]],
 ) -> Iterator[tuple[int, Window, list[Result]]]:
     """Each window with the id of its image, and its records in its own frame."""
-    for batch, detections in predict_batches(model, loader, device, precision, graphs):
+    for batch, detections in batches:
         for image, info, found in zip(batch.images, batch.infos, detections, strict=True):
             assert isinstance(info, TileInfo)
             seen = image.shape[-2], image.shape[-1]
-            records = coco_results(info, found.to("cpu"), seen, categories, paste, keypoint_offset)
-            yield info.image_id, info.window, records
+            yield info.image_id, info.window, records_of(info, found.to("cpu"), seen)
 
 
 class _Image:

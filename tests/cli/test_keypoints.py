@@ -25,7 +25,9 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keypoints")
     path = folder / "tiny.yaml"
     head = "  keypoint_head: {{num_keypoints: 4, convs: 1, width: 16, pool_size: 7, type: conv}}\ndata:\n"
-    text = RECIPE.replace("eval: {{report: false}}", KEYPOINTS).replace("data:\n", head, 1).format(folder=folder)
+    text = (
+        RECIPE.replace("eval: {{report: false}}", KEYPOINTS).replace("data:\n", head, 1).format(folder=folder)
+    )
     for split, count in (("train", 6), ("val", 3)):
         start = text.index(f"  {split}: {{")
         stop = text.index("\n", start)

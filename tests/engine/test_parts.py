@@ -83,7 +83,7 @@ def test_what_is_not_known_is_left_out_and_told_in_one_sentence(tmp_path: Path) 
     (sentence,) = incomplete(parts, checkpoint, path)
     assert sentence.startswith(f"{path} holds 'later', 'sampler', unknown here")
     assert unknown(checkpoint, path) == [sentence]
-    assert unknown(checkpoint, path, {"later": parts["scaler"], "sampler": parts["scaler"]}) == []
+    assert unknown(checkpoint, path, {**parts, "later": parts["scaler"], "sampler": parts["scaler"]}) == []
 
 
 def test_a_state_that_does_not_fit_its_part_is_a_sentence(tmp_path: Path) -> None:
