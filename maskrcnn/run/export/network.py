@@ -5,9 +5,6 @@ Legend: N = images, D = ``max_detections``, M = side of the mask head's output.
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +15,9 @@ from maskrcnn.modeling.preprocess import ImageBatch
 #: Names of what goes in and comes out, in order; without masks the last is not there.
 INPUTS = ("network_images", "network_sizes")
 OUTPUTS = ("network_boxes", "network_scores", "network_classes", "network_real", "network_masks")
+
+#: A side of the images that are traced, pixels; larger by as little as the divisor allows.
+_LEAST = 128
 
 
 class Network(nn.Module):
@@ -39,14 +39,7 @@ class Network(nn.Module):
         return tuple(values.unflatten(0, (count, -1)) for values in rows)
 
 
-class Traced(NamedTuple):
-    """The graph, and what its sides are multiples of, pixels."""
-
-    program: torch.export.ExportedProgram
-    divisor: int
-
-
-def trace(model: MaskRCNN) -> Traced:
+def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
     """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images.
 
     Raises:
@@ -60,22 +53,21 @@ def trace(model: MaskRCNN) -> Traced:
             f"only boxes and masks are exported, and this model has the head {further[0]};"
             f" leave it out with --set model.{_key(further[0])}=null, or use the checkpoint"
         )
-    model.static_shapes = True
-    # The smallest step in which all levels have whole cells: sizes of features are then plain products.
-    divisor = model.preprocess.size_divisor
-    step = math.lcm(divisor, 1)
-    channels = model.preprocess.mean.shape[0]
-    example = torch.zeros(2, channels, 4 * step, 5 * step), torch.tensor([[4.0 * step, 5.0 * step]] * 2)
-    count, rows, columns = (torch.export.Dim(name, max=1024) for name in ("n", "rows", "columns"))
-    sides = (
-        {2: step * rows, 3: step * columns}
-        if step > 1
-        else {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    )
-    shapes = ({0: count, **sides}, {0: count})
-    with torch.no_grad():
-        program = torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)
-    return Traced(program, divisor)
+    auto = torch.export.Dim.AUTO
+    divisor, channels = model.preprocess.size_divisor, model.preprocess.mean.shape[0]
+    cells = -(-_LEAST // divisor)
+    height, width = cells * divisor, (cells + 1) * divisor
+    example = torch.zeros(2, channels, height, width), torch.tensor([[float(height), float(width)]] * 2)
+    # As multiples of the divisor: sizes of features are then plain products, and sooner traced.
+    count, *cells_of = (torch.export.Dim(name, max=1024) for name in ("n", "rows", "columns"))
+    height_of, width_of = [auto, auto] if divisor == 1 else [divisor * cells for cells in cells_of]
+    shapes = ({0: count, 2: height_of, 3: width_of}, {0: count})
+    before, model.static_shapes = model.static_shapes, True
+    try:
+        with torch.no_grad():
+            return torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)
+    finally:
+        model.static_shapes = before
 
 
 def _key(head: str) -> str:

@@ -89,7 +89,7 @@ def onnx_model(
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         written = torch.onnx.export(
-            traced.program,
+            traced,
             (),
             dynamo=True,
             opset_version=onnx_parts.OPSET,

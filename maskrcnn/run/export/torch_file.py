@@ -37,7 +37,7 @@ class TorchWriter:
         self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
     ) -> None:
         """See :class:`Writer`."""
-        program = trace(predictor.model).program
+        program = trace(predictor.model)
         with replacing(file) as stream:
             torch.export.save(program, stream, extra_files=dict(metadata))
 
