@@ -18,6 +18,8 @@ OUTPUTS = ("network_boxes", "network_scores", "network_classes", "network_real",
 
 #: A side of the images that are traced, pixels; larger by as little as the divisor allows.
 _LEAST = 128
+#: Of a side from which on no level (of stride 64 at most) has a single row or column.
+SAFE = 96
 
 
 class Network(nn.Module):
@@ -39,8 +41,12 @@ class Network(nn.Module):
         return tuple(values.unflatten(0, (count, -1)) for values in rows)
 
 
-def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
+def trace(model: MaskRCNN, least: int = 1) -> torch.export.ExportedProgram:
     """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images.
+
+    Args:
+        least: pixels that a side of the batch has at least; below :data:`SAFE` one level has a single row or
+            column, which PyTorch's own graphs are tied to.
 
     Raises:
         UserError: the model has parts whose results no format here has a place for.
@@ -59,7 +65,10 @@ def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
     height, width = cells * divisor, (cells + 1) * divisor
     example = torch.zeros(2, channels, height, width), torch.tensor([[float(height), float(width)]] * 2)
     # As multiples of the divisor: sizes of features are then plain products, and sooner traced.
-    count, *cells_of = (torch.export.Dim(name, max=1024) for name in ("n", "rows", "columns"))
+    count, *cells_of = (
+        torch.export.Dim(name, min=low, max=1024)
+        for name, low in (("n", 1), ("rows", -(-least // divisor)), ("columns", -(-least // divisor)))
+    )
     height_of, width_of = [auto, auto] if divisor == 1 else [divisor * cells for cells in cells_of]
     shapes = ({0: count, 2: height_of, 3: width_of}, {0: count})
     before, model.static_shapes = model.static_shapes, True
