@@ -19,7 +19,7 @@ from maskrcnn.structures.ground_truth import GroundTruth
 from maskrcnn.viz.instances import Mask, draw_detections
 from maskrcnn.viz.judged import draw_judged
 from maskrcnn.viz.labels import Image
-from maskrcnn.viz.panels import side_by_side
+from maskrcnn.viz.panels import GROUND, side_by_side
 from maskrcnn.viz.picture_names import PictureNames
 from maskrcnn.viz.skeletons import of_records, sure
 
@@ -55,7 +55,10 @@ def draw_pictures(dataset: Dataset, records: Sequence[Result], recipe: Recipe) -
             skeleton=skeleton,
         )
         wanted = draw_detections(sample.image, sample.targets, categories.names, skeleton=skeleton)
-        yield names.take(sample.info.file_name), side_by_side(predicted, wanted)
+        # As high as the prediction with its legend, so that both are shown at one size.
+        beside = np.full((len(predicted), wanted.shape[1], 3), GROUND, dtype=np.uint8)
+        beside[: len(wanted)] = wanted
+        yield names.take(sample.info.file_name), side_by_side(predicted, beside)
 
 
 def _drawable(

@@ -62,7 +62,8 @@ def draw_instances(
         masks: N compressed COCO RLEs of [H, W], or N bitmaps [H, W], or None.
         labels: N contiguous class indices.
         names: name of each class; an index beyond them is written as a number.
-        scores: N numbers in [0, 1], written behind the name; higher ones are labelled first.
+        scores: N numbers in [0, 1], written behind the name; higher ones are labelled first; one below 0 is
+            not written.
         colour_by: "class", "instance" (by its place among the N), or "auto": by instance where there is only
             one class.
         colours: N colours in place of those.
@@ -266,7 +267,7 @@ def _texts(classes: Sequence[int], names: Sequence[str], scores: Sequence[float]
         name = names[label] if 0 <= label < len(names) else str(label)
         if len(names) == 1:
             name = ""
-        score = "" if scores is None else f"{scores[i]:.2f}"
+        score = "" if scores is None or scores[i] < 0 else f"{scores[i]:.2f}"
         out.append(f"{name} {score}".strip())
     return out
 

@@ -56,7 +56,7 @@ def draw_judged(
         masks,
         [*labels, *missed_labels],
         names,
-        [*(r["score"] for r in records), *[0.0] * len(missed)],
+        [*(r["score"] for r in records), *[-1.0] * len(missed)],
         colours=colours,
         dashed=[*[False] * len(records), *[True] * len(missed)],
         **style,

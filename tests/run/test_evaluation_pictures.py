@@ -15,6 +15,8 @@ from maskrcnn.evaluation import ground_truth_results
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run.evaluation_pictures import draw_pictures
 from maskrcnn.structures.rle import as_text, encode
+from maskrcnn.viz.instances import draw_detections
+from maskrcnn.viz.panels import GAP
 from tests.engine.tiny import write_recipe
 
 
@@ -58,3 +60,12 @@ def test_right_wrong_and_missed_are_counted(
         [f"right {len(records) - 1}", "wrong 1", "missed 1"],
         ["right 0", "wrong 0", f"missed {second}"],
     ]
+
+
+def test_truth_and_prediction_have_one_size(tmp_path: Path) -> None:
+    recipe, val, annotations = data(tmp_path)
+    records = [{k: v for k, v in r.items() if k != "segmentation"} for r in ground_truth_results(annotations)]
+    (_, picture), *_ = draw_pictures(val, records, recipe)
+    sample = val.load(0)
+    truth = draw_detections(sample.image, sample.targets, val.categories.names)
+    assert picture.shape[1] == 2 * truth.shape[1] + GAP

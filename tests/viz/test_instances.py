@@ -364,3 +364,11 @@ def test_records_are_drawn_by_their_masks_or_else_their_boxes() -> None:
     assert np.array_equal(boxes, wanted)
     assert both[10, 10].any() and not boxes[10, 10].any()
     assert np.array_equal(draw_records(image, [], [], ["a"]), draw_instances(image, None, None, [], ["a"]))
+
+
+def test_a_score_below_0_is_not_written() -> None:
+    image = np.full((200, 300, 3), 90, dtype=np.uint8)
+    boxes = np.array([[40.0, 60.0, 200.0, 160.0]])
+    without = draw_instances(image, boxes, None, [0], ["disc", "box"], [0.7], show_scores=False)
+    assert (draw_instances(image, boxes, None, [0], ["disc", "box"], [-1.0]) == without).all()
+    assert (draw_instances(image, boxes, None, [0], ["disc", "box"], [0.7]) != without).any()
