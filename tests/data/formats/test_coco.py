@@ -546,10 +546,11 @@ def test_a_forked_worker_shares_the_index(tmp_path: Path) -> None:
     content = coco(200)
     rng = np.random.default_rng(0)
     for a in content["annotations"]:
-        a["segmentation"] = [np.round(rng.random(5000) * 40, 2).tolist()]
+        a["segmentation"] = [np.round(rng.random(10_000) * 40, 2).tolist()]
     dataset = CocoDataset(*write_coco(tmp_path, content))
     # 4 bytes a coordinate: polygons in hundredths.
-    assert 8e6 < dataset.index.nbytes < 8.2e6
+    # So many that what else a fork writes (up to 2 MB beside other tests) is little.
+    assert 16e6 < dataset.index.nbytes < 16.4e6
 
     def work(connection: Any) -> None:
         def own_pages() -> int:
