@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from maskrcnn.cli import main
 from maskrcnn.structures import InstanceMasks
+from tests.engine.tiny import write_recipe
 from tests.structures.instances import HEIGHT, WIDTH, draw_bitmaps, make_segmentations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,16 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps of ``tests/engine/tiny.py``, whose data are beside it; without val."""
+    folder = tmp_path_factory.mktemp("tiny")
+    path = write_recipe(folder)
+    changes = ["--set", "solver.steps=2", "--set", "data.val=null"]
+    assert main(["train", str(path), "--output", str(folder / "run"), *changes]) == 0
+    return folder / "run"
 
 
 @pytest.fixture

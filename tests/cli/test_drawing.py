@@ -13,51 +13,41 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.run import Predictor
-from tests.engine.tiny import write_recipe
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    path = write_recipe(folder)
-    changes = ["--set", "solver.steps=2", "--set", "data.val=null"]
-    assert main(["train", str(path), "--output", str(folder / "run"), *changes]) == 0
-    return folder / "run"
-
-
-def predicted(run: Path, out: Path, *options: str) -> tuple[npt.NDArray[Any], list[dict[str, Any]]]:
+def predicted(tiny_run: Path, out: Path, *options: str) -> tuple[npt.NDArray[Any], list[dict[str, Any]]]:
     """The overlay of an image, RGB, and its records."""
-    image = run.parent / "images" / "101.png"
-    arguments = ["predict", str(image), "--checkpoint", str(run), "--score", "0", "--out", str(out)]
+    image = tiny_run.parent / "images" / "101.png"
+    arguments = ["predict", str(image), "--checkpoint", str(tiny_run), "--score", "0", "--out", str(out)]
     assert main([*arguments, *options]) == 0
     picture = cv2.imread(str(out / "101.png"))
     assert picture is not None
     return picture[..., ::-1], json.loads((out / "predictions.json").read_text())
 
 
-def test_an_overlay_lies_pixel_on_pixel_and_shows_what_is_asked_for(run: Path, tmp_path: Path) -> None:
-    image = cv2.imread(str(run.parent / "images" / "101.png"))
+def test_an_overlay_lies_pixel_on_pixel_and_shows_what_is_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+    image = cv2.imread(str(tiny_run.parent / "images" / "101.png"))
     assert image is not None
-    plain, records = predicted(run, tmp_path / "plain")
+    plain, records = predicted(tiny_run, tmp_path / "plain")
     assert plain.shape == image.shape and len(records) > 1
-    nothing, same = predicted(run, tmp_path / "nothing", "--draw", "")
+    nothing, same = predicted(tiny_run, tmp_path / "nothing", "--draw", "")
     assert np.array_equal(nothing, image[..., ::-1]) and same == records
-    lines, _ = predicted(run, tmp_path / "lines", "--draw", "outline,numbers", "--colour-by", "instance")
-    found = Predictor(run, device="cpu", score=0.0)(run.parent / "images" / "101.png")
+    lines, _ = predicted(tiny_run, tmp_path / "lines", "--draw", "outline,numbers", "--colour-by", "instance")
+    found = Predictor(tiny_run, device="cpu", score=0.0)(tiny_run.parent / "images" / "101.png")
     wanted = found.draw(fill=False, labels=False, scores=False, numbers=True, colour_by="instance")
     assert np.array_equal(lines, wanted) and not np.array_equal(lines, plain)
-    large, _ = predicted(run, tmp_path / "large", "--draw", "fill,enlarge,contrast")
+    large, _ = predicted(tiny_run, tmp_path / "large", "--draw", "fill,enlarge,contrast")
     assert large.shape[0] > image.shape[0] and large.shape[0] % image.shape[0] == 0
 
 
-def test_views_are_asked_for_on_the_command_line(run: Path, tmp_path: Path) -> None:
-    _, plain = predicted(run, tmp_path / "plain")
+def test_views_are_asked_for_on_the_command_line(tiny_run: Path, tmp_path: Path) -> None:
+    _, plain = predicted(tiny_run, tmp_path / "plain")
     views = "{flips: [v], scales: [1.0]}"
-    _, some = predicted(run, tmp_path / "some", "--tta", views)
-    _, config = predicted(run, tmp_path / "config", "--set", f"eval.tta={views}")
+    _, some = predicted(tiny_run, tmp_path / "some", "--tta", views)
+    _, config = predicted(tiny_run, tmp_path / "config", "--set", f"eval.tta={views}")
     assert some == config != plain
-    predictor = Predictor(run, device="cpu", score=0.0, overrides=[f"eval.tta={views}"])
-    assert len(predictor(run.parent / "images" / "101.png")) == len(some)
+    predictor = Predictor(tiny_run, device="cpu", score=0.0, overrides=[f"eval.tta={views}"])
+    assert len(predictor(tiny_run.parent / "images" / "101.png")) == len(some)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +59,8 @@ def test_views_are_asked_for_on_the_command_line(run: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_wish_is_told(
-    options: list[str], told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], told: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = str(run.parent / "images" / "101.png")
-    assert main(["predict", image, "--checkpoint", str(run), "--out", str(tmp_path), *options]) == 2
+    image = str(tiny_run.parent / "images" / "101.png")
+    assert main(["predict", image, "--checkpoint", str(tiny_run), "--out", str(tmp_path), *options]) == 2
     assert told in capsys.readouterr().err

@@ -14,28 +14,18 @@ import pytest
 from maskrcnn.cli import main
 from maskrcnn.errors import DataError
 from maskrcnn.run import Predictor
-from tests.engine.tiny import write_recipe
 
 #: The tiny recipe's own backbone, which a process of its own must be told to import.
 TRUST = ["--set", "plugins=[tests.engine.tiny_backbone]"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    path = write_recipe(folder)
-    changes = ["--set", "solver.steps=2", "--set", "data.val=null"]
-    assert main(["train", str(path), "--output", str(folder / "run"), *changes]) == 0
-    return folder / "run"
-
-
 def test_folders_and_patterns_are_predicted(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = run.parent / "images"
+    images = tiny_run.parent / "images"
     out = tmp_path / "out"
     inputs = [str(images / "10*.png"), str(images / "1.png")]
-    assert main(["predict", "--checkpoint", str(run), "--score", "0", "--out", str(out), *inputs]) == 0
+    assert main(["predict", "--checkpoint", str(tiny_run), "--score", "0", "--out", str(out), *inputs]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "1.png",
         "101.png",
@@ -51,12 +41,12 @@ def test_folders_and_patterns_are_predicted(
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_done(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")
-    inputs = [str(bad), str(run.parent / "images" / "101.png")]
-    assert main(["predict", "--checkpoint", str(run), "--out", str(tmp_path / "out"), *inputs]) == 2
+    inputs = [str(bad), str(tiny_run.parent / "images" / "101.png")]
+    assert main(["predict", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "out"), *inputs]) == 2
     assert (tmp_path / "out" / "101.png").exists()
     assert (tmp_path / "out" / "predictions.json").exists()
     err = capsys.readouterr().err
@@ -64,19 +54,19 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(
     assert "1 of 2 images could not be read" in err
 
 
-def test_scores_below_the_threshold_are_left_out(run: Path) -> None:
-    image = run.parent / "images" / "101.png"
-    everything = Predictor(run, device="cpu", score=0.0)(image)
+def test_scores_below_the_threshold_are_left_out(tiny_run: Path) -> None:
+    image = tiny_run.parent / "images" / "101.png"
+    everything = Predictor(tiny_run, device="cpu", score=0.0)(image)
     assert len(everything) > 1
     middle = float(everything.scores[1])
-    some = Predictor(run, device="cpu", score=middle)(image)
+    some = Predictor(tiny_run, device="cpu", score=middle)(image)
     assert some.scores.tolist() == [s for s in everything.scores.tolist() if s >= middle]
-    nothing = Predictor(run, device="cpu", score=1.0)(image)
+    nothing = Predictor(tiny_run, device="cpu", score=1.0)(image)
     assert (len(nothing), nothing.boxes.shape, nothing.draw().shape[2]) == (0, (0, 4), 3)
 
 
-def test_arrays_of_any_size_give_masks_in_their_own_frame(run: Path) -> None:
-    predictor = Predictor(run, device="cpu", score=0.0)
+def test_arrays_of_any_size_give_masks_in_their_own_frame(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu", score=0.0)
     pixels = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
     found = predictor(pixels)
     assert found.masks is not None
@@ -88,22 +78,22 @@ def test_arrays_of_any_size_give_masks_in_their_own_frame(run: Path) -> None:
         predictor(pixels / 255.0)
 
 
-def test_a_file_and_its_pixels_give_the_same(run: Path) -> None:
-    path = run.parent / "images" / "102.png"
-    predictor = Predictor(run, device="cpu", score=0.0)
+def test_a_file_and_its_pixels_give_the_same(tiny_run: Path) -> None:
+    path = tiny_run.parent / "images" / "102.png"
+    predictor = Predictor(tiny_run, device="cpu", score=0.0)
     pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     assert predictor(path).records == predictor(pixels).records
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
-def test_names_of_any_bytes_are_predicted_and_told(run: Path, tmp_path: Path) -> None:
-    pixels = (run.parent / "images" / "101.png").read_bytes()
+def test_names_of_any_bytes_are_predicted_and_told(tiny_run: Path, tmp_path: Path) -> None:
+    pixels = (tiny_run.parent / "images" / "101.png").read_bytes()
     names = [b"caf\xe9.png", b"-rf.png", b"line\nbreak.png", b"x" * 251 + b".png", b"sub/caf\xe9.png"]
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for name in names:
         (tmp_path / "in" / os.fsdecode(name)).write_bytes(pixels)
     out = tmp_path / os.fsdecode(b"out\xff")
-    command = ["predict", "--checkpoint", str(run), "--out", str(out), "--score", "0", "--recursive"]
+    command = ["predict", "--checkpoint", str(tiny_run), "--out", str(out), "--score", "0", "--recursive"]
     # In a process of its own: OpenCV, given such a name, ends it with a segmentation fault.
     done = subprocess.run(
         [sys.executable, "-m", "maskrcnn", *command, *TRUST, str(tmp_path / "in")], capture_output=True
@@ -123,12 +113,12 @@ def test_names_of_any_bytes_are_predicted_and_told(run: Path, tmp_path: Path) ->
 
 
 def test_pictures_of_equal_names_in_folders_stay_apart(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("seq1/101.png", "seq2/101.png", "notes.txt"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(run.parent / "images" / "101.png", tmp_path / "in" / name)
-    common = ["predict", "--checkpoint", str(run), "--out", str(tmp_path / "out"), str(tmp_path / "in")]
+        shutil.copy(tiny_run.parent / "images" / "101.png", tmp_path / "in" / name)
+    common = ["predict", "--checkpoint", str(tiny_run), "--out", str(tmp_path / "out"), str(tmp_path / "in")]
     assert main(common) == 2
     assert "2 folders: seq1, seq2 (take them with --recursive)" in capsys.readouterr().err
     assert main([*common, "--recursive"]) == 0

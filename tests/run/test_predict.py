@@ -45,17 +45,8 @@ main(sys.argv[2:])
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    path = write_recipe(folder)
-    changes = ["--set", "solver.steps=2", "--set", "data.val=null"]
-    assert main(["train", str(path), "--output", str(folder / "run"), *changes]) == 0
-    return folder / "run"
-
-
-def predict(run: Path, out: Path, *words: object, status: int = 0) -> None:
-    common = ["predict", "--checkpoint", str(run), "--score", "0", "--out", str(out), "--device", "cpu"]
+def predict(tiny_run: Path, out: Path, *words: object, status: int = 0) -> None:
+    common = ["predict", "--checkpoint", str(tiny_run), "--score", "0", "--out", str(out), "--device", "cpu"]
     assert main([*common, *map(str, words)]) == status
 
 
@@ -64,10 +55,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def everything(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everything(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All formats, of the eight images of the tiny data set."""
     out = tmp_path_factory.mktemp("everything")
-    predict(run, out, run.parent / "images", "--write", ALL)
+    predict(tiny_run, out, tiny_run.parent / "images", "--write", ALL)
     return out
 
 
@@ -76,9 +67,9 @@ def test_the_options_name_what_can_be_written() -> None:
     assert command.DEFAULT_WRITES == "overlays,coco"
 
 
-def test_every_format_has_the_same_instances(run: Path, everything: Path) -> None:
-    image = run.parent / "images" / "101.png"
-    found = Predictor(run, device="cpu", score=0.0)(image)
+def test_every_format_has_the_same_instances(tiny_run: Path, everything: Path) -> None:
+    image = tiny_run.parent / "images" / "101.png"
+    found = Predictor(tiny_run, device="cpu", score=0.0)(image)
     assert found.rles is not None
     records = json.loads((everything / "predictions.json").read_text())
     mine = [record for record in records if record["file_name"] == str(image)]
@@ -109,10 +100,10 @@ def test_every_format_has_the_same_instances(run: Path, everything: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["cvat", "labelme", "yolo", "labels"])
 def test_what_annotation_tools_read_is_imported_again(
-    kind: str, run: Path, everything: Path, tmp_path: Path
+    kind: str, tiny_run: Path, everything: Path, tmp_path: Path
 ) -> None:
     """By our own importers of these formats: the very masks, but where one hides another."""
-    images = run.parent / "images"
+    images = tiny_run.parent / "images"
     places = {"cvat": "cvat.xml", "labelme": "labelme", "yolo": "yolo", "labels": "labels"}
     source = tmp_path / "in"
     source.mkdir()
@@ -145,7 +136,7 @@ def test_what_annotation_tools_read_is_imported_again(
             code = rle.from_polygons(parts, image["height"], image["width"])
         known = (names[record["category_id"]], rle.as_text(code)["counts"])
         read.setdefault(Path(image["file_name"]).name, []).append(known)
-    predictor = Predictor(run, device="cpu", score=0.0)
+    predictor = Predictor(tiny_run, device="cpu", score=0.0)
     for path in sorted(images.glob("*.png")):
         found = predictor(path)
         assert found.rles is not None
@@ -162,15 +153,15 @@ def test_what_annotation_tools_read_is_imported_again(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 def test_a_killed_run_goes_on_to_the_files_of_an_uninterrupted_one(
-    run: Path,
+    tiny_run: Path,
     everything: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path  # as deep as the other, for paths from labelme's jsons to their images
-    words = ["predict", "--checkpoint", str(run), "--score", "0", "--device", "cpu", "--out", str(out)]
-    words += [str(run.parent / "images"), "--write", ALL, *TRUST]
+    words = ["predict", "--checkpoint", str(tiny_run), "--score", "0", "--device", "cpu", "--out", str(out)]
+    words += [str(tiny_run.parent / "images"), "--write", ALL, *TRUST]
     done = subprocess.run([sys.executable, "-c", KILLED, "3", *words], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (out / JOURNAL).exists() and not (out / "predictions.json").exists()
@@ -184,29 +175,32 @@ def test_a_killed_run_goes_on_to_the_files_of_an_uninterrupted_one(
     monkeypatch.setattr(Predictor, "_prepare", counted)
     (out / ".maskrcnn-0123456789abcdef.tmp").touch()  # what a kill in the middle of a file leaves
     capsys.readouterr()
-    predict(run, out, run.parent / "images", "--write", ALL, "--resume", *TRUST)
+    predict(tiny_run, out, tiny_run.parent / "images", "--write", ALL, "--resume", *TRUST)
     assert "3 images are done" in capsys.readouterr().out
     assert len(seen) == 5
     assert files_of(out) == files_of(everything)
 
 
 def test_going_on_needs_the_same_options_and_says_what_it_does(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "in" / "b.png"
     broken.parent.mkdir()
     broken.write_bytes(b"nothing")
-    pixels = (run.parent / "images" / "101.png").read_bytes()
+    pixels = (tiny_run.parent / "images" / "101.png").read_bytes()
     (tmp_path / "in" / "a.png").write_bytes(pixels)
     out = tmp_path / "out"
-    predict(run, out, broken.parent, "--resume", status=2)
+    predict(tiny_run, out, broken.parent, "--resume", status=2)
     told = capsys.readouterr()
     assert "no unfinished run there" in told.out
     assert "1 of 2 images could not be read" in told.err and "--resume takes those alone" in told.err
-    assert main(["predict", "--checkpoint", str(run), "--out", str(out), "--resume", str(broken.parent)]) == 2
+    assert (
+        main(["predict", "--checkpoint", str(tiny_run), "--out", str(out), "--resume", str(broken.parent)])
+        == 2
+    )
     assert "begun with other options (--score)" in capsys.readouterr().err
     broken.write_bytes(pixels)  # mended, as was advised
-    predict(run, out, broken.parent, "--resume")
+    predict(tiny_run, out, broken.parent, "--resume")
     told = capsys.readouterr()
     assert "1 image is done" in told.out and "2 images, 20 instances" in told.out and "a.png:" not in told.out
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "predictions.json"]
@@ -215,7 +209,7 @@ def test_going_on_needs_the_same_options_and_says_what_it_does(
 
 
 def test_an_interrupt_says_how_to_go_on(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prediction = Predictor._prediction
 
@@ -225,11 +219,11 @@ def test_an_interrupt_says_how_to_go_on(
         return prediction(predictor, prepared, found)
 
     monkeypatch.setattr(Predictor, "_prediction", interrupted)
-    predict(run, tmp_path / "out", run.parent / "images", status=130)
+    predict(tiny_run, tmp_path / "out", tiny_run.parent / "images", status=130)
     assert "2 images are done; the same command with --resume goes on" in capsys.readouterr().out
     monkeypatch.undo()
-    predict(run, tmp_path / "out", run.parent / "images", "--resume")
-    predict(run, tmp_path / "whole", run.parent / "images")
+    predict(tiny_run, tmp_path / "out", tiny_run.parent / "images", "--resume")
+    predict(tiny_run, tmp_path / "whole", tiny_run.parent / "images")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
@@ -241,20 +235,20 @@ def write_video(path: Path, count: int) -> None:
 
 
 def test_a_video_has_an_overlay_video_and_records_of_its_frames(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, 4)
     out = tmp_path / "out"
     words = (
         path,
-        run.parent / "images" / "101.png",
+        tiny_run.parent / "images" / "101.png",
         "--write",
         "overlays,coco,csv,labels",
         "--batch-size",
         3,
     )
-    predict(run, out, *words)
+    predict(tiny_run, out, *words)
     told = capsys.readouterr()
     assert "4 frames" in told.out and "the overlay has no sound" in told.err
     with video.opened_video(out / "clip.mp4") as found:
@@ -273,7 +267,7 @@ def test_a_video_has_an_overlay_video_and_records_of_its_frames(
 
 
 def test_a_camera_that_fails_half_way_is_told_and_a_video_begun_anew(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FakeCamera:
         """Five frames are promised, three come."""
@@ -297,7 +291,7 @@ def test_a_camera_that_fails_half_way_is_told_and_a_video_begun_anew(
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"its camera is not this file")
     monkeypatch.setattr(video, "cv2", SimpleNamespace(**{**vars(cv2), "VideoCapture": FakeCamera}))
-    predict(run, tmp_path / "out", path, "--write", "coco")
+    predict(tiny_run, tmp_path / "out", path, "--write", "coco")
     assert "3 frames of the 5 that it says it has could be read" in capsys.readouterr().err
     whole = files_of(tmp_path / "out")
 
@@ -309,36 +303,36 @@ def test_a_camera_that_fails_half_way_is_told_and_a_video_begun_anew(
         return prediction(predictor, prepared, found)
 
     monkeypatch.setattr(Predictor, "_prediction", interrupted)
-    predict(run, tmp_path / "cut", path, "--write", "coco", status=130)
+    predict(tiny_run, tmp_path / "cut", path, "--write", "coco", status=130)
     monkeypatch.setattr(Predictor, "_prediction", prediction)
-    predict(run, tmp_path / "cut", path, "--write", "coco", "--resume")
+    predict(tiny_run, tmp_path / "cut", path, "--write", "coco", "--resume")
     assert files_of(tmp_path / "cut") == whole
 
 
-def test_pages_of_a_tiff_are_images_with_names(run: Path, tmp_path: Path) -> None:
+def test_pages_of_a_tiff_are_images_with_names(tiny_run: Path, tmp_path: Path) -> None:
     pages = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, pages, photometric="rgb")
-    predict(run, tmp_path / "out", path)
+    predict(tiny_run, tmp_path / "out", path)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == ["predictions.json", "stack_0.png", "stack_1.png", "stack_2.png"]
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    predictor = Predictor(run, device="cpu", score=0.0)
+    predictor = Predictor(tiny_run, device="cpu", score=0.0)
     for page, pixels in enumerate(pages):
         mine = [r for r in records if r["file_name"] == f"{path}[{page}]"]
         assert [r["segmentation"] for r in mine] == predictor(pixels).rles
 
 
 def test_wishes_that_cannot_be_are_told(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = run.parent / "images" / "101.png"
+    image = tiny_run.parent / "images" / "101.png"
     for words, said in (
         (["--write", "overlay"], "--write overlay: there is no such format"),
         (["--write", "overlays", "--no-overlays"], "names nothing"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
     ):
-        predict(run, tmp_path / "out", image, *words, status=2)
+        predict(tiny_run, tmp_path / "out", image, *words, status=2)
         assert said in capsys.readouterr().err
 
 
@@ -371,12 +365,14 @@ def test_doubts_at_the_end_are_one_sentence() -> None:
     assert "4 of 50 instances were below 8 px" in said
 
 
-def test_the_advice_on_the_cap_helps(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = run.parent / "images" / "101.png"
-    predict(run, tmp_path / "out", image)
+def test_the_advice_on_the_cap_helps(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tiny_run.parent / "images" / "101.png"
+    predict(tiny_run, tmp_path / "out", image)
     err = capsys.readouterr().err
     assert "in 1 of 1 image the model found as many objects as it may (10)" in err
     advice = err.split("(--set ")[1].split(")")[0]
-    predict(run, tmp_path / "more", image, "--set", advice)
+    predict(tiny_run, tmp_path / "more", image, "--set", advice)
     told = capsys.readouterr()
     assert "model.roi.max_detections" not in told.err and "1 image, 10 instances" not in told.out

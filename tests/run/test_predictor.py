@@ -11,38 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.cli import main
 from maskrcnn.data import apply_transforms
 from maskrcnn.errors import CheckpointError, DataError, UserError
 from maskrcnn.inference.loop import predict_dataset
 from maskrcnn.run import Model, Predictor, setup
 from maskrcnn.run.thresholds import thresholds_file, write_thresholds
 from maskrcnn.structures import ImageInfo, RawSample, Targets, collate
-from tests.engine.tiny import write_recipe
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    path = write_recipe(folder)
-    changes = ["--set", "solver.steps=2", "--set", "data.val=null"]
-    assert main(["train", str(path), "--output", str(folder / "run"), *changes]) == 0
-    return folder / "run"
+def predictor(tiny_run: Path) -> Predictor:
+    return Predictor(tiny_run, device="cpu", score=0.0)
 
 
-@pytest.fixture(scope="module")
-def predictor(run: Path) -> Predictor:
-    return Predictor(run, device="cpu", score=0.0)
-
-
-def images_of(run: Path) -> list[Path]:
-    return sorted((run.parent / "images").glob("*.png"))
+def images_of(tiny_run: Path) -> list[Path]:
+    return sorted((tiny_run.parent / "images").glob("*.png"))
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 100])
-def test_a_batch_finds_what_single_images_do(run: Path, predictor: Predictor, batch_size: int) -> None:
+def test_a_batch_finds_what_single_images_do(tiny_run: Path, predictor: Predictor, batch_size: int) -> None:
     """To rounding where no image is padded to another's size: those of the data set are of one."""
-    images = images_of(run)
+    images = images_of(tiny_run)
     together = predictor.predict(images, batch_size=batch_size)
     for place, (found, image) in enumerate(zip(together, images, strict=True)):
         alone = predictor(image)
@@ -55,7 +44,7 @@ def test_a_batch_finds_what_single_images_do(run: Path, predictor: Predictor, ba
         assert (found.masks != alone.masks).mean() < 1e-3
 
 
-def test_batches_of_any_sizes_find_what_an_evaluation_does(run: Path, predictor: Predictor) -> None:
+def test_batches_of_any_sizes_find_what_an_evaluation_does(tiny_run: Path, predictor: Predictor) -> None:
     rng = np.random.default_rng(0)
     sizes = ((50, 90), (80, 40), (64, 64), (30, 30), (200, 100))
     arrays = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
@@ -73,7 +62,9 @@ def test_batches_of_any_sizes_find_what_an_evaluation_does(run: Path, predictor:
     assert {record["image_id"] for record in evaluated} == set(range(5))
 
 
-def test_a_stream_is_bounded_in_order_and_ends_when_it_is_closed(run: Path, predictor: Predictor) -> None:
+def test_a_stream_is_bounded_in_order_and_ends_when_it_is_closed(
+    tiny_run: Path, predictor: Predictor
+) -> None:
     asked: list[int] = []
     threads: set[int] = set()
 
@@ -91,8 +82,10 @@ def test_a_stream_is_bounded_in_order_and_ends_when_it_is_closed(run: Path, pred
     assert len(asked) == before
 
 
-def test_an_image_that_cannot_be_read_ends_a_stream_or_is_skipped(run: Path, predictor: Predictor) -> None:
-    good = run.parent / "images" / "101.png"
+def test_an_image_that_cannot_be_read_ends_a_stream_or_is_skipped(
+    tiny_run: Path, predictor: Predictor
+) -> None:
+    good = tiny_run.parent / "images" / "101.png"
     images = [good, "gone.png", good, np.zeros((3, 4), dtype=np.float64), good]
     stream = predictor.stream(images, batch_size=4)
     assert next(stream).image_id == 0
@@ -106,9 +99,9 @@ def test_an_image_that_cannot_be_read_ends_a_stream_or_is_skipped(run: Path, pre
     assert told[0][0] == "gone.png" and "float64" in told[1][1]
 
 
-def test_scores_of_each_class_are_those_beside_the_checkpoint(run: Path) -> None:
-    image = run.parent / "images" / "101.png"
-    everything = Predictor(run, device="cpu", score=0.0)(image)
+def test_scores_of_each_class_are_those_beside_the_checkpoint(tiny_run: Path) -> None:
+    image = tiny_run.parent / "images" / "101.png"
+    everything = Predictor(tiny_run, device="cpu", score=0.0)(image)
     # All of one class, of the other its better half: no one score for both does that.
     other = everything.classes[-1]
     (first,) = set(everything.classes) - {other}
@@ -120,26 +113,26 @@ def test_scores_of_each_class_are_those_beside_the_checkpoint(run: Path) -> None
         if score >= cut[name]
     ]
     assert 0 < len(expected) < len(everything)
-    by_name = Predictor(run, device="cpu", score=cut)(image)
+    by_name = Predictor(tiny_run, device="cpu", score=cut)(image)
     assert [*zip(by_name.scores.tolist(), by_name.classes, strict=True)] == expected
 
-    checkpoint = Path(Predictor(run, device="cpu").identity[0])
+    checkpoint = Path(Predictor(tiny_run, device="cpu").identity[0])
     try:
         write_thresholds(checkpoint, cut)
-        beside = Predictor(run, device="cpu")
+        beside = Predictor(tiny_run, device="cpu")
         assert [*zip(beside(image).scores.tolist(), beside(image).classes, strict=True)] == expected
         assert str(thresholds_file(checkpoint)) in beside.scores_told
-        assert len(Model(run).predict(image)[0]) == len(expected)
-        assert len(Model(run).predict(image, score=0.0)[0]) == len(everything)
+        assert len(Model(tiny_run).predict(image)[0]) == len(expected)
+        assert len(Model(tiny_run).predict(image, score=0.0)[0]) == len(everything)
         write_thresholds(checkpoint, {"box": 0.0, "of another model": 0.1})
-        assert Predictor(run, device="cpu").thresholds == (0.0, 0.5)
+        assert Predictor(tiny_run, device="cpu").thresholds == (0.0, 0.5)
         thresholds_file(checkpoint).write_text("[]")
         with pytest.raises(CheckpointError, match="thresholds"):
-            Predictor(run, device="cpu")
-        assert Predictor(run, device="cpu", score=0.3).thresholds == (0.3, 0.3)
+            Predictor(tiny_run, device="cpu")
+        assert Predictor(tiny_run, device="cpu", score=0.3).thresholds == (0.3, 0.3)
     finally:
         thresholds_file(checkpoint).unlink()
-    assert Predictor(run, device="cpu").scores_told == "shown are scores from 0.5 on"
+    assert Predictor(tiny_run, device="cpu").scores_told == "shown are scores from 0.5 on"
 
 
 def test_a_wrong_score_is_told(predictor: Predictor) -> None:
@@ -149,12 +142,12 @@ def test_a_wrong_score_is_told(predictor: Predictor) -> None:
         predictor.choose_score({"bx": 0.5})
 
 
-def test_small_objects_and_a_reached_cap_are_counted(run: Path, predictor: Predictor) -> None:
-    image = run.parent / "images" / "101.png"
+def test_small_objects_and_a_reached_cap_are_counted(tiny_run: Path, predictor: Predictor) -> None:
+    image = tiny_run.parent / "images" / "101.png"
     found = predictor(image)
     assert found.capped and len(found) == predictor.recipe.model.roi.max_detections
     above = float(np.nextafter(np.float32(found.scores.min()), np.float32(1)))
-    assert not Predictor(run, device="cpu", score=above)(image).capped
+    assert not Predictor(tiny_run, device="cpu", score=above)(image).capped
     # 64 x 64 is the network's size of these images, too.
     sides = np.sqrt((found.boxes[:, 2:] - found.boxes[:, :2]).prod(1))
     assert found.small == int((sides < 8).sum())
@@ -164,13 +157,13 @@ def test_small_objects_and_a_reached_cap_are_counted(run: Path, predictor: Predi
     assert scaled.small == int((sides < 8).sum())
 
 
-def test_precision_and_compilation_are_the_models(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = run.parent / "images" / "101.png"
-    half = Predictor(run, device="cpu", score=0.0, precision="bfloat16")
+def test_precision_and_compilation_are_the_models(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tiny_run.parent / "images" / "101.png"
+    half = Predictor(tiny_run, device="cpu", score=0.0, precision="bfloat16")
     seen: list[torch.dtype] = []
     half.model.backbone.register_forward_hook(lambda *given: seen.append(next(iter(given[2].values())).dtype))
     assert len(half(image)) > 0 and seen == [torch.bfloat16]
     compiled: list[Any] = []
     monkeypatch.setattr(setup, "compile_layers", lambda model, *_, **__: compiled.append(model))
-    assert Predictor(run, device="cpu").model not in compiled and not compiled
-    assert [Predictor(run, device="cpu", compile=True).model] == compiled
+    assert Predictor(tiny_run, device="cpu").model not in compiled and not compiled
+    assert [Predictor(tiny_run, device="cpu", compile=True).model] == compiled
