@@ -31,36 +31,38 @@ class Command(NamedTuple):
     """A command and its line in the overview; its module is ``maskrcnn.cli.<name>``, - as _."""
 
     name: str
+    group: str
     summary: str
 
 
+#: What a command is for, in the order of the overview.
+GROUPS = ("data", "train", "use", "study")
+
 COMMANDS = (
-    Command("demo", "train and evaluate a small model on generated data, in minutes"),
-    Command("new", "write a config that fits a data set and this machine, with a reason at each key"),
-    Command("train", "train a model from a config file"),
-    Command("status", "how far runs are, and whether a process works on them"),
-    Command("benchmark", "images a second of a config here, where the time goes, and what to change"),
-    Command("eval", "evaluate a checkpoint: COCO's figures for boxes and masks"),
-    Command("report", "one HTML file that explains a run, or compares several"),
-    Command("predict", "find objects in images: overlays and a results file"),
-    Command("export", "write a checkpoint as ONNX, torch.export or OpenVINO, proven equal to the model"),
-    Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
-    Command(
-        "cross-validate", "train a config on each of k parts of its data but one, and judge it by that one"
-    ),
-    Command("ablate", "train the variants of a suite, and compare them with error bars"),
-    Command("zoo", "list the recipes that come with the package, with their expected AP and their cost"),
-    Command("debug-batch", "look at the batch of a training step whose losses were not finite"),
-    Command("config", "show, check or compare config files"),
-    Command("data", "generate the synthetic data set; mean and deviation of one's own"),
-    Command("import", "make a data set of labels in another format: COCO, CVAT, labelme, YOLO, mask files"),
-    Command("export-data", "write a data set in another format"),
-    Command("split", "divide a data set into one for training and one for validation"),
-    Command("browse", "training images before and after augmentation, with findings, as one HTML file"),
-    Command("convert", "take over weights from other frameworks"),
-    Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
-    Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
-    Command("doctor", "say whether the installation is in order, or with DATA|CONFIG whether the data are"),
+    Command("import", "data", "make a data set of labels: CVAT, labelme, YOLO, COCO ..."),
+    Command("doctor", "data", "what is wrong with DATA; without, with the installation"),
+    Command("browse", "data", "training images before and after augmentation, as a page"),
+    Command("split", "data", "divide a data set into one to train on and one to validate"),
+    Command("export-data", "data", "write a data set in another format"),
+    Command("data", "data", "generate the synthetic data set; mean and deviation of yours"),
+    Command("demo", "train", "train and evaluate a small model on generated data"),
+    Command("new", "train", "write a config that fits a data set and this machine"),
+    Command("train", "train", "train a model from a config file, or go on with a run"),
+    Command("status", "train", "how far runs are, and whether a process works on them"),
+    Command("config", "train", "show, check or compare config files"),
+    Command("zoo", "train", "the recipes that come along: expected AP, and cost"),
+    Command("weights", "train", "published weights by name: list, fetch, add one's own"),
+    Command("convert", "train", "take over weights from other frameworks"),
+    Command("benchmark", "train", "images a second here, and what to change for more"),
+    Command("debug-batch", "train", "the batch of a step whose losses were not finite"),
+    Command("predict", "use", "find objects in images and videos: pictures and files"),
+    Command("eval", "use", "evaluate a checkpoint: COCO's figures, boxes and masks"),
+    Command("report", "use", "one HTML page that explains a run, or compares several"),
+    Command("export", "use", "write ONNX, OpenVINO or torch.export, proven equal"),
+    Command("proposals", "use", "write the proposals of a trained RPN, for Fast R-CNN"),
+    Command("ablate", "study", "train the variants of a suite, compare with error bars"),
+    Command("cross-validate", "study", "train k times, judge each by the part that it did not see"),
+    Command("explain-roi", "study", "draw what RoIPool, RoIAlign and the others read"),
 )
 
 #: Modules of commands that a module cannot be called as: a word of Python's.
@@ -196,16 +198,10 @@ def build_parser(name: str) -> argparse.ArgumentParser:
 def overview() -> str:
     """What ``maskrcnn --help`` prints."""
     width = max(len(command.name) for command in COMMANDS)
-    lines = [f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS]
-    return "\n".join(
-        [
-            "usage: maskrcnn <command> [arguments]",
-            "",
-            *lines,
-            "",
-            "maskrcnn <command> --help tells the arguments of one; maskrcnn --version the version.",
-        ]
-    )
+    lines = ["usage: maskrcnn <command> [arguments]", ""]
+    for group in GROUPS:
+        lines += [group, *(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS if c.group == group), ""]
+    return "\n".join([*lines, "maskrcnn <command> --help: its arguments; maskrcnn --version: the version."])
 
 
 def _load(name: str) -> CommandModule:

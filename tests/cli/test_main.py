@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import maskrcnn
-from maskrcnn.cli import COMMANDS, main, overview
+from maskrcnn.cli import COMMANDS, GROUPS, main, overview
 from maskrcnn.errors import DataError
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(maskrcnn.__file__).parents[1])}
@@ -91,6 +91,16 @@ def test_help(command, capsys):
     assert "usage: maskrcnn doctor" in capsys.readouterr().out
     assert main([]) == 2
     assert "usage: maskrcnn <command>" in capsys.readouterr().err
+
+
+def test_the_overview_goes_by_groups_and_fits_a_terminal():
+    lines = overview().splitlines()
+    heads = [line for line in lines if line in GROUPS]
+    assert heads == list(GROUPS) and {c.group for c in COMMANDS} == set(GROUPS)
+    for here, there in zip(heads, [*heads[1:], lines[-1]], strict=True):
+        part = lines[lines.index(here) + 1 : lines.index(there) - 1]
+        assert [line.split()[0] for line in part] == [c.name for c in COMMANDS if c.group == here]
+    assert max(map(len, lines)) <= 80
 
 
 def test_version(capsys):
