@@ -9,7 +9,7 @@ HAVE_CXX := $(shell command -v "$${CXX:-g++}" >/dev/null 2>&1 && echo 1 || echo 
 TEST_ENV = OMP_NUM_THREADS=1 MASKRCNN_REQUIRE_OPS=$(HAVE_CXX)
 BIN = $(VENV)/bin
 
-.PHONY: help demo ablation test test-slow test-all test-compat lint format asan wheel clean
+.PHONY: help demo ablation test test-slow test-all test-compat lint format asan docs licences wheel release clean
 
 help:
 	@echo "make demo         install into $(VENV), train and evaluate a small model (under 10 minutes)"
@@ -17,8 +17,10 @@ help:
 	@echo "make test         the test suite; make test-slow the full-size checks, make test-all both"
 	@echo "make lint         ruff, mypy --strict, clang-format; make format applies the formatters"
 	@echo "make asan         the operator tests under AddressSanitizer"
+	@echo "make docs         the site, in build/site, without a network; make licences the table of docs/licences.md"
 	@echo "make wheel        one wheel for every Python >= 3.10 and torch >= 2.10, in dist/"
 	@echo "make test-compat  build against the oldest torch, run the operator tests in newer ones"
+	@echo "make release      sdist and wheel, each tried beside the oldest and the newest torch"
 	@echo "make clean        remove what the other targets made"
 
 # A stamp per set of extras; pip runs again only when the package's declaration changes.
@@ -72,11 +74,20 @@ asan: $(VENV)/.installed-test
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -m pytest tests/layers tests/modeling/roi/test_mask_targets.py tests/native/test_library.py -m "not slow"
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+licences: $(VENV)/.installed-test $(VENV)/.installed-docs $(VENV)/.installed-lint
+	$(BIN)/python tools/licences.py docs/licences.md
+
 wheel: $(VENV)/.installed
 	PYTHON=$(BIN)/python tools/build_wheel.sh
 
 test-compat:
 	PYTHON=$(PYTHON) tools/test_compat.sh
+
+release:
+	PYTHON=$(PYTHON) tools/release.sh
 
 clean:
 	rm -rf $(VENV) build dist .cache *.egg-info maskrcnn/native/_ops_*

@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(
         ROOT / "maskrcnn", root / "maskrcnn", ignore=shutil.ignore_patterns("_ops_*", "__pycache__", "csrc")
     )
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "Makefile", ".clang-format"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", ".clang-format"):
         shutil.copy(ROOT / name, root)
     for name in (
         "csrc/cpu/kernel.cpp",
@@ -154,6 +154,7 @@ def test_the_metadata_asks_for_what_is_needed(project: Path) -> None:
         lines = archive.read(f"{folder}/METADATA").decode().splitlines()
         entries = archive.read(f"{folder}/entry_points.txt").decode()
     assert "Requires-Python: >=3.10" in lines
+    assert "License-Expression: Apache-2.0" in lines and "License-File: LICENSE" in lines
     needs = {line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")}
     assert "torch>=2.10" in needs
     assert "opencv-python-headless" in needs

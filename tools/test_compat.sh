@@ -44,8 +44,8 @@ for entry in $versions; do
         # A compiler would hide an object that does not load by building another.
         env CXX= CUDACXX= "$work/venv/bin/python" - <<'PY'
 import torch
-from maskrcnn.layers import _library
-for kind, state in _library.load().items():
+from maskrcnn.native.library import load
+for kind, state in load().items():
     print(f"torch {torch.__version__}: {kind}: loaded={state.loaded}, {state.path}, {state.reason}")
     wanted = kind == "cpu" or (torch.version.cuda is not None and state.path is not None)
     assert state.loaded or not wanted
