@@ -63,6 +63,8 @@ STANDS_FOR = {
     "B": "configs/demo.yaml",
     "C": "runs/mine",
     "RUN": "runs/mine",
+    "runs/demo": "runs/mine",
+    "runs/demo/config.yaml": "runs/mine/config.yaml",
     "RUN...": "runs/mine",
     "IMAGE...": "photo.jpg",
     "KEY=VALUE": "seed=3",
@@ -144,6 +146,8 @@ def runnable(line: str, number: int) -> list[str]:
         words += ["--out", f"explain_{number}.png", "--dpi", "30"]
     if name == "benchmark":
         words += sets([*SMALL, *OURS, "solver.batch_size=1"])
+    if name == "demo":
+        words += sets([*SMALL, *DEMO, "solver.steps=1", "train.pictures=2"]) + ["--output", out]
     if name == "train" and "--resume" not in words:
         demo = DEMO if "demo" in words[0] else OURS
         last = sets(["solver.steps=1"]) + ([] if "--output" in words else ["--output", out])

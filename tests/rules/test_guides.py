@@ -1,4 +1,4 @@
-"""What docs/own_data.md and docs/low_ap.md name exists: keys, findings, options of torchvision."""
+"""What the guides name exists: keys, findings, options of torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from maskrcnn.recipe import load_recipe
 from tests.rules.pages import FENCE, ROOT
 from tests.rules.test_imports import MODULES
 
-OWN_DATA, LOW_AP = (ROOT / "docs" / name for name in ("own_data.md", "low_ap.md"))
+OWN_DATA, LOW_AP, COMING, FAQ = (
+    ROOT / "docs" / f"{name}.md" for name in ("own_data", "low_ap", "coming_from", "faq")
+)
 #: Keys that a table names of a part that is not the default one.
 OTHERS = ("solver.schedule=cosine", "model.backbone.norm=gn")
 CODE = re.compile(r"`([^`]+)`")
@@ -55,10 +57,10 @@ def is_key(word: str) -> bool:
 
 
 def test_keys_of_the_tables_exist(keys: set[str]) -> None:
-    texts = [FENCE.sub("", page.read_text(encoding="utf-8")) for page in (OWN_DATA, LOW_AP)]
+    texts = [FENCE.sub("", page.read_text(encoding="utf-8")) for page in (OWN_DATA, LOW_AP, COMING, FAQ)]
     named = {word for text in texts for word in CODE.findall(text) if is_key(word)}
     assert len(named) > 40 and named - keys == set()
-    first = [CODE.findall(row[0]) for row in rows(OWN_DATA.read_text(), "here")]
+    first = [CODE.findall(row[0]) for row in rows(COMING.read_text(), "here")]
     assert {word for cell in first for word in cell} <= keys
 
 
@@ -72,7 +74,7 @@ def test_names_of_torchvision_exist() -> None:
     )
     known = {name for function in functions for name in inspect.signature(function).parameters}
     known |= {function.__name__ for function in functions}
-    cells = [CODE.findall(row[3]) for row in rows(OWN_DATA.read_text(), "here")]
+    cells = [CODE.findall(row[3]) for row in rows(COMING.read_text(), "here")]
     named = {word for cell in cells for word in cell if not word.startswith("--")}
     assert len(named) > 12 and named - known == set()
 
