@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
+from tests.cli.test_convert import write as write_foreign
 from tests.engine.tiny import write_data
 from tests.rules.pages import PAGES, ROOT, blocks, calls_us, commands, split_command
 
@@ -44,11 +46,11 @@ NOT_RUN = {
     "maskrcnn export --": "traces for a minute; tests/run/export/test_exporting.py does",
     "python examples/onnx_predict.py": "the same",
     "torchrun": "starts processes; tests/engine/test_distributed.py does",
-    "maskrcnn convert": "needs files of other frameworks; tests/convert/test_detectors.py makes small ones",
+    "maskrcnn convert --to torchvision": "needs a model of full width; tests/convert/test_to_torchvision.py",
     "maskrcnn weights fetch": "needs a network; tests/cli/test_weights.py has a local server",
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
     "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
-    "python benchmarks": "measurements of minutes; that the files exist is checked in test_readme.py",
+    "python benchmarks": "measurements of minutes; files and options are looked for, here and in test_readme.py",
     "OMP_NUM_THREADS=1 python benchmarks": "the same",
     "NUCLEI_ROOT=... python": "the same",
     "COCO_ROOT=... python": "the same",
@@ -73,6 +75,7 @@ STANDS_FOR = {
     "DIR": "mine/train",
     "mine/": "mine",
     "annotations.json": "mine/train.json",
+    "IN": "mask_rcnn_R_50_FPN_3x.pkl",
     "nuclei/instances_train.json": "mine/train.json",
     "coco/annotations/instances_val2017.json": "mine/val.json",
 }
@@ -114,6 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
         shutil.copy(folder / "runs/mine/checkpoints/last.pt", folder / "weights.pt")
+        write_foreign(folder, "detectron2").rename(folder / "mask_rcnn_R_50_FPN_3x.pkl")
         yield folder
 
 
@@ -146,6 +150,8 @@ def runnable(line: str, number: int) -> list[str]:
         words += ["--out", f"explain_{number}.png", "--dpi", "30"]
     if name == "benchmark":
         words += sets([*SMALL, *OURS, "solver.batch_size=1"])
+    if name == "convert":
+        words[-1] = f"converted_{number}.pt"
     if name == "demo":
         words += sets([*SMALL, *DEMO, "solver.steps=1", "train.pictures=2"]) + ["--output", out]
     if name == "train" and "--resume" not in words:
@@ -192,6 +198,31 @@ def test_every_command_is_run_or_said_why_not() -> None:
     assert [line for line in shown if is_run(line) and line not in OURS_RUN] == []
     unused = [start for start in NOT_RUN if not any(line.startswith(start) for _, line in LINES)]
     assert unused == [], "these are shown nowhere any more"
+
+
+SCRIPT = re.compile(r"python ((?:benchmarks|tools|examples)/[\w/]+\.py)(.*)")
+
+
+def script_lines() -> list[str]:
+    """Of blocks and in the text: a script of ours with options."""
+    shown = [line for _, line in LINES] + [
+        word for page in PAGES for word in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    ]
+    return sorted({f"{found[1]}{found[2]}" for line in shown if (found := SCRIPT.search(line))})
+
+
+def test_options_of_scripts_exist() -> None:
+    lines = script_lines()
+    assert len(lines) > 20
+    for line in lines:
+        path, *words = shlex.split(line)
+        read = ROOT / path
+        texts = [read.read_text(encoding="utf-8")]
+        names = re.findall(r"^from (?:benchmarks\.)?(\w+) import|^import (\w+)", texts[0], re.MULTILINE)
+        near = [folder / f"{a or b}.py" for a, b in names for folder in (read.parent, ROOT / "benchmarks")]
+        text = "\n".join([*texts, *(p.read_text(encoding="utf-8") for p in near if p.is_file())])
+        unknown = [w for w in words if w.startswith("--") and f'"{w}"' not in text]
+        assert unknown == [], line
 
 
 def python_blocks() -> list[Any]:
