@@ -34,7 +34,9 @@ def test_keys_stay_and_keep_their_defaults(part: str, now: dict[str, dict[str, s
     for key, default in KEPT[part].items():
         assert key in now[part], f"{part}: the key {key} is gone; read it by its old name, with a warning"
         if default != record.REQUIRED:
-            assert now[part][key] == default, f"{part}: {key} has another default; runs of before mean the old one"
+            assert now[part][key] == default, (
+                f"{part}: {key} has another default; runs of before mean the old one"
+            )
     required = {key for key, default in now[part].items() if default == record.REQUIRED}
     assert required <= KEPT[part].keys(), "a new key needs a default, which changes nothing"
 
@@ -80,5 +82,7 @@ def test_no_release_of_a_version_without_a_section(tmp_path: Path) -> None:
     script = tmp_path / "tools/release.sh"
     done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"no section '## [{maskrcnn.__version__}] - DATE'; the working tree is not its commit" in done.stderr
+    assert (
+        f"no section '## [{maskrcnn.__version__}] - DATE'; the working tree is not its commit" in done.stderr
+    )
     assert not (tmp_path / "dist").exists()

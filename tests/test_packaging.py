@@ -39,7 +39,8 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(
         ROOT / "maskrcnn", root / "maskrcnn", ignore=shutil.ignore_patterns("_ops_*", "__pycache__", "csrc")
     )
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", ".clang-format"):
+    files = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", ".clang-format")
+    for name in files:
         shutil.copy(ROOT / name, root)
     for name in (
         "csrc/cpu/kernel.cpp",

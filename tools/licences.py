@@ -1,9 +1,9 @@
-"""Write docs/licences.md: licences of all that an installation brings, by the packages' own metadata, and of all weights.
+"""Write docs/licences.md: licences of all that an installation brings, and of all weights.
 
 python tools/licences.py docs/licences.md
 
-It asks the packages that are installed (`make licences` installs every extra); one that is not there is named, and the
-exit status is 1.  Python 3.11 or newer.
+It asks the metadata of the packages that are installed (`make licences` installs every extra); one that is not
+there is named, and the exit status is 1.  Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,6 +22,7 @@ from maskrcnn.config import load
 from maskrcnn.files import write_text
 from maskrcnn.weights.published import SHIPPED, PublishedFile
 
+ROOT = Path(__file__).resolve().parent.parent
 #: What stands in classifiers and in free text, as SPDX calls it.
 SPDX = {
     "MIT License": "MIT",
@@ -49,14 +49,14 @@ HEAD = """# Licences
 
 [all pages](../README.md#where-to-read-on)
 
-The project itself is under the Apache License, version 2.0 ([LICENSE](../LICENSE)). What is installed with it and fetched by it has its
-own; this page is made by `make licences` (`tools/licences.py`), of the packages' own metadata and of the registry of weights. It is no
-legal advice.
+The project itself is under the Apache License, version 2.0 ([LICENSE](../LICENSE)). What is installed with
+it and fetched by it has its own; this page is made by `make licences` (`tools/licences.py`), of the packages'
+own metadata and of the registry of weights. It is no legal advice.
 
 ## Packages
 
-`by`: core comes with every installation, else the extra that brings it. CUDA's libraries (`nvidia-...`, `cuda-...`) come with PyTorch's
-builds for NVIDIA's GPUs; its CPU builds do without.
+`by`: core comes with every installation, else the extra that brings it. CUDA's libraries (`nvidia-...`,
+`cuda-...`) come with PyTorch's builds for NVIDIA's GPUs; its CPU builds do without.
 
 | package | licence | by |
 |---|---|---|
@@ -64,16 +64,17 @@ builds for NVIDIA's GPUs; its CPU builds do without.
 WEIGHTS = """
 ## Weights
 
-None is part of the project; `maskrcnn weights fetch`, or a config that names one, gets it from its publisher. What the publisher
-states is repeated, and nothing made up: *not stated* means that no licence is named for the weights, which may carry terms of the data
-that they were trained on. `maskrcnn weights list --json` has each with its address.
+None is part of the project; `maskrcnn weights fetch`, or a config that names one, gets it from its publisher.
+What the publisher states is repeated, and nothing made up: *not stated* means that no licence is named for the
+weights, which may carry terms of the data that they were trained on. `maskrcnn weights list --json` has each with
+its address.
 
 | weights | licence | from |
 |---|---|---|
 """
 TIMM = (
-    "| `timm/<model>.<tag>` | each as its page on the Hugging Face hub says; many are of ImageNet-1k, whose terms are for research alone"
-    " | huggingface.co |\n"
+    "| `timm/<model>.<tag>` | each as its page on the Hugging Face hub says; many are of ImageNet-1k, whose terms"
+    " are for research alone | huggingface.co |\n"
 )
 
 
@@ -105,7 +106,9 @@ def licence_of(name: str) -> str:
     found = metadata.metadata(name)
     if expression := found.get("License-Expression"):
         return SPDX.get(expression, expression)
-    classifiers = [c.rpartition(" :: ")[2] for c in found.get_all("Classifier") or () if c.startswith("License")]
+    classifiers = [
+        c.rpartition(" :: ")[2] for c in found.get_all("Classifier") or () if c.startswith("License")
+    ]
     named = dict.fromkeys(SPDX.get(c, c) for c in classifiers if c != "OSI Approved")
     text = (found.get("License") or "").strip()
     free = SPDX.get(text, text) if len(text) < 60 and "\n" not in text and text != "UNKNOWN" else ""
@@ -128,7 +131,9 @@ def packages() -> tuple[list[str], list[str]]:
 def weights() -> list[str]:
     """A row each of the registry's."""
     known = load(PublishedFile, SHIPPED).weights
-    return [f"| `{n}` | {w.licence or '*not stated*'} | {urlsplit(w.url).hostname} |\n" for n, w in known.items()]
+    return [
+        f"| `{n}` | {w.licence or '*not stated*'} | {urlsplit(w.url).hostname} |\n" for n, w in known.items()
+    ]
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ NOT_RUN = {
     "make demo": "minutes of training; tests/cli/test_train.py runs the demo small",
     "make test": "it is this suite",
     "make lint": "needs the linters; it is a step of its own",
+    "make docs": "tests/rules/test_site.py builds the site",
     "make asan": "this suite under another allocator",
     "make ablation": "an hour of training; tests/ablation runs suites small",
     "maskrcnn ablate": "the same; the suite, its labels and keys are checked here",
@@ -50,7 +51,7 @@ NOT_RUN = {
     "maskrcnn weights fetch": "needs a network; tests/cli/test_weights.py has a local server",
     "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
     "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
-    "python benchmarks": "measurements of minutes; files and options are looked for, here and in test_readme.py",
+    "python benchmarks": "measurements of minutes; files and options are looked for, here and there",
     "OMP_NUM_THREADS=1 python benchmarks": "the same",
     "NUCLEI_ROOT=... python": "the same",
     "COCO_ROOT=... python": "the same",
@@ -153,7 +154,7 @@ def runnable(line: str, number: int) -> list[str]:
     if name == "convert":
         words[-1] = f"converted_{number}.pt"
     if name == "demo":
-        words += sets([*SMALL, *DEMO, "solver.steps=1", "train.pictures=2"]) + ["--output", out]
+        words += [*sets([*SMALL, *DEMO, "solver.steps=1", "train.pictures=2"]), "--output", out]
     if name == "train" and "--resume" not in words:
         demo = DEMO if "demo" in words[0] else OURS
         last = sets(["solver.steps=1"]) + ([] if "--output" in words else ["--output", out])

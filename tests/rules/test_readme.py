@@ -68,3 +68,22 @@ def test_files_that_are_named_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_pages_name_no_machine(page: Path) -> None:
     assert not re.search(r"/(?:home|root|work|tmp)/\w", page.read_text(encoding="utf-8"))
+
+
+#: A row of the README's table of figures, and what is measured or named in one.
+ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.*?)\| `(.+?)`, \[[\w.]+\]\((.+?)\) \|$", re.MULTILINE)
+FIGURE = re.compile(r"\d+(?:\.\d+)?(?:e-\d+)?")
+
+
+def test_figures_of_the_readme_stand_where_they_say() -> None:
+    """With the command that made them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is better than elsewhere")[2]
+    rows = ROW.findall(text.partition("\n## ")[0])
+    assert len(rows) >= 9
+    for what, here, elsewhere, command, page in rows:
+        there = (ROOT / page).read_text(encoding="utf-8")
+        missing = [
+            figure for figure in FIGURE.findall(here + elsewhere) if figure not in FIGURE.findall(there)
+        ]
+        assert missing == [], (what, missing)
+        assert command in there, what

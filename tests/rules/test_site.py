@@ -1,4 +1,4 @@
-"""The site builds as `make docs` builds it: no dead link, no orphan, nothing of another server; its reference is whole."""
+"""The site, built as by `make docs`: no dead link, no orphan, nothing of other servers, a whole reference."""
 
 from __future__ import annotations
 
@@ -43,8 +43,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings_handlers")):
-        pytest.skip("mkdocs-material and mkdocstrings-python are not installed (they are in the extra 'docs')")
+    if any(
+        importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings_handlers")
+    ):
+        pytest.skip(
+            "mkdocs-material and mkdocstrings-python are not installed (they are in the extra 'docs')"
+        )
     folder = tmp_path_factory.mktemp("site") / "site"
     # Whoever asks for an address fails, as on a machine without a network.
     block = "import socket, runpy, sys\ndef no(*_, **__): raise OSError('no network')\n"
@@ -136,7 +140,9 @@ def test_every_key_has_its_comment() -> None:
 @pytest.mark.parametrize("page", [p for p in [*PAGES, *ADR] if p.parent != ROOT], ids=lambda p: p.name)
 def test_pages_lead_back_on_github(page: Path) -> None:
     """No page without a way back: in its third line, to the list of all pages, which is there."""
-    found = re.fullmatch(r"\[all pages\]\(([^)#]+)#([^)]+)\)", page.read_text(encoding="utf-8").splitlines()[2])
+    found = re.fullmatch(
+        r"\[all pages\]\(([^)#]+)#([^)]+)\)", page.read_text(encoding="utf-8").splitlines()[2]
+    )
     assert found and (page.parent / found[1]).resolve() == ROOT / "README.md"
     heads = re.findall(r"^#+ (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert found[2] in [head.lower().replace(" ", "-") for head in heads]

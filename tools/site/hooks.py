@@ -1,7 +1,7 @@
 """What mkdocs is told beside mkdocs.yml: pages that are made as the site is built, and links out of docs/.
 
-README.md is the first page; pages of the root, and files that pages point to, become part of the site; the reference
-of keys, commands and Python is made from the package itself (docs/adr/site.md).
+README.md is the first page; pages of the root, and files that pages point to, become part of the site; the
+reference of keys, commands and Python is made from the package itself (docs/adr/site.md).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # the reference is of this checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the reference is of this checkout
 
 from tools.site import commands, keys, python_api
 
+ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the root, and where they are in the site.
 OF_ROOT = {
     "README.md": "index.md",
@@ -53,7 +53,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown
     name = next((name for name, place in OF_ROOT.items() if place == uri), f"docs/{uri}")
     at = posixpath.dirname(uri)
-    return LINK.sub(lambda found: posixpath.relpath(place_of(target(name, found[1])), at), BACK.sub("", markdown))
+    return LINK.sub(
+        lambda found: posixpath.relpath(place_of(target(name, found[1])), at), BACK.sub("", markdown)
+    )
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -82,19 +82,23 @@ def comments(cls: type) -> dict[str, str]:
 
 
 def takes(field: Field) -> str:
-    """``an integer > 0``."""
+    """``an integer > 0``; of a slot the names of its parts."""
     inner = field.spec.inner if isinstance(field.spec, Maybe) else field.spec
+    if isinstance(inner, Slot):
+        return f"one of {', '.join(inner.registry.names())}" + (" or null" if inner is not field.spec else "")
     items = inner.item if isinstance(inner, ListOf) else inner.value if isinstance(inner, DictOf) else None
     of = "" if items is None or isinstance(items, Struct) else f", each {describe(items)}"
     return describe(field.spec) + of
 
 
 def default(field: Field) -> str:
-    """Its default as YAML, or that it must be given."""
+    """Its default as YAML, of a slot the name of the part; or that it must be given."""
     if field.required:
         return "*required*"
-    value = field.default()
-    text = "null" if value is None else one_line(field.spec, value)
+    value, inner = field.default(), field.spec.inner if isinstance(field.spec, Maybe) else field.spec
+    if value is None:
+        return "`null`"
+    text = inner.registry.name_of(type(value)) if isinstance(inner, Slot) else one_line(field.spec, value)
     return f"`{text}`".replace("|", "\\|")
 
 

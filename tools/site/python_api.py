@@ -42,8 +42,7 @@ def page() -> str:
     """A heading a module, a directive a name."""
     parts = [
         "# The Python API",
-        "What stands here is public: [its changes follow the version](../compatibility.md). "
-        "Images, boxes and masks: shapes, types, units and frames stand at each function.",
+        "What stands here is public: [its changes follow the version](../compatibility.md).",
     ]
     for module, members in public().items():
         parts.append(f"## {module}\n\n{plain(PUBLIC[module][0])}")
