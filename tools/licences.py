@@ -2,8 +2,8 @@
 
 python tools/licences.py docs/licences.md
 
-It asks the metadata of the packages that are installed (`make licences` installs every extra); one that is not
-there is named, and the exit status is 1.  Python 3.11 or newer.
+It asks the metadata of the packages that are installed (`make licences` installs every extra); one that is
+not there is named, and the exit status is 1.  Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ HEAD = """# Licences
 
 [all pages](../README.md#where-to-read-on)
 
-The project itself is under the Apache License, version 2.0 ([LICENSE](../LICENSE)). What is installed with
-it and fetched by it has its own; this page is made by `make licences` (`tools/licences.py`), of the packages'
-own metadata and of the registry of weights. It is no legal advice.
+The project itself is under the Apache License, version 2.0 ([LICENSE](../LICENSE)). What is installed
+with it and fetched by it has its own; this page is made by `make licences` (`tools/licences.py`), of the
+packages' own metadata and of the registry of weights. It is no legal advice.
 
 ## Packages
 
@@ -64,22 +64,22 @@ own metadata and of the registry of weights. It is no legal advice.
 WEIGHTS = """
 ## Weights
 
-None is part of the project; `maskrcnn weights fetch`, or a config that names one, gets it from its publisher.
-What the publisher states is repeated, and nothing made up: *not stated* means that no licence is named for the
-weights, which may carry terms of the data that they were trained on. `maskrcnn weights list --json` has each with
-its address.
+None is part of the project; `maskrcnn weights fetch`, or a config that names one, gets it from its
+publisher. What the publisher states is repeated, and nothing made up: *not stated* means that no licence is
+named for the weights, which may carry terms of the data that they were trained on. `maskrcnn weights list
+--json` has each with its address.
 
 | weights | licence | from |
 |---|---|---|
 """
 TIMM = (
-    "| `timm/<model>.<tag>` | each as its page on the Hugging Face hub says; many are of ImageNet-1k, whose terms"
-    " are for research alone | huggingface.co |\n"
+    "| `timm/<model>.<tag>` | each as its page on the Hugging Face hub says; many are of ImageNet-1k, whose"
+    " terms are for research alone | huggingface.co |\n"
 )
 
 
 def wanted() -> dict[str, set[str]]:
-    """Packages by name, with what asks for them: ``core`` or an extra; what these need themselves is followed."""
+    """Packages by name, with what asks for them: ``core`` or an extra; what these need is followed."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
