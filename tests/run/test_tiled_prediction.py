@@ -18,7 +18,8 @@ from maskrcnn.engine.console import Console
 from maskrcnn.errors import DataError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, predictor, tiled_prediction, train
-from maskrcnn.run.tiled_prediction import choose_tiling, tiled_stream
+from maskrcnn.run.tiled_prediction import tiled_stream
+from maskrcnn.run.tiling import choose_tiling
 from tests.run.test_tiled_evaluation import BOXES, Knows, recipe_on_tiles
 
 
