@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.regions import Regions, open_regions
-from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.evaluation import evaluate_coco
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.tile_merger import Found, TileMerger

@@ -10,8 +10,8 @@ import numpy as np
 
 from maskrcnn.data.images import SixteenBit
 from maskrcnn.data.regions import Regions
-from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.data.transforms.network_size import Resize, resize_of
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.errors import DataError
 from maskrcnn.inference.tile_parts import clearance
 from maskrcnn.recipe import Recipe
@@ -54,10 +54,11 @@ def fit_tiles(
 ) -> tuple[Tiling, Mapping[Window, Prediction]]:
     """Tiles for an image, and what was found in those of its windows that were predicted for that.
 
-    Where the median side of the objects in a few windows, as the network sees them, is below the lower or
+    Where the median side of the objects in a few windows, as the network sees them, is below the median or
     above the upper quartile of the training's, the tiles are made smaller or larger, so that it comes to lie
-    there.  A median of few objects says nothing; nor is there a size where ``data.eval_transforms`` do not
-    bring tiles of all sizes to one, so that theirs changes no scale.
+    there: small objects are found better when they are enlarged, and larger ones no better.  A median of few
+    objects says nothing; nor is there a size where ``data.eval_transforms`` do not bring tiles of all sizes
+    to one, so that theirs changes no scale.
 
     Raises:
         DataError: the image cannot be read there.
@@ -83,7 +84,7 @@ def _size(recipe: Recipe, tiling: Tiling, middle: float) -> int | None:
     resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
     try:
         now = _scale(resize, tiling.size)
-        factor = float(np.clip(middle * now, tiling.sides[0], tiling.sides[-1])) / (middle * now)
+        factor = float(np.clip(middle * now, *tiling.sides[1:])) / (middle * now)
         size = max(round(tiling.size / factor), LEAST_TILE)
         follows = abs(_scale(resize, size) * size / (now * tiling.size) - 1) < _ALIKE - 1
     except DataError:

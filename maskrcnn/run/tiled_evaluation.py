@@ -9,7 +9,8 @@ import numpy as np
 
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, eval_loader
-from maskrcnn.data.tiles import TiledDataset, count_windows
+from maskrcnn.data.tiles import TiledDataset
+from maskrcnn.data.windows import count_windows
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import UserError
 from maskrcnn.inference.records import Result

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from maskrcnn.data.interfaces import RGB
 from maskrcnn.data.regions import Pixels, Regions, open_regions
-from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.data.transforms.network_size import resize_of
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.errors import DataError
 from maskrcnn.inference.loop import PredictionProgress
 from maskrcnn.inference.records import Result

@@ -82,10 +82,11 @@ def finder(
     ("sides", "size"),
     [
         ((15.0, 20.0, 25.0), 128),  # as the training's: 20 px a tile of 128 px
-        ((19.0, 30.0, 40.0), 128),
+        ((10.0, 15.0, 21.0), 128),
+        ((19.0, 30.0, 40.0), 85),  # below the median
         ((4.0, 8.0, 10.0), 256),  # half as large for the network: a tile twice as large
         ((5.0, 6.0, 6.4), 400),
-        ((30.0, 35.0, 40.0), 85),
+        ((30.0, 35.0, 40.0), 73),
         ((60.0, 70.0, 80.0), 64),  # no smaller
     ],
 )
