@@ -119,3 +119,10 @@ def test_an_image_of_one_tile_is_not_looked_at(config: Path) -> None:
     one = finder(config, (5.0, 6.0, 7.0))
     tiling, seen = fit_tiles(one, open_regions(picture()[:100, :100]), one.tiling())
     assert (tiling.size, dict(seen), one.asked) == (128, {}, 0)
+
+
+def test_objects_are_small_as_the_network_sees_them_in_tiles(config: Path) -> None:
+    """Tiles of 128 px as 32: 20 px are 5; as 64: 10."""
+    smaller, larger = (RESIZED.replace("128", str(side)) for side in (32, 64))
+    assert predict_tiled(finder(config, (), smaller), picture()).small == (SIDE // CELL) ** 2
+    assert predict_tiled(finder(config, (), larger), picture()).small == 0
