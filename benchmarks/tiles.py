@@ -2,7 +2,7 @@
 
     python benchmarks/tiles.py --oracle                        # 20,000 px and 50,000 objects, true masks cut
     python benchmarks/tiles.py --oracle --side 3000            # as the suite does
-    python benchmarks/tiles.py --side 6000 --out runs/tiles    # with a model that is trained for it, on a CPU
+    python benchmarks/tiles.py --side 3000 --out runs/tiles    # with a model that is trained for it, on a CPU
 
 The image holds ellipses of two classes: most are 20 to 60 pixels long, one in ten touches a neighbour, some
 are larger than a tile.  It is written as a tiled TIFF and read by windows.  The oracle gives, for a window,
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.regions import Regions, open_regions
-from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.evaluation import evaluate_coco
 from maskrcnn.files import write_image, write_json
 from maskrcnn.inference.tile_merger import Found, TileMerger
@@ -314,12 +314,13 @@ data:
   eval_transforms: []
 solver:
   optimizer: {{type: sgd, lr: 0.02}}
-  schedule: {{type: cosine, warmup_steps: 50, warmup_factor: 0.01}}
+  schedule: {{type: cosine, warmup_steps: 20, warmup_factor: 0.01}}
   steps: {steps}
   batch_size: 2
   reference_batch_size: 4
   clip_grad_norm: 10.0
-train: {{log_every: 20, checkpoint_every: 100, tensorboard: false, check_data: none}}
+  precision: bfloat16
+train: {{log_every: 20, checkpoint_every: 60, tensorboard: false, check_data: none}}
 """
 
 
@@ -380,7 +381,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000, help="of the image, pixels; default 20000")
     parser.add_argument("--oracle", action="store_true", help="true masks in place of a model")
-    parser.add_argument("--steps", type=int, default=600, help="of the model's training; default 600")
+    parser.add_argument("--steps", type=int, default=120, help="of the model's training; default 120")
     parser.add_argument("--out", type=Path, default=Path("runs/tiles"), help="default runs/tiles")
     args = parser.parse_args()
     field = make_field(args.side)

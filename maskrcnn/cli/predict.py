@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0,
         metavar="SIZE",
-        help="predict window by window, for images of any size: of so many pixels a side, by default as large"
-        " as the training images; a model that was trained on tiles takes those without it",
+        help="predict window by window, for images of any size: of so many pixels a side, by default so that"
+        " objects are seen as large as in training; a model that was trained on tiles takes those without it",
     )
     parser.add_argument(
         "--overlap",
@@ -138,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
         "--batch-size": args.batch_size,
     }
     if tiling is not None:
-        settings |= {"--tiles": tiling.size, "--overlap": tiling.overlap}
+        settings |= {"--tiles": [tiling.size, *tiling.sides] if tiling.sides else tiling.size}
+        settings |= {"--overlap": tiling.overlap}
     console = Console()
     work = Predicting(
         predictor,

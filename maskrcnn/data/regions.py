@@ -23,7 +23,7 @@ from maskrcnn.data.image_files import open_image
 from maskrcnn.data.image_header import MAX_PIXELS
 from maskrcnn.data.images import SixteenBit, contrast_ends, read_image, stretched, to_values, wrong_channels
 from maskrcnn.data.interfaces import RGB, ImageReading
-from maskrcnn.data.tiles import Window, starts
+from maskrcnn.data.windows import Window, starts
 from maskrcnn.errors import DataError
 from maskrcnn.structures.samples import Image
 
@@ -37,6 +37,8 @@ _KEPT = 256 << 20
 _SAMPLES, _SAMPLED = 4, 512
 #: White is 0, black is 0, RGB, YCbCr (TIFF 6.0, tag 262): others mean something that OpenCV knows.
 _READ = (0, 1, 2, 6)
+#: JPEG, old and new, JPEG 2000, JPEG XR, WebP, JPEG XL (TIFF's tag 259).
+_LOSSY = (6, 7, 34712, 34933, 22610, 34892, 33003, 33004, 33005, 50001, 50002, 52546)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class Pixels:
 
 
 class _Source(Protocol):
-    """size: (height, width).  ready: whether ``read`` gives values as the transforms take them."""
+    """size: (height, width).  ready: whether ``read`` gives values as the transforms take them.
+
+    exact: whether those are to the bit what reading it whole gives; other decoders of JPEG round otherwise.
+    """
 
     size: tuple[int, int]
     ready: bool
+    exact: bool
 
     def read(self, window: Window) -> Array:
         """[h, w, C] of the file's type, a window inside the image."""
@@ -83,6 +89,11 @@ class Regions:
         if self._ends is None:
             self._ends = contrast_ends(self._sample(), contrast)
         return Pixels(stretched(values, *self._ends))
+
+    def close(self) -> None:
+        """Give the file back, where one is open."""
+        if isinstance(self._source, _OfTiff):
+            self._source.close()
 
     def _sample(self) -> Array:
         """Pixels from all over the image: [1, n, C]."""
@@ -146,6 +157,21 @@ def open_regions(
     return Regions(source, sixteen_bit, reading)
 
 
+def open_windows(
+    path: Path, *, sixteen_bit: SixteenBit, reading: ImageReading, page: int = 0
+) -> Regions | None:
+    """As :func:`open_regions`, of a file that is read by windows to the values that reading it whole gives;
+    None for others, and where it cannot be opened.
+    """
+    try:
+        with open_image(path) as file:
+            head = file.read(8)
+        source = None if reading.contrast is not None else _source(path, head, reading, page)
+    except (OSError, ValueError, DataError):
+        return None
+    return Regions(source, sixteen_bit, reading) if source is not None and source.exact else None
+
+
 def _source(path: Path, head: bytes, reading: ImageReading, page: int) -> _Source | None:
     """What reads the file by windows; None where it is to be read whole."""
     if head.startswith(_NPY):
@@ -170,6 +196,8 @@ def _source(path: Path, head: bytes, reading: ImageReading, page: int) -> _Sourc
 
 class _OfArray:
     """An array in memory, or mapped."""
+
+    exact = True
 
     def __init__(self, array: Array, reading: ImageReading, ready: bool = False) -> None:
         if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "buif":
@@ -216,6 +244,7 @@ class _OfTiff:
             and getattr(p.tags.get(274), "value", 1) == 1
             for p in self._pages
         )
+        self.exact = all(p.photometric != 6 and p.compression not in _LOSSY for p in self._pages)
         segment = (
             (first.tilelength * first.tilewidth) if first.is_tiled else (first.rowsperstrip * self.size[1])
         )
@@ -224,6 +253,9 @@ class _OfTiff:
                 f"its strips hold {segment:,} pixels each, and at most {MAX_PIXELS:,} are decoded at once;"
                 " store it in tiles"
             )
+
+    def close(self) -> None:
+        self._file.close()
 
     def read(self, window: Window) -> Array:
         parts = [self._of_page(number, window) for number in range(len(self._pages))]

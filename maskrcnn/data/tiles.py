@@ -1,7 +1,4 @@
-"""Images cut into square windows that overlap: the grid, what a window holds, and a data set of windows.
-
-Windows lie evenly, so that any two neighbours overlap by at least what is asked for and the last ends with
-the image.  An image no larger than a window is one window.
+"""Images cut into square windows that overlap: what a window holds, and a data set of windows.
 
 Which objects a window trains on is the rule ``data.tiles.keep``: those that lie inside, and of those that its
 border cuts the ones of which at least that share of the area is left; of an object larger than the window, of
@@ -14,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,32 +18,12 @@ import torch
 
 from maskrcnn.data.fault_report import FaultReport, OnError
 from maskrcnn.data.interfaces import DENSEST, TILINGS, Dataset, TilesConfig
+from maskrcnn.data.tile_reading import WindowReader
 from maskrcnn.data.transforms.moving import crop_to
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.structures import ImageInfo, KeypointSchema, RawSample
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.ground_truth import GroundTruth
-
-#: Pixels that neighbours overlap by at least, so that halves of an object can be told to be one.
-LEAST_OVERLAP = 16
-
-
-class Window(NamedTuple):
-    """A part of an image: its corner and size, pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """As xyxy."""
-        return self.x, self.y, self.x + self.width, self.y + self.height
-
-    def meets(self, other: Window) -> bool:
-        """Whether they share a pixel."""
-        (ax, ay, bx, by), (cx, cy, dx, dy) = self.box, other.box
-        return max(ax, cx) < min(bx, dx) and max(ay, cy) < min(by, dy)
 
 
 @dataclass(frozen=True)
@@ -55,27 +31,6 @@ class TileInfo(ImageInfo):
     """Of a window: the id and name of its image, its own size, and where in the image it lies."""
 
     window: Window
-
-
-def starts(length: int, size: int, overlap: float) -> list[int]:
-    """Where windows of ``size`` begin along a side of ``length`` pixels."""
-    if length <= size:
-        return [0]
-    step = size - max(int(np.ceil(size * overlap)), min(LEAST_OVERLAP, size // 2))
-    count = 1 + -(-(length - size) // step)
-    return [round(i * (length - size) / (count - 1)) for i in range(count)]
-
-
-def rows_of_windows(height: int, width: int, size: int, overlap: float) -> list[list[Window]]:
-    """All windows of an image, row by row, from left to right."""
-    wide, tall = min(size, width), min(size, height)
-    columns = starts(width, size, overlap)
-    return [[Window(x, y, wide, tall) for x in columns] for y in starts(height, size, overlap)]
-
-
-def count_windows(height: int, width: int, size: int, overlap: float) -> int:
-    """How many :func:`rows_of_windows` gives."""
-    return len(starts(height, size, overlap)) * len(starts(width, size, overlap))
 
 
 def cut(sample: RawSample, window: Window, keep: float) -> RawSample:
@@ -108,8 +63,7 @@ def cut(sample: RawSample, window: Window, keep: float) -> RawSample:
 class TiledDataset:
     """The windows of a data set's images as images of their own, T of them, row by row of each image.
 
-    An image is read whole for each of its windows, but for those that follow each other: ``data.cache`` keeps
-    it decoded.
+    Files are read as :class:`maskrcnn.data.tile_reading.WindowReader` does.
 
     Args:
         dataset: the images; what is kept of them, reported and cached stays its own.
@@ -135,7 +89,7 @@ class TiledDataset:
         self._windows = windows
         self.sizes: npt.NDArray[np.int32] = windows[:, [3, 2]].astype(np.int32)
         self.image_ids: npt.NDArray[np.int64] = np.asarray(dataset.image_ids, dtype=np.int64)[images]
-        self._last: tuple[int, RawSample] | None = None
+        self._reader = WindowReader(dataset)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -179,11 +133,10 @@ class TiledDataset:
         Raises:
             DataError: see the data set of the images.
         """
-        image = int(self.images[index])
-        if self._last is None or self._last[0] != image:
-            self._last = None  # two large images need not lie in memory
-            self._last = image, self.whole.load(image)
-        return cut(self._last[1], self.window(index), self._tiles.keep)
+        window = self.window(index)
+        whole, pixels = self._reader.read(int(self.images[index]), window)
+        sample = cut(whole, window, self._tiles.keep)
+        return sample if pixels is None else replace(sample, image=pixels)
 
     @cached_property
     def places(self) -> dict[int, list[int]]:

@@ -33,6 +33,8 @@ class Checkpoint:
     config: the resolved recipe, YAML text.
     category_ids, category_names: the data set's classes, in the order of the head's outputs.
     image_size: median height and width of the training images, pixels; empty in files from before.
+    object_sides: lower quartile, median and upper quartile of the sides of the training objects as the
+        network sees them in an evaluation, pixels; empty where that is not known, and in files from before.
     versions: of maskrcnn and torch, when it was written.
     more: the states of further parts by name (see :class:`Part`), known to the reader or not.
 
@@ -49,6 +51,7 @@ class Checkpoint:
     category_ids: tuple[int, ...] = ()
     category_names: tuple[str, ...] = ()
     image_size: tuple[int, ...] = ()
+    object_sides: tuple[float, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 

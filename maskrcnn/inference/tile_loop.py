@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn.data.tiles import TiledDataset, TileInfo, Window
+from maskrcnn.data.tiles import TiledDataset, TileInfo
+from maskrcnn.data.windows import Window
 from maskrcnn.inference.clean_masks import Cleaning
 from maskrcnn.inference.loop import PredictionProgress, predict_batches
 from maskrcnn.inference.paste import Paste

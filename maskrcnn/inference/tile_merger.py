@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.tiles import Window
+from maskrcnn.data.windows import Window
 from maskrcnn.inference.tile_parts import (
     Box,
     TilePart,

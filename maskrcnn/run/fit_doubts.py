@@ -32,7 +32,7 @@ from maskrcnn.modeling.rpn.anchor_fit import (
 )
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.preflight import CHECKS, Start
-from maskrcnn.run.setup import build_transforms
+from maskrcnn.run.setup import SIDES, build_transforms
 
 Integers = npt.NDArray[np.int64]
 
@@ -152,6 +152,21 @@ class Seen:
             advice=advice,
             every=tuple(ids),
         )
+
+
+@SIDES.register("quartiles")
+def object_sides(dataset: Dataset, recipe: Recipe) -> tuple[float, ...]:
+    """Lower quartile, median and upper quartile of ``Seen.sides``; empty where there are no objects, or
+    ``data.eval_transforms`` do more than resize.
+    """
+    try:
+        sides = Seen(dataset, recipe).sides
+    except DataError:
+        return ()
+    if not len(sides):
+        return ()
+    first, middle, last = np.quantile(sides, (0.25, 0.5, 0.75)).round(2).tolist()
+    return first, middle, last
 
 
 @CHECKS.register("fit")

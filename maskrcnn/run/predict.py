@@ -35,7 +35,8 @@ from maskrcnn.run.prediction_files import (
 )
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
 from maskrcnn.run.predictor import Predictor
-from maskrcnn.run.tiled_prediction import Tiling, tiled_stream
+from maskrcnn.run.tiled_prediction import tiled_stream
+from maskrcnn.run.tiling import Tiling
 
 R = TypeVar("R")
 
@@ -187,17 +188,18 @@ class Predicting:
         def skip(image: AnyImage, error: DataError) -> None:
             self._broken(error)
 
-        def finish(found: Prediction) -> tuple[DoneImage, list[Fault]]:
+        def finish(found: Prediction) -> tuple[DoneImage, list[Fault], int]:
             image = left[found.image_id]
             found = found.with_image_id(numbers[image])
             writes = self.writes if found.image is not None else self._without_pictures(found)
             faults = write_each(writes, Written(found, _file(image), self.out, names[image], self.style))
-            return self._line(found, image, keys[image], names[image], faults), faults
+            return self._line(found, image, keys[image], names[image], faults), faults, found.tile
 
-        for line, faults in self._beside(self._stream(left, skip), finish):
+        for line, faults, tile in self._beside(self._stream(left, skip), finish):
             self._note(line, faults)
             name = line.file_name["file_name"]
-            self.console.line(f"{shown(name)}: {plural(len(line.records), 'instance')}")
+            tiles = f", tiles of {tile} px" if tile else ""
+            self.console.line(f"{shown(name)}: {plural(len(line.records), 'instance')}{tiles}")
 
     def _stream(
         self, images: Iterable[AnyImage], skip: Callable[[AnyImage, DataError], None] | None
@@ -206,7 +208,7 @@ class Predicting:
         if self.tiling is None:
             return self.predictor.stream(images, batch_size=self.batch_size, skipped=skip)
         tell = progress_lines(self.console, "predicting tiles")
-        options = {"size": self.tiling.size, "overlap": self.tiling.overlap, "batch_size": self.batch_size}
+        options = {"tiling": self.tiling, "batch_size": self.batch_size}
         return tiled_stream(self.predictor, images, skip, progress=tell, **options)
 
     def _without_pictures(self, found: Prediction) -> list[str]:

@@ -47,6 +47,7 @@ class Prediction:
     capped: whether the model found as many objects as ``model.roi.max_detections`` lets it keep, all of them
         good enough to be here, so that others may be missing.
     small: how many instances were below 8 px (square root of the box's area) as the network saw them.
+    tile: side of the windows that it was predicted by, pixels; 0 where it was seen whole.
     """
 
     image: Image | None
@@ -63,6 +64,7 @@ class Prediction:
     image_id: int = 0
     capped: bool = False
     small: int = 0
+    tile: int = 0
 
     def __post_init__(self) -> None:
         if self.size == (0, 0):

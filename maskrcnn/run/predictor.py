@@ -33,7 +33,8 @@ from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
 from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file
-from maskrcnn.run.tiled_prediction import Tiling, choose_tiling, predict_tiled, training_size
+from maskrcnn.run.tiled_prediction import predict_tiled
+from maskrcnn.run.tiling import Tiling, choose_tiling, training_sizes
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
 from maskrcnn.viz.instances import as_rgb
 from maskrcnn.viz.labels import Image
@@ -90,7 +91,7 @@ class Predictor:
             recipe = replace(recipe, solver=replace(recipe.solver, compile=compile))
         self.recipe: Recipe = recipe
         self.categories: Categories = checkpoint_categories(state)
-        self._image_size = state.image_size
+        self._trained = state.image_size, state.object_sides
         self.device = choose_device(device)
         self._checkpoint = path
         self.choose_score(score)
@@ -209,9 +210,10 @@ class Predictor:
 
     def tiling(self, size: int | None = None, overlap: float | None = None) -> Tiling:
         """The tiles that :meth:`tiled` takes; see :func:`choose_tiling`."""
-        if size is None and self.recipe.data.tiles is None and not self._image_size:
-            self._image_size = training_size(self.recipe)
-        return choose_tiling(self.recipe, self._image_size, size, overlap)
+        if size is None and self.recipe.data.tiles is None and not all(self._trained):
+            image_size, sides = training_sizes(self.recipe)
+            self._trained = self._trained[0] or image_size, self._trained[1] or sides
+        return choose_tiling(self.recipe, self._trained[0], size, overlap, self._trained[1])
 
     def tiled(self, image: AnyImage, **options: Any) -> Prediction:
         """As :meth:`__call__`, of an image of any size, window by window; see :func:`predict_tiled`."""

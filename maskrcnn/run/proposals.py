@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.data import Dataset
 from maskrcnn.data.proposal_file import ProposalSpool, write_proposals
+from maskrcnn.data.tiles import TiledDataset
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.distributed import Ranks, connect
 from maskrcnn.engine.memory import keep_freed_memory
@@ -105,9 +106,11 @@ def propose(
 def recall(
     model: MaskRCNN, dataset: Dataset, recipe: Recipe, ranks: Ranks, console: Console, most: int
 ) -> dict[str, float]:
-    """The average recall of proposals as :func:`propose` tells it, on the first ``most`` images at most; on
-    rank 0, on the others empty.
+    """The average recall of proposals as :func:`propose` tells it, on the first ``most`` images at most, or
+    windows of them (``data.tiles``); on rank 0, on the others empty.
     """
+    if recipe.data.tiles is not None:
+        dataset = TiledDataset(dataset, recipe.data.tiles, training=False)
     overlaps = _run(model, dataset, recipe, ranks, console, min(len(dataset), most))
     gathered = ranks.gather(overlaps)
     return _recalls(gathered) if ranks.is_main else {}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from maskrcnn.config.registry import did_you_mean
+from maskrcnn.config.registry import Named, did_you_mean
 from maskrcnn.data.doctor import tell_doubts
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.interfaces import TILINGS, Dataset, Transform, as_transform
@@ -40,6 +40,10 @@ T = TypeVar("T")
 
 #: What the class of RoIs without an object is called.
 BACKGROUND = "background"
+#: How large the network sees the objects of a data set, which checkpoints tell of those trained on.
+SIDES: Named[Callable[[Dataset, Recipe], tuple[float, ...]]] = Named(
+    "measure of objects", "maskrcnn.run", quartiles="fit_doubts"
+)
 #: More loading processes than this help nobody; the image decoder itself is fast.
 _MOST_WORKERS = 8
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import BatchLoader, eval_loader
 from maskrcnn.data.tiles import TiledDataset
+from maskrcnn.data.windows import count_windows
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.errors import UserError
 from maskrcnn.inference.records import Result
@@ -41,5 +44,13 @@ def tile_batches(
         workers=worker_count(recipe, ranks),
         places=[place for image in mine for place in tiles.places[image]],
     )
-    most = max(map(len, tiles.places.values()))
-    return loader, partial(predict_tiles, dataset=tiles), most * recipe.model.roi.max_detections
+    return loader, partial(predict_tiles, dataset=tiles), most_detections(dataset, recipe)
+
+
+def most_detections(dataset: Dataset, recipe: Recipe) -> int:
+    """How many an image may have: as many as the model lets an image, or each of its windows, have."""
+    tiles, most = recipe.data.tiles, recipe.model.roi.max_detections
+    if tiles is None:
+        return most
+    sizes = np.unique(np.asarray(dataset.sizes), axis=0).tolist()
+    return most * max(count_windows(*size, tiles.size, tiles.overlap) for size in sizes)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.data.images import SixteenBit
 from maskrcnn.data.interfaces import RGB
 from maskrcnn.data.regions import Pixels, Regions, open_regions
-from maskrcnn.data.tiles import Window, rows_of_windows
 from maskrcnn.data.transforms.network_size import resize_of
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.data.windows import Window, rows_of_windows
+from maskrcnn.errors import DataError
 from maskrcnn.inference.loop import PredictionProgress
 from maskrcnn.inference.records import Result
 from maskrcnn.inference.tile_loop import whole_record
@@ -25,93 +24,14 @@ from maskrcnn.recipe import Recipe
 from maskrcnn.run.find_images import AnyImage, ImagePage
 from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.prediction import Prediction
-from maskrcnn.run.setup import build_transforms, keypoint_scores, median_size
-from maskrcnn.structures.categories import Categories
+from maskrcnn.run.setup import build_transforms, keypoint_scores
+from maskrcnn.run.tile_fit import WindowPredictor, fit_tiles
+from maskrcnn.run.tiling import Tiling
 from maskrcnn.structures.rle import MOST_PIXELS
 from maskrcnn.viz.instances import as_rgb
 
-#: Overlap where neither the call nor the recipe says one, a share of the tile's side.
-OVERLAP = 0.2
 #: Pixels of an image that is kept whole with its prediction, so that it can be drawn (200 MB).
 HELD = 1 << 26
-#: A side that is tried to find the network's own.
-_PROBE = 1024
-#: Tiles are no smaller, pixels.
-_LEAST = 64
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """size: side of a tile, pixels of the image.  overlap: share of it.  told: where the size is from."""
-
-    size: int
-    overlap: float
-    told: str
-
-    def __str__(self) -> str:
-        return f"{self.size} px, which overlap by {self.overlap:.0%} ({self.told})"
-
-
-class WindowPredictor(Protocol):
-    """What predicts the windows: a :class:`maskrcnn.run.predictor.Predictor`."""
-
-    recipe: Recipe
-    categories: Categories
-    sixteen_bit: SixteenBit
-
-    def tiling(self, size: int | None = None, overlap: float | None = None) -> Tiling:
-        """Its tiles."""
-        ...
-
-    def stream(self, images: Iterable[AnyImage], *, batch_size: int | None = None) -> Iterator[Prediction]:
-        """What is found in each image, in their order."""
-        ...
-
-
-def choose_tiling(
-    recipe: Recipe, image_size: Sequence[int], size: int | None = None, overlap: float | None = None
-) -> Tiling:
-    """The tiles of a prediction: as asked for, else as the model was trained: on tiles (``data.tiles``), or
-    on images, whose objects are as large in tiles of the images' shorter side.
-
-    Args:
-        image_size: median (height, width) of the training images; empty where that is not known: then tiles
-            enter the network at their own size (``data.eval_transforms``).
-    """
-    tiles, told = recipe.data.tiles, "--tiles"
-    if size is None and tiles is not None:
-        size, told = tiles.size, "data.tiles"
-    if size is None and image_size:
-        size, told = max(min(image_size), _LEAST), "the shorter side of the training images (median)"
-    if size is None:
-        size, told = _network_side(recipe), "data.eval_transforms, so that they are not scaled"
-    if overlap is None:
-        overlap = OVERLAP if tiles is None else tiles.overlap
-    return Tiling(size, overlap, told)
-
-
-def training_size(recipe: Recipe) -> tuple[int, ...]:
-    """Median (height, width) of the training images as their annotations say; empty where they are not here.
-
-    For checkpoints that do not say it themselves.
-    """
-    file = getattr(recipe.data.train, "annotations", None)
-    if file is None or not Path(file).is_file():
-        return ()
-    try:
-        return median_size(recipe.data.build(recipe.data.train, True))
-    except UserError:
-        return ()
-
-
-def _network_side(recipe: Recipe) -> int:
-    """Of squares that ``data.eval_transforms`` leave as they are."""
-    resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
-    try:
-        own = max(resize(_PROBE, _PROBE))
-        return own if resize(own, own) == (own, own) else _PROBE
-    except DataError:
-        return _PROBE
 
 
 def predict_tiled(
@@ -120,6 +40,7 @@ def predict_tiled(
     *,
     size: int | None = None,
     overlap: float | None = None,
+    tiling: Tiling | None = None,
     batch_size: int | None = None,
     progress: Callable[[PredictionProgress], object] | None = None,
 ) -> Prediction:
@@ -128,7 +49,7 @@ def predict_tiled(
 
     Args:
         image: as :meth:`Predictor.__call__` takes it.
-        size, overlap: of the tiles, see :func:`choose_tiling`.
+        size, overlap: of the tiles, see :func:`maskrcnn.run.tiling.choose_tiling`; or ``tiling``, in place.
         batch_size: tiles a pass, as ``Predictor.predict``.
         progress: called after each tile.
 
@@ -138,7 +59,7 @@ def predict_tiled(
     Raises:
         DataError: the file cannot be read, or has more pixels than run-length masks can count.
     """
-    tiling = predictor.tiling(size, overlap)
+    tiling = tiling or predictor.tiling(size, overlap)
     regions = _open(predictor, image)
     height, width = regions.size
     name = "" if isinstance(image, np.ndarray | Pixels) else str(image)
@@ -147,10 +68,11 @@ def predict_tiled(
             f"{name or 'the image'}: {width} x {height} pixels, and masks in COCO's run-length code count"
             f" fewer than {MOST_PIXELS:,}; cut it into parts"
         )
+    tiling, seen = fit_tiles(predictor, regions, tiling, batch_size)
     rows = rows_of_windows(height, width, tiling.size, tiling.overlap)
     windows = [window for row in rows for window in row]
     merger, records, capped = TileMerger(rows, regions.size), list[Result](), False
-    tiles = predictor.stream((regions.read(window) for window in windows), batch_size=batch_size)
+    tiles = _in_turn(predictor, regions, windows, seen, batch_size)
     numbers: tuple[str, ...] = ()
     start = time.perf_counter()
     for done, tile in enumerate(tiles, start=1):
@@ -183,7 +105,22 @@ def predict_tiled(
         name=name,
         capped=capped,
         small=_small(recipe, boxes, rows[0][0]),
+        tile=tiling.size,
     )
+
+
+def _in_turn(
+    predictor: WindowPredictor,
+    regions: Regions,
+    windows: Sequence[Window],
+    seen: Mapping[Window, Prediction],
+    batch_size: int | None,
+) -> Iterator[Prediction]:
+    """What is found in each window, of which some are done."""
+    left = (regions.read(window) for window in windows if window not in seen)
+    rest = predictor.stream(left, batch_size=batch_size)
+    for window in windows:
+        yield seen[window] if window in seen else next(rest)
 
 
 def tiled_stream(

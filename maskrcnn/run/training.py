@@ -312,6 +312,7 @@ class TrainingRun:
                 category_ids=self.data.train.categories.ids,
                 category_names=self.data.train.categories.names,
                 image_size=setup.median_size(self.data.train),
+                object_sides=setup.SIDES.get("quartiles")(self.data.train, recipe),
                 versions=versions(recipe.data.train_transforms),
             ),
             evaluate=None if self.data.val is None else partial(self._evaluate, self.data.val),

@@ -50,7 +50,7 @@ ERRORS = {
 #: Oracles: what would be perfect.
 ORACLES = {
     "now": "nothing: as it is",
-    "boxes": "boxes: every prediction that overlaps an object has its box",
+    "boxes": "boxes: every prediction that overlaps an object has its box, its mask moved with it",
     "masks": "masks: every prediction that overlaps an object has its mask",
     "classes": "classes: every prediction that overlaps an object has its class",
     "scores": "scores: what is right comes first",

@@ -12,7 +12,7 @@ import pytest
 from maskrcnn.data.images import read_image
 from maskrcnn.data.interfaces import ContrastConfig, ImageReading
 from maskrcnn.data.regions import open_regions
-from maskrcnn.data.tiles import Window
+from maskrcnn.data.windows import Window
 from maskrcnn.errors import DataError
 
 tifffile = pytest.importorskip("tifffile")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.inference.tile_loop import _Image, whole_record
 from maskrcnn.inference.tile_merger import Found
 from maskrcnn.structures import rle

@@ -23,7 +23,7 @@ from benchmarks.tiles import (
     singles,
     tiled,
 )
-from maskrcnn.data.tiles import Window, rows_of_windows
+from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.inference import tile_merger
 from maskrcnn.inference.tile_merger import Found, TileMerger
 from maskrcnn.inference.tile_parts import apart, read_part

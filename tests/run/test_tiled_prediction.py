@@ -18,7 +18,8 @@ from maskrcnn.engine.console import Console
 from maskrcnn.errors import DataError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, predictor, tiled_prediction, train
-from maskrcnn.run.tiled_prediction import choose_tiling, tiled_stream
+from maskrcnn.run.tiled_prediction import tiled_stream
+from maskrcnn.run.tiling import choose_tiling
 from tests.run.test_tiled_evaluation import BOXES, Knows, recipe_on_tiles
 
 
@@ -140,3 +141,25 @@ def test_the_command(
     ):
         assert main([*command, "--out", str(tmp_path / "no"), *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("most", "told"), [(2, True), (3, False)])
+def test_a_cap_that_one_tile_reached_is_told(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    most: int,
+    told: bool,
+) -> None:
+    """One tile alone shows both objects of the second image, and the others at most one."""
+    monkeypatch.setattr(predictor, "load_model", lambda *_: Knows())
+    settings = ["eval.cuda_graphs=false", f"model.roi.max_detections={most}"]
+    command = ["predict", str(run.parent / "images" / "2.png"), "--checkpoint", str(run), "--device", "cpu"]
+    command += ["--out", str(tmp_path), "--tiles", "96", "--no-overlays"]
+    assert main([*command, *(part for key in settings for part in ("--set", key))]) == 0
+    said = (
+        "in 1 of 1 image the model found as many objects as it may (2), so others may be missing: take"
+        " smaller --tiles, or raise it (--set model.roi.max_detections=20)"
+    )
+    assert (said in capsys.readouterr().err) == told

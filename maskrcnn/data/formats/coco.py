@@ -186,7 +186,11 @@ class CocoDataset:
 
     def places(self) -> list[tuple[Path, int]]:
         """The file of each image, and which page of that it is."""
-        return [(self.path(i), self._page(i)[1]) for i in range(len(self))]
+        return [self.place(i) for i in range(len(self))]
+
+    def place(self, index: int) -> tuple[Path, int]:
+        """The file of image ``index``, and which page of that it is."""
+        return self.path(index), self._page(index)[1]
 
     def _page(self, index: int) -> tuple[str, int]:
         """The name of its file, and which page of that it is."""
@@ -200,7 +204,7 @@ class CocoDataset:
             DataError: the file is missing, damaged, or of another size than the json says.
         """
         info = self.index.info(int(self.kept[index]))
-        path, page = self.path(index), self._page(index)[1]
+        path, page = self.place(index)
         says = (info.height, info.width)
 
         def check(header: ImageHeader) -> None:
@@ -219,7 +223,11 @@ class CocoDataset:
             image, notes = read() if self.cache is None else self.cache.through(index, path, page, says, read)
         except DataError as error:
             raise DataError(f"image {info.image_id}: {error}") from None
-        proposals = None
+        return self.sample(index, image, notes)
+
+    def sample(self, index: int, image: Image, notes: tuple[Note, ...] = ()) -> RawSample:
+        """Image ``index`` in [0, N) with its ground truth, of pixels that were read already."""
+        info, proposals = self.index.info(int(self.kept[index])), None
         if self.proposals is not None:
             proposals = self.proposals.of(info.image_id, info.height, info.width, self.num_proposals)
         targets = self.index.targets(int(self.kept[index]))

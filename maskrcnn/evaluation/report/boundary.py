@@ -29,7 +29,7 @@ _KEPT = 4096
 _STEP = 2000
 
 #: A 0/1 bitmap and its corner (x0, y0) in the image.
-_Crop = tuple[npt.NDArray[np.uint8], int, int]
+Crop = tuple[npt.NDArray[np.uint8], int, int]
 
 
 def boundary_overlaps(
@@ -45,12 +45,12 @@ def boundary_overlaps(
     truth = found.truth
 
     @lru_cache(maxsize=_KEPT)
-    def of_object(place: int) -> _Crop:
+    def of_object(place: int) -> Crop:
         row = int(found.annotation[place])
         return boundary({"size": truth.sizes[truth.images[row]].tolist(), "counts": truth.mask(row)})
 
     @lru_cache(maxsize=_KEPT)
-    def of_detection(place: int) -> _Crop:
+    def of_detection(place: int) -> Crop:
         return boundary(masks[found.row[place]])
 
     iou = pairs.iou.copy()
@@ -86,7 +86,7 @@ def _reach(height: int, width: int) -> int:
     return max(round(WIDTH * float(np.sqrt(height**2 + width**2))), 1)
 
 
-def boundary(mask: rle.RLE) -> _Crop:
+def boundary(mask: rle.RLE) -> Crop:
     """The boundary of a mask, as a bitmap around it."""
     reach = _reach(*mask["size"])
     counts = mask["counts"]
@@ -106,7 +106,7 @@ def boundary(mask: rle.RLE) -> _Crop:
     return bitmap - np.asarray(inner, dtype=np.uint8), x0, y0
 
 
-def overlap(one: _Crop, other: _Crop) -> float:
+def overlap(one: Crop, other: Crop) -> float:
     """The IoU of two bitmaps in one image; 0 where both are empty."""
     (a, ax, ay), (b, bx, by) = one, other
     x0, y0 = max(ax, bx), max(ay, by)

@@ -102,7 +102,7 @@ def report_figures(
         calibration=None if main is None else working_points.calibration(main.pairing),
         tide={k: _tide_figures(side.tide) for k, side in sides.items() if side.tide is not None},
         boundary=None if "segm" not in sides else _boundary(sides["segm"], found, progress),
-        oracles={k: oracles(side.pairing, side.errors) for k, side in sides.items()},
+        oracles={k: oracles(side.pairing, side.errors, found) for k, side in sides.items()},
         proposals=None if proposals is None else dict(proposals),
         speed=dict(speed or {}) | spent,
         about=dict(about or {}),

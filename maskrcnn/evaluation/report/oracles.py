@@ -5,6 +5,8 @@ Each row changes one thing and evaluates again, all sizes, at the model's cap:
 - ``boxes``, ``masks``: every detection that overlaps an object of its class by 0.1 or more, crowds left out,
   has exactly the box (of boxes: ``bbox``) or the mask (of masks: ``segm``) of the one it overlaps most.
   Several of one object stay duplicates.
+- ``boxes`` of ``segm``: every such detection has the box of that object, and its own mask moved and scaled
+  with it (:mod:`maskrcnn.evaluation.report.moved_masks`): what better boxes alone would give.
 - ``classes``: every detection that overlaps an object, crowds left out, by 0.5 or more has the class of the
   one it overlaps most.
 - ``scores``: in each class those that find an object stand before all that find none.
@@ -20,25 +22,32 @@ from dataclasses import replace
 
 import numpy as np
 
+from maskrcnn.evaluation.detections import DetectionColumns
 from maskrcnn.evaluation.eval_result import RECALLS
 from maskrcnn.evaluation.report.averages import mean, objects, precisions
-from maskrcnn.evaluation.report.overlaps import Floats, Overlaps
+from maskrcnn.evaluation.report.moved_masks import iou_in_true_boxes
+from maskrcnn.evaluation.report.overlaps import Floats, Integers, Overlaps
 from maskrcnn.evaluation.report.pairing import AREAS, Pairing, pair
 from maskrcnn.evaluation.report.tide import ERRORS, FOUND, Errors
 
 Row = dict[str, float | None]
 
 
-def oracles(pairing: Pairing, errors: Errors) -> dict[str, Row]:
+def oracles(pairing: Pairing, errors: Errors, columns: DetectionColumns) -> dict[str, Row]:
     """AP and AP50 of each row, None where there is no object.
 
     Args:
         errors: of the same detections, at IoU 0.5.
+        columns: those detections as they were read.
     """
     found, cap = pairing.overlaps, pairing.cap
-    kind = "boxes" if found.kind == "bbox" else "masks"
-    changed = {
-        kind: _exact(found),
+    best = _nearest(found)
+    changed = {"boxes" if found.kind == "bbox" else "masks": _alone(found, best, np.ones(len(best)))}
+    if found.kind == "segm":
+        assert columns.masks is not None
+        moved = iou_in_true_boxes(found, columns.masks, columns.boxes, best)
+        changed["boxes"] = _alone(found, best, moved)
+    changed |= {
         "classes": _named(found),
         "no_background": found.only(errors.kind != ERRORS.index("background")),
         "no_duplicates": found.only(errors.kind != ERRORS.index("duplicate")),
@@ -52,15 +61,19 @@ def _row(precision: Floats) -> Row:
     return {"AP": mean(precision), "AP50": mean(precision[0])}
 
 
-def _exact(found: Overlaps) -> Overlaps:
-    """Each detection on the object of its class that it overlaps most, and on no other."""
+def _nearest(found: Overlaps) -> Integers:
+    """Places of pairs: each detection's with the object of its class, no crowd, that it overlaps most."""
     able = np.flatnonzero(found.same_class & ~found.of_crowd)
     best = found.pairs.select(able).best(len(found.score))
-    best = able[best[best >= 0]]
+    return np.asarray(able[best[best >= 0]])
+
+
+def _alone(found: Overlaps, which: Integers, values: Floats) -> Overlaps:
+    """Some pairs with another IoU, and those with crowds: their detections overlap no other object."""
     iou = found.pairs.iou.copy()
-    iou[best] = 1.0
+    iou[which] = values
     kept = found.of_crowd.copy()
-    kept[best] = True
+    kept[which] = True
     return replace(found, pairs=replace(found.pairs, iou=iou).select(kept))
 
 

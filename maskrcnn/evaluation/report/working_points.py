@@ -47,7 +47,9 @@ def f1_figures(pairing: Pairing) -> Named:
 def _curve(score: Floats, right: Flags, wrong: Flags, total: int) -> Named:
     """Precision, recall and F1 at each of :data:`SCORES` and better, and at the score of the best F1.
 
-    Of several scores of one F1 the highest.  Where nothing is right there is no best.
+    Of several scores of one F1 the highest, and of the gap below it the middle: between the last detection
+    that is kept and the first that is dropped, or 0, so that another image's, which score a little less, are
+    kept too.  Where nothing is right there is no best.
     """
     counted = right | wrong
     order = np.argsort(-score[counted], kind="stable")
@@ -65,7 +67,8 @@ def _curve(score: Floats, right: Flags, wrong: Flags, total: int) -> Named:
     if not best:
         return out | {"score": None, "f1": None, "precision": None, "recall": None}
     at = {"f1": float(f1[best]), "precision": float(precision[best]), "recall": float(recall[best])}
-    return out | {"score": float(falling[best - 1])} | at
+    dropped = float(falling[best]) if best < len(falling) else 0.0
+    return out | {"score": (float(falling[best - 1]) + dropped) / 2} | at
 
 
 def shown(found: Overlaps, thresholds: Mapping[str, float]) -> Flags:

@@ -13,7 +13,7 @@ from maskrcnn.data import CocoConfig
 from maskrcnn.data.file_names import shown
 from maskrcnn.data.formats.data_folder import DATA_FILE
 from maskrcnn.data.interfaces import ContrastConfig
-from maskrcnn.data.tiles import count_windows
+from maskrcnn.data.windows import count_windows
 from maskrcnn.engine.distributed import connect
 from maskrcnn.engine.events import format_seconds
 from maskrcnn.errors import UserError, few, plural

@@ -21,6 +21,7 @@ from maskrcnn.inference.records import Result
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.recipe import Recipe
 from maskrcnn.run import setup
+from maskrcnn.run.tiled_evaluation import most_detections
 
 #: Draws of the images, for intervals.
 RESAMPLES = 500
@@ -84,7 +85,7 @@ def judge(seen: Evaluated) -> EvalResult:
         seen.dataset.ground_truth(),
         seen.records,
         iou_types=setup.iou_types(recipe),
-        max_detections=recipe.model.roi.max_detections,
+        max_detections=most_detections(seen.dataset, recipe),
         image_ids=seen.image_ids,
         backend=recipe.eval.backend,
         sigmas=recipe.eval.sigmas,

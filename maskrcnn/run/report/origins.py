@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from maskrcnn.data import Dataset
 from maskrcnn.data.file_names import shown
+from maskrcnn.engine.checkpoint import load
+from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.memory import memory_in_use
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import UserError
@@ -17,6 +20,7 @@ from maskrcnn.run.evaluation import Judgement
 from maskrcnn.run.folder import RunFolder, read_figures
 from maskrcnn.run.report.evaluated import Evaluated, about
 from maskrcnn.run.report.page import write_report
+from maskrcnn.run.setup import load_model
 from maskrcnn.run.status import best_evaluation
 from maskrcnn.run.training import REPORTS, TrainingRun
 from maskrcnn.viz.report_runs import training_part
@@ -69,13 +73,34 @@ def report_training(run: TrainingRun) -> None:
     if val is None:
         return
     try:
-        report_run(run.folder, run.recipe, val, run.console.line, run.console.warn)
+        recalls = _recalls(run, val)
+        report_run(run.folder, run.recipe, val, run.console.line, run.console.warn, recalls=recalls)
     except Exception as error:  # whatever it is: the training is done
         said = " ".join(str(error).split())[:_SAID]
         run.console.warn(
             f"{run.folder.report}: the report was not written ({type(error).__name__}: {said}); the training"
             f" is whole without it; `maskrcnn report {run.folder.path}` tries again"
         )
+
+
+def _recalls(run: TrainingRun, val: Dataset) -> dict[str, float] | None:
+    """Recall of the proposals of the checkpoint that the page will be about, on this rank alone; None where
+    there are none, or a warning has said why.
+    """
+    checkpoint = of_run(run.folder, run.recipe, val).checkpoint
+    if checkpoint is None or run.recipe.model.rpn is None:
+        return None
+    alone = Ranks(0, 1, 0, run.ranks.device)
+    try:
+        model = load_model(run.recipe, load(checkpoint), checkpoint, alone.device)
+        return proposals.recall(model, val, run.recipe, alone, run.console, MOST_PROPOSED)
+    except Exception as error:  # the page does without
+        said = " ".join(str(error).split())[:_SAID]
+        run.console.warn(
+            f"{run.folder.report}: the recall of the proposals is not on the page ({type(error).__name__}:"
+            f" {said}); `maskrcnn eval --checkpoint {run.folder.path} --report page.html` tries again"
+        )
+        return None
 
 
 def report_run(
@@ -85,16 +110,22 @@ def report_run(
     tell: Callable[[str], object],
     warn: Callable[[str], object],
     page: Path | None = None,
+    recalls: dict[str, float] | None = None,
 ) -> None:
     """The page about a run: its curves, and what its best evaluation found.
 
     Args:
         page: where; None: ``report.html`` in the folder.
+        recalls: of the proposals; None: those that the folder's page of this evaluation has.
 
     Raises:
         UserError: the run was never evaluated, or the page cannot be written.
     """
     seen = of_run(folder, recipe, dataset)
+    kept = read_figures(folder.report.with_suffix(".json"))
+    if recalls is None and kept.get("about", {}).get("step") == seen.about["step"]:
+        recalls = kept.get("proposals")  # as a training wrote it, which had the model
+    seen = replace(seen, proposals=recalls)
     curves = training_part({shown(folder.path.name): read_metrics(folder.metrics)})
     write_report(page or folder.report, seen, tell, warn, [] if curves is None else [curves])
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from maskrcnn.evaluation import evaluate_coco
+from maskrcnn.evaluation.backends import Case
+from maskrcnn.evaluation.coco import read_truth
+from maskrcnn.evaluation.detections import read_detections
 from maskrcnn.evaluation.report.oracles import Row, oracles
-from maskrcnn.evaluation.report.overlaps import Overlaps
+from maskrcnn.evaluation.report.overlaps import Overlaps, measure
 from maskrcnn.evaluation.report.pairing import pair
 from maskrcnn.evaluation.report.rankings import used_objects
 from maskrcnn.evaluation.report.tide import ERRORS, Errors, errors_of
 from tests.evaluation.random_cases import random_case
-from tests.evaluation.report.cases import overlaps_of
 from tests.evaluation.test_coco import square, tiny
 
 Content = dict[str, Any]
@@ -27,10 +29,12 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 
 def measured(content: Content, results: Sequence[Any], kind: Any) -> tuple[Overlaps, Errors, dict[str, Row]]:
-    found = overlaps_of(content, results, kind)
+    truth = read_truth(content, ("bbox", "segm"))
+    columns = read_detections(results, truth, {kind, "bbox"}, truth.image_ids.tolist())
+    found = measure(Case(truth, columns, kind, np.arange(len(truth.image_ids))))
     pairing = pair(found, 100)
     errors = errors_of(found, pairing.flags(0, 0)[0], used_objects(pairing))
-    return found, errors, oracles(pairing, errors)
+    return found, errors, oracles(pairing, errors, columns)
 
 
 def figures(content: Content, results: Sequence[Any], kind: Any) -> Row:
@@ -59,6 +63,34 @@ def test_perfect_boxes_and_masks_are_those_of_the_objects(kind: Any) -> None:
     expected = figures(content, exact, kind)
     assert rows["boxes" if kind == "bbox" else "masks"] == expected
     assert (expected["AP"] or 0) > (rows["now"]["AP"] or 0) > 0
+
+
+def test_masks_in_perfect_boxes_keep_what_is_wrong_inside() -> None:
+    content = tiny()  # squares of 12 px
+    results = []
+    for annotation in content["annotations"]:
+        x, y = annotation["bbox"][:2]
+        # Half as large and elsewhere: in the true box the square fills it; its right half alone never does.
+        whole = len(results) % 2 == 0
+        part = (
+            square(x + 3, y + 2, 8.0)
+            if whole
+            else [[x + 7, y + 2, x + 11, y + 2, x + 11, y + 10, x + 7, y + 10]]
+        )
+        kept = {name: annotation[name] for name in ("image_id", "category_id")} | {"score": 0.9}
+        results.append(kept | {"bbox": [x + 3, y + 2, 8.0, 8.0], "segmentation": part})
+    rows = measured(content, results, "segm")[2]
+    exact = [
+        r | {"segmentation": a["segmentation"] if i % 2 == 0 else _right_half(a), "bbox": a["bbox"]}
+        for i, (r, a) in enumerate(zip(results, content["annotations"], strict=True))
+    ]
+    assert rows["boxes"] == figures(content, exact, "segm")
+    assert rows["now"]["AP"] != rows["boxes"]["AP"] != rows["masks"]["AP"]
+
+
+def _right_half(annotation: dict[str, Any]) -> list[list[float]]:
+    x, y, width, height = annotation["bbox"]
+    return [[x + width / 2, y, x + width, y, x + width, y + height, x + width / 2, y + height]]
 
 
 def test_perfect_classes(kind: Any) -> None:

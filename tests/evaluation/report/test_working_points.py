@@ -19,6 +19,7 @@ from maskrcnn.evaluation.report.working_points import (
 )
 from tests.evaluation.random_cases import outline_case, random_case
 from tests.evaluation.report.cases import case_of, overlaps_of
+from tests.evaluation.test_coco import tiny
 
 
 def paired(seed: int, kind: Any = "bbox") -> tuple[Overlaps, Pairing]:
@@ -49,8 +50,12 @@ def test_f1_at_every_score_and_the_best_of_all() -> None:
         if best is None:
             assert one["score"] is None
             continue
-        assert best == max(plain.values()) == plain[one["score"]]
-        assert one["score"] == max(s for s in found.score.tolist() if plain[s] == best)
+        assert best == max(plain.values())
+        last = max(s for s in found.score.tolist() if plain[s] == best)
+        counted = np.logical_or(*pairing.flags(0, 0)) & (True if label is None else found.label == label)
+        dropped = found.score[counted & (found.score < last)].max(initial=0.0)
+        assert one["score"] == pytest.approx((last + dropped) / 2, abs=1e-15)
+        assert dropped < one["score"] <= last
         right, wrong, total = at_score(pairing, label, one["score"])
         if label is not None:
             assert one["precision"] == right / (right + wrong)
@@ -60,6 +65,20 @@ def test_f1_at_every_score_and_the_best_of_all() -> None:
         assert made["all"]["precision"][at] == right / (right + wrong)
         assert made["all"]["recall"][at] == right / total
     assert made["classes"][2]["score"] is None  # a class without objects
+
+
+def test_where_all_are_right_a_little_less_is_kept_too() -> None:
+    content = tiny()
+    content["annotations"] = content["annotations"][:1]
+    one = content["annotations"][0]
+    kept = {name: one[name] for name in ("image_id", "category_id", "bbox")} | {"score": 0.98}
+    pairing = pair(overlaps_of(content, [kept], "bbox"), 100)
+    made, label = f1_figures(pairing), int(pairing.overlaps.object_label[0])
+    assert made["classes"][label]["f1"] == 1.0
+    assert made["classes"][label]["score"] == pytest.approx(0.49)
+    wrong = kept | {"bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.6}
+    made = f1_figures(pair(overlaps_of(content, [kept, wrong], "bbox"), 100))
+    assert made["classes"][label]["score"] == pytest.approx(0.79)
 
 
 def test_shown_are_those_at_the_threshold_of_their_class() -> None:

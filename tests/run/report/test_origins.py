@@ -17,11 +17,13 @@ from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run.folder import RunFolder
+from maskrcnn.run.report import origins
 from maskrcnn.run.report import page as pages
 from maskrcnn.run.report.best import keep_best
 from maskrcnn.run.thresholds import read_thresholds
 from tests.engine.tiny import write_recipe
 from tests.rules.pages import ROOT
+from tests.run.test_tiled_evaluation import recipe_on_tiles
 from tests.viz.test_pages import read
 
 
@@ -65,7 +67,8 @@ def test_the_figures_of_a_page_are_those_of_eval(
     wanted = json.loads((run / "report.json").read_text())
     for name in ("figures", "per_class", "tide", "f1", "calibration", "confusion", "images_ranked", "limits"):
         assert found[name] == wanted[name], name
-    assert found["proposals"].keys() == {"AR@100", "AR@1000"} and wanted["proposals"] is None
+    assert found["proposals"].keys() == {"AR@100", "AR@1000"} and found["proposals"] == wanted["proposals"]
+    assert found["proposals"]["AR@1000"] > 0
     assert read_thresholds(own / "checkpoints/best.pt") == found["thresholds"]
     assert 'id="proposals"' in out.read_text() and 'id="training"' not in out.read_text()
 
@@ -134,7 +137,33 @@ def test_the_page_is_about_the_best_and_not_the_last(run: Path, tmp_path: Path) 
     (own / "results.json").write_text(json.dumps(records[:1]))  # what the last one found
     assert main(["report", str(own), "--out", str(tmp_path / "new.html")]) == 0
     found, wanted = (json.loads(p.read_text()) for p in (tmp_path / "new.json", run / "report.json"))
-    assert found["figures"] == wanted["figures"]
+    assert found["figures"] == wanted["figures"] and found["proposals"] == wanted["proposals"]
+    shutil.copy(run / "report.json", own / "report.json")
+    other = wanted | {"about": wanted["about"] | {"step": 1}}
+    (own / "report.json").write_text(json.dumps(other))  # of another evaluation
+    assert main(["report", str(own), "--out", str(tmp_path / "new.html")]) == 0
+    assert json.loads((tmp_path / "new.json").read_text())["proposals"] is None
+
+
+def test_a_page_without_recall_of_proposals_says_why(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(origins.proposals, "recall", fail)
+    assert train(run.parent / "tiny.yaml", tmp_path / "other", "solver.steps=1") == 0
+    told = capsys.readouterr().err
+    assert "recall of the proposals is not on the page (ZeroDivisionError: of all things)" in told
+    assert json.loads((tmp_path / "other/report.json").read_text())["proposals"] is None
+
+
+def test_the_page_of_a_model_on_tiles_has_the_figures_of_its_evaluation(tmp_path: Path) -> None:
+    recipe = recipe_on_tiles(tmp_path)
+    assert train(recipe, tmp_path / "run", "solver.steps=1") == 0
+    figures, page = (json.loads((tmp_path / "run" / f"{n}.json").read_text()) for n in ("figures", "report"))
+    assert {k: v["value"] for k, v in page["figures"]["segm"].items()} == figures["figures"]["segm"]
+    assert page["proposals"]["AR@1000"] > 0
 
 
 def test_an_image_that_cannot_be_read_counts_for_nothing(
