@@ -44,6 +44,8 @@ COMMANDS = (
     Command("report", "one HTML file that explains a run, or compares several"),
     Command("predict", "find objects in images: overlays and a results file"),
     Command("export", "write a checkpoint as ONNX, torch.export or OpenVINO, proven equal to the model"),
+    Command("package", "a folder with a model, its config, classes and a model card, for another machine"),
+    Command("strip", "a checkpoint for inference alone"),
     Command("proposals", "write the proposals of a trained RPN to a file, for Fast R-CNN"),
     Command(
         "cross-validate", "train a config on each of k parts of its data but one, and judge it by that one"
@@ -57,7 +59,7 @@ COMMANDS = (
     Command("export-data", "write a data set in another format"),
     Command("split", "divide a data set into one for training and one for validation"),
     Command("browse", "training images before and after augmentation, with findings, as one HTML file"),
-    Command("convert", "take over weights from other frameworks"),
+    Command("convert", "take over weights, or a config, from other frameworks"),
     Command("weights", "published weights by name: list, fetch, say where they lie, add one's own"),
     Command("explain-roi", "draw what RoIPool, RoIAlign and the others read, or measure it on data"),
     Command("doctor", "say whether the installation is in order, or with DATA|CONFIG whether the data are"),
