@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write it, and say what it holds."""
-    from maskrcnn.run.package import Wishes, package
+    from maskrcnn.run.package import PackageOptions, package
     from maskrcnn.run.package_card import Stated
 
     if args.pictures < 0:
         raise UserError(f"--pictures must be at least 0, got {args.pictures}")
-    wishes = Wishes(Stated(args.use, args.licence), args.report, args.pictures)
+    wishes = PackageOptions(Stated(args.use, args.licence), args.report, args.pictures)
     package(args.source, args.out, wishes, tuple(args.overrides), lambda line: print(line, flush=True))
     return 0

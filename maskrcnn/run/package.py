@@ -37,7 +37,7 @@ _CONFIG = """\
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PackageOptions:
     """What goes into a package besides the model.
 
     stated: words of its maker.
@@ -53,7 +53,7 @@ class Wishes:
 def package(
     source: Path,
     out: Path,
-    wishes: Wishes,
+    wishes: PackageOptions,
     overrides: Sequence[str] = (),
     tell: Callable[[str], object] = lambda line: None,
 ) -> None:

@@ -18,6 +18,7 @@ from maskrcnn.errors import CheckpointError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, package
 from maskrcnn.run.thresholds import write_thresholds
+from maskrcnn.viz.model_card import ModelCard
 from tests.engine.tiny import write_recipe
 
 
@@ -191,3 +192,12 @@ def test_words_and_scores_may_be_mended_by_hand(packed: Path, tmp_path: Path) ->
     (there / "README.md").write_text("better")
     (there / "model.thresholds.json").write_text('{"scores": {"box": 0.125}}')
     assert Predictor(there).thresholds == (0.125, 0.5)
+
+
+def test_a_card_of_many_classes_and_names_that_could_break_it() -> None:
+    names = {f"class {i} | <b>": 0.5 for i in range(100)}
+    text = ModelCard("m", "", "", {"torchvision/x": "BSD"}, {}, {}, names).markdown()
+    assert "and 60 more classes" in text and "and 92 more classes" in text
+    assert "<b>" not in text and "class 1 \\| &lt;b>" in text
+    assert "Training began from torchvision/x, whose licence is BSD." in text
+    assert "This checkpoint was not evaluated." in text
