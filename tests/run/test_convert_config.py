@@ -203,8 +203,8 @@ def test_detectron2s_mask_rcnn_is_the_zoos(tmp_path: Path, capsys: pytest.Captur
         ("MODEL: {ROI_MASK_HEAD: {CLS_AGNOSTIC_MASK: True, NUM_CONV: 8}}\nINPUT: {MASK_FORMAT: bitmask}",
          {"model.mask_head.class_agnostic": "true", "model.mask_head.convs": "8",
           "model.mask_target": "bitmask_hard"}),
-        ("MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 0.1, NMS_THRESH_TEST: 0.3}}\n"
-         "TEST: {DETECTIONS_PER_IMAGE: 7}",
+        (("MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 0.1, NMS_THRESH_TEST: 0.3}}\n"
+          "TEST: {DETECTIONS_PER_IMAGE: 7}"),
          {"model.roi.score_threshold": "0.1", "model.roi.nms_threshold": "0.3",
           "model.roi.max_detections": "7"}),
         (("MODEL: {ROI_HEADS: {NAME: CascadeROIHeads}, ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True},\n"
