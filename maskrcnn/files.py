@@ -85,6 +85,34 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def building_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which gets the name ``path`` when the body ends well, and else goes.
+
+    Args:
+        path: nothing is there, or an empty folder.
+
+    Raises:
+        OutputError: it cannot be made or renamed; nothing is left behind.
+    """
+    temporary = temporary_beside(path)
+    try:
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise unwritten(path, error) from None
+        yield temporary
+        try:
+            if path.is_dir():
+                path.rmdir()
+            temporary.rename(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise unwritten(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` when the body ends well, and else goes.
 

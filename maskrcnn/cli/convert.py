@@ -1,14 +1,15 @@
-"""``maskrcnn convert``: another framework's weights as a checkpoint of ours, or ours as torchvision's."""
+"""``maskrcnn convert``: another framework's weights or config as ours, or our weights as torchvision's."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_set_argument
 from maskrcnn.errors import UserError
 
-HELP = "take over weights from other frameworks, or hand ours to torchvision"
+HELP = "take over weights or a config from other frameworks, or hand our weights to torchvision"
 
 MAKERS = ("torchvision", "detectron2", "maskrcnn-benchmark", "mmdetection")
 #: Of classifiers alone.
@@ -31,13 +32,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("torchvision",),
         help="IN is a checkpoint of ours, OUT for torchvision",
     )
+    way.add_argument(
+        "--config",
+        action="store_true",
+        help="IN is a config: Detectron2's (.yaml) or mmdetection's (.py, read and never run); OUT is ours",
+    )
     parser.add_argument(
         "input",
         metavar="IN",
         type=Path,
-        help="a detector or an ImageNet classifier (.pth, .pkl, .safetensors)",
+        help="a detector or an ImageNet classifier (.pth, .pkl, .safetensors); with --config a config",
     )
-    parser.add_argument("output", metavar="OUT", type=Path, help="the file to write")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        type=Path,
+        nargs="?",
+        help="the file to write; with --config the config is printed without it",
+    )
+    parser.add_argument(
+        "--train-images",
+        type=int,
+        metavar="N",
+        help="with --config: images of the training data, where a schedule counts epochs; default COCO's",
+    )
     parser.add_argument(
         "--classes",
         choices=("auto", "all", "coco80"),
@@ -77,16 +95,16 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: the input is unreadable or does not match whole; the output cannot be written.
         ConfigError: the classes or the keys asked for do not fit the file.
     """
+    if args.config:
+        return _config(args)
+    if args.output is None:
+        raise UserError("maskrcnn convert needs OUT, the file to write")
+    if args.train_images is not None:
+        raise UserError("--train-images goes with --config")
     from maskrcnn.run.convert import Options, convert_file, export_torchvision
 
     if args.target is not None:
-        own = ("classes", "names", "channels", "bn_eps", "drop_head")
-        given = [
-            f"--{name.replace('_', '-')}"
-            for name in own
-            if getattr(args, name) not in (None, False, "auto", [])
-        ]
-        if given:
+        if given := _given(args, ("classes", "names", "channels", "bn_eps", "drop_head")):
             raise UserError(f"{', '.join(given)}: of no use with --to torchvision")
         print("\n".join(export_torchvision(args.input, args.output, args.overrides)))
         return 0
@@ -104,4 +122,21 @@ def run(args: argparse.Namespace) -> int:
         for theirs, ours in report.matched:
             print(f"  {theirs} -> {ours}")
     print("\n".join(report.lines))
+    return 0
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The options that the command line has."""
+    set_ = [name for name in names if getattr(args, name) not in (None, False, "auto", [])]
+    return ["--set" if name == "overrides" else f"--{name.replace('_', '-')}" for name in set_]
+
+
+def _config(args: argparse.Namespace) -> int:
+    if given := _given(args, ("classes", "names", "channels", "bn_eps", "drop_head", "overrides")):
+        raise UserError(f"{', '.join(given)}: of no use with --config; change the config that it writes")
+    if args.train_images is not None and args.train_images < 1:
+        raise UserError(f"--train-images must be at least 1, got {args.train_images}")
+    from maskrcnn.run.convert_config import write_config
+
+    print("\n".join(write_config(args.input, args.output, args.train_images)))
     return 0

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from maskrcnn.cli.parser import add_set_argument
-from maskrcnn.errors import UserError
+from maskrcnn.errors import CheckpointError, UserError
 
 HELP = "train a model from a config file, with evaluations, checkpoints and logs in a run folder"
 
@@ -86,5 +86,13 @@ def _no_run(path: Path, config: str | None) -> str:
         return "there is no such run folder" + (f"; to begin it: --output {path} --resume" if config else "")
     if path.suffix in (".yaml", ".yml"):
         return f"is a config file; write maskrcnn train {path} --resume to go on in its run folder"
+    from maskrcnn.engine.checkpoint import load, refuse_stripped  # brings torch
+
+    try:
+        found = load(path)
+    except CheckpointError:  # some file or other
+        found = None
+    if found is not None:
+        refuse_stripped(found, path)
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return f"is a file; name its run folder, as --resume {run}, which goes on from the newest checkpoint"

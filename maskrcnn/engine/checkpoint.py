@@ -71,6 +71,8 @@ _FIELDS = tuple(f.name for f in fields(Checkpoint) if f.name != "more")
 _OWN = ("model", "optimizer", "scaler")
 #: Further parts that only some runs have, and the key that asks for each.
 OPTIONAL = {"ema": "solver.ema", "budget": "train.hours"}
+#: Among ``versions``: that of the maskrcnn that left out what only a training needs.
+STRIPPED = "stripped"
 #: Further parts of a training, of which predictions have no use.
 _OF_TRAINING = ("recovery", "shares")
 
@@ -150,6 +152,19 @@ def load(path: Path) -> Checkpoint:
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == _FORMAT
+
+
+def refuse_stripped(checkpoint: Checkpoint, path: Path) -> None:
+    """
+    Raises:
+        CheckpointError: the checkpoint is for inference alone, so that no run can go on from it.
+    """
+    if STRIPPED in checkpoint.versions:
+        raise CheckpointError(
+            f"{path}: is for inference alone (maskrcnn strip left the optimizer's state out), so no run goes"
+            f" on from it; begin a new one from its weights: maskrcnn train CONFIG --set weights={path}"
+            " --output ANOTHER_FOLDER"
+        )
 
 
 def load_if_ours(path: Path) -> Checkpoint | None:

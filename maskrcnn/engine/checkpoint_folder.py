@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from torch import Tensor
 from maskrcnn.engine.checkpoint import Checkpoint, WriteError, load, save
 from maskrcnn.errors import CheckpointError, few
 from maskrcnn.files import free_bytes, name_also, reason
+
+#: What makes a folder a package for inference (`maskrcnn package`): its list of files, and its checkpoint.
+PACKAGE, PACKED = "package.json", "model.pt"
 
 
 @dataclass
@@ -109,15 +113,39 @@ def _bytes(content: Any) -> int:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file for ``path``: itself, or for a run's folder its best, else its last.
+    """A checkpoint file for ``path``: itself, for a run's folder its best, else its last, or a package's.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none; a package is not whole.
     """
     if not path.is_dir():
         return path
+    if is_package(path):
+        _check_whole(path)
+        return path / PACKED
     for name in ("best.pt", "last.pt"):
         for folder in (path / "checkpoints", path):
             if (folder / name).is_file():
                 return folder / name
     raise CheckpointError(f"{path}: no best.pt or last.pt in this folder or its 'checkpoints'; name a file")
+
+
+def is_package(path: Path) -> bool:
+    """Whether a folder is what `maskrcnn package` writes."""
+    return (path / PACKAGE).is_file()
+
+
+def _check_whole(path: Path) -> None:
+    """All files are there, and the model whole; words and scores may have been mended by hand."""
+    try:
+        files = json.loads((path / PACKAGE).read_text(encoding="utf-8"))["files"]
+        wrong = [name for name in files if not (path / name).is_file()]
+        if not wrong and (path / PACKED).stat().st_size != files[PACKED]["bytes"]:
+            wrong = [PACKED]
+    except (OSError, ValueError, LookupError, TypeError):
+        wrong = [PACKAGE]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: this package is not whole ({few(wrong)}: missing or cut short); copy the folder again,"
+            " or make it anew with maskrcnn package"
+        )

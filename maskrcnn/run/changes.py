@@ -9,7 +9,7 @@ from typing import Any
 from maskrcnn.config import flatten
 from maskrcnn.config.plugins import plugins_fingerprint
 from maskrcnn.data import Categories, Dataset
-from maskrcnn.engine.checkpoint import Checkpoint
+from maskrcnn.engine.checkpoint import Checkpoint, refuse_stripped
 from maskrcnn.engine.distributed import Ranks
 from maskrcnn.engine.provenance import describe_run
 from maskrcnn.errors import CheckpointError, UserError, few
@@ -55,6 +55,7 @@ def check_resumed(
     Raises:
         UserError: it cannot.
     """
+    refuse_stripped(checkpoint, path)
     known = Categories(checkpoint.category_ids, checkpoint.category_names)
     if known.ids:
         check_same_categories(known, data.train.categories, "data.train")

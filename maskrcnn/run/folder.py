@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.config import dump, fingerprint
-from maskrcnn.engine.checkpoint_folder import CheckpointFolder
+from maskrcnn.engine.checkpoint_folder import CheckpointFolder, is_package
 from maskrcnn.engine.metrics_file import read_metrics
 from maskrcnn.errors import UserError
 from maskrcnn.files import write_json, write_text
@@ -44,12 +44,24 @@ class RunFolder:
         """Its checkpoints."""
         return CheckpointFolder(self.path / "checkpoints", keep)
 
+    def refuse_if_package(self) -> None:
+        """
+        Raises:
+            UserError: the folder is no run's, but a package for inference.
+        """
+        if is_package(self.path):
+            raise UserError(
+                f"{self.path}: is a package for inference (maskrcnn package) and no run folder; begin a new"
+                f" run from it: maskrcnn train {self.path / 'config.yaml'} --output ANOTHER_FOLDER"
+            )
+
     def refuse_if_used(self) -> None:
         """A fresh run never mixes with another's files.
 
         Raises:
             UserError: the folder holds anything but the lock of a run that begins.
         """
+        self.refuse_if_package()
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; choose another run folder with --output")
         if self.path.is_dir() and any(p.name != lock.NAME for p in self.path.iterdir()):

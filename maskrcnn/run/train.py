@@ -78,8 +78,7 @@ def train(
 
     with closing(console), stop_at_once(stopped) if ranks.size == 1 else nullcontext():
         console.take_logs()
-        if not resume:
-            setup.one_first(ranks, folder.refuse_if_used)
+        setup.one_first(ranks, folder.refuse_if_package if resume else folder.refuse_if_used)
         setup.main_alone(ranks, lambda: check_folder(output))
         with _locked(folder, ranks, console) as lock:
             if not resume:  # another run may have begun and ended while this one waited

@@ -70,6 +70,10 @@ COVERS = {
     "run/test_doctor.py": "cli.doctor",
     "run/test_examine.py": "run.finding_pictures",
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
+    "run/test_convert_config.py": "convert.configs.detectron2_keys convert.configs.detectron2_training"
+    " convert.configs.foreign_keys convert.configs.mmdetection_heads convert.configs.mmdetection_keys"
+    " convert.configs.mmdetection_training",
+    "run/test_package.py": "cli.package run.package_card viz.model_card",
     "run/test_predict.py": "run.prediction_files",
     "run/test_prediction.py": "run.prediction_table",
     "run/test_preflight.py": "run.data_checks run.evaluation_checks run.folder run.image_checks"
@@ -77,6 +81,7 @@ COVERS = {
     "run/new/test_make.py": "cli.new run.new.choice run.new.choices run.new.facts",
     "run/report/test_origins.py": "cli.report run.report.best run.report.evaluated run.report.page",
     "run/report/test_runs.py": "run.report.choice_of_images run.report.two_runs",
+    "run/test_strip.py": "cli.strip",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",

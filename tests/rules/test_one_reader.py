@@ -22,6 +22,8 @@ READERS = {
     "maskrcnn.run.convert": "class names, which are a COCO file's or a list",
     "maskrcnn.run.folder": "run.json and figures.json",
     "maskrcnn.run.lock": "run.lock",
+    "maskrcnn.engine.checkpoint_folder": "the list of files of a package",
+    "maskrcnn.run.package_card": "the figures beside a report's page",
     "maskrcnn.run.thresholds": "the scores beside a checkpoint",
     "maskrcnn.run.prediction_journal": "its own lines",
     "maskrcnn.engine.distributed": "what processes tell each other",
