@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -105,7 +107,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[N, 3, H, W] -> the levels in ``outputs``."""
-        features = self.net(x)
+        with _whole_numbers() if torch.compiler.is_exporting() else nullcontext():
+            features = self.net(x)
         if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
             features = [f.permute(0, 3, 1, 2) for f in features]
         return dict(zip(self.channels, features, strict=True))
@@ -147,6 +150,26 @@ class TimmBackbone(Backbone):
             )
         fitting = {own[_flat(name)]: value for name, value in source.items() if _flat(name) in own}
         self.net.load_state_dict(fitting, strict=False)
+
+
+@contextmanager
+def _whole_numbers() -> Iterator[None]:
+    """Within it timm's "same" padding is computed by whole numbers.
+
+    By fractions rounded up, as it stands there, open sizes become expressions that grow from layer to layer
+    and take a tracer minutes.
+    """
+    from timm.layers import padding
+
+    def same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
+        steps = (x + stride - 1) // stride
+        return max((steps - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0)
+
+    before, padding.get_same_padding = padding.get_same_padding, same_padding
+    try:
+        yield
+    finally:
+        padding.get_same_padding = before
 
 
 def _levels(net: Any) -> list[tuple[int, int]]:

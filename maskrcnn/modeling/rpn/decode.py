@@ -47,12 +47,18 @@ def select_proposals(
         The proposals by falling objectness, which is their score, in the anchors' dtype; there is room for
         ``post_nms`` an image, or for as many as enter NMS where that is less.
     """
-    most = max(min(pre_nms, logit.shape[1]) for logit in logits)
+    # A graph for images of any size has the same room for all: its shapes are then numbers, sooner traced.
+    any_size = torch.compiler.is_exporting()
+    counts = [pre_nms if any_size else min(pre_nms, logit.shape[1]) for logit in logits]
+    most = max(counts)
     height, width = image_sizes[:, 0, None], image_sizes[:, 1, None]
     of_levels: list[list[Tensor]] = []
-    for anchor, logit, delta in zip(anchors, logits, deltas, strict=True):
-        count = min(pre_nms, logit.shape[1])
+    for anchor, logit, delta, count in zip(anchors, logits, deltas, counts, strict=True):
+        if any_size:
+            logit = F.pad(logit, (0, count), value=-torch.inf)
         score, index = logit.to(anchor.dtype).topk(count, dim=1)
+        if any_size:
+            index = index.clamp(max=anchor.shape[0] - 1)
         delta = delta.gather(1, index[..., None].expand(-1, -1, 4))
         box = decode_boxes(delta.flatten(0, 1), anchor[index].flatten(0, 1)).view(-1, count, 4)
         box = clip_boxes(box, height, width)
@@ -72,7 +78,7 @@ def select_proposals(
     rank = rank.gather(1, kept).view(images, -1)
     box = box.gather(1, kept[..., None].expand(-1, -1, 4)).view(images, -1, 4)
     score = score.gather(1, kept).view(images, -1)
-    room = min(post_nms, sum(min(pre_nms, logit.shape[1]) for logit in logits))
+    room = min(post_nms, sum(counts))
     order = torch.where(valid, rank, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :room]
     valid = valid.gather(1, order)
     box = box.gather(1, order[..., None].expand(-1, -1, 4))

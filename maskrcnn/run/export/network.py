@@ -34,6 +34,10 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
+        # All of it, said in a way from which a tracer has all levels' sizes as products of one number.
+        divisor, (height, width) = self.model.preprocess.size_divisor, images.shape[2:]
+        if divisor > 1:
+            images = images[:, :, : height // divisor * divisor, : width // divisor * divisor]
         found = self.model.predict_batch(ImageBatch(images, (), sizes))
         rois, count = found.rois, images.shape[0]
         assert rois.real is not None
@@ -41,12 +45,10 @@ class Network(nn.Module):
         return tuple(values.unflatten(0, (count, -1)) for values in rows)
 
 
-def trace(model: MaskRCNN, least: int = 1) -> torch.export.ExportedProgram:
+def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
     """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images.
 
-    Args:
-        least: pixels that a side of the batch has at least; below :data:`SAFE` one level has a single row or
-            column, which PyTorch's own graphs are tied to.
+    As a program of PyTorch's its sides are :data:`SAFE` at least; what is made of it need not be tied to that.
 
     Raises:
         UserError: the model has parts whose results no format here has a place for.
@@ -64,10 +66,10 @@ def trace(model: MaskRCNN, least: int = 1) -> torch.export.ExportedProgram:
     cells = -(-_LEAST // divisor)
     height, width = cells * divisor, (cells + 1) * divisor
     example = torch.zeros(2, channels, height, width), torch.tensor([[float(height), float(width)]] * 2)
-    # As multiples of the divisor: sizes of features are then plain products, and sooner traced.
+    least = -(-SAFE // divisor)
     count, *cells_of = (
         torch.export.Dim(name, min=low, max=1024)
-        for name, low in (("n", 1), ("rows", -(-least // divisor)), ("columns", -(-least // divisor)))
+        for name, low in (("n", 1), ("rows", least), ("columns", least))
     )
     height_of, width_of = [auto, auto] if divisor == 1 else [divisor * cells for cells in cells_of]
     shapes = ({0: count, 2: height_of, 3: width_of}, {0: count})

@@ -16,7 +16,7 @@ import torch
 from maskrcnn.data import apply_transforms
 from maskrcnn.files import replacing, take_place
 from maskrcnn.inference.records import coco_results
-from maskrcnn.run.export.network import SAFE, trace
+from maskrcnn.run.export.network import trace
 from maskrcnn.run.export.running import Array, Instances, Runner
 from maskrcnn.run.export.writing import WRITERS
 from maskrcnn.run.predictor import Predictor
@@ -37,7 +37,7 @@ class TorchWriter:
         self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
     ) -> None:
         """See :class:`Writer`."""
-        program = trace(predictor.model, SAFE)
+        program = trace(predictor.model)
         with replacing(file) as stream:
             torch.export.save(program, stream, extra_files=dict(metadata))
 
