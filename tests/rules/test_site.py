@@ -55,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block += "socket.socket.connect = socket.getaddrinfo = no\nsys.argv[0] = 'mkdocs'\n"
     block += "runpy.run_module('mkdocs', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", block, "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-c", block, "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
