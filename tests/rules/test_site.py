@@ -130,6 +130,14 @@ def test_every_command_and_public_name_is_in_it(site: Path) -> None:
     assert ":class:" not in python and ":func:" not in python
 
 
+def test_the_page_on_github_names_what_is_public() -> None:
+    from tools.site.python_api import PUBLIC, public
+
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert [module for module in PUBLIC if f"`{module}`" not in text] == []
+    assert all(public().values())
+
+
 def test_every_key_has_its_comment() -> None:
     from tools.site.keys import comments
 
