@@ -83,7 +83,7 @@ def test_figures_of_the_readme_stand_where_they_say() -> None:
     for what, here, elsewhere, command, page in rows:
         there = (ROOT / page).read_text(encoding="utf-8")
         missing = [
-            figure for figure in FIGURE.findall(here + elsewhere) if figure not in FIGURE.findall(there)
+            figure for figure in FIGURE.findall(f"{here} {elsewhere}") if figure not in FIGURE.findall(there)
         ]
         assert missing == [], (what, missing)
         assert command in there, what

@@ -55,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block += "socket.socket.connect = socket.getaddrinfo = no\nsys.argv[0] = 'mkdocs'\n"
     block += "runpy.run_module('mkdocs', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", block, "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-c", block, "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -128,6 +128,14 @@ def test_every_command_and_public_name_is_in_it(site: Path) -> None:
     for name in ("Predictor", "roi_align", "RoIPool", "predict_each"):
         assert name in python
     assert ":class:" not in python and ":func:" not in python
+
+
+def test_the_page_on_github_names_what_is_public() -> None:
+    from tools.site.python_api import PUBLIC, public
+
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert [module for module in PUBLIC if f"`{module}`" not in text] == []
+    assert all(public().values())
 
 
 def test_every_key_has_its_comment() -> None:
