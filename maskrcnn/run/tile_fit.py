@@ -84,7 +84,7 @@ def _size(recipe: Recipe, tiling: Tiling, middle: float) -> int | None:
     resize = resize_of(build_transforms(recipe, training=False), "data.eval_transforms")
     try:
         now = _scale(resize, tiling.size)
-        factor = float(np.clip(middle * now, *tiling.sides[1:])) / (middle * now)
+        factor = min(max(middle * now, tiling.sides[1]), tiling.sides[2]) / (middle * now)
         size = max(round(tiling.size / factor), LEAST_TILE)
         follows = abs(_scale(resize, size) * size / (now * tiling.size) - 1) < _ALIKE - 1
     except DataError:

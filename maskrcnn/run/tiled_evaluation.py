@@ -53,4 +53,4 @@ def most_detections(dataset: Dataset, recipe: Recipe) -> int:
     if tiles is None:
         return most
     sizes = np.unique(np.asarray(dataset.sizes), axis=0).tolist()
-    return most * max(count_windows(*size, tiles.size, tiles.overlap) for size in sizes)
+    return most * max(count_windows(height, width, tiles.size, tiles.overlap) for height, width in sizes)

@@ -82,6 +82,7 @@ COVERS = {
     "run/report/test_origins.py": "cli.report run.report.best run.report.evaluated run.report.page",
     "run/report/test_runs.py": "run.report.choice_of_images run.report.two_runs",
     "run/test_strip.py": "cli.strip",
+    "run/test_tiled_prediction.py": "run.tiling",
     "run/test_split.py": "cli.split viz.shares",
     "run/test_zoo.py": "cli.zoo run.flops",
     "studies/ablation/test_ablate.py": "cli.ablate",

@@ -77,10 +77,16 @@ def test_tiles_are_as_the_model_was_trained(run: Path, tmp_path: Path) -> None:
     assert (asked.size, asked.overlap, asked.told) == (128, 0.3, "--tiles")
     assert choose_tiling(plain, ()).size == 64  # short side 64: squares of that are left as they are
     assert load(file).image_size == (150, 200)
-    assert Predictor(file, device="cpu").tiling().size == 150
+    sides = np.quantile(np.sqrt([w * h for of_image in BOXES for *_, w, h in of_image]), (0.25, 0.5, 0.75))
+    assert load(file).object_sides == pytest.approx(tuple(sides), abs=0.01)  # the transforms leave them so
+    tiling = Predictor(file, device="cpu").tiling()
+    assert (tiling.size, tiling.sides) == (150, load(file).object_sides)
+    assert (
+        Predictor(file, device="cpu").tiling(96).sides == choose_tiling(trained, (), sides=sides).sides == ()
+    )
     older = tmp_path / "older.pt"
-    save(replace(load(file), image_size=()), older)
-    assert Predictor(older, device="cpu").tiling().size == 150  # as the training annotations say
+    save(replace(load(file), image_size=(), object_sides=()), older)
+    assert Predictor(older, device="cpu").tiling() == tiling  # as the training annotations say
     (run.parent / "images" / "train.json").rename(tmp_path / "train.json")
     try:
         assert "not scaled" in Predictor(older, device="cpu").tiling().told

@@ -160,9 +160,10 @@ def test_a_page_without_recall_of_proposals_says_why(
 
 def test_the_page_of_a_model_on_tiles_has_the_figures_of_its_evaluation(tmp_path: Path) -> None:
     recipe = recipe_on_tiles(tmp_path)
-    assert train(recipe, tmp_path / "run", "solver.steps=1") == 0
+    assert train(recipe, tmp_path / "run", "solver.steps=1", "model.roi.max_detections=101") == 0
     figures, page = (json.loads((tmp_path / "run" / f"{n}.json").read_text()) for n in ("figures", "report"))
     assert {k: v["value"] for k, v in page["figures"]["segm"].items()} == figures["figures"]["segm"]
+    assert "AP@606" in figures["figures"]["segm"]  # six windows an image
     assert page["proposals"]["AR@1000"] > 0
 
 
