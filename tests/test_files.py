@@ -18,6 +18,7 @@ from maskrcnn import files
 from maskrcnn.errors import OutputError
 from maskrcnn.files import (
     Appender,
+    building_folder,
     clear_temporaries,
     create,
     locked,
@@ -300,3 +301,18 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="c: could not be written"):
         files.copy_file(tmp_path / "a", tmp_path / "a" / "c")
     assert (tmp_path / "new" / "b").read_bytes() == b"1234" and len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_a_folder_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty", "a/deep"):
+        with building_folder(tmp_path / name) as folder:
+            (folder / "x").write_text("1")
+            assert folder.parent == (tmp_path / name).parent and not (tmp_path / name / "x").exists()
+        assert names(tmp_path / name) == ["x"]
+    cut = building_folder(tmp_path / "cut")
+    (cut.__enter__() / "x").write_text("1")
+    assert not cut.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    with pytest.raises(OutputError, match="new: could not be written"), building_folder(tmp_path / "new"):
+        pass
+    assert names(tmp_path) == ["a", "empty", "new"] and names(tmp_path / "new") == ["x"]

@@ -160,8 +160,9 @@ def _failures(found: Figures) -> Iterator[str]:
         yield f"{plural(limits['images_at_cap'], 'image')} had as many predictions as the model gives at most"
     if found["background"] is not None:
         empty = found["background"]
-        images = plural(empty["images"], "image")
-        yield f"something is found on {empty['with_detections']} of {images} without objects"
+        one, several = "image without objects", "images without objects"
+        images = plural(empty["images"], one, several)
+        yield f"something is found on {empty['with_detections']} of {images}"
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
@@ -169,9 +170,9 @@ def _table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
 
 
 def _more(classes: int) -> list[str]:
-    return [f"and {classes - MOST_ROWS} more classes"] if classes > MOST_ROWS else []
+    return [f"and {plural(classes - MOST_ROWS, 'more class')}"] if classes > MOST_ROWS else []
 
 
 def _listed(names: Sequence[str]) -> str:
     shown = [in_markdown(name) for name in names[:8]]
-    return ", ".join(shown) + (f" and {len(names) - 8} more classes" if len(names) > 8 else "")
+    return ", ".join(shown) + (f" and {plural(len(names) - 8, 'more class')}" if len(names) > 8 else "")

@@ -79,6 +79,7 @@ STANDS_FOR = {
     "IN": "mask_rcnn_R_50_FPN_3x.pkl",
     "nuclei/instances_train.json": "mine/train.json",
     "coco/annotations/instances_val2017.json": "mine/val.json",
+    "mine-1.0": "runs/mine",
 }
 SMALL = [
     *("model.backbone.depth=18", "model.backbone.width=16", "model.neck.out_channels=16"),
@@ -141,6 +142,8 @@ def runnable(line: str, number: int) -> list[str]:
     out = f"out/{number}"
     if name == "proposals":
         words[words.index("--output") + 1] = f"{out}.npz"
+    if name in ("package", "strip"):
+        words[words.index("--out" if name == "package" else "--output") + 1] = f"{out}.pt"
     if name == "predict":
         words += ["--out", out]
     if name in ("import", "new"):
@@ -267,6 +270,7 @@ FILES = {
     '"instances_val2017.json"': '"mine/val.json"',
     '"results.json"': '"runs/mine/results.json"',
     '"runs/demo"': '"runs/mine"',
+    '"mine-1.0"': '"runs/mine"',
     '{"steps": 2000}': '{"steps": 1}',
 }
 

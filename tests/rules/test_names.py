@@ -30,6 +30,7 @@ NOT_OURS = {
         "my_backbone.py",
         "my_operator.py",
         "text_folder.py",
+        "theirs.py",
         "roi.md",
         "report.md",
         "folds.md",

@@ -8,6 +8,12 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.config import flatten
+from maskrcnn.config.nodes import Map, Origin
+from maskrcnn.convert.configs import detectron2_keys, mmdetection_keys
+from maskrcnn.convert.configs.detectron2_defaults import DEFAULTS
+from maskrcnn.convert.configs.foreign_keys import ForeignConfig
+from maskrcnn.convert.configs.mmdetection_training import COCO_IMAGES
+from maskrcnn.convert.configs.python_file import read_python
 from maskrcnn.recipe import Recipe, load_recipe
 
 #: As its Base-RCNN-FPN and a Mask R-CNN over it.
@@ -162,6 +168,28 @@ def differing(recipe: Recipe, name: str) -> dict[str, str]:
     }
 
 
+def test_detectron2s_defaults_are_a_faster_rcnn_of_one_level() -> None:
+    """Of no file at all: each default that is stated is asked for."""
+    asked: set[str] = set()
+
+    class Asked(ForeignConfig):
+        def get(self, path: str, *default: object) -> object:
+            asked.add(path)
+            return super().get(path, *default)
+
+    found = detectron2_keys.convert_keys(Asked(Map({}, Origin("nothing")), DEFAULTS))
+    off = ("MODEL.FPN.", "MODEL.ROI_MASK_HEAD.", "MODEL.ROI_KEYPOINT_HEAD.", "MODEL.ROI_BOX_CASCADE_HEAD.")
+    assert {key for key in DEFAULTS if not key.startswith((*off, "INPUT.MASK_FORMAT"))} <= asked
+    assert found.settings["model.backbone.outputs"] == ["c4"] and found.settings["solver.steps"] == 40_000
+    assert found.parts["model.roi_trunk"] is True and found.parts["model.mask_head"] is False
+
+
+def test_all_that_mmdetection_says_of_a_model_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MMDET + RUNTIME3)
+    theirs = ForeignConfig(read_python(tmp_path / "mine.py"), {})
+    assert mmdetection_keys.convert_keys(theirs, None).run_keys and [*theirs.left()] == []
+
+
 def test_detectron2s_mask_rcnn_is_the_zoos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """But for what its ImageNet weights need, and its evaluations."""
     recipe = converted(tmp_path, "mine.yaml", MASK)
@@ -279,8 +307,8 @@ def test_mmdetection_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "data.train_transforms.0.resample": "linear",
         "data.eval_transforms.0.resample": "linear",
         "solver.optimizer.weight_decay_norm": "0.0001",
-        "solver.steps": str(round(12 * 117_266 / 16)),
-        "solver.schedule.milestones": str([round(8 * 117_266 / 16), round(11 * 117_266 / 16)]),
+        "solver.steps": str(round(12 * COCO_IMAGES / 16)),
+        "solver.schedule.milestones": str([round(8 * COCO_IMAGES / 16), round(11 * COCO_IMAGES / 16)]),
         "solver.schedule.warmup_steps": "500",
         "train.eval_every": "",
     }

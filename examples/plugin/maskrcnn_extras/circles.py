@@ -1,4 +1,4 @@
-"""A data set: images and a CSV file of circles, ``file,class,x,y,radius`` in pixels, as counters of colonies write."""
+"""A data set: images and a CSV file of circles, ``file,class,x,y,radius`` pixels, as colony counters have."""
 
 from __future__ import annotations
 

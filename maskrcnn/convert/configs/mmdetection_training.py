@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maskrcnn.convert.configs.foreign_keys import Converted, ForeignConfig
+from maskrcnn.errors import plural
 
 #: Images of COCO train2017 that have objects: its data set leaves the others out.
 COCO_IMAGES = 117_266
@@ -202,7 +203,7 @@ def _batch(theirs: ForeignConfig, out: Converted) -> int:
         if not isinstance(each, int):
             theirs.refuse(key, "the images of a step are given nowhere")
         total = _GPUS * each
-        out.note(f"{key} {each}: taken as {total} images a step, on the {_GPUS} GPUs of its configs")
+        out.note(f"{key} {each}: taken as {plural(total, 'image')} a step, on the 8 GPUs of its configs")
     out.set("solver.batch_size", total, "auto_scale_lr.base_batch_size")
     out.set("solver.reference_batch_size", total, "auto_scale_lr.base_batch_size")
     return int(total)
@@ -221,7 +222,8 @@ def _steps_of_epoch(theirs: ForeignConfig, out: Converted, batch: int, images: i
         )
     count = images or COCO_IMAGES
     steps = count * times / batch
-    out.note(f"epochs are turned into steps: one of {count * times} images is {round(steps)} steps")
+    epoch = f"one of {plural(count * times, 'image')} is {plural(round(steps), 'step')}"
+    out.note(f"epochs are turned into steps: {epoch}")
     return steps
 
 

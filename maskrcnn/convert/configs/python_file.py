@@ -26,8 +26,9 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
 }
-#: Longest text or list that a sum or product may make.
-_MOST = 10_000
+#: Longest list that a product may make, and values (and characters) of a config: names that hold names twice
+#: grow without end.
+_MOST, _LARGEST = 10_000, 100_000
 
 
 def read_python(path: Path, stack: tuple[Path, ...] = ()) -> Map:
@@ -46,7 +47,10 @@ def read_python(path: Path, stack: tuple[Path, ...] = ()) -> Map:
     except (SyntaxError, ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         raise ConfigError(f"{path}{line}: is no Python file ({error})") from None
-    return _File(path, tree, (*stack, real)).values()
+    try:
+        return _File(path, tree, (*stack, real)).values()
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
 
 
 class _File:
@@ -54,6 +58,7 @@ class _File:
         self.path, self.tree, self.stack = path, tree, stack
         self.base = Map({}, Origin(str(path)))
         self.own: dict[str, Entry] = {}
+        self.sizes: dict[int, tuple[Node, int]] = {}
 
     def values(self) -> Map:
         for statement in self.tree.body:
@@ -123,6 +128,24 @@ class _File:
                 self.base = Map({**self.base.entries, **found.entries}, self.base.where)
 
     def _value(self, node: ast.expr) -> Node:
+        found = self._read(node)
+        if self._size(found) > _LARGEST:
+            raise self._wrong(node, "this value is larger than any config")
+        return found
+
+    def _size(self, node: Node) -> int:
+        """Values and characters in it, however often names repeat them; the values are kept, so ids stay."""
+        if id(node) not in self.sizes:
+            inner: list[Node] = []
+            if isinstance(node, Map):
+                inner = [entry.node for entry in node.entries.values()]
+            elif isinstance(node, Seq):
+                inner = [*node.items]
+            own = len(node.text) if isinstance(node, Scalar) else 1
+            self.sizes[id(node)] = node, own + sum(map(self._size, inner))
+        return self.sizes[id(node)][1]
+
+    def _read(self, node: ast.expr) -> Node:
         where = self._at(node)
         if isinstance(node, ast.Constant):
             if node.value is None or isinstance(node.value, (bool, int, float, str)):

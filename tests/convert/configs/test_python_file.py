@@ -90,3 +90,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read(tmp_path, "model = dict(")
     with pytest.raises(ConfigError, match="leads back to itself"):
         read(tmp_path, "_base_ = 'mine.py'")
+
+
+@pytest.mark.parametrize("twice", ["dict(a=x, b=x)", "[x, x]", "x + x"])
+def test_names_that_hold_names_twice_end(tmp_path: Path, twice: str) -> None:
+    first = "x = ['a']" if twice != "x + x" else "x = 'a' + 'b'"
+    with pytest.raises(ConfigError, match=r"mine\.py:\d+: this value is larger than any config"):
+        read(tmp_path, "\n".join([first, *[f"x = {twice}"] * 60]))
+    with pytest.raises(ConfigError, match="nested too deeply|is no Python file"):
+        read(tmp_path, "x = " + "-" * 5000 + "1")
