@@ -15,6 +15,7 @@ from maskrcnn import __version__
 from maskrcnn.errors import UserError
 from maskrcnn.files import take_place, write_bytes
 from maskrcnn.layers.onnx import translation_table
+from maskrcnn.layers.other_operators import RoIPool
 from maskrcnn.layers.roi_align import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.roi.pooler import Pooler
@@ -131,8 +132,10 @@ def check_operators(model: MaskRCNN) -> None:
         if not isinstance(part, Pooler):
             continue
         op = part.op
-        if not isinstance(op, RoIAlign) or op.aggregation != "avg" or op.samples != "grid":
+        aligned = isinstance(op, RoIAlign) and op.aggregation == "avg" and op.samples == "grid"
+        pooled = isinstance(op, RoIPool) and (op.rounding, op.bins) == ("round", "overlap")
+        if not aligned and not pooled:
             raise UserError(
-                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign alone (averaged, on a grid); export"
-                " it with --to torch, which keeps our operators"
+                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign (averaged, on a grid) and the"
+                " original RoIPool alone; export it with --to torch, which keeps our operators"
             )
