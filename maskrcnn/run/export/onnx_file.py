@@ -23,7 +23,7 @@ from maskrcnn.run.export import onnx_parts
 from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.network import INPUTS, OUTPUTS, trace
 from maskrcnn.run.export.running import OnnxRunner, Runner
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 
 
@@ -36,13 +36,12 @@ class OnnxWriter:
         "resize": "images come in the network frame",
         "paste": "masks are probabilities over their boxes",
     }
-    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    precisions: tuple[str, ...] = ("float32",)
+    packages: Mapping[str, tuple[str, ...]] = {"": ("onnx", "onnxscript", "onnxruntime")}
 
-    def write(
-        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
-    ) -> None:
+    def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
-        write_bytes(file, made(predictor, without, metadata).SerializeToString())
+        write_bytes(file, made(predictor, order.without, order.metadata).SerializeToString())
 
     def runner(self, predictor: Predictor, file: Path) -> Runner:
         """onnxruntime."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from maskrcnn.files import take_place, write_bytes
+from maskrcnn.run.export.dense import in_bfloat16
+from maskrcnn.run.export.int8 import in_int8
 from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.onnx_file import OnnxWriter, made
 from maskrcnn.run.export.running import OpenVinoRunner, Runner
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 
 
@@ -20,18 +22,21 @@ class OpenVinoWriter:
 
     suffix = ".xml"
     leavable = OnnxWriter.leavable
-    packages: tuple[str, ...] = ("onnx", "onnxscript", "openvino")
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    packages: Mapping[str, tuple[str, ...]] = {"": ("onnx", "onnxscript", "openvino"), "int8": ("nncf",)}
 
-    def write(
-        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
-    ) -> None:
+    def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
         openvino = needed("openvino")
         with TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            write_bytes(source, made(predictor, without, metadata).SerializeToString())
+            write_bytes(source, made(predictor, order.without, order.metadata).SerializeToString())
             model = openvino.convert_model(source)
-            for name, value in metadata.items():
+            if order.precision == "bfloat16":
+                model = in_bfloat16(model)
+            elif order.precision == "int8":
+                model = in_int8(model, order.samples())
+            for name, value in order.metadata.items():
                 model.set_rt_info(value, ["maskrcnn", name])
             whole = Path(folder) / "model.xml"
             openvino.save_model(model, whole, compress_to_fp16=False)
