@@ -18,8 +18,10 @@ _WEIGHED = (
 )
 #: Operators between them that are computed number by number, or choose among neighbours.
 _BETWEEN = frozenset(
-    "Add Subtract Multiply Relu PRelu Elu Clamp Sigmoid Swish HSwish Mish HSigmoid Gelu MaxPool AvgPool"
-    " Interpolate".split()
+    {
+        *("Add", "Subtract", "Multiply", "MaxPool", "AvgPool", "Interpolate"),
+        *("Relu", "PRelu", "Elu", "Clamp", "Sigmoid", "Swish", "HSwish", "Mish", "HSigmoid", "Gelu"),
+    }
 )
 #: Operators that carry features on, besides.
 _CARRYING = _BETWEEN | {"Reshape", "Transpose", "ROIAlign", "ROIPooling", "ScatterNDUpdate"}

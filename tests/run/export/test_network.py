@@ -1,0 +1,100 @@
+"""One of each distinct architecture that we ship, small, as an ONNX file beside the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.evaluation import coco_results
+from maskrcnn.layers.other_operators import RoIPool
+from maskrcnn.layers.roi_align import RoIAlign
+from maskrcnn.modeling import MaskRCNN
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
+from maskrcnn.run.export.onnx_file import onnx_model
+from maskrcnn.run.export.running import OnnxRunner
+from maskrcnn.run.export.verify import Meetings
+from maskrcnn.structures import ImageInfo
+from maskrcnn.structures.categories import Categories
+from tests.rules.test_configs import recipe, small
+
+CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
+#: Of a file: rows below 3 units of 32 px, more columns, and a larger image than it was traced with.
+SIZES = [(64, 96), (160, 128), (192, 256)]
+
+
+def calibrated(config: MaskRCNNConfig, images: list[Tensor]) -> MaskRCNN:
+    """A model of random weights whose scores and masks are spread as a trained one's, not all near 0.5.
+
+    Layer by layer, from front to back, the last layers are scaled so that their outputs have a deviation of 2
+    (deltas: 0.5, in units of their weights).
+    """
+    torch.manual_seed(0)
+    roi = replace(config.roi, max_detections=40, nms_threshold=0.9)
+    model = small(without_weights(replace(config, roi=roi))).build(len(CATEGORIES.ids)).eval()
+    ends = ("objectness", "predictor.logits", "predictor.deltas", "head.deltas", "mask_head.logits")
+    for end in ends:
+        for name, layer in model.named_modules():
+            if not name.endswith(end) or not isinstance(layer, (nn.Conv2d, nn.Linear)):
+                continue
+            seen: list[Tensor] = []
+            nn.init.normal_(layer.weight)
+            hook = layer.register_forward_hook(lambda *found, seen=seen: seen.append(found[2]))
+            model.predict(images)
+            hook.remove()
+            spread = torch.cat([values.flatten() for values in seen]).std() if seen else torch.tensor(1.0)
+            with torch.no_grad():
+                layer.weight.mul_((0.3 if "deltas" in end else 2.0) / spread.clamp(min=1e-6))
+    return model
+
+
+def changed(name: str, **changes: Any) -> MaskRCNNConfig:
+    return replace(recipe(name).model, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("coco/mask_rcnn_r50_fpn_1x", {}),
+        ("coco/mask_rcnn_r50_fpn_torchvision_v2", {}),
+        ("coco/mask_rcnn_r50_fpn_gn_3x", {}),
+        ("coco/mask_rcnn_r50_c4_1x", {}),
+        ("coco/mask_rcnn_r50_dc5_1x", {}),
+        ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
+        ("coco/faster_rcnn_r50_fpn_1x", {}),
+        ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
+        ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIAlign}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
+)
+def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    config = changed(name, **{key: made() for key, made in changes.items()})
+    rng = np.random.default_rng(0)
+    arrays = [
+        np.kron(rng.integers(0, 256, (h // 8, w // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        for h, w in SIZES
+    ]
+    images = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
+    model = calibrated(config, images)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(onnx_model(model, [], ("resize",), {}).SerializeToString())
+    runner, pairs = OnnxRunner(file, threads=1), Meetings()
+    for index, (array, image) in enumerate(zip(arrays, images, strict=True)):
+        height, width = array.shape[:2]
+        info = ImageInfo(index, "", height, width)
+        (ours,) = model.predict([image])
+        before = coco_results(info, ours, (height, width), CATEGORIES, "aligned")
+        pairs.add(before, runner(array).records(info, CATEGORIES))
+        assert sum(record["score"] >= 0.5 for record in before) >= 20, "not a test: too little is found"
+    found = pairs.comparison(len(arrays), {})
+    assert found.matched >= 0.98 * found.detections, found
+    assert found.boxes < 0.01 and found.scores < 1e-3, found
+    assert found.masks is None if config.mask_head is None else found.masks > 0.98, found
