@@ -67,12 +67,31 @@ def dense_part(model: Any) -> set[str]:
     return part
 
 
-def in_bfloat16(model: Any) -> Any:
-    """The model, changed: its dense part computes in bfloat16, and so are its weights, half as large."""
+def leads_to_depthwise(model: Any) -> set[str]:
+    """Names of the dense part up to its last convolution that has a map of its own for each channel.
+
+    Between such layers channels differ in range by orders of magnitude, for which 8 bits are too few.
+    """
+    part, ahead = dense_part(model), set()
+    for node in reversed(model.get_ordered_ops()):
+        name = node.get_friendly_name()
+        grouped = node.get_type_name() == "GroupConvolution"
+        depthwise = grouped and node.input_value(1).get_shape()[2] == 1  # [groups, out, in, kh, kw]
+        if name in part and (depthwise or any(user.get_friendly_name() in ahead for user in _users(node))):
+            ahead.add(name)
+    return ahead
+
+
+def in_bfloat16(model: Any, part: set[str] | None = None) -> Any:
+    """The model, changed: its dense part computes in bfloat16, and so are its weights, half as large.
+
+    Args:
+        part: names, in place of all of the dense part.
+    """
     openvino = needed("openvino")
     convert: Callable[..., Any] = needed("openvino.opset13").convert
     half = openvino.Type.bf16
-    part = dense_part(model)
+    part = dense_part(model) if part is None else part
     nodes = [node for node in model.get_ordered_ops() if node.get_friendly_name() in part]
     made: dict[tuple[str, int], Any] = {}
     for node in nodes:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.export import calibrate
 from maskrcnn.evaluation import coco_results
 from maskrcnn.layers.other_operators import RoIPool
 from maskrcnn.layers.roi_align import RoIAlign
@@ -29,28 +30,11 @@ SIZES = [(64, 96), (160, 128), (192, 256)]
 
 
 def calibrated(config: MaskRCNNConfig, images: list[Tensor]) -> MaskRCNN:
-    """A model of random weights whose scores and masks are spread as a trained one's, not all near 0.5.
-
-    Layer by layer, from front to back, the last layers are scaled so that their outputs have a deviation of 2
-    (deltas: 0.5, in units of their weights).
-    """
+    """A small model of random weights with scores spread as a trained one's, much of which is kept."""
     torch.manual_seed(0)
     roi = replace(config.roi, max_detections=40, nms_threshold=0.9)
     model = small(without_weights(replace(config, roi=roi))).build(len(CATEGORIES.ids)).eval()
-    ends = ("objectness", "predictor.logits", "predictor.deltas", "head.deltas", "mask_head.logits")
-    for end in ends:
-        for name, layer in model.named_modules():
-            if not name.endswith(end) or not isinstance(layer, (nn.Conv2d, nn.Linear)):
-                continue
-            seen: list[Tensor] = []
-            nn.init.normal_(layer.weight)
-            hook = layer.register_forward_hook(lambda *found, seen=seen: seen.append(found[2]))
-            model.predict(images)
-            hook.remove()
-            spread = torch.cat([values.flatten() for values in seen]).std() if seen else torch.tensor(1.0)
-            with torch.no_grad():
-                layer.weight.mul_((0.3 if "deltas" in end else 2.0) / spread.clamp(min=1e-6))
-    return model
+    return calibrate(model, images)
 
 
 def changed(name: str, **changes: Any) -> MaskRCNNConfig:
