@@ -44,6 +44,7 @@ from maskrcnn.structures import ImageInfo
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"nuclei": "Nuclei", "r50": "R50-FPN at 800 x 1216 px"}
 PRECISIONS = ("float32", "bfloat16", "int8")
+FORMS = ("eager", "compiled", "ONNX", *(f"OpenVINO {precision}" for precision in PRECISIONS))
 Array = Any
 
 
@@ -120,6 +121,7 @@ def measure(
     images: Sequence[tuple[ImageInfo, Array]],
     rounds: int,
     threads: int,
+    only: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """By the form: milliseconds, megabytes, and the records of all images."""
     eager = Predictor(checkpoint, device="cpu", score=0.0)
@@ -142,6 +144,7 @@ def measure(
         file = folder / f"{name}.{precision}.xml"
         size = file.stat().st_size + file.with_suffix(".bin").stat().st_size
         forms[f"OpenVINO {precision}"] = (theirs(OpenVinoRunner(file, threads)), size)
+    forms = {form: how for form, how in forms.items() if form in only}
     best: dict[str, dict[int, float]] = {form: {} for form in forms}
     records: dict[str, list[Any]] = {form: [] for form in forms}
     for number in range(rounds):
@@ -171,7 +174,7 @@ def table(results: dict[str, dict[str, Any]], title: str) -> str:
         "| form | box AP | mask AP | ms an image | times eager | MB |",
         "|---|---|---|---|---|---|",
     ]
-    slow = results["eager"]["ms"]
+    slow = results["eager"]["ms"] if "eager" in results else float("nan")
     for form, row in results.items():
         figures = [f"{row[kind]:.4f}" if kind in row else "" for kind in ("bbox", "segm")]
         numbers = f"{row['ms']:.0f} | {slow / row['ms']:.2f} | {row['mb']:.1f}"
@@ -184,6 +187,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="of a model that was trained on the nuclei")
     parser.add_argument("--folder", type=Path, default=Path("runs/export"), help="default runs/export")
     parser.add_argument("--only", choices=("nuclei", "r50"), help="one of the two models")
+    parser.add_argument(
+        "--forms", nargs="+", default=FORMS, choices=FORMS, help="default: all", metavar="FORM"
+    )
     parser.add_argument("--images", type=int, default=40, help="of the nuclei; default 40")
     parser.add_argument("--large", type=int, default=6, help="drawn ones for R50-FPN; default 6")
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="images for int8")
@@ -217,7 +223,7 @@ def main() -> None:
             else:
                 exported(predictor, name, args.folder, lambda: drawn(min(args.calibration, 8)))
                 images = [(ImageInfo(i, "", *x.shape[:2]), x) for i, x in enumerate(drawn(args.large))]
-            results = measure(checkpoint, name, args.folder, images, args.rounds, args.threads)
+            results = measure(checkpoint, name, args.folder, images, args.rounds, args.threads, args.forms)
             for row in results.values():
                 records = row.pop("records")
                 if name == "nuclei":

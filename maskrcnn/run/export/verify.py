@@ -103,16 +103,21 @@ def compare(
 
 
 class Meetings:
-    """The detections of both, image by image."""
+    """The detections of both, image by image.
 
-    def __init__(self) -> None:
+    Args:
+        told: the least score of those that are compared.
+    """
+
+    def __init__(self, told: float = TOLD) -> None:
+        self.told = told
         self.detections = self.matched = 0
         self.boxes = self.scores = 0.0
         self.masks: float | None = None
 
     def add(self, before: Sequence[Result], after: Sequence[Result]) -> None:
         """Those of an image."""
-        before = [r for r in before if r["score"] >= TOLD]
+        before = [r for r in before if r["score"] >= self.told]
         self.detections += len(before)
         if not before or not after:
             return
@@ -129,7 +134,10 @@ class Meetings:
             self.boxes = max(self.boxes, float(np.abs(corners[0] - corners[1]).max()))
             self.scores = max(self.scores, abs(a["score"] - b["score"]))
             if "segmentation" in a:
-                shared = float(coco_mask.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0])
+                drawn = [a["segmentation"], b["segmentation"]]
+                shared = float(coco_mask.iou(drawn[:1], drawn[1:], [0])[0, 0])
+                if not coco_mask.area(drawn).any():  # both without a pixel
+                    shared = 1.0
                 self.masks = shared if self.masks is None else min(self.masks, shared)
 
     def comparison(self, images: int, ap: dict[str, tuple[float, float]]) -> Comparison:

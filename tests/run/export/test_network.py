@@ -14,7 +14,6 @@ from torch import Tensor
 from benchmarks.export import calibrate
 from maskrcnn.evaluation import coco_results
 from maskrcnn.layers.other_operators import RoIPool
-from maskrcnn.layers.roi_align import RoIAlign
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
 from maskrcnn.run.export.onnx_file import onnx_model
@@ -25,7 +24,9 @@ from maskrcnn.structures.categories import Categories
 from tests.rules.test_configs import recipe, small
 
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
-#: Of a file: rows below 3 units of 32 px, more columns, and a larger image than it was traced with.
+#: The least score of detections that are compared: those of a cascade are means of three.
+TOLD = 0.1
+#: Of the images: below 3 rows of 32 px, more columns, larger than what is traced.
 SIZES = [(64, 96), (160, 128), (192, 256)]
 
 
@@ -53,7 +54,6 @@ def changed(name: str, **changes: Any) -> MaskRCNNConfig:
         ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
         ("coco/faster_rcnn_r50_fpn_1x", {}),
         ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
-        ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIAlign}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
 )
@@ -68,17 +68,19 @@ def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], t
     ]
     images = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
     model = calibrated(config, images)
+    found = [ours.scores for ours in model.predict(images)]
+    assert all((scores >= TOLD).sum() >= 20 for scores in found), "not a test: too little is found"
     file = tmp_path / "model.onnx"
     file.write_bytes(onnx_model(model, [], ("resize",), {}).SerializeToString())
-    runner, pairs = OnnxRunner(file, threads=1), Meetings()
+    runner, pairs = OnnxRunner(file, threads=1), Meetings(TOLD)
     for index, (array, image) in enumerate(zip(arrays, images, strict=True)):
         height, width = array.shape[:2]
         info = ImageInfo(index, "", height, width)
         (ours,) = model.predict([image])
         before = coco_results(info, ours, (height, width), CATEGORIES, "aligned")
         pairs.add(before, runner(array).records(info, CATEGORIES))
-        assert sum(record["score"] >= 0.5 for record in before) >= 20, "not a test: too little is found"
-    found = pairs.comparison(len(arrays), {})
-    assert found.matched >= 0.98 * found.detections, found
-    assert found.boxes < 0.01 and found.scores < 1e-3, found
-    assert found.masks is None if config.mask_head is None else found.masks > 0.98, found
+    told = pairs.comparison(len(arrays), {})
+    print(name, told)
+    assert told.matched >= 0.98 * told.detections, told
+    assert told.boxes < 0.01 and told.scores < 1e-3, told
+    assert (told.masks or 0) > 0.98 if config.mask_head else told.masks is None, told

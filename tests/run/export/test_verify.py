@@ -31,6 +31,13 @@ def test_detections_are_found_again_by_class_and_place() -> None:
     assert meetings.comparison(2, {}).detections == 4
 
 
+def test_two_masks_without_a_pixel_are_the_same() -> None:
+    for other, overlap in ((20, 1.0), (0, 0.0)):
+        meetings = Meetings()
+        meetings.add([record(0, mask_from=20)], [record(0, mask_from=other)])
+        assert meetings.masks == overlap
+
+
 def test_a_file_is_good_with_the_same_ap_of_all_kinds() -> None:
     def comparison(box: float, mask: float) -> Comparison:
         return Comparison(1, 1, 1, 0.0, 0.0, 1.0, {"bbox": (0.4, box), "segm": (0.3, mask)})
