@@ -128,33 +128,33 @@ def measure(
     compiled = Predictor(checkpoint, device="cpu", score=0.0, compile=True)
     bare = sum(v.numel() * v.element_size() for v in eager.model.state_dict().values())
 
-    def ours(predictor: Predictor) -> Callable[[ImageInfo, Array], list[Any]]:
-        return lambda info, image: [{**r, "image_id": info.image_id} for r in predictor(image).records]
+    def ours(found: Any, info: ImageInfo) -> list[Any]:
+        return [{**r, "image_id": info.image_id} for r in found.records]
 
-    def theirs(runner: Any) -> Callable[[ImageInfo, Array], list[Any]]:
-        return lambda info, image: runner(image).records(info, eager.categories)
+    def theirs(found: Any, info: ImageInfo) -> list[Any]:
+        return found.records(info, eager.categories)
 
     source = folder / f"{name}.onnx"
     forms = {
-        "eager": (ours(eager), bare),
-        "compiled": (ours(compiled), bare),
-        "ONNX": (theirs(OnnxRunner(source, threads)), source.stat().st_size),
+        "eager": (eager, ours, bare),
+        "compiled": (compiled, ours, bare),
+        "ONNX": (OnnxRunner(source, threads), theirs, source.stat().st_size),
     }
     for precision in PRECISIONS:
         file = folder / f"{name}.{precision}.xml"
         size = file.stat().st_size + file.with_suffix(".bin").stat().st_size
-        forms[f"OpenVINO {precision}"] = (theirs(OpenVinoRunner(file, threads)), size)
+        forms[f"OpenVINO {precision}"] = (OpenVinoRunner(file, threads), theirs, size)
     forms = {form: how for form, how in forms.items() if form in only}
     best: dict[str, dict[int, float]] = {form: {} for form in forms}
     records: dict[str, list[Any]] = {form: [] for form in forms}
     for number in range(rounds):
         for index, (info, image) in enumerate(images):
-            for form, (run, _) in forms.items():
+            for form, (run, records_of, _) in forms.items():
                 began = time.perf_counter()
-                found = run(info, image)
+                found = run(image)
                 took = time.perf_counter() - began
                 best[form][index] = min(took, best[form].get(index, took))
-                records[form] += found if number == 0 else []
+                records[form] += records_of(found, info) if number == 0 else []
         print(f"{name}: round {number + 1} of {rounds}", flush=True)
     return {
         form: {
@@ -163,7 +163,7 @@ def measure(
             "found": len(records[form]) / len(images),
             "records": records[form],
         }
-        for form, (_, size) in forms.items()
+        for form, (_, _, size) in forms.items()
     }
 
 
