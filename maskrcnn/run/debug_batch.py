@@ -157,8 +157,24 @@ def _repeat(
     wrong = [name for name, finite in trace.slopes if not finite]
     if wrong:
         tell(f"the first gradient that is not finite, on the way back: {wrong[0]} ({len(wrong)} in all)")
+    overflown = bool(trace.slopes) and not wrong and _overflown(model)
+    if overflown:
+        tell(overflown)
     model.zero_grad(set_to_none=True)
-    return bad or bool(wrong) or trace.first is not None
+    return bad or bool(wrong or overflown) or trace.first is not None
+
+
+def _overflown(model: nn.Module) -> str:
+    """What is told where every gradient is finite, and the norm of all in float32 is not; else nothing."""
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norms = {name: torch.linalg.vector_norm(slope.float()) for name, slope in found.items()}
+    if _finite(torch.linalg.vector_norm(torch.stack(list(norms.values())))):
+        return ""
+    name, slope = max(found.items(), key=lambda item: float(item[1].abs().max()))
+    return (
+        "every loss and gradient is finite, and the sum of the gradients' squares is not: up to"
+        f" {float(slope.abs().max()):.3g} in {name}; the steps before have thrown the weights far off"
+    )
 
 
 def _describe(batch: Batch, names: Sequence[str]) -> str:

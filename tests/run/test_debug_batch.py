@@ -29,10 +29,10 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Poison:
-    """Makes a layer's output not finite in some passes of training, counted from 0."""
+    """Multiplies a layer's output by ``factor`` in some passes of training, counted from 0."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.passes, self.bad = -1, set[int]()
+        self.passes, self.bad, self.factor = -1, set[int](), torch.nan
         forward, predict = MaskRCNN.forward, BoxPredictor.forward
 
         def count(model: MaskRCNN, images: Any, targets: Any = None, *args: Any) -> Any:
@@ -41,7 +41,7 @@ class Poison:
 
         def poisoned(layer: BoxPredictor, x: Tensor) -> tuple[Tensor, Tensor]:
             logits, deltas = predict(layer, x)
-            return (logits * torch.nan if self.passes in self.bad else logits), deltas
+            return (logits * self.factor if self.passes in self.bad else logits), deltas
 
         monkeypatch.setattr(MaskRCNN, "forward", count)
         monkeypatch.setattr(BoxPredictor, "forward", poisoned)
@@ -81,6 +81,20 @@ def test_what_made_a_step_not_finite_is_kept_and_shown(
     assert "disc" in out
     assert main(["debug-batch", str(folder), "--no-pictures"]) == 0
     assert "nothing is other than finite this time" in capsys.readouterr().out
+
+
+def test_gradients_whose_squares_overflow_are_told(
+    recipe_file: Path, poison: Poison, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison.bad, poison.factor = {1}, 1e25
+    recipe = load_recipe(recipe_file, ["data.val=null"])
+    with pytest.raises(NonFiniteError, match="the gradient's norm is inf"):
+        train(recipe, tmp_path / "run", console=Console(quiet=True))
+    poison.passes = 0
+    assert main(["debug-batch", str(tmp_path / "run/nonfinite/step_00000002"), "--no-pictures"]) == 1
+    out = capsys.readouterr().out
+    assert "every loss and gradient is finite, and the sum of the gradients' squares is not: up to" in out
+    assert "nothing is other than finite" not in out
 
 
 def test_losses_are_those_of_the_step(recipe_file: Path, poison: Poison, tmp_path: Path) -> None:
