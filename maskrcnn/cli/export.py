@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " probabilities over their boxes)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="of openvino: what its layers compute in; int8 takes its ranges from images of data.train;"
+        " default: float32",
+    )
+    parser.add_argument(
         "--limit", type=int, metavar="N", help="compare on the first N images of data.val; default: all"
     )
     add_set_argument(parser)
@@ -48,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         args.to,
         args.output,
         without=args.without,
+        precision=args.precision,
         limit=args.limit,
         overrides=tuple(args.overrides),
         tell=lambda line: print(line, flush=True),

@@ -3,8 +3,9 @@
     torch.onnx.export(model, inputs, dynamo=True, custom_translation_table=translation_table())
 
 ``RoiAlign`` for averaged RoIAlign on a grid, aligned or not, of one level or several; float16 to float64
-features as the runtime allows (the standard operator takes RoIs in the features' type).  Other RoI operators
-have no standard counterpart and raise when they are exported.  ``NonMaxSuppression`` for NMS without groups,
+features as the runtime allows (the standard operator takes RoIs in the features' type).  ``MaxRoiPool`` for
+RoIPool with the original's rounding, to whose bits it is equal.  Other RoI operators have no standard
+counterpart and raise when they are exported.  ``NonMaxSuppression`` for NMS without groups,
 ``TopK`` for sorting, which ONNX keeps stable.
 """
 
@@ -30,6 +31,28 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         raise RuntimeError("ONNX export needs the compiled RoI operators (see `maskrcnn doctor`).")
     op: Any = import_module("onnxscript").opset18
 
+    def on_levels(
+        pool: Callable[[Any, Any, float], Any],
+        features: Sequence[Any],
+        rois: Any,
+        levels: Any,
+        scales: Sequence[float],
+        size: tuple[int, int],
+    ) -> Any:
+        """``pool(feature, rois, scale)`` on each level for its own RoIs, scattered back to their rows."""
+        if levels is None:
+            return pool(features[0], rois, scales[0])
+        count = op.Shape(rois, start=0, end=1)
+        channels = op.Shape(features[0], start=1, end=2)
+        shape = op.Concat(count, channels, op.Constant(value_ints=[*size]), axis=0)
+        result = op.CastLike(op.ConstantOfShape(shape), features[0])
+        for index, feature in enumerate(features):
+            mine = op.Equal(levels, op.Constant(value_int=index))
+            where = op.Transpose(op.NonZero(mine), perm=[1, 0])  # [K_l, 1]
+            rows = op.GatherND(rois, where)
+            result = op.ScatterND(result, where, pool(feature, rows, scales[index]))
+        return result
+
     def roi_average(
         features: Sequence[Any],
         rois: Any,
@@ -42,7 +65,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         channels_last: bool,
     ) -> Any:
         if geometry not in (PLAIN, ALIGNED):
-            raise RuntimeError("ONNX has no operator for this RoI pooling; only roi_align is exported.")
+            raise RuntimeError("ONNX has no operator for this RoI pooling.")
         mode = "half_pixel" if geometry == ALIGNED else "output_half_pixel"
 
         def pool(feature: Any, rows: Any, scale: float) -> Any:
@@ -61,19 +84,28 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
                 spatial_scale=scale,
             )
 
-        if levels is None:
-            return pool(features[0], rois, scales[0])
-        # Each level pools its own RoIs; the results are scattered back to their rows.
-        count = op.Shape(rois, start=0, end=1)
-        channels = op.Shape(features[0], start=1, end=2)
-        shape = op.Concat(count, channels, op.Constant(value_ints=[height, width]), axis=0)
-        result = op.CastLike(op.ConstantOfShape(shape), features[0])
-        for index, feature in enumerate(features):
-            mine = op.Equal(levels, op.Constant(value_int=index))
-            where = op.Transpose(op.NonZero(mine), perm=[1, 0])  # [K_l, 1]
-            rows = op.GatherND(rois, where)
-            result = op.ScatterND(result, where, pool(feature, rows, scales[index]))
-        return result
+        return on_levels(pool, features, rois, levels, scales, (height, width))
+
+    def roi_pool(
+        features: Sequence[Any],
+        rois: Any,
+        levels: Any,
+        scales: Sequence[float],
+        height: int,
+        width: int,
+        rounding: int,
+        bins: int,
+        channels_last: bool,
+    ) -> tuple[Any, Any]:
+        if (ops.ROUNDINGS[rounding], ops.BINS[bins]) != ("round", "overlap"):
+            raise RuntimeError("ONNX has RoIPool with the original's rounding and bins alone.")
+
+        def pool(feature: Any, rows: Any, scale: float) -> Any:
+            rows = op.CastLike(rows, feature)
+            return op.MaxRoiPool(feature, rows, pooled_shape=[height, width], spatial_scale=scale)
+
+        result = on_levels(pool, features, rois, levels, scales, (height, width))
+        return result, op.Cast(result, to=7)  # in place of where the maxima lie, which a prediction ignores
 
     def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
         length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
@@ -111,6 +143,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     return {
         torch.ops.maskrcnn.roi_average.default: roi_average,
+        torch.ops.maskrcnn.roi_pool.default: roi_pool,
         torch.ops.maskrcnn.nms.default: nms,
         torch.ops.aten.sort.stable: sort,
     }

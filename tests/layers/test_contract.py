@@ -264,6 +264,32 @@ def test_onnx_levels(tmp_path: Path) -> None:
         assert relative(run(a, b, rois, levels), Head()(a, b, rois, levels)) <= 1e-5
 
 
+class Pools(torch.nn.Module):
+    """RoIPool of one level."""
+
+    def forward(self, x: Tensor, rois: Tensor) -> Tensor:
+        return roi_pool(x, rois, (7, 5), 0.25)
+
+
+@needs_kernels
+def test_onnx_roi_pool_to_the_bit(tmp_path: Path) -> None:
+    """Rounded halves, bins without a cell, boxes off the map, of no size and turned round."""
+    x = features((2, 4, 16, 18)).detach()
+    k = torch.export.Dim("k", min=2, max=4096)
+    run, kinds = onnx_session(Pools(), (x, ROIS), (None, {0: k}), tmp_path)
+    assert "MaxRoiPool" in kinds
+    rng = torch.Generator().manual_seed(0)
+    corners = torch.rand(900, 4, generator=rng) * 120 - 30
+    corners[:300] = corners[:300].round() + 2.0  # halves of a cell of 4 pixels
+    corners[300:400, 2:] = corners[300:400, :2]
+    corners[400] = -(2.0**20)
+    random = torch.cat((torch.randint(0, 2, (900, 1), generator=rng).float(), corners), dim=1)
+    for rois in (random, awkward_rois(2, 64, 72)[:-1]):
+        ours = Pools()(x, rois)
+        assert torch.equal(run(x, rois), ours)
+        assert (ours == 0).any()
+
+
 def onnx_session(
     model: torch.nn.Module, example: tuple[Tensor, ...], dynamic: tuple[Any, ...], folder: Path
 ) -> tuple[Callable[..., Tensor], list[str]]:

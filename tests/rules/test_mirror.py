@@ -61,7 +61,8 @@ COVERS = {
     "modeling/test_mask_rcnn.py": "modeling.rpn.anchors",
     "modeling/test_parts.py": "modeling.box_coder",
     "modeling/test_proposals_and_detections.py": "modeling.roi.decode modeling.rpn.decode",
-    "run/export/test_exporting.py": "cli.export run.export.needed run.export.network run.export.onnx_file"
+    "run/export/test_dense.py": "run.export.int8",
+    "run/export/test_exporting.py": "cli.export run.export.needed run.export.onnx_file"
     " run.export.openvino_file run.export.running run.export.torch_file",
     "run/benchmark/test_measuring.py": "cli.benchmark run.benchmark.evaluating run.benchmark.peak",
     "run/test_debug_batch.py": "cli.debug_batch run.kept_batch",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,13 +14,18 @@ import torch
 from maskrcnn import __version__
 from maskrcnn.data.interfaces import RGB
 from maskrcnn.engine.distributed import connect
-from maskrcnn.errors import UserError, plural
+from maskrcnn.errors import DataError, UserError, plural
+from maskrcnn.recipe import Recipe
+from maskrcnn.run.export.int8 import CALIBRATION
 from maskrcnn.run.export.needed import needed
-from maskrcnn.run.export.verify import AP_BOUND, Comparison, compare
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.running import Array
+from maskrcnn.run.export.verify import Comparison, compare
+from maskrcnn.run.export.writing import WRITERS, Order
+from maskrcnn.run.named_weights import is_name, local_file, publisher_of
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.room import check_folder
 from maskrcnn.run.setup import build_val
+from maskrcnn.run.thresholds import read_thresholds
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ def export(
     output: Path,
     *,
     without: Collection[str] = (),
+    precision: str = "float32",
     limit: int | None = None,
     overrides: tuple[str, ...] = (),
     tell: Callable[[str], None] = lambda line: None,
@@ -53,6 +61,8 @@ def export(
         to: of :data:`WRITERS`.
         output: the file; its suffix is the format's.
         without: parts to leave out, as the format allows.
+        precision: that the file computes in, as the format allows; int8 takes its ranges from images of
+            ``data.train``, or of ``data.val`` where that is not set.
         limit: compare on so many images; None: on all.
         overrides: ``key.path=value`` on the checkpoint's recipe.
         tell: shown to the user, a line each.
@@ -68,7 +78,10 @@ def export(
     if strange := sorted(set(without) - set(writer.leavable)):
         can = ", ".join(writer.leavable) or "nothing"
         raise UserError(f"--without {strange[0]}: of --to {to} there can be left out: {can}")
-    for package in writer.packages:
+    if precision not in writer.precisions:
+        can = ", ".join(writer.precisions)
+        raise UserError(f"--precision {precision}: a file of --to {to} computes in {can}")
+    for package in (*writer.packages.get("", ()), *writer.packages.get(precision, ())):
         needed(package)
     check_folder(output.parent, "--output")
     predictor = Predictor(checkpoint, device="cpu", score=0.0, overrides=overrides)
@@ -80,7 +93,8 @@ def export(
         )
     file = output.with_name(f"{output.stem}.unverified{output.suffix}")
     tell(f"tracing the model for {to}; a minute or two")
-    writer.write(predictor, file, without, described(predictor, checkpoint, without))
+    metadata = described(predictor, checkpoint, without, precision)
+    writer.write(predictor, file, Order(without, precision, metadata, lambda: _samples(recipe)))
     tell(f"written to {file}, {file.stat().st_size / 1e6:.1f} MB")
     if recipe.data.val is None or without:
         why = "parts were left out" if without else "data.val is not set"
@@ -89,37 +103,70 @@ def export(
     val = build_val(recipe, connect("cpu"))
     count = len(val) if limit is None else min(limit, len(val))
     tell(f"comparing on {plural(count, 'image')} of {val.annotation_file}")
-    found = compare(predictor, writer.runner(predictor, file), val, count, _progress(count, tell))
+    found = compare(predictor, writer.runner(predictor, file), val, count, _progress(count, tell), precision)
     for line in found.lines():
         tell(line)
     if not found.good:
-        tell(f"AP differs by more than {AP_BOUND}, so the file keeps the name {file.name}")
+        tell(f"AP differs by more than {found.bound}, so the file keeps the name {file.name}")
         return Exported(file, found)
     writer.rename(file, output)
-    tell(f"equal, so it is called {output}")
+    tell(f"{'equal' if precision == 'float32' else 'near enough'}, so it is called {output}")
     return Exported(output, found)
 
 
-def described(predictor: Predictor, checkpoint: Path | str, without: Collection[str]) -> Mapping[str, str]:
-    """What stands in a file about itself: JSON texts by name."""
+def described(
+    predictor: Predictor, checkpoint: Path | str, without: Collection[str], precision: str
+) -> Mapping[str, str]:
+    """What stands in a file about itself: JSON texts by name.
+
+    Raises:
+        CheckpointError: the thresholds beside the checkpoint cannot be used.
+    """
     recipe = predictor.recipe
-    mean, std = recipe.model.preprocess.mean, recipe.model.preprocess.std
+    source = local_file(Path(checkpoint))
+    named = is_name(Path(checkpoint))
+    licence = publisher_of(Path(checkpoint)).facts(str(checkpoint)).licence if named else None
     content = {
         "classes": list(predictor.categories.names),
         "category_ids": list(predictor.categories.ids),
+        "thresholds": read_thresholds(source),
         "score_threshold": recipe.model.roi.score_threshold,
         "nms_threshold": recipe.model.roi.nms_threshold,
         "max_detections": recipe.model.roi.max_detections,
-        "mean": mean,
-        "std": std,
+        "mean": recipe.model.preprocess.mean,
+        "std": recipe.model.preprocess.std,
         "channels": "RGB" if recipe.data.reading == RGB else plural(recipe.model.num_channels, "channel"),
+        "precision": precision,
         "left_out": sorted(without),
-        "made_from": Path(checkpoint).name,
-        "licence": "that of the weights it was made from",
+        "made_from": source.name,
+        "sha256": sha256(source.read_bytes()).hexdigest(),
+        "trained_on": Path(str(getattr(recipe.data.train, "annotations", "") or "")).name or "not stated",
+        "licence": licence or "not stated: that of the weights and data it was made from",
         "maskrcnn": __version__,
         "torch": torch.__version__,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
+
+
+def _samples(recipe: Recipe) -> list[Array]:
+    """Images to take ranges from, uint8 [H, W, C], evenly out of all; those that cannot be read are left out.
+
+    Raises:
+        UserError: no data are set, or there is no image to read.
+        DataError: the annotations are wrong.
+    """
+    config = recipe.data.val if recipe.data.train is None else recipe.data.train
+    if config is None:
+        raise UserError("--precision int8 takes its ranges from images: set data.train or data.val")
+    dataset = recipe.data.build(config, False)
+    count = len(dataset)
+    found = []
+    for index in sorted({i * count // CALIBRATION for i in range(CALIBRATION)}):
+        with suppress(DataError):
+            found.append(dataset.load(index).image)
+    if not found:
+        raise UserError(f"{dataset.annotation_file}: none of its images can be read, so int8 has no ranges")
+    return found
 
 
 def _progress(count: int, tell: Callable[[str], None]) -> Callable[[int], None]:

@@ -7,6 +7,12 @@ from typing import Any
 
 from maskrcnn.errors import UserError
 
+#: What these depend on besides calls home; they run without.
+_WITHOUT_TELEMETRY = {
+    "openvino": "--no-deps openvino",
+    "nncf": "--no-deps nncf pydot tabulate, and pip install psutil rich networkx scipy",
+}
+
 
 def needed(package: str) -> Any:
     """The module.
@@ -17,6 +23,5 @@ def needed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        # What OpenVINO depends on besides calls home.
-        how = "--no-deps openvino" if package == "openvino" else "'maskrcnn[export]'"
+        how = _WITHOUT_TELEMETRY.get(package.partition(".")[0], "'maskrcnn[export]'")
         raise UserError(f"this needs the package {package}: pip install {how}") from None

@@ -48,7 +48,7 @@ class Network(nn.Module):
 def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
     """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images.
 
-    As a program of PyTorch's its sides are :data:`SAFE` at least; what is made of it need not be tied to that.
+    As a program of PyTorch's its sides are :data:`SAFE` at least; what is made of it is not tied to that.
 
     Raises:
         UserError: the model has parts whose results no format here has a place for.

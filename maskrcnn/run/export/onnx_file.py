@@ -15,6 +15,7 @@ from maskrcnn import __version__
 from maskrcnn.errors import UserError
 from maskrcnn.files import take_place, write_bytes
 from maskrcnn.layers.onnx import translation_table
+from maskrcnn.layers.other_operators import RoIPool
 from maskrcnn.layers.roi_align import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.roi.pooler import Pooler
@@ -22,7 +23,7 @@ from maskrcnn.run.export import onnx_parts
 from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.network import INPUTS, OUTPUTS, trace
 from maskrcnn.run.export.running import OnnxRunner, Runner
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 
 
@@ -35,13 +36,12 @@ class OnnxWriter:
         "resize": "images come in the network frame",
         "paste": "masks are probabilities over their boxes",
     }
-    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    precisions: tuple[str, ...] = ("float32",)
+    packages: Mapping[str, tuple[str, ...]] = {"": ("onnx", "onnxscript", "onnxruntime")}
 
-    def write(
-        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
-    ) -> None:
+    def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
-        write_bytes(file, made(predictor, without, metadata).SerializeToString())
+        write_bytes(file, made(predictor, order.without, order.metadata).SerializeToString())
 
     def runner(self, predictor: Predictor, file: Path) -> Runner:
         """onnxruntime."""
@@ -131,8 +131,10 @@ def check_operators(model: MaskRCNN) -> None:
         if not isinstance(part, Pooler):
             continue
         op = part.op
-        if not isinstance(op, RoIAlign) or op.aggregation != "avg" or op.samples != "grid":
+        aligned = isinstance(op, RoIAlign) and op.aggregation == "avg" and op.samples == "grid"
+        pooled = isinstance(op, RoIPool) and (op.rounding, op.bins) == ("round", "overlap")
+        if not aligned and not pooled:
             raise UserError(
-                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign alone (averaged, on a grid); export"
-                " it with --to torch, which keeps our operators"
+                f"this model pools RoIs by {op!r}, and ONNX has RoIAlign (averaged, on a grid) and the"
+                " original RoIPool alone; export it with --to torch, which keeps our operators"
             )

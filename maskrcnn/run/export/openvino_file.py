@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from maskrcnn.files import take_place, write_bytes
+from maskrcnn.run.export.dense import in_bfloat16
+from maskrcnn.run.export.int8 import in_int8
 from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.onnx_file import OnnxWriter, made
-from maskrcnn.run.export.running import OpenVinoRunner, Runner
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.running import Array, OpenVinoRunner, Runner
+from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 
 
@@ -20,18 +23,17 @@ class OpenVinoWriter:
 
     suffix = ".xml"
     leavable = OnnxWriter.leavable
-    packages: tuple[str, ...] = ("onnx", "onnxscript", "openvino")
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    packages: Mapping[str, tuple[str, ...]] = {"": ("onnx", "onnxscript", "openvino"), "int8": ("nncf",)}
 
-    def write(
-        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
-    ) -> None:
+    def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
         openvino = needed("openvino")
         with TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
-            write_bytes(source, made(predictor, without, metadata).SerializeToString())
-            model = openvino.convert_model(source)
-            for name, value in metadata.items():
+            write_bytes(source, made(predictor, order.without, order.metadata).SerializeToString())
+            model = in_precision(openvino.convert_model(source), order.precision, order.samples)
+            for name, value in order.metadata.items():
                 model.set_rt_info(value, ["maskrcnn", name])
             whole = Path(folder) / "model.xml"
             openvino.save_model(model, whole, compress_to_fp16=False)
@@ -46,3 +48,12 @@ class OpenVinoWriter:
         """See :class:`Writer`."""
         take_place(file.with_suffix(".bin"), output.with_suffix(".bin"))
         take_place(file, output)
+
+
+def in_precision(model: Any, precision: str, samples: Callable[[], Sequence[Array]]) -> Any:
+    """OpenVINO's ``model``, changed, in a precision of the writer; ``samples`` as of :class:`Order`."""
+    if precision == "bfloat16":
+        return in_bfloat16(model)
+    if precision == "int8":
+        return in_int8(model, samples())
+    return model

@@ -7,7 +7,7 @@ the checkpoint's own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from maskrcnn.files import replacing, take_place
 from maskrcnn.inference.records import coco_results
 from maskrcnn.run.export.network import trace
 from maskrcnn.run.export.running import Array, Instances, Runner
-from maskrcnn.run.export.writing import WRITERS
+from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.setup import build_transforms
 from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets
@@ -31,15 +31,14 @@ class TorchWriter:
 
     suffix = ".pt2"
     leavable: Mapping[str, str] = {}
-    packages: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("float32",)
+    packages: Mapping[str, tuple[str, ...]] = {}
 
-    def write(
-        self, predictor: Predictor, file: Path, without: Collection[str], metadata: Mapping[str, str]
-    ) -> None:
+    def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
         program = trace(predictor.model)
         with replacing(file) as stream:
-            torch.export.save(program, stream, extra_files=dict(metadata))
+            torch.export.save(program, stream, extra_files=dict(order.metadata))
 
     def runner(self, predictor: Predictor, file: Path) -> Runner:
         """PyTorch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -16,8 +16,8 @@ from maskrcnn.run.export.running import Runner
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.structures import RawSample
 
-#: AP may differ by as much.
-AP_BOUND = 0.001
+#: AP may differ by as much, by the precision of the file.
+AP_BOUNDS = {"float32": 0.001, "bfloat16": 0.01, "int8": 0.01}
 #: Boxes of one class are the same detection from this IoU on.
 SAME = 0.9
 #: Which detections are compared one by one: those that are told to people.
@@ -32,6 +32,7 @@ class Comparison:
     boxes, scores: the largest differences of these, pixels of the image and in [0, 1].
     masks: the smallest IoU of theirs; None without masks.
     ap: by the kind of AP, the model's and the file's.
+    bound: by how much these may differ.
     """
 
     images: int
@@ -41,11 +42,12 @@ class Comparison:
     scores: float
     masks: float | None
     ap: dict[str, tuple[float, float]]
+    bound: float = AP_BOUNDS["float32"]
 
     @property
     def good(self) -> bool:
-        """Whether AP of all kinds is the same within ``AP_BOUND``."""
-        return bool(self.ap) and all(abs(a - b) <= AP_BOUND for a, b in self.ap.values())
+        """Whether AP of all kinds is the same within ``bound``."""
+        return bool(self.ap) and all(abs(a - b) <= self.bound for a, b in self.ap.values())
 
     def lines(self) -> list[str]:
         """In words."""
@@ -58,13 +60,19 @@ class Comparison:
 
 
 def compare(
-    predictor: Predictor, runner: Runner, dataset: Dataset, count: int, tell: Callable[[int], None]
+    predictor: Predictor,
+    runner: Runner,
+    dataset: Dataset,
+    count: int,
+    tell: Callable[[int], None],
+    precision: str = "float32",
 ) -> Comparison:
     """Both over the first ``count`` images of a data set.
 
     Args:
         predictor: with a score of 0.
         tell: called with how many images are done.
+        precision: of the file.
 
     Raises:
         DataError: an image cannot be read.
@@ -91,20 +99,25 @@ def compare(
         result = evaluate_coco(truth, records, kinds, max_detections=cap, image_ids=ids)
         figures.append({kind: result.figures[kind]["AP"] or 0.0 for kind in kinds})
     ap = {str(kind): (figures[0][kind], figures[1][kind]) for kind in kinds}
-    return pairs.comparison(count, ap)
+    return replace(pairs.comparison(count, ap), bound=AP_BOUNDS[precision])
 
 
 class Meetings:
-    """The detections of both, image by image."""
+    """The detections of both, image by image.
 
-    def __init__(self) -> None:
+    Args:
+        told: the least score of those that are compared.
+    """
+
+    def __init__(self, told: float = TOLD) -> None:
+        self.told = told
         self.detections = self.matched = 0
         self.boxes = self.scores = 0.0
         self.masks: float | None = None
 
     def add(self, before: Sequence[Result], after: Sequence[Result]) -> None:
         """Those of an image."""
-        before = [r for r in before if r["score"] >= TOLD]
+        before = [r for r in before if r["score"] >= self.told]
         self.detections += len(before)
         if not before or not after:
             return
@@ -121,7 +134,10 @@ class Meetings:
             self.boxes = max(self.boxes, float(np.abs(corners[0] - corners[1]).max()))
             self.scores = max(self.scores, abs(a["score"] - b["score"]))
             if "segmentation" in a:
-                shared = float(coco_mask.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0])
+                drawn = [a["segmentation"], b["segmentation"]]
+                shared = float(coco_mask.iou(drawn[:1], drawn[1:], [0])[0, 0])
+                if not coco_mask.area(drawn).any():  # both without a pixel
+                    shared = 1.0
                 self.masks = shared if self.masks is None else min(self.masks, shared)
 
     def comparison(self, images: int, ap: dict[str, tuple[float, float]]) -> Comparison:

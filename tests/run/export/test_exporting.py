@@ -104,7 +104,10 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(
     assert "there can be left out: nothing" in told(
         "--to", "torch", "--output", str(tmp_path / "a.pt2"), "--without", "paste"
     )
-    assert "ONNX has RoIAlign alone" in told(*onnx, "--set", "model.roi_op=roi_pool")
+    assert "the original RoIPool alone" in told(
+        *onnx, "--set", "model.roi_op={type: roi_pool, bins: partition}"
+    )
+    assert "the original RoIPool alone" in told(*onnx, "--set", "model.roi_op=roi_warp")
     assert "eval.paste: torchvision has no form in ONNX" in told(*onnx, "--set", "eval.paste=torchvision")
     assert "--limit must be at least 1" in told(*onnx, "--limit", "0")
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from maskrcnn.inference.records import Result
-from maskrcnn.run.export.verify import AP_BOUND, Comparison, Meetings
+from maskrcnn.run.export.verify import AP_BOUNDS, Comparison, Meetings
 from maskrcnn.structures.rle import as_text, encode
 
 
@@ -29,11 +31,19 @@ def test_detections_are_found_again_by_class_and_place() -> None:
     assert meetings.comparison(2, {}).detections == 4
 
 
+def test_two_masks_without_a_pixel_are_the_same() -> None:
+    for other, overlap in ((20, 1.0), (0, 0.0)):
+        meetings = Meetings()
+        meetings.add([record(0, mask_from=20)], [record(0, mask_from=other)])
+        assert meetings.masks == overlap
+
+
 def test_a_file_is_good_with_the_same_ap_of_all_kinds() -> None:
     def comparison(box: float, mask: float) -> Comparison:
         return Comparison(1, 1, 1, 0.0, 0.0, 1.0, {"bbox": (0.4, box), "segm": (0.3, mask)})
 
-    assert comparison(0.4 + 0.9 * AP_BOUND, 0.3).good
-    assert not comparison(0.4, 0.3 - 1.1 * AP_BOUND).good
+    assert comparison(0.4 + 0.9 * AP_BOUNDS["float32"], 0.3).good
+    assert replace(comparison(0.4, 0.291), bound=AP_BOUNDS["int8"]).good
+    assert not comparison(0.4, 0.3 - 1.1 * AP_BOUNDS["float32"]).good
     assert not Comparison(1, 1, 1, 0.0, 0.0, None, {}).good
     assert "1 of 1 detection" in comparison(0.4, 0.3).lines()[0]

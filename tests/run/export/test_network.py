@@ -1,0 +1,86 @@
+"""One of each distinct architecture that we ship, small, as an ONNX file beside the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.export import calibrate
+from maskrcnn.evaluation import coco_results
+from maskrcnn.layers.other_operators import RoIPool
+from maskrcnn.modeling import MaskRCNN
+from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
+from maskrcnn.run.export.onnx_file import onnx_model
+from maskrcnn.run.export.running import OnnxRunner
+from maskrcnn.run.export.verify import Meetings
+from maskrcnn.structures import ImageInfo
+from maskrcnn.structures.categories import Categories
+from tests.rules.test_configs import recipe, small
+
+CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
+#: The least score of detections that are compared: those of a cascade are means of three.
+TOLD = 0.1
+#: Of the images: below 3 rows of 32 px, more columns, larger than what is traced.
+SIZES = [(64, 96), (160, 128), (192, 256)]
+
+
+def calibrated(config: MaskRCNNConfig, images: list[Tensor]) -> MaskRCNN:
+    """A small model of random weights with scores spread as a trained one's, much of which is kept."""
+    torch.manual_seed(0)
+    roi = replace(config.roi, max_detections=40, nms_threshold=0.9)
+    model = small(without_weights(replace(config, roi=roi))).build(len(CATEGORIES.ids)).eval()
+    return calibrate(model, images)
+
+
+def changed(name: str, **changes: Any) -> MaskRCNNConfig:
+    return replace(recipe(name).model, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("coco/mask_rcnn_r50_fpn_1x", {}),
+        ("coco/mask_rcnn_r50_fpn_torchvision_v2", {}),
+        ("coco/mask_rcnn_r50_fpn_gn_3x", {}),
+        ("coco/mask_rcnn_r50_c4_1x", {}),
+        ("coco/mask_rcnn_r50_dc5_1x", {}),
+        ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
+        ("coco/faster_rcnn_r50_fpn_1x", {}),
+        ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
+)
+def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    config = changed(name, **{key: made() for key, made in changes.items()})
+    rng = np.random.default_rng(0)
+    arrays = [
+        np.kron(rng.integers(0, 256, (h // 8, w // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        for h, w in SIZES
+    ]
+    images = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
+    model = calibrated(config, images)
+    found = [ours.scores for ours in model.predict(images)]
+    assert all((scores >= TOLD).sum() >= 20 for scores in found), "not a test: too little is found"
+    file = tmp_path / "model.onnx"
+    file.write_bytes(onnx_model(model, [], ("resize",), {}).SerializeToString())
+    runner, pairs = OnnxRunner(file, threads=1), Meetings(TOLD)
+    for index, (array, image) in enumerate(zip(arrays, images, strict=True)):
+        height, width = array.shape[:2]
+        info = ImageInfo(index, "", height, width)
+        (ours,) = model.predict([image])
+        before = coco_results(info, ours, (height, width), CATEGORIES, "aligned")
+        pairs.add(before, runner(array).records(info, CATEGORIES))
+    told = pairs.comparison(len(arrays), {})
+    print(name, told)
+    assert told.matched >= 0.98 * told.detections, told
+    assert told.boxes < 0.01 and told.scores < 1e-3, told
+    assert (told.masks or 0) > 0.98 if config.mask_head else told.masks is None, told
