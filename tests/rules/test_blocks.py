@@ -29,6 +29,7 @@ from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
 from tests.cli.test_convert import write as write_foreign
 from tests.engine.tiny import write_data
 from tests.rules.pages import PAGES, ROOT, blocks, calls_us, commands, split_command
+from tests.run.test_convert_config import MMDET, PYRAMID, RUNTIME3
 
 #: Its first block is run in its order, from an empty folder, by tests/test_own_data.py.
 TUTORIAL = ROOT / "docs" / "own_data.md"
@@ -120,6 +121,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
         shutil.copy(folder / "runs/mine/checkpoints/last.pt", folder / "weights.pt")
         write_foreign(folder, "detectron2").rename(folder / "mask_rcnn_R_50_FPN_3x.pkl")
+        (folder / "theirs.yaml").write_text(PYRAMID)
+        (folder / "theirs.py").write_text(MMDET + RUNTIME3)
         yield folder
 
 
@@ -155,7 +158,7 @@ def runnable(line: str, number: int) -> list[str]:
     if name == "benchmark":
         words += sets([*SMALL, *OURS, "solver.batch_size=1"])
     if name == "convert":
-        words[-1] = f"converted_{number}.pt"
+        words[-1] = f"converted_{number}{Path(words[-1]).suffix}"
     if name == "demo":
         words += [*sets([*SMALL, *DEMO, "solver.steps=1", "train.pictures=2"]), "--output", out]
     if name == "train" and "--resume" not in words:
