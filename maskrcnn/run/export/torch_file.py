@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from maskrcnn.data import apply_transforms
 from maskrcnn.files import replacing, take_place
 from maskrcnn.inference.records import coco_results
-from maskrcnn.run.export.network import trace
+from maskrcnn.run.export.network import SAFE, trace
 from maskrcnn.run.export.running import Array, Instances, Runner
 from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
@@ -49,6 +51,13 @@ class TorchWriter:
         take_place(file, output)
 
 
+def with_room(images: Tensor, divisor: int) -> Tensor:
+    """``images`` [N, C, H, W] padded with 0 on the right and below to the least sides that a file takes."""
+    least = -(-SAFE // divisor) * divisor
+    height, width = images.shape[2:]
+    return F.pad(images, (0, max(least - width, 0), 0, max(least - height, 0)))
+
+
 class TorchRunner:
     """The network of a file between the checkpoint's own first and last steps."""
 
@@ -65,7 +74,8 @@ class TorchRunner:
         tensor = apply_transforms(self._transforms, sample, np.random.default_rng(0)).to_sample().image
         batch = self._predictor.model.preprocess([tensor])
         with torch.no_grad():
-            boxes, scores, labels, real, *masks = self._network(batch.tensor, batch.extents)
+            images = with_room(batch.tensor, self._predictor.model.preprocess.size_divisor)
+            boxes, scores, labels, real, *masks = self._network(images, batch.extents)
         rows = real[0]
         found = Detections(
             boxes[0][rows], scores[0][rows], labels[0][rows], masks[0][0][rows] if masks else None

@@ -17,11 +17,11 @@ from maskrcnn.errors import UserError
 from maskrcnn.files import save_tensors
 from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
 from maskrcnn.run.export.needed import needed
-from maskrcnn.run.export.network import trace
+from maskrcnn.run.export.network import SAFE, trace
 from maskrcnn.run.export.onnx_file import OnnxWriter
 from maskrcnn.run.export.openvino_file import OpenVinoWriter
 from maskrcnn.run.export.running import Instances
-from maskrcnn.run.export.torch_file import TorchWriter
+from maskrcnn.run.export.torch_file import TorchWriter, with_room
 from maskrcnn.run.export.writing import WRITERS, Writer
 from maskrcnn.structures import ImageInfo
 from maskrcnn.structures.categories import Categories
@@ -139,3 +139,13 @@ def test_what_a_file_finds_becomes_records() -> None:
     assert (record["image_id"], record["category_id"], record["score"]) == (7, 6, 0.75)
     assert record["bbox"] == [3.0, 2.0, 5.0, 3.0]
     assert (decode(record["segmentation"]) == masks[0]).all()
+
+
+@pytest.mark.parametrize("divisor", [1, 32, 64])
+def test_small_images_get_the_room_that_a_program_asks_for(divisor: int) -> None:
+    small, large = torch.ones(2, 3, 64, 256), torch.ones(1, 3, 128, 256)
+    padded = with_room(small, divisor)
+    assert min(padded.shape[2:]) >= SAFE and padded.shape[3] == 256
+    assert padded.shape[2] % divisor == 0 and padded.shape[2] - divisor < SAFE
+    assert torch.equal(padded[:, :, :64, :256], small) and padded.sum() == small.sum()
+    assert with_room(large, divisor).equal(large)
