@@ -115,6 +115,8 @@ def markdown(rows: Sequence[ZooEntry]) -> str:
     lines = [
         "# Recipes",
         "",
+        "[all pages](../README.md#where-to-read-on)",
+        "",
         "The configs that come with the package, with the figures that their sources publish. This page is",
         "the output of `maskrcnn zoo --markdown`; `maskrcnn zoo WORD...` prints the table, `--json` its data",
         "(and `maskrcnn eval` says by its exit status whether a checkpoint meets its config's figures).",
