@@ -19,9 +19,9 @@ def read_image(path):
         return np.load(path)
     with Path(path).open("rb") as file:
         kind, size, most = (file.readline() for _ in range(3))
+        if kind.strip() != b"P6" or size.startswith(b"#") or most.strip() != b"255":
+            sys.exit(f"{path}: not a binary PPM of 8 bits (P6) without comments; convert photo.jpg photo.ppm")
         width, height = map(int, size.split())
-        if kind.strip() != b"P6" or most.strip() != b"255":
-            sys.exit(f"{path}: not a binary PPM of 8 bits (P6) without comments")
         return np.frombuffer(file.read(), np.uint8).reshape(height, width, 3)
 
 

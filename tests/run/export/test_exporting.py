@@ -149,3 +149,16 @@ def test_small_images_get_the_room_that_a_program_asks_for(divisor: int) -> None
     assert padded.shape[2] % divisor == 0 and padded.shape[2] - divisor < SAFE
     assert torch.equal(padded[:, :, :64, :256], small) and padded.sum() == small.sum()
     assert with_room(large, divisor).equal(large)
+
+
+def test_the_example_says_which_images_it_reads(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    image = tmp_path / "photo.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    example = (ROOT / "examples/onnx_predict.py").read_text(encoding="utf-8").split("\nparser =")[0]
+    names: dict[str, Any] = {}
+    exec(compile(example, "onnx_predict.py", "exec"), names)
+    with pytest.raises(SystemExit, match="not a binary PPM of 8 bits"):
+        names["read_image"](str(image))
+    image.with_suffix(".ppm").write_bytes(b"P6\n2 1\n255\n" + bytes(range(6)))
+    assert names["read_image"](str(image.with_suffix(".ppm"))).tolist() == [[[0, 1, 2], [3, 4, 5]]]
