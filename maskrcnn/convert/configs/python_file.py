@@ -29,6 +29,8 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 #: Longest list that a product may make, and values (and characters) of a config: names that hold names twice
 #: grow without end.
 _MOST, _LARGEST = 10_000, 100_000
+#: Largest whole number; products of products have no end either.
+_HIGHEST = 10**18
 
 
 def read_python(path: Path, stack: tuple[Path, ...] = ()) -> Map:
@@ -149,7 +151,7 @@ class _File:
         where = self._at(node)
         if isinstance(node, ast.Constant):
             if node.value is None or isinstance(node.value, (bool, int, float, str)):
-                return self._constant(node.value, where)
+                return self._number(node, node.value)
             raise self._wrong(node, "this value is of no kind that a config has")
         if isinstance(node, (ast.List, ast.Tuple)):
             return Seq(tuple(self._value(item) for item in node.elts), where)
@@ -176,6 +178,12 @@ class _File:
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             return self._sum(node)
         raise self._wrong(node, "this value is computed")
+
+    def _number(self, node: ast.expr, value: Any) -> Scalar:
+        """A text, or a number that is bounded."""
+        if isinstance(value, int) and abs(value) > _HIGHEST:
+            raise self._wrong(node, "this number is larger than any config's")
+        return self._constant(value, self._at(node))
 
     def _constant(self, value: Any, where: Origin) -> Scalar:
         return Scalar(value, value if isinstance(value, str) else format_plain(value), where)
@@ -246,7 +254,10 @@ class _File:
             if numbers and b == 0 and isinstance(node.op, (ast.Div, ast.FloorDiv)):
                 raise self._wrong(node, "this divides by 0")
             if texts or numbers:
-                return self._constant(_ARITHMETIC[type(node.op)](a, b), where)
+                try:
+                    return self._number(node, _ARITHMETIC[type(node.op)](a, b))
+                except OverflowError:
+                    raise self._wrong(node, "this number is larger than any config's") from None
         raise self._wrong(node, "this value is computed")
 
 

@@ -99,3 +99,11 @@ def test_names_that_hold_names_twice_end(tmp_path: Path, twice: str) -> None:
         read(tmp_path, "\n".join([first, *[f"x = {twice}"] * 60]))
     with pytest.raises(ConfigError, match="nested too deeply|is no Python file"):
         read(tmp_path, "x = " + "-" * 5000 + "1")
+
+
+@pytest.mark.parametrize("last", ["a = a * a * a * a * a", "a = 0x" + "f" * 9000, "a = a / 1e-300 * 10 ** 9"])
+def test_numbers_without_end_are_refused(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"a = 999999999\n{last}\n")
+    with pytest.raises(ConfigError, match=r"mine\.py:2:.* and a config is read as data"):
+        read_python(path)
