@@ -29,6 +29,10 @@ TOLD = 0.1
 #: Of the images: below 3 rows of 32 px, more columns, larger than what is traced.
 SIZES = [(64, 96), (160, 128), (192, 256)]
 
+#: Group norm over maps of a few cells rounds: in float32 the model is 0.018 px and 0.0036 in scores away from
+#: itself in float64, the file 0.0045 px and 0.0004; so the file is compared with that.
+ROUNDS = "coco/mask_rcnn_r50_fpn_gn_3x"
+
 
 def calibrated(config: MaskRCNNConfig, images: list[Tensor]) -> MaskRCNN:
     """A small model of random weights with scores spread as a trained one's, much of which is kept."""
@@ -48,7 +52,7 @@ def changed(name: str, **changes: Any) -> MaskRCNNConfig:
     [
         ("coco/mask_rcnn_r50_fpn_1x", {}),
         ("coco/mask_rcnn_r50_fpn_torchvision_v2", {}),
-        ("coco/mask_rcnn_r50_fpn_gn_3x", {}),
+        (ROUNDS, {}),
         ("coco/mask_rcnn_r50_c4_1x", {}),
         ("coco/mask_rcnn_r50_dc5_1x", {}),
         ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
@@ -72,6 +76,8 @@ def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], t
     assert all((scores >= TOLD).sum() >= 20 for scores in found), "not a test: too little is found"
     file = tmp_path / "model.onnx"
     file.write_bytes(onnx_model(model, [], ("resize",), {}).SerializeToString())
+    if name == ROUNDS:
+        model = model.double()
     runner, pairs = OnnxRunner(file, threads=1), Meetings(TOLD)
     for index, (array, image) in enumerate(zip(arrays, images, strict=True)):
         height, width = array.shape[:2]
