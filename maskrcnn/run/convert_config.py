@@ -72,7 +72,13 @@ def write_config(path: Path, output: Path | None, images: int | None = None) -> 
     with tempfile.TemporaryDirectory() as folder:
         tried = Path(folder) / "converted.yaml"
         write_text(tried, made.text)
-        load_checked_recipe(tried)
+        try:
+            load_checked_recipe(tried)
+        except ConfigError as error:  # of a file that goes: the line as it stands there helps
+            told = str(error).replace(f"{tried}:", "line ")
+            raise ConfigError(
+                f"{path}: what it becomes is no config of ours ({told}); mend that value"
+            ) from None
     if output is None:
         return [made.text.rstrip("\n")]
     write_text(output, made.text)

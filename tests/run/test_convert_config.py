@@ -387,3 +387,13 @@ def test_nothing_is_replaced_and_without_a_file_it_is_printed(
 def test_command_lines(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", *words]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_a_value_that_is_none_of_ours_is_told_of_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.yaml").write_text(PYRAMID.replace("MAX_ITER: 90000", f"MAX_ITER: {'9' * 6000}"))
+    assert main(["convert", "--config", str(tmp_path / "theirs.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'theirs.yaml'}: what it becomes is no config of ours (line " in told
+    assert "solver.steps" in told and "converted.yaml" not in told
