@@ -7,12 +7,13 @@
 the COCO recipe (2 images of 800 x 1066 px, 7 objects each; inference of one).  Images are generated, both
 models have the same sizes and thresholds, torchvision computes in float32 (its CPU operators have no
 bfloat16), and both keep freed memory, as our trainer does.  Each pair of model and precision is a process of
-its own, in which the two alternate; medians after one call that is not counted.  On a machine with other work
+its own, in which the two and the kernels alternate; medians after one round that is not counted, of the
+ratios within each round as well.  On a machine with other work
 ``--threads 1 --clock process`` counts the time of this process alone.
 
-``kernels`` is the time that the same convolutions and matrix products take alone, one by one, in the same
-process: convolutions as measured, matrix products as their operations at the speed of the convolutions.
-``times`` is ours over that.  The table behind it splits ours by kinds of operators, from torch's profiler.
+``kernels`` is the time that the same convolutions and matrix products take alone, one by one: convolutions as
+measured, matrix products as their operations at the speed of the convolutions.  ``times`` is ours over that.
+The table behind it splits ours by kinds of operators, from torch's profiler.
 """
 
 from __future__ import annotations
@@ -115,26 +116,33 @@ def _made(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def kernels_alone(
-    calls: Counter[tuple[Any, ...]], repeats: int, clock: Callable[[], float]
-) -> tuple[float, float, float]:
-    """Seconds of the convolutions, operations of the convolutions and of the matrix products."""
-    total = 0.0
-    flops = {True: 0, False: 0}
-    for (function, described), count in calls.items():
-        args = [_made(value) for value in described]
-        with FlopCounterMode(display=False) as counter:
-            function(*args)
-        is_convolution = function in CONVOLUTIONS
-        flops[is_convolution] += counter.get_total_flops() * count
-        if is_convolution:
-            taken = []
-            for _ in range(repeats):
-                start = clock()
+class Kernels:
+    """The convolutions and matrix products that were recorded, to be called alone."""
+
+    def __init__(self, calls: Counter[tuple[Any, ...]]) -> None:
+        self.convolutions: list[tuple[Any, list[Any], int]] = []
+        flops = {True: 0, False: 0}
+        for (function, described), count in calls.items():
+            args = [_made(value) for value in described]
+            with FlopCounterMode(display=False) as counter:
                 function(*args)
-                taken.append(clock() - start)
-            total += statistics.median(taken) * count
-    return total, flops[True], flops[False]
+            is_convolution = function in CONVOLUTIONS
+            flops[is_convolution] += counter.get_total_flops() * count
+            if is_convolution:
+                self.convolutions.append((function, args, count))
+        #: Operations of the convolutions.
+        self.operations = flops[True]
+        #: All operations over those of the convolutions.
+        self.more = 1 + flops[False] / flops[True]
+
+    def seconds(self, clock: Callable[[], float]) -> float:
+        """What all convolutions take, each distinct one called once, matrix products at their speed."""
+        total = 0.0
+        for function, args, count in self.convolutions:
+            start = clock()
+            function(*args)
+            total += (clock() - start) * count
+        return total * self.more
 
 
 def shares(work: Callable[[], object], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -249,22 +257,23 @@ def measure(model: str, precision: str, repeats: int, threads: int, clock_name: 
     keep_freed_memory()
     found = []
     for work in works(model, precision):
-        times: dict[str, list[float]] = {"ours": [], "torchvision": []}
-        for repeat in range(repeats + 1):
+        with Recorder() as recorder:
+            work.ours()
+        kernels = Kernels(recorder.calls)
+        rounds: list[dict[str, float]] = []
+        for _ in range(repeats + 1):
+            taken = {}
             for name, call in (("ours", work.ours), ("torchvision", work.theirs)):
                 start = clock()
                 call()
-                if repeat:
-                    times[name].append(clock() - start)
-        with Recorder() as recorder:
-            work.ours()
-        seconds, of_convolutions, of_products = kernels_alone(recorder.calls, 3, clock)
-        kernels = seconds * (1 + of_products / of_convolutions)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        found.append(
-            {"what": work.what, **medians, "kernels": kernels, "speed": of_convolutions / seconds}
-            | {"shares": shares(work.ours, 2, clock)}
-        )
+                taken[name] = clock() - start
+            taken["kernels"] = kernels.seconds(clock)
+            taken["ratio"] = taken["torchvision"] / taken["ours"]
+            taken["times"] = taken["ours"] / taken["kernels"]
+            taken["speed"] = kernels.operations * kernels.more / taken["kernels"]
+            rounds.append(taken)
+        medians = {name: statistics.median(taken[name] for taken in rounds[1:]) for name in rounds[0]}
+        found.append({"what": work.what, **medians, "shares": shares(work.ours, 2, clock)})
     return found
 
 
@@ -298,9 +307,8 @@ def main() -> None:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
             line = next(text for text in output.splitlines() if text.startswith("FOUND "))
             for row in json.loads(line.removeprefix("FOUND ")):
-                ours, theirs, kernels = row["ours"], row["torchvision"], row["kernels"]
-                figures = f"{ours:.3f} | {theirs:.3f} | {theirs / ours:.2f} | {kernels:.3f}"
-                figures += f" | {ours / kernels:.2f} | {row['speed'] / 1e9:.0f}"
+                figures = f"{row['ours']:.3f} | {row['torchvision']:.3f} | {row['ratio']:.2f}"
+                figures += f" | {row['kernels']:.3f} | {row['times']:.3f} | {row['speed'] / 1e9:.0f}"
                 print(f"| {model} | {precision} | {row['what']} | {figures} |", flush=True)
                 tables[f"{model} {precision} {row['what']}"] = row["shares"]
     kinds = [*KINDS, "the rest"]

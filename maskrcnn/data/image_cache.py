@@ -247,7 +247,8 @@ def room(folder: Path) -> int:
         OSError: that cannot be known.
     """
     disk = shutil.disk_usage(folder)
-    return max(disk.free - int(LEFT_FREE * disk.total), 0)
+    # What is kept from this user (for the superuser, or by a quota) is no part of the disk.
+    return max(disk.free - int(LEFT_FREE * (disk.used + disk.free)), 0)
 
 
 def _checksum(image: Image) -> int:

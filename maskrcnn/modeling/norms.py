@@ -262,12 +262,18 @@ def conv_norm(
         if done is not None:
             return done
     if norm is None:
+        done = onednn.activated_convolution(conv, x, conv.weight, conv.bias, relu=relu, add=add)
+        if done is not None:
+            return done
         out: Tensor = conv(x)
     elif isinstance(norm, FrozenBatchNorm2d) and conv.bias is None:
         scale, shift = norm.scale_shift()
         weight = conv.weight * scale.view(-1, 1, 1, 1)
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError("conv_norm folds zero-padded convolutions only")
+        done = onednn.activated_convolution(conv, x, weight, shift, relu=relu, add=add)
+        if done is not None:
+            return done
         out = F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
     else:
         plain = onednn.convolution(conv, None, x)

@@ -188,11 +188,9 @@ def convolution(
         _drop(conv)
         return None
     dtype = _precision(x) if x.is_contiguous(memory_format=torch.channels_last) else None
-    if dtype is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+    if dtype is None or not _is_plain(conv):
         return None
-    if add is not None and (add.dtype != dtype or conv.groups > 1):  # the call does not fuse groups and sums
-        return None
-    if conv._forward_hooks or conv._forward_pre_hooks:
+    if add is not None and not _is_added(conv, add, dtype):
         return None
     places = conv.padding, conv.stride, conv.dilation, conv.groups
 
@@ -210,6 +208,84 @@ def convolution(
         call = torch.ops.mkldnn._convolution_pointwise.binary
         result = call(x, add, weight, bias, *places, "add", None, "relu" if relu else None, [], None)
     return result
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    hooks = conv._forward_hooks or conv._forward_pre_hooks
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and not hooks
+
+
+def _is_added(conv: nn.Conv2d, add: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the call fuses this sum: it does not fuse groups and sums."""
+    return add.dtype == dtype and conv.groups == 1
+
+
+def activated_convolution(
+    conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, add: Tensor | None
+) -> Tensor | None:
+    """``relu(conv2d(x) + add)`` in one call that gradients go back through; None where it does not apply.
+
+    ReLU and shortcut take no passes of their own over the maps, and what is before them is not kept.
+
+    Args:
+        conv: says how, but not with which weights; zero-padded.
+        x: [N, Cin, H, W], in channels_last memory.
+        weight, bias: [Cout, Cin / groups, kh, kw] and [Cout], or None.
+        add: [N, Cout, H', W'], or None.
+
+    Returns:
+        [N, Cout, H', W'], in channels_last memory.
+    """
+    if not relu and add is None:  # a convolution as PyTorch calls it
+        return None
+    dtype = _precision(x) if x.is_contiguous(memory_format=torch.channels_last) else None
+    if dtype is None or weight.dtype != torch.float32 or not _is_plain(conv):
+        return None
+    if add is not None and not _is_added(conv, add, dtype):
+        return None
+    places = conv.padding, conv.stride, conv.dilation, conv.groups
+    given = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return cast(Tensor, _Convolution.apply(*given, add, relu, *places))
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        add: Tensor | None,
+        relu: bool,
+        padding: Any,
+        stride: Any,
+        dilation: Any,
+        groups: int,
+    ) -> Tensor:
+        ctx.places = stride, padding, dilation, groups
+        places = padding, stride, dilation, groups
+        result: Tensor
+        if add is None:
+            then = "relu" if relu else "none"
+            result = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *places, then, [], "")
+        else:
+            call = torch.ops.mkldnn._convolution_pointwise.binary
+            result = call(x, add, weight, bias, *places, "add", None, "relu" if relu else None, [], None)
+        ctx.save_for_backward(x, weight, result if relu else None)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, result = ctx.saved_tensors
+        if result is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        stride, padding, dilation, groups = ctx.places
+        wanted = ctx.needs_input_grad[:3]
+        found = torch.ops.aten.convolution_backward(
+            *(gradient, x, weight, [weight.shape[0]] if wanted[2] else None, stride, padding, dilation),
+            *(False, [0, 0], groups, wanted),
+        )
+        return *found, gradient if ctx.needs_input_grad[3] else None, *[None] * 5
 
 
 def _statistics(norm: Any) -> tuple[Tensor, ...]:

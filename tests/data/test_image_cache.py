@@ -38,6 +38,12 @@ def give_cache(dataset: CocoDataset, folder: Path, kind: str) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def empty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of this machine may be nearly full."""
+    monkeypatch.setattr(image_cache, "room", lambda folder: 10**9)
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded in this process."""

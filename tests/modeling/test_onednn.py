@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from unittest.mock import patch
 
 import pytest
@@ -156,6 +157,63 @@ def test_weights_without_versions_are_made_anew() -> None:
             found = onednn.convolution(conv, None, x)
             assert found is not None
             assert_near(found, conv(x), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("norm_name", [None, "frozen_bn"])
+@pytest.mark.parametrize(("relu", "adds", "groups"), [(True, False, 4), (False, True, 1), (True, True, 1)])
+def test_a_convolution_that_is_trained(
+    relu: bool, adds: bool, groups: int, norm_name: NormName | None, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 64, 3, 2, 2, dilation=2, groups=groups, bias=norm_name is None)
+    norm = norm_of(norm_name, 64)
+    exact, exact_norm = copy.deepcopy(conv).double(), copy.deepcopy(norm)
+    x = torch.randn(2, 32, 18, 20).to(memory_format=torch.channels_last)
+    add = torch.randn(2, 64, 9, 10).to(dtype, memory_format=torch.channels_last) if adds else None
+    given = [value.detach().requires_grad_() for value in (x, add) if value is not None]
+    wide = [value.detach().double().requires_grad_() for value in given]
+    with computing(dtype):
+        found = conv_norm(conv, norm, given[0], relu=relu, add=given[1] if adds else None)
+    assert type(found.grad_fn).__name__ == "_ConvolutionBackward" and found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    wanted = exact(wide[0])
+    if exact_norm is not None:
+        wanted = exact_norm.double()(wanted)
+    if adds:
+        wanted = wanted + wide[1]
+    if relu:
+        assert 0.2 < (found == 0).double().mean() < 0.8
+        # Where rounding decides on which side of 0 a value is, either gradient is right.
+        wanted = wanted * (found.detach() > 0)
+    assert_near(found, wanted, dtype)
+    gradient = torch.randn(found.shape)
+    found.backward(gradient.to(dtype))
+    wanted.backward(gradient.double())
+    parameters = zip(conv.parameters(), exact.parameters(), strict=True)
+    for mine, other in (*zip(given, wide, strict=True), *parameters):
+        assert mine.grad is not None and other.grad is not None and mine.grad.dtype == mine.dtype
+        assert_near(mine.grad, other.grad, dtype)
+
+
+def test_a_trained_convolution_keeps_out_of_graphs_counters_and_hooks() -> None:
+    step = ConvNorm(8, 16, 3, norm="frozen_bn", relu=True)
+    x = some_maps()
+
+    def grad_fn(values: Tensor = x) -> str:
+        return type(step(values).grad_fn).__name__
+
+    assert grad_fn() == "_ConvolutionBackward"
+    with FlopCounterMode(display=False) as counter:
+        assert grad_fn() == "ReluBackward0"
+    assert counter.get_total_flops() == 2 * 81 * 8 * 16 * 9
+    assert grad_fn(x.contiguous()) == "ReluBackward0"
+    with patch.object(onednn, "_computes", lambda dtype: False):
+        assert grad_fn() == "ReluBackward0"
+    handle = step.conv.register_forward_hook(lambda *_: None)
+    assert grad_fn() == "ReluBackward0"
+    handle.remove()
+    assert type(step.double()(x.double()).grad_fn).__name__ == "ReluBackward0"
 
 
 class _Scaled(nn.Module):

@@ -37,6 +37,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True)
+def empty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of this machine may be nearly full."""
+    usage = SimpleNamespace(total=10**9, used=0, free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+
+
 class Lines(Console):
     """Remembers what was told."""
 
@@ -87,7 +94,8 @@ def test_a_disk_that_is_nearly_full_is_told(
     recipe_file: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, data, lines = prepare(recipe_file, "disk")
-    usage = SimpleNamespace(total=10**6, used=0, free=150_000)
+    # 100 kB of the 1.2 MB that it has are kept from this user.
+    usage = SimpleNamespace(total=1_200_000, used=850_000, free=150_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     image_caching.keep_on_disk(recipe, data, ALONE, lines.append)
     (line,) = lines
