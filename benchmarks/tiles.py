@@ -391,14 +391,15 @@ def main() -> None:
     tiff = args.out / f"field_{args.side}.tif"
     write_tiff(field, tiff)
     facts: dict[str, Any] = shares(field, 512, 0.2)
+    run = None if args.oracle else train_model(args.out, args.steps)
     start = time.perf_counter()
-    if args.oracle:
+    if run is None:
         found = tiled(field, 512, 0.2, open_regions(tiff))
         facts["seconds"] = time.perf_counter() - start
         facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         in_tiles, alone = [in_frame(one, field.side) for one in found], singles(field)
     else:
-        in_tiles, alone = of_model(field, tiff, train_model(args.out, args.steps))
+        in_tiles, alone = of_model(field, tiff, run)
         facts["seconds"] = time.perf_counter() - start
         facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     facts |= {"found": len(in_tiles), "found_in_single_images": len(alone)}
