@@ -20,6 +20,10 @@ OPSET = 18
 _HEAD = f'<ir_version: 9, opset_import: ["" : {OPSET}]>'
 
 
+#: Side of the squares in which masks are drawn, pixels.
+_TILE = 64
+
+
 def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool) -> str:
     """``image`` uint8 [N, H, W, C] to the network's inputs, and ``frames`` float [4]: W, H, W, H over those
     of the network frame.
@@ -189,42 +193,98 @@ def behind(masks: bool, side: int, detections: int, *, paste: bool) -> str:
 
 
 def _pasted(side: int) -> str:
-    """Rows times probabilities times columns: interpolation is linear along each axis.
+    """Rows times probabilities times columns, in each of the T tiles of the masks that the boxes reach.
 
-    The weight of a cell at a pixel is 1 less their distance in cells; beyond the outermost cells' centres it
-    falls to 0, as if there were a ring of zeros.
+    Interpolation is linear along each axis: the weight of a cell at a pixel is 1 less their distance in
+    cells; beyond the outermost cells' centres it falls to 0, as if there were a ring of zeros.
     """
     cells = ", ".join(f"{i}.0" for i in range(side))
 
-    def weights(axis: str, index: int) -> str:
+    def reached(axis: str, index: int) -> str:
+        """``tiles`` along an axis, [R]; ``low`` and ``extent`` of boxes [K, 1]; ``in`` bool [K, R]."""
         return f"""
         {axis}_length = Slice(given, {("zero", "one")[index]}, {("one", "two")[index]})
-        {axis}_number = Squeeze({axis}_length, zero)
+        {axis}_over = Add({axis}_length, further)
+        {axis}_tiles = Div({axis}_over, tile)
+        {axis}_number = Squeeze({axis}_tiles, zero)
         {axis}_range = Range(begin, {axis}_number, step)
-        {axis}_pixel = Cast<to = 1>({axis}_range)
-        {axis}_centre = Add({axis}_pixel, half)
+        {axis}_starts = Mul({axis}_range, tile)
+        {axis}_start = Cast<to = 1>({axis}_starts)
         {axis}_low = Slice(own, {("one", "zero")[index]}, {("two", "one")[index]}, one)
         {axis}_high = Slice(own, {("three", "two")[index]}, {("four", "three")[index]}, one)
         {axis}_extent = Sub({axis}_high, {axis}_low)
-        {axis}_from = Sub({axis}_centre, {axis}_low)
-        {axis}_share = Div({axis}_from, {axis}_extent)
+        {axis}_ring = Div({axis}_extent, number)
+        {axis}_least = Sub({axis}_low, {axis}_ring)
+        {axis}_most = Add({axis}_high, {axis}_ring)
+        {axis}_end = Add({axis}_start, edge)
+        {axis}_begun = Less({axis}_start, {axis}_most)
+        {axis}_open = Greater({axis}_end, {axis}_least)
+        {axis}_in = And({axis}_begun, {axis}_open)"""
+
+    def weights(axis: str, index: int) -> str:
+        """[T, S, M] of rows, [T, M, S] of columns."""
+        pixels, maps = (("two", "one"), ("one", "two"))[index]
+        return f"""
+        {axis}_tile = Slice(reached, {("one", "two")[index]}, {("two", "three")[index]}, zero)
+        {axis}_first = Mul({axis}_tile, tile)
+        {axis}_turned = Transpose<perm = [1, 0]>({axis}_first)
+        {axis}_pixels = Add({axis}_turned, within)
+        {axis}_pixel = Cast<to = 1>({axis}_pixels)
+        {axis}_centre = Add({axis}_pixel, half)
+        {axis}_own_low = Gather({axis}_low, instance)
+        {axis}_own_extent = Gather({axis}_extent, instance)
+        {axis}_from = Sub({axis}_centre, {axis}_own_low)
+        {axis}_share = Div({axis}_from, {axis}_own_extent)
         {axis}_cells = Mul({axis}_share, number)
         {axis}_at = Sub({axis}_cells, half)
-        {axis}_wide = Unsqueeze({axis}_at, two)
-        {axis}_apart = Sub({axis}_wide, cells)
+        {axis}_wide = Unsqueeze({axis}_at, {pixels})
+        {axis}_columns = Unsqueeze(cells, {maps})
+        {axis}_apart = Sub({axis}_wide, {axis}_columns)
         {axis}_distance = Abs({axis}_apart)
         {axis}_near = Sub(unit, {axis}_distance)
         {axis}_weights = Relu({axis}_near)"""
 
-    return f"""        cells = Constant<value = float[{side}] {{{cells}}}>()
+    return f"""        cells = Constant<value = float[1, {side}] {{{cells}}}>()
+        within = Constant<value = int64[1, {_TILE}] {{{", ".join(map(str, range(_TILE)))}}}>()
+        tile = Constant<value = int64[1] {{{_TILE}}}>()
+        further = Constant<value = int64[1] {{{_TILE - 1}}}>()
+        edge = Constant<value = float {{{_TILE}.0}}>()
         number = Constant<value = float {{{side}.0}}>()
         half = Constant<value = float {{0.5}}>()
         unit = Constant<value = float {{1.0}}>()
         begin = Constant<value = int64 {{0}}>()
         step = Constant<value = int64 {{1}}>()
+        {reached("y", 0)}
+        {reached("x", 1)}
+        y_both = Unsqueeze(y_in, two)
+        x_both = Unsqueeze(x_in, one)
+        both = And(y_both, x_both)
+        reached = NonZero(both)
+        of_tiles = Slice(reached, zero, one, zero)
+        instance = Squeeze(of_tiles, zero)
         {weights("y", 0)}
         {weights("x", 1)}
-        x_turned = Transpose<perm = [0, 2, 1]>(x_weights)
-        drawn_rows = MatMul(y_weights, probabilities)
-        drawn_all = MatMul(drawn_rows, x_turned)
-        masks = GreaterOrEqual(drawn_all, half)"""
+        drawn_from = Gather(probabilities, instance)
+        drawn_rows = MatMul(y_weights, drawn_from)
+        drawn_all = MatMul(drawn_rows, x_weights)
+        drawn = GreaterOrEqual(drawn_all, half)
+        like = Mul(within, begin)
+        k_turned = Transpose<perm = [1, 0]>(of_tiles)
+        x_tile_turned = Transpose<perm = [1, 0]>(x_tile)
+        k_rows = Add(like, k_turned)
+        x_rows = Add(like, x_tile_turned)
+        k_place = Unsqueeze(k_rows, two)
+        y_place = Unsqueeze(y_pixels, two)
+        x_place = Unsqueeze(x_rows, two)
+        places_of_rows = Concat<axis = 2>(k_place, y_place, x_place)
+        found_shape = Shape<end = 1>(own)
+        y_padded = Mul(y_tiles, tile)
+        x_padded = Mul(x_tiles, tile)
+        room_in_tiles = Concat<axis = 0>(found_shape, y_padded, x_tiles, tile)
+        empty = ConstantOfShape<value = bool[1] {{0}}>(room_in_tiles)
+        filled = ScatterND(empty, places_of_rows, drawn)
+        room = Concat<axis = 0>(found_shape, y_padded, x_padded)
+        padded = Reshape<allowzero = 1>(filled, room)
+        corner = Constant<value = int64[2] {{0, 0}}>()
+        axes = Constant<value = int64[2] {{1, 2}}>()
+        masks = Slice(padded, corner, given, axes)"""

@@ -73,7 +73,7 @@ class OnnxRunner:
 
 
 class OpenVinoRunner:
-    """By OpenVINO, on the CPU."""
+    """By OpenVINO, on the CPU.  What it gives lies in the runtime's memory and lasts until the next call."""
 
     def __init__(self, file: Path, threads: int = 0, precision: str = "f32") -> None:
         runtime = needed("openvino")
@@ -85,10 +85,12 @@ class OpenVinoRunner:
 
     def __call__(self, image: Array) -> Instances:
         """See :class:`Runner`."""
-        results = self._model({"image": image[None]})
+        results = self._model({"image": image[None]}, share_inputs=True, share_outputs=True)
         return _found(self._names, [results[i] for i in range(len(self._names))])
 
 
 def _found(names: Sequence[str], values: Sequence[Array]) -> Instances:
     named = dict(zip(names, values, strict=True))
-    return Instances(named["boxes"], named["scores"], named["classes"], named.get("masks"))
+    masks = named.get("masks")
+    bools = None if masks is None else masks.view(np.bool_)
+    return Instances(named["boxes"], named["scores"], named["classes"], bools)
