@@ -6,10 +6,11 @@ Legend: N = images, D = ``max_detections``, M = side of the mask head's output, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from maskrcnn.errors import UserError
 from maskrcnn.modeling.interfaces import RoIHead
@@ -35,20 +36,17 @@ class Told(NamedTuple):
 
 class Network(nn.Module):
     """``images`` float [N, C, H, W], normalised and padded, and ``sizes`` float [N, 2] (height, width before
-    padding) to boxes [N, D, 4] xyxy in the network frame, scores [N, D], classes int64 [N, D], which are real
-    bool [N, D], and [N, D, ...] what the heads tell of them (:meth:`RoIHead.in_graph`) in the order of
-    ``told``: ``mask_probs`` [N, D, M, M], ``keypoints`` [N, D, J, 3] in the network frame, and what further
-    heads have by their names.
-
-    told: by name; known when it has run.
+    padding) to, by name, ``boxes`` [N, D, 4] xyxy in the network frame, ``scores`` [N, D], ``classes`` int64
+    [N, D], which are ``real`` bool [N, D], and what the heads tell of them (:meth:`RoIHead.in_graph`), [N, D,
+    ...]: ``mask_probs`` [N, D, M, M], ``keypoints`` [N, D, J, 3] in the network frame, and what further heads
+    have by their names.
     """
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
         self.model = model
-        self.told: Mapping[str, Told] = {}
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """See the class."""
         # All of it, said in a way from which a tracer has all levels' sizes as products of one number.
         divisor, (height, width) = self.model.preprocess.size_divisor, images.shape[2:]
@@ -57,17 +55,15 @@ class Network(nn.Module):
         found = self.model.predict_batch(ImageBatch(images, (), sizes))
         rois, count = found.rois, images.shape[0]
         assert rois.real is not None
-        told: dict[str, Tensor] = {}
+        rows = {"boxes": rois.boxes, "scores": rois.scores, "classes": rois.labels, "real": rois.real}
         for name, head in self.model.roi.heads.items():
-            told |= head.in_graph(rois, found.values[name])
-        self.told = {name: Told(tuple(v.shape[1:]), v.dtype) for name, v in told.items()}
-        rows = (rois.boxes, rois.scores, rois.labels, rois.real, *told.values())
-        return tuple(values.unflatten(0, (count, -1)) for values in rows)
+            rows |= head.in_graph(rois, found.values[name])
+        return {name: values.unflatten(0, (count, -1)) for name, values in rows.items()}
 
 
 def trace(model: MaskRCNN) -> tuple[torch.export.ExportedProgram, Mapping[str, Told]]:
     """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images;
-    and what its heads tell, see :class:`Network`.
+    and what its heads tell, by name.
 
     As a program of PyTorch's its sides are :data:`SAFE` at least; what is made of it is not tied to that.
 
@@ -96,13 +92,15 @@ def trace(model: MaskRCNN) -> tuple[torch.export.ExportedProgram, Mapping[str, T
     height_of, width_of = [auto, auto] if divisor == 1 else [divisor * cells for cells in cells_of]
     shapes = ({0: count, 2: height_of, 3: width_of}, {0: count})
     before, model.static_shapes = model.static_shapes, True
-    network = Network(model)
     try:
         with torch.no_grad():
-            program = torch.export.export(network, example, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)
     finally:
         model.static_shapes = before
-    return program, network.told
+    results: Any = program.graph.output_node().args[0]
+    found = tree_unflatten([node.meta["val"] for node in results], program.call_spec.out_spec)
+    told = {name: Told(tuple(v.shape[2:]), v.dtype) for name, v in found.items()}
+    return program, {name: told[name] for name in list(told)[len(OUTPUTS) :]}
 
 
 def _key(head: str) -> str:

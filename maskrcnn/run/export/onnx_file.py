@@ -122,7 +122,11 @@ def _joined(onnx: Any, first: Any, network: Any, last: Any, names: Mapping[str, 
     """The three graphs as one: what one gives is called as the next calls it, and in the end by ``names``."""
     graph = onnx.GraphProto(name="maskrcnn")
     for part, prefix in ((first, "before/"), (network, "network/"), (last, "behind/")):
-        renamed = onnx.compose.add_prefix_graph(part.graph, prefix, rename_inputs=False, rename_outputs=False)
+        # Of numbers that lie outside a graph within the graph it would not know the new names.
+        known = {tensor.name: prefix + tensor.name for tensor in part.graph.initializer}
+        renamed = onnx.compose.add_prefix_graph(
+            part.graph, prefix, rename_inputs=False, rename_outputs=False, name_map=known
+        )
         graph.node.extend(renamed.node)
         graph.initializer.extend(renamed.initializer)
     graph.input.extend(first.graph.input)

@@ -7,8 +7,7 @@ the checkpoint's own.  :func:`load` reads one.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -29,9 +28,6 @@ from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.setup import build_transforms
 from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets, clip_boxes
 
-#: In the metadata: the names of what a program gives.
-_OUTPUTS = "outputs"
-
 
 @WRITERS.register("torch")
 class TorchWriter:
@@ -44,14 +40,13 @@ class TorchWriter:
 
     def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
-        program, told = trace(predictor.model)
-        names = [*("boxes", "scores", "classes", "real"), *told]
+        program, _ = trace(predictor.model)
         with replacing(file) as stream:
-            torch.export.save(program, stream, extra_files={**order.metadata, _OUTPUTS: json.dumps(names)})
+            torch.export.save(program, stream, extra_files=dict(order.metadata))
 
     def runner(self, predictor: Predictor, file: Path) -> Runner:
         """PyTorch."""
-        return TorchRunner(predictor, *load(file))
+        return TorchRunner(predictor, load(file))
 
     def rename(self, file: Path, output: Path) -> None:
         """See :class:`Writer`."""
@@ -65,24 +60,21 @@ def with_room(images: Tensor, divisor: int) -> Tensor:
     return F.pad(images, (0, max(least - width, 0), 0, max(least - height, 0)))
 
 
-def load(file: Path | str) -> tuple[torch.nn.Module, list[str]]:
-    """The network of a ``.pt2``, and the names of what it gives, in order: boxes, scores, classes, real, and
-    what its heads tell (see :class:`maskrcnn.run.export.network.Network`).
+def load(file: Path | str) -> torch.nn.Module:
+    """The network of a ``.pt2``, see :class:`maskrcnn.run.export.network.Network`.
 
-    Our operators, which it runs, are loaded first.
+    ``torch.export.load`` does it, too, where our operators, which it runs, were loaded before.
     """
     compiled_devices()
     import_module("maskrcnn.modeling.roi.keypoint_decode")
-    found = {_OUTPUTS: ""}
-    network = torch.export.load(file, extra_files=found).module()
-    return network, json.loads(found[_OUTPUTS])
+    return torch.export.load(file).module()
 
 
 class TorchRunner:
     """The network of a file between the checkpoint's own first and last steps."""
 
-    def __init__(self, predictor: Predictor, network: torch.nn.Module, names: Sequence[str]) -> None:
-        self._predictor, self._network, self._names = predictor, network, names
+    def __init__(self, predictor: Predictor, network: torch.nn.Module) -> None:
+        self._predictor, self._network = predictor, network
         self._transforms = build_transforms(predictor.recipe, training=False)
 
     def __call__(self, image: Array) -> Instances:
@@ -95,7 +87,7 @@ class TorchRunner:
         batch = self._predictor.model.preprocess([tensor])
         with torch.no_grad():
             images = with_room(batch.tensor, self._predictor.model.preprocess.size_divisor)
-            given = dict(zip(self._names, self._network(images, batch.extents), strict=True))
+            given = self._network(images, batch.extents)
         rows = given.pop("real")[0]
         told = {name: values[0][rows] for name, values in given.items()}
         boxes, scores, labels = (told.pop(name) for name in ("boxes", "scores", "classes"))
