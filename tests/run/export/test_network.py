@@ -57,6 +57,7 @@ def changed(name: str, **changes: Any) -> MaskRCNNConfig:
         ("coco/mask_rcnn_r50_dc5_1x", {}),
         ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
         ("coco/faster_rcnn_r50_fpn_1x", {}),
+        ("coco/keypoint_rcnn_r50_fpn_1x", {}),
         ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
@@ -88,5 +89,6 @@ def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], t
     told = pairs.comparison(len(arrays), {})
     print(name, told)
     assert told.matched >= 0.98 * told.detections, told
+    assert told.keypoints is None or told.keypoints < 0.02, told
     assert told.boxes < 0.01 and told.scores < 1e-3, told
     assert (told.masks or 0) > 0.98 if config.mask_head else told.masks is None, told
