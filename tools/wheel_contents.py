@@ -26,7 +26,7 @@ PTX, CODE = 1, 2
 
 
 def gpu_code(library: bytes) -> set[str]:
-    """Return the architectures of an object's code, as TORCH_CUDA_ARCH_LIST writes them ("9.0", "12.0+PTX")."""
+    """Return the architectures of an object's code, as TORCH_CUDA_ARCH_LIST writes them: 9.0, 12.0+PTX."""
     found = set()
     start = library.find(MAGIC)
     while start >= 0:
@@ -59,9 +59,7 @@ def main() -> int:
     faults = []
     archs = ""
     with zipfile.ZipFile(args.wheel) as wheel:
-        for name in sorted(
-            n for n in wheel.namelist() if n.startswith("maskrcnn/native/_ops_") and n.endswith(".so")
-        ):
+        for name in sorted(fnmatch.filter(wheel.namelist(), "maskrcnn/native/_ops_*.so")):
             library = wheel.read(name)
             try:
                 stamp = json.loads(wheel.read(f"{name}.json"))
@@ -70,10 +68,9 @@ def main() -> int:
                 continue
             held = gpu_code(library)
             archs = stamp["archs"] or archs
+            built = f"{stamp['compiler']}, headers of torch {stamp['torch']}"
             gpu = f", GPU code for {', '.join(sorted(held, key=_order))}" if held else ""
-            print(
-                f"{name}: {len(library) / 1e6:.1f} MB, {stamp['compiler']}, headers of torch {stamp['torch']}{gpu}"
-            )
+            print(f"{name}: {len(library) / 1e6:.1f} MB, {built}{gpu}")
             if held != asked_for(stamp["archs"]):
                 faults.append(f"{name} holds {sorted(held)}, its stamp says {stamp['archs'] or 'none'}")
     faults += [f"no GPU code for {wanted}" for wanted in args.needs if not covers(archs, wanted)]
