@@ -25,7 +25,7 @@ from maskrcnn.run.named_weights import is_name, local_file, publisher_of
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.room import check_folder
 from maskrcnn.run.setup import build_val
-from maskrcnn.run.thresholds import read_thresholds
+from maskrcnn.run.thresholds import NO_VIEWS, read_thresholds
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,9 @@ def export(
     file = output.with_name(f"{output.stem}.unverified{output.suffix}")
     tell(f"tracing the model for {to}; a minute or two")
     metadata = described(predictor, checkpoint, without, precision)
+    chosen = read_thresholds(local_file(Path(checkpoint)))
+    if chosen is not None and (doubt := chosen.doubt(NO_VIEWS, other="")):
+        tell(f"the file has the scores of the classes, but {doubt}")
     writer.write(predictor, file, Order(without, precision, metadata, lambda: _samples(recipe)))
     tell(f"written to {file}, {file.stat().st_size / 1e6:.1f} MB")
     if recipe.data.val is None or without:
@@ -125,11 +128,12 @@ def described(
     recipe = predictor.recipe
     source = local_file(Path(checkpoint))
     named = is_name(Path(checkpoint))
+    chosen = read_thresholds(source)
     licence = publisher_of(Path(checkpoint)).facts(str(checkpoint)).licence if named else None
     content = {
         "classes": list(predictor.categories.names),
         "category_ids": list(predictor.categories.ids),
-        "thresholds": read_thresholds(source),
+        "thresholds": None if chosen is None else dict(chosen.scores),
         "score_threshold": recipe.model.roi.score_threshold,
         "nms_threshold": recipe.model.roi.nms_threshold,
         "max_detections": recipe.model.roi.max_detections,
