@@ -261,4 +261,4 @@ def _pasted(side: int, way: PastingWay) -> str:
         x_turned = Transpose<perm = [0, 2, 1]>(x_weights)
         drawn_rows = MatMul(y_weights, grid)
         drawn_all = MatMul(drawn_rows, x_turned)
-        {way.inside}"""
+        masks = {way.inside}"""

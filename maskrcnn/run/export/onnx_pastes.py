@@ -19,7 +19,7 @@ class PastingWay:
     boxes: of M: ``own`` [K, 4] to ``over`` [K, 4], what the cells cover.
     grid: ``probabilities`` [K, M, M] to ``grid``, what is blended; 0 beyond the cells.
     kernel: ``{axis}_distance`` in cells to ``{axis}_weights``.
-    inside: ``drawn_all`` [K, H, W] to ``masks``.
+    inside: of ``drawn_all`` [K, H, W], which pixels are of the masks.
     """
 
     boxes: Callable[[int], str]
@@ -64,8 +64,8 @@ _LEAST = 1 / (1 + math.exp(LIMIT))
 
 #: By the name in ``eval.paste``.
 PASTING_WAYS = {
-    "aligned": PastingWay(_own, _PLAIN, _LINEAR, "masks = GreaterOrEqual(drawn_all, half)"),
-    "torchvision": PastingWay(_whole, _PLAIN, _LINEAR, "masks = Greater(drawn_all, half)"),
+    "aligned": PastingWay(_own, _PLAIN, _LINEAR, "GreaterOrEqual(drawn_all, half)"),
+    "torchvision": PastingWay(_whole, _PLAIN, _LINEAR, "Greater(drawn_all, half)"),
     # Logits and LIMIT, so that what is beyond the box, -LIMIT, is 0; the border is at LIMIT.
     "smooth": PastingWay(
         _own,
@@ -90,6 +90,6 @@ PASTING_WAYS = {
         {axis}_less = Mul({axis}_inner_cubed, {axis}_four)
         {axis}_sum = Sub({axis}_outer_cubed, {axis}_less)
         {axis}_weights = Div({axis}_sum, {axis}_six)""",
-        "masks = GreaterOrEqual(drawn_all, limit)",
+        "GreaterOrEqual(drawn_all, limit)",
     ),
 }
