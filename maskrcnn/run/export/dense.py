@@ -56,9 +56,7 @@ def last_layers(model: Any) -> list[str]:
         if _weighed(node):
             ahead.add(name)
             last += [] if leads else [name]
-        elif _computed(node):
-            ahead.add(name)
-        elif leads and node.get_type_name() in _CARRYING:
+        elif _computed(node) or (leads and node.get_type_name() in _CARRYING):
             ahead.add(name)
     return last
 

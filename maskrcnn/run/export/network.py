@@ -16,11 +16,14 @@ from maskrcnn.errors import UserError
 from maskrcnn.modeling.interfaces import RoIHead
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.preprocess import ImageBatch
+from maskrcnn.run.export.running import KNOWN
 
 #: Names of what goes in, and of what every network gives, in order; what the heads tell comes behind.
 INPUTS = ("network_images", "network_sizes")
 OUTPUTS = ("network_boxes", "network_scores", "network_classes", "network_real")
 
+#: What a head cannot be called, since something else of a file is.
+_TAKEN = frozenset((*KNOWN, *INPUTS, *OUTPUTS, "image", "frames", "real", "mask_probs"))
 #: A side of the images that are traced, pixels; larger by as little as the divisor allows.
 _LEAST = 128
 #: Of a side from which on no level (of stride 64 at most) has a single row or column.
@@ -73,11 +76,18 @@ def trace(model: MaskRCNN) -> tuple[torch.export.ExportedProgram, Mapping[str, T
     if model.rpn is None:
         raise UserError("this model has no RPN: its proposals come with the images, so it is not exported")
     for name, head in model.roi.heads.items():
-        if type(head).in_graph is RoIHead.in_graph:
+        if name in _TAKEN:
             raise UserError(
-                f"model.{_key(name)}: {type(head).__name__} has no method in_graph(rois, values), which would"
-                " say what an exported file tells of it; write one (CONTRIBUTING.md, A new head), or leave it"
-                f" out with --set {_without(name)}"
+                f"model.heads.{name}: an exported file has something else of this name; train the head under"
+                " another name"
+            )
+        if type(head).in_graph is RoIHead.in_graph:
+            ours = name in ("mask_head", "keypoint_head")
+            key = name if ours else f"heads.{name}"
+            raise UserError(
+                f"model.{key}: {type(head).__name__} has no method in_graph(rois, values), which would say"
+                " what an exported file tells of it; write one (CONTRIBUTING.md, A new head)"
+                + (f", or leave the head out with --set model.{name}=null" if ours else "")
             )
     auto = torch.export.Dim.AUTO
     divisor, channels = model.preprocess.size_divisor, model.preprocess.mean.shape[0]
@@ -101,11 +111,3 @@ def trace(model: MaskRCNN) -> tuple[torch.export.ExportedProgram, Mapping[str, T
     found = tree_unflatten([node.meta["val"] for node in results], program.call_spec.out_spec)
     told = {name: Told(tuple(v.shape[2:]), v.dtype) for name, v in found.items()}
     return program, {name: told[name] for name in list(told)[len(OUTPUTS) :]}
-
-
-def _key(head: str) -> str:
-    return head if head in ("mask_head", "keypoint_head") else f"heads.{head}"
-
-
-def _without(head: str) -> str:
-    return f"model.{_key(head)}=null" if _key(head) == head else "model.heads={}"

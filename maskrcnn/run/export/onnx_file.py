@@ -61,6 +61,12 @@ def made(predictor: Predictor, without: Collection[str], metadata: Mapping[str, 
         UserError: it has a part without a form in ONNX.
     """
     recipe = predictor.recipe
+    key = "data.contrast" if recipe.data.reading.contrast is not None else "sixteen_bit: keep"
+    if key == "data.contrast" or predictor.sixteen_bit == "keep":
+        raise UserError(
+            f"{key} makes fractions of the values of deeper files, and an ONNX file takes bytes, 0 to 255;"
+            " export with --to torch, which takes images that are read and normalised"
+        )
     if "paste" not in without and recipe.eval.clean is not None and recipe.model.mask_head is not None:
         raise UserError(
             "eval.clean looks for the parts of a mask, for which ONNX has no operator; export with --set"

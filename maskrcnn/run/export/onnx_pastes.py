@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from maskrcnn.inference.smooth_paste import LIMIT
 
-
 #: Side of the squares in which masks are drawn, pixels.
 _TILE = 64
 
@@ -22,7 +21,7 @@ class PastingWay:
     boxes: of M: ``own`` [K, 4] to ``over`` [K, 4], what the cells cover.
     grid: ``probabilities`` [K, M, M] to ``grid``, what is blended; 0 beyond the cells.
     kernel: ``{axis}_distance`` in cells to ``{axis}_weights``.
-    inside: ``drawn_all`` [T, S, S] to ``drawn``, bool.
+    inside: of ``drawn_all`` [T, S, S], which pixels are of the masks.
     reach: cells beyond the outermost ones in which something may be drawn, or more.
     """
 
@@ -69,8 +68,8 @@ _LEAST = 1 / (1 + math.exp(LIMIT))
 
 #: By the name in ``eval.paste``.
 PASTING_WAYS = {
-    "aligned": PastingWay(_own, _PLAIN, _LINEAR, "drawn = GreaterOrEqual(drawn_all, half)"),
-    "torchvision": PastingWay(_whole, _PLAIN, _LINEAR, "drawn = Greater(drawn_all, half)"),
+    "aligned": PastingWay(_own, _PLAIN, _LINEAR, "GreaterOrEqual(drawn_all, half)"),
+    "torchvision": PastingWay(_whole, _PLAIN, _LINEAR, "Greater(drawn_all, half)"),
     # Logits and LIMIT, so that what is beyond the box, -LIMIT, is 0; the border is at LIMIT.
     "smooth": PastingWay(
         _own,
@@ -95,7 +94,7 @@ PASTING_WAYS = {
         {axis}_less = Mul({axis}_inner_cubed, {axis}_four)
         {axis}_sum = Sub({axis}_outer_cubed, {axis}_less)
         {axis}_weights = Div({axis}_sum, {axis}_six)""",
-        "drawn = GreaterOrEqual(drawn_all, limit)",
+        "GreaterOrEqual(drawn_all, limit)",
         reach=2,
     ),
 }
@@ -179,7 +178,7 @@ def pasted(side: int, way: PastingWay) -> str:
         drawn_from = Gather(grid, instance)
         drawn_rows = MatMul(y_weights, drawn_from)
         drawn_all = MatMul(drawn_rows, x_weights)
-        {way.inside}
+        drawn = {way.inside}
         like = Mul(within, begin)
         k_turned = Transpose<perm = [1, 0]>(of_tiles)
         x_tile_turned = Transpose<perm = [1, 0]>(x_tile)

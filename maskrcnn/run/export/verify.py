@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from maskrcnn.data.interfaces import Dataset
+from maskrcnn.data.regions import Pixels
 from maskrcnn.errors import plural
 from maskrcnn.evaluation import IouType, evaluate_coco
 from maskrcnn.inference.records import Result
@@ -91,7 +92,7 @@ def compare(
     for index in range(count):
         sample: RawSample = dataset.load(index)
         info = sample.info
-        found = predictor(sample.image)
+        found = predictor(Pixels(sample.image))
         extras = {name: values.tolist() for name, values in found.extras.items()}
         before = [
             {**r, "image_id": info.image_id} | {name: values[i] for name, values in extras.items()}
