@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from maskrcnn.inference.records import coco_results
 from maskrcnn.modeling.preprocess import Preprocess
 from maskrcnn.run.export.network import INPUTS, OUTPUTS
 from maskrcnn.run.export.onnx_parts import before, behind
+from maskrcnn.run.export.openvino_file import converted
 from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.rle import decode
@@ -79,14 +81,36 @@ def test_what_onnx_has_no_way_for_is_refused() -> None:
             before(transforms, PREPROCESS, resize=True)
 
 
-def test_boxes_and_masks_are_those_of_the_records() -> None:
+def pasted(detections: int, side: int, runtime: str, folder: Path, feed: dict[str, Any]) -> list[Any]:
+    """What ``behind`` gives in a runtime: of images, boxes, scores, classes, images, masks."""
+    text = behind(True, side, detections, paste=True)
+    if runtime == "onnxruntime":
+        return list(session(text).run(None, feed))
+    openvino = pytest.importorskip("openvino", reason="the package openvino is not installed")
+    from onnx import parser
+
+    file = folder / "behind.onnx"
+    file.write_bytes(parser.parse_model(text).SerializeToString())
+    model = converted(file, "float32", list)
+    assert model.output("masks").get_element_type() == openvino.Type.u8
+    found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feed)
+    return [found[i] for i in range(5)]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("size", [(77, 101), (192, 130), (40, 64)])
+def test_boxes_and_masks_are_those_of_the_records(
+    size: tuple[int, int], runtime: str, tmp_path: Path
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    height, width, network = 77, 101, (96, 128)
+    (height, width), network = size, (96, 128)
     detections, side = 12, 14
     corners = torch.rand(detections, 2, generator=generator) * 90
     boxes = torch.cat((corners, corners + 5 + torch.rand(detections, 2, generator=generator) * 50), dim=1)
     boxes[3] = torch.tensor([300.0, 10.0, 310.0, 20.0])  # beyond the image
+    boxes[4] = torch.tensor([-30.0, -20.0, 150.0, 120.0])  # all of it
     masks = torch.rand(detections, side, side, generator=generator)
+    masks[7] = 1.0  # to its edges
     scores = torch.linspace(0.9, 0.1, detections)
     labels = torch.arange(detections) % 3
     real = torch.ones(detections, dtype=torch.bool)
@@ -99,17 +123,18 @@ def test_boxes_and_masks_are_those_of_the_records() -> None:
     image = np.zeros((2, height, width, 3), dtype=np.uint8)
     values = (boxes, scores, labels, real, masks)
     feed = dict(zip(OUTPUTS, (v[None].repeat_interleave(2, 0).numpy() for v in values), strict=True))
-    found_boxes, found_scores, classes, images, pasted = session(
-        behind(True, side, detections, paste=True)
-    ).run(None, {**feed, "frames": frames, "image": image})
+    feed |= {"frames": frames, "image": image}
+    found_boxes, found_scores, classes, images, drawn = pasted(detections, side, runtime, tmp_path, feed)
     assert images.tolist() == [0] * len(records) + [1] * len(records)
     for i, record in enumerate([*records, *records]):
         x, y, w, h = record["bbox"]
         assert found_boxes[i] == pytest.approx([x, y, x + w, y + h], abs=1e-4)
         assert found_scores[i] == pytest.approx(record["score"])
         assert categories.ids[classes[i]] == record["category_id"]
-        assert (pasted[i] == decode(record["segmentation"])).mean() > 0.9995  # but where it rounds to 0.5
-    assert pasted.shape == (2 * len(records), height, width) and pasted.any()
+        assert (drawn[i] == decode(record["segmentation"])).mean() > 0.9995  # but where it rounds to 0.5
+    assert drawn.shape == (2 * len(records), height, width) and drawn.any()
+    feed[OUTPUTS[3]] = np.zeros((2, detections), dtype=np.bool_)
+    assert pasted(detections, side, runtime, tmp_path, feed)[4].shape == (0, height, width)
 
 
 def test_masks_can_be_left_to_paste() -> None:
