@@ -34,7 +34,7 @@ def _weighed(node: Any) -> bool:
 
 
 def _computed(node: Any) -> bool:
-    """Whether it is a product of the network's with what is no constant, as weights of each RoI's own class."""
+    """Whether it is a product with what is no constant, as the weights of each RoI's own class."""
     return (
         node.get_type_name() == "MatMul"
         and node.get_friendly_name().startswith("network/")
@@ -56,9 +56,7 @@ def last_layers(model: Any) -> list[str]:
         if _weighed(node):
             ahead.add(name)
             last += [] if leads else [name]
-        elif _computed(node):
-            ahead.add(name)
-        elif leads and node.get_type_name() in _CARRYING:
+        elif _computed(node) or (leads and node.get_type_name() in _CARRYING):
             ahead.add(name)
     return last
 
