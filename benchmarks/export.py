@@ -4,10 +4,10 @@
 
 Two models: that of ``--checkpoint`` on the images of its ``data.val`` (or of ``NUCLEI_ROOT``, the folder that
 holds train/, val/ and the two jsons), with AP; and R50-FPN of random weights, whose last layers are scaled so
-that it finds a hundred objects, on drawn images of 800 x 1216 px.  Each is eager in float32 and bfloat16, compiled,
-an ONNX file, and OpenVINO's in float32, bfloat16 and int8.  The forms run image by image in turn, ``--rounds``
-times; told is the median over the images of an image's best time: to run-length encoded masks in the eager
-forms, to bitmaps in the files.
+that it finds a hundred objects, on drawn images of 800 x 1216 px.  Each is eager in float32 and bfloat16,
+compiled, an ONNX file, and OpenVINO's in float32, bfloat16 and int8.  The forms run image by image in turn,
+``--rounds`` times; told is the median over the images of an image's best time: to run-length encoded masks
+in the eager forms, to bitmaps in the files.
 
 ``compiled`` is what ``solver.compile`` compiles, for the commonest size alone, and runs on the images of that
 size; where compiling takes more than ``--patience`` seconds, the table says so.
@@ -51,7 +51,13 @@ from maskrcnn.structures import ImageInfo
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"nuclei": "Nuclei", "r50": "R50-FPN at 800 x 1216 px"}
 PRECISIONS = ("float32", "bfloat16", "int8")
-FORMS = ("eager", "eager bfloat16", "compiled", "ONNX", *(f"OpenVINO {precision}" for precision in PRECISIONS))
+FORMS = (
+    "eager",
+    "eager bfloat16",
+    "compiled",
+    "ONNX",
+    *(f"OpenVINO {precision}" for precision in PRECISIONS),
+)
 Array = Any
 
 

@@ -1,4 +1,4 @@
-"""Where an OpenVINO file's time goes: milliseconds of each kind of layer in each part, and of the slowest layers.
+"""Where an OpenVINO file's time goes: milliseconds of the kinds of layers by part, and of the slowest layers.
 
     python benchmarks/export_layers.py runs/export/r50.int8.xml --threads 2 [--size 800 1216] [--layers 20]
 

@@ -34,7 +34,7 @@ def _weighed(node: Any) -> bool:
 
 
 def _computed(node: Any) -> bool:
-    """Whether it is a product of the network's with what is no constant, as weights of each RoI's own class."""
+    """Whether it is a product with what is no constant, as the weights of each RoI's own class."""
     return (
         node.get_type_name() == "MatMul"
         and node.get_friendly_name().startswith("network/")

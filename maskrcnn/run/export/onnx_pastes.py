@@ -1,6 +1,7 @@
 """The ways of ``inference.paste`` to draw a mask, in ONNX's notation.
 
-Each is a sum over cells with weights that fall with the distance along each axis, above a threshold.  They differ in the box that the M x M cells cover, in what is blended, and in the weights.
+Each is a sum over cells with weights that fall with the distance along each axis, above a threshold.  They
+differ in the box that the M x M cells cover, in what is blended, and in the weights.
 """
 
 from __future__ import annotations
