@@ -53,6 +53,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @needs_setuptools
 def test_the_plugin_package_is_installed_and_trained(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES / "plugin", tmp_path / "source")
@@ -102,6 +103,7 @@ def test_a_model_of_the_plugin_is_exported(tmp_path: Path) -> None:
     assert ", centroid " in done.stdout and "equal, so it is called mine.pt2" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_is_executed(tmp_path: Path) -> None:
     """With few images and steps, from an empty folder; committed are no outputs, which would go stale."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

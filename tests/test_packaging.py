@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -38,7 +39,11 @@ pytestmark = [needs_checkout, needs_setuptools]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a copy of the project with trivial C++ sources."""
-    root = tmp_path / "project"
+    return copied(tmp_path / "project")
+
+
+def copied(root: Path) -> Path:
+    """Make that copy."""
     shutil.copytree(
         ROOT / "maskrcnn", root / "maskrcnn", ignore=shutil.ignore_patterns("_ops_*", "__pycache__", "csrc")
     )
@@ -174,6 +179,16 @@ def test_torch_is_no_build_requirement() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     requires = next(line for line in text.splitlines() if line.startswith("requires ="))
     assert requires == 'requires = ["setuptools>=77"]'
+
+
+def test_no_extra_brings_what_calls_home() -> None:
+    """openvino depends on openvino-telemetry: the docs and the error say how it is installed without."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = content["project"]["optional-dependencies"]
+    names = {re.split(r"[\[<>=; ]", wish)[0] for wishes in extras.values() for wish in wishes}
+    assert names & {"openvino", "nncf", "openvino-telemetry"} == set() and "onnx" in names
+    assert "--no-deps openvino" in (ROOT / "docs/export.md").read_text(encoding="utf-8")
 
 
 def as_wheel(path: Path, archs: str, held: list[tuple[int, int]]) -> Path:
