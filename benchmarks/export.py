@@ -4,9 +4,13 @@
 
 Two models: that of ``--checkpoint`` on the images of its ``data.val`` (or of ``NUCLEI_ROOT``, the folder that
 holds train/, val/ and the two jsons), with AP; and R50-FPN of random weights, whose last layers are scaled so
-that it finds a hundred objects, on drawn images of 800 x 1216 px.  Each is eager, compiled, an ONNX file, and
-OpenVINO's in float32, bfloat16 and int8.  The forms run image by image in turn, ``--rounds`` times; told is
-the median over the images of an image's best time.
+that it finds a hundred objects, on drawn images of 800 x 1216 px.  Each is eager in float32 and bfloat16,
+compiled, an ONNX file, and OpenVINO's in float32, bfloat16 and int8.  The forms run image by image in turn,
+``--rounds`` times; told is the median over the images of an image's best time: to run-length encoded masks
+in the eager forms, to bitmaps in the files.
+
+``compiled`` is what ``solver.compile`` compiles, for the commonest size alone, and runs on the images of that
+size; where compiling takes more than ``--patience`` seconds, the table says so.
 
 Files and figures stay in ``--folder``, and what is there is not made again: the command goes on where it was
 stopped.  ``--only nuclei`` or ``r50`` does one model, ``--images`` and ``--large`` say on how many images.
@@ -17,8 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._inductor.async_compile import shutdown_compile_workers
 
 from maskrcnn.config import dump
 from maskrcnn.engine.checkpoint import Checkpoint, save
@@ -35,16 +42,22 @@ from maskrcnn.modeling import MaskRCNN
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run.export.int8 import CALIBRATION
 from maskrcnn.run.export.onnx_file import made
-from maskrcnn.run.export.openvino_file import in_precision
+from maskrcnn.run.export.openvino_file import converted
 from maskrcnn.run.export.running import OnnxRunner, OpenVinoRunner
 from maskrcnn.run.predictor import Predictor
-from maskrcnn.run.setup import build_val
+from maskrcnn.run.setup import build_val, compile_layers
 from maskrcnn.structures import ImageInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"nuclei": "Nuclei", "r50": "R50-FPN at 800 x 1216 px"}
 PRECISIONS = ("float32", "bfloat16", "int8")
-FORMS = ("eager", "compiled", "ONNX", *(f"OpenVINO {precision}" for precision in PRECISIONS))
+FORMS = (
+    "eager",
+    "eager bfloat16",
+    "compiled",
+    "ONNX",
+    *(f"OpenVINO {precision}" for precision in PRECISIONS),
+)
 Array = Any
 
 
@@ -109,9 +122,36 @@ def exported(predictor: Predictor, name: str, folder: Path, samples: Callable[[]
         file = folder / f"{name}.{precision}.xml"
         if not file.is_file():
             began = time.perf_counter()
-            model = in_precision(openvino.convert_model(source), precision, samples)
-            openvino.save_model(model, file, compress_to_fp16=False)
+            openvino.save_model(converted(source, precision, samples), file, compress_to_fp16=False)
             print(f"{file}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def compiled_for(checkpoint: Path, image: Array, patience: int) -> Predictor | None:
+    """A predictor compiled for images of this size; None: it was not done after ``patience`` seconds."""
+    expired = []
+
+    def late(*_: object) -> None:
+        expired.append(True)
+        raise TimeoutError
+
+    predictor = Predictor(checkpoint, device="cpu", score=0.0)
+    compile_layers(predictor.model, predictor.device, sizes=1)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(patience)
+    began = time.perf_counter()
+    try:
+        predictor(image)
+        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+        return predictor
+    except Exception:  # the compiler makes its own of ours
+        if not expired:
+            raise
+        shutdown_compile_workers()
+        print(f"not compiled in {patience} s", flush=True)
+        return None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def measure(
@@ -122,10 +162,11 @@ def measure(
     rounds: int,
     threads: int,
     only: Sequence[str],
+    patience: int,
 ) -> dict[str, dict[str, Any]]:
     """By the form: milliseconds, megabytes, and the records of all images."""
     eager = Predictor(checkpoint, device="cpu", score=0.0)
-    compiled = Predictor(checkpoint, device="cpu", score=0.0, compile=True)
+    half = Predictor(checkpoint, device="cpu", score=0.0, precision="bfloat16")
     bare = sum(v.numel() * v.element_size() for v in eager.model.state_dict().values())
 
     def ours(found: Any, info: ImageInfo) -> list[Any]:
@@ -137,30 +178,39 @@ def measure(
     source = folder / f"{name}.onnx"
     forms = {
         "eager": (eager, ours, bare),
-        "compiled": (compiled, ours, bare),
+        "eager bfloat16": (half, ours, bare),
         "ONNX": (OnnxRunner(source, threads), theirs, source.stat().st_size),
     }
     for precision in PRECISIONS:
         file = folder / f"{name}.{precision}.xml"
         size = file.stat().st_size + file.with_suffix(".bin").stat().st_size
         forms[f"OpenVINO {precision}"] = (OpenVinoRunner(file, threads), theirs, size)
+    common = Counter(image.shape for _, image in images).most_common(1)[0][0]
+    compiled = None
+    if "compiled" in only:
+        compiled = compiled_for(checkpoint, next(i for _, i in images if i.shape == common), patience)
+    if compiled is not None:
+        forms["compiled"] = (compiled, ours, bare)
     forms = {form: how for form, how in forms.items() if form in only}
     best: dict[str, dict[int, float]] = {form: {} for form in forms}
     records: dict[str, list[Any]] = {form: [] for form in forms}
     for number in range(rounds):
         for index, (info, image) in enumerate(images):
             for form, (run, records_of, _) in forms.items():
+                if form == "compiled" and image.shape != common:
+                    continue
                 began = time.perf_counter()
                 found = run(image)
                 took = time.perf_counter() - began
                 best[form][index] = min(took, best[form].get(index, took))
                 records[form] += records_of(found, info) if number == 0 else []
         print(f"{name}: round {number + 1} of {rounds}", flush=True)
-    return {
+    late = {"compiled": {"late": patience}} if "compiled" in only and compiled is None else {}
+    return late | {
         form: {
             "ms": 1000 * statistics.median(best[form].values()),
             "mb": size / 1e6,
-            "found": len(records[form]) / len(images),
+            "found": len(records[form]) / len(best[form]),
             "records": records[form],
         }
         for form, (_, _, size) in forms.items()
@@ -175,7 +225,11 @@ def table(results: dict[str, dict[str, Any]], title: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     slow = results["eager"]["ms"] if "eager" in results else float("nan")
-    for form, row in results.items():
+    for form in (form for form in FORMS if form in results):
+        row = results[form]
+        if "late" in row:
+            lines.append(f"| {form} | | | not compiled in {row['late']} s | | |")
+            continue
         figures = [f"{row[kind]:.4f}" if kind in row else "" for kind in ("bbox", "segm")]
         numbers = f"{row['ms']:.0f} | {slow / row['ms']:.2f} | {row['mb']:.1f}"
         lines.append(f"| {form} | {' | '.join(figures)} | {numbers} |")
@@ -194,6 +248,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=6, help="drawn ones for R50-FPN; default 6")
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="images for int8")
     parser.add_argument("--rounds", type=int, default=2, help="default 2")
+    parser.add_argument("--patience", type=int, default=300, help="seconds to compile in; default 300")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's")
     args = parser.parse_args()
     if args.only != "r50" and args.checkpoint is None:
@@ -223,10 +278,11 @@ def main() -> None:
             else:
                 exported(predictor, name, args.folder, lambda: drawn(min(args.calibration, 8)))
                 images = [(ImageInfo(i, "", *x.shape[:2]), x) for i, x in enumerate(drawn(args.large))]
-            results = measure(checkpoint, name, args.folder, images, args.rounds, args.threads, args.forms)
-            for row in results.values():
-                records = row.pop("records")
-                if name == "nuclei":
+            options = args.rounds, args.threads, args.forms, args.patience
+            results = measure(checkpoint, name, args.folder, images, *options)
+            for form, row in results.items():
+                records = row.pop("records", [])
+                if name == "nuclei" and form != "compiled":
                     ids = [info.image_id for info, _ in images]
                     cap = recipe.model.roi.max_detections
                     kinds = ["bbox", "segm"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +273,13 @@ class Pools(torch.nn.Module):
 
 
 @needs_kernels
-def test_onnx_roi_pool_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("channels", [4, 40])
+def test_onnx_roi_pool_to_the_bit(channels: int, runtime: str, tmp_path: Path) -> None:
     """Rounded halves, bins without a cell, boxes off the map, of no size and turned round."""
-    x = features((2, 4, 16, 18)).detach()
+    x = features((2, channels, 16, 18)).detach()
     k = torch.export.Dim("k", min=2, max=4096)
-    run, kinds = onnx_session(Pools(), (x, ROIS), (None, {0: k}), tmp_path)
+    run, kinds = onnx_session(Pools(), (x, ROIS), (None, {0: k}), tmp_path, runtime)
     assert "MaxRoiPool" in kinds
     rng = torch.Generator().manual_seed(0)
     corners = torch.rand(900, 4, generator=rng) * 120 - 30
@@ -291,12 +294,16 @@ def test_onnx_roi_pool_to_the_bit(tmp_path: Path) -> None:
 
 
 def onnx_session(
-    model: torch.nn.Module, example: tuple[Tensor, ...], dynamic: tuple[Any, ...], folder: Path
+    model: torch.nn.Module,
+    example: tuple[Tensor, ...],
+    dynamic: tuple[Any, ...],
+    folder: Path,
+    runtime: str = "onnxruntime",
 ) -> tuple[Callable[..., Tensor], list[str]]:
     """Export, check and load a model: a function that runs it, and its operator types."""
     onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
     pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
-    runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    library = pytest.importorskip(runtime, reason=f"the package {runtime} is not installed")
     from maskrcnn.layers.onnx import translation_table
 
     path = folder / "model.onnx"
@@ -311,12 +318,16 @@ def onnx_session(
     )
     proto = onnx.load(path)
     onnx.checker.check_model(proto)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
+    names = [i.name for i in proto.graph.input]
+    call: Callable[[dict[str, Any]], Any]
+    if runtime == "openvino":
+        call = library.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    else:
+        session = library.InferenceSession(path, providers=["CPUExecutionProvider"])
+        call = partial(session.run, None)
 
     def run(*values: Tensor) -> Tensor:
-        feed = {n: v.numpy() for n, v in zip(names, values, strict=True)}
-        return torch.from_numpy(session.run(None, feed)[0])
+        return torch.from_numpy(call({n: v.numpy() for n, v in zip(names, values, strict=True)})[0])
 
     return run, [node.op_type for node in proto.graph.node]
 

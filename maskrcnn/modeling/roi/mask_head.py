@@ -112,7 +112,8 @@ class FCNMaskHead(PixelMaskHead):
             pixels = self._run(self, pooled).permute(0, 2, 3, 1).flatten(1, 2)  # [R, M M, width]
         weight = self.logits.weight.flatten(1)[labels]
         assert self.logits.bias is not None
-        if in_cells and pixels.dtype == weight.dtype:  # no autocast: on a CPU half the time of bmm
+        eager = not torch.compiler.is_compiling()
+        if in_cells and eager and pixels.dtype == weight.dtype:  # no autocast: on a CPU half the time of bmm
             rows = (pixels * weight[:, None]).sum(2)
         else:
             rows = torch.bmm(pixels, weight[:, :, None])[:, :, 0]
@@ -122,7 +123,9 @@ class FCNMaskHead(PixelMaskHead):
         return rows.view(-1, 1, self.mask_size, self.mask_size)
 
     def _in_cells(self, pooled: Tensor) -> bool:
-        """Whether the deconvolution is computed as :meth:`_cells` does: on a CPU, uncompiled."""
+        """Whether the deconvolution is computed as :meth:`_cells` does: on a CPU, uncompiled or exported."""
+        if torch.compiler.is_exporting():  # 8 bits have a matrix product where they have no deconvolution
+            return True
         plain = self._run is FCNMaskHead._features and not torch.compiler.is_compiling()
         return plain and pooled.device.type == "cpu"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +37,7 @@ from maskrcnn.modeling.matching import Sampler
 from maskrcnn.modeling.norms import norms_of_rows
 from maskrcnn.modeling.roi.decode import own_class, select_detections, select_in_fixed_shape
 from maskrcnn.modeling.roi.pooler import LevelRule, Pooler
-from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, SampledRoIs, rois_of
+from maskrcnn.modeling.roi.rois import DetectedRoIs, FoundRoIs, RoIs, SampledRoIs, of_real, rois_of
 from maskrcnn.modeling.roi.stages import CascadeConfig, relabel, scale_gradient
 from maskrcnn.modeling.roi.targets import sample_rois
 from maskrcnn.structures import Targets, clip_boxes
@@ -371,7 +372,8 @@ class RoIHeads(nn.Module):
         maps = RoIFeatures(features, self.trunk)
         found = self.detect(maps, proposals, _as_tensor(image_sizes, proposals.boxes), static=static)
         heads = self.heads
-        values = {name: head.predict(maps, found) for name, head in heads.items()}
+        of_all = of_real(found, lambda rois: tuple(head.predict(maps, rois) for head in heads.values()))
+        values = dict(zip(heads, of_all, strict=True))
         return self.without_duplicates(FoundRoIs(proposals.boxes.shape[0], found, values, heads))
 
     def without_duplicates(self, found: FoundRoIs) -> FoundRoIs:
@@ -387,7 +389,7 @@ class RoIHeads(nn.Module):
         stages = self.box_stages
         rois, scores = rois_of(proposals, static=static), []
         for i, (head, weights) in enumerate(stages):
-            logits, deltas = head(features.pool(self.box_pooler, rois))
+            logits, deltas = of_real(rois, partial(self._read, head, features))
             scores.append(wide(logits).softmax(dim=1)[:, :-1])
             if i + 1 < len(stages):  # none is dropped, since the scores are averaged RoI by RoI
                 boxes = decode_boxes(deltas, rois.boxes, weights).to(rois.boxes.dtype)
@@ -407,6 +409,10 @@ class RoIHeads(nn.Module):
             mean, deltas = mean.unflatten(0, shape), deltas.unflatten(0, shape)
             return select_in_fixed_shape(mean, deltas, proposals, image_sizes, **options)
         return select_detections(mean, deltas, rois.rois, image_sizes, **options)
+
+    def _read(self, head: BoxHead, features: RoIFeatures, rois: RoIs) -> tuple[Tensor, ...]:
+        read: tuple[Tensor, ...] = head(features.pool(self.box_pooler, rois))
+        return read
 
 
 def _as_tensor(image_sizes: Sequence[tuple[int, int]] | Tensor, like: Tensor) -> Tensor:

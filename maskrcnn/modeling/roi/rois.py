@@ -9,7 +9,7 @@ image, K = classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, overload
@@ -93,6 +93,18 @@ class RoIs:
     def moved(self: Rows, boxes: Tensor) -> Rows:
         """The same with other boxes [R, 4]."""
         return replace(self, rois=torch.cat((self.rois[:, :1], boxes), dim=1))
+
+
+def of_real(rois: Rows, compute: Callable[[Rows], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """``compute(rois)``, a row [R, ...] a RoI; in a graph to export of the real ones alone, the others 0.
+
+    Such a graph has the same room whatever an image holds, but need not work on what is empty.
+    """
+    if rois.real is None or not torch.compiler.is_exporting():
+        return compute(rois)
+    rows = rois.real.nonzero()[:, 0]
+    found = compute(replace(rois.at(rows), real=None))
+    return tuple(v.new_zeros((rois.rois.shape[0], *v.shape[1:])).index_copy(0, rows, v) for v in found)
 
 
 def rois_of(proposals: Proposals, *, static: bool) -> RoIs:

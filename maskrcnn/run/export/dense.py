@@ -33,6 +33,15 @@ def _weighed(node: Any) -> bool:
     return bool(node.input_value(1).get_node().get_type_name() == "Constant")
 
 
+def _computed(node: Any) -> bool:
+    """Whether it is a product with what is no constant, as the weights of each RoI's own class."""
+    return (
+        node.get_type_name() == "MatMul"
+        and node.get_friendly_name().startswith("network/")
+        and bool(node.input_value(1).get_node().get_type_name() != "Constant")
+    )
+
+
 def _users(node: Any) -> list[Any]:
     return [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
 
@@ -47,7 +56,7 @@ def last_layers(model: Any) -> list[str]:
         if _weighed(node):
             ahead.add(name)
             last += [] if leads else [name]
-        elif leads and node.get_type_name() in _CARRYING:
+        elif _computed(node) or (leads and node.get_type_name() in _CARRYING):
             ahead.add(name)
     return last
 

@@ -24,7 +24,7 @@ from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.named_weights import is_name, local_file, publisher_of
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.room import check_folder
-from maskrcnn.run.setup import build_val
+from maskrcnn.run.setup import build_val, keypoint_scores
 from maskrcnn.run.thresholds import NO_VIEWS, read_thresholds
 
 
@@ -86,10 +86,10 @@ def export(
     check_folder(output.parent, "--output")
     predictor = Predictor(checkpoint, device="cpu", score=0.0, overrides=overrides)
     recipe = predictor.recipe
-    if recipe.data.reading.contrast is not None:
+    if recipe.eval.tta is not None:
         raise UserError(
-            "data.contrast maps the values of a file by its own percentiles, which no exported file does;"
-            " export a model that was trained without, or use the checkpoint"
+            "eval.tta looks at an image several times, and an exported file does so once; export with --set"
+            " eval.tta=null"
         )
     file = output.with_name(f"{output.stem}.unverified{output.suffix}")
     tell(f"tracing the model for {to}; a minute or two")
@@ -140,6 +140,8 @@ def described(
         "mean": recipe.model.preprocess.mean,
         "std": recipe.model.preprocess.std,
         "channels": "RGB" if recipe.data.reading == RGB else plural(recipe.model.num_channels, "channel"),
+        "keypoint_scores": None if recipe.model.keypoint_head is None else keypoint_scores(recipe),
+        "paste": recipe.eval.paste,
         "precision": precision,
         "left_out": sorted(without),
         "made_from": source.name,

@@ -32,7 +32,7 @@ class OpenVinoWriter:
         with TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             write_bytes(source, made(predictor, order.without, order.metadata).SerializeToString())
-            model = in_precision(openvino.convert_model(source), order.precision, order.samples)
+            model = converted(source, order.precision, order.samples)
             for name, value in order.metadata.items():
                 model.set_rt_info(value, ["maskrcnn", name])
             whole = Path(folder) / "model.xml"
@@ -50,10 +50,19 @@ class OpenVinoWriter:
         take_place(file, output)
 
 
-def in_precision(model: Any, precision: str, samples: Callable[[], Sequence[Array]]) -> Any:
-    """OpenVINO's ``model``, changed, in a precision of the writer; ``samples`` as of :class:`Order`."""
+def converted(source: Path, precision: str, samples: Callable[[], Sequence[Array]]) -> Any:
+    """An ONNX file as OpenVINO's model in a precision of the writer; ``samples`` as of :class:`Order`.
+
+    Its masks are uint8, 0 or 1: its bool is stored so, and turned into another byte by byte on one core.
+    """
+    openvino = needed("openvino")
+    model = openvino.convert_model(source)
     if precision == "bfloat16":
-        return in_bfloat16(model)
+        model = in_bfloat16(model)
     if precision == "int8":
-        return in_int8(model, samples())
-    return model
+        model = in_int8(model, samples())
+    last = openvino.preprocess.PrePostProcessor(model)
+    for output in model.outputs:
+        if output.get_element_type() == openvino.Type.boolean:
+            last.output(output.get_any_name()).tensor().set_element_type(openvino.Type.u8)
+    return last.build()

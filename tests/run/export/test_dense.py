@@ -54,6 +54,25 @@ def test_the_dense_part_lies_between_layers_and_ends_with_the_last() -> None:
     assert last_layers(model) == ["network/conv2"]
 
 
+def test_a_product_with_weights_of_each_row_is_a_last_layer_too() -> None:
+    ops = __import__("openvino.opset13", fromlist=["parameter"])
+    rng = np.random.default_rng(0)
+
+    def weights(*shape: int) -> Any:
+        return ops.constant(rng.normal(size=shape).astype(np.float32))
+
+    cells = ops.parameter([-1, 8], np.float32, name="cells")
+    labels = ops.parameter([-1], np.int64, name="labels")
+    below = ops.matmul(cells, weights(8, 16), False, False, name="network/below")
+    wide = ops.matmul(ops.relu(below), weights(16, 32), False, False, name="network/wide")
+    pixels = ops.reshape(ops.relu(wide), np.array([0, 4, 8]), special_zero=True)
+    own = ops.unsqueeze(ops.gather(weights(3, 8), labels, np.int64(0)), np.int64(2))
+    product = ops.matmul(pixels, own, False, False, name="network/own")
+    model = openvino.Model([ops.result(product)], [cells, labels], "masks")
+    assert last_layers(model) == []
+    assert {"network/below", "network/wide"} <= dense_part(model)
+
+
 def test_bfloat16_is_of_the_dense_part_alone() -> None:
     image = images(1)[0][None]
     before = run(small_model(), image)
