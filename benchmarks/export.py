@@ -187,10 +187,8 @@ def measure(
         size = file.stat().st_size + file.with_suffix(".bin").stat().st_size
         forms[f"OpenVINO {precision}"] = (OpenVinoRunner(file, threads), theirs, size)
     common = Counter(image.shape for _, image in images).most_common(1)[0][0]
-    compiled = None
-    if "compiled" in only:
-        compiled = compiled_for(checkpoint, next(i for _, i in images if i.shape == common), patience)
-    if compiled is not None:
+    some = next(image for _, image in images if image.shape == common)
+    if "compiled" in only and (compiled := compiled_for(checkpoint, some, patience)) is not None:
         forms["compiled"] = (compiled, ours, bare)
     forms = {form: how for form, how in forms.items() if form in only}
     best: dict[str, dict[int, float]] = {form: {} for form in forms}
@@ -206,8 +204,7 @@ def measure(
                 best[form][index] = min(took, best[form].get(index, took))
                 records[form] += records_of(found, info) if number == 0 else []
         print(f"{name}: round {number + 1} of {rounds}", flush=True)
-    late = {"compiled": {"late": patience}} if "compiled" in only and compiled is None else {}
-    return late | {
+    return ({} if "compiled" in forms or "compiled" not in only else {"compiled": {"late": patience}}) | {
         form: {
             "ms": 1000 * statistics.median(best[form].values()),
             "mb": size / 1e6,
