@@ -45,6 +45,8 @@ SCORED, AROUND = 1000, 1000
 #: Cells that hold two objects that touch.
 TOUCHING = 0.056
 MOST = 400
+#: Side of the images that a model is trained on: each holds an object larger than a tile.
+TRAINED = 3000
 
 
 class Item(NamedTuple):
@@ -303,8 +305,8 @@ base: {root}/configs/base/mask_rcnn_fpn.yaml
 model:
   backbone: {{depth: 18, norm: gn, freeze_at: 0}}
   neck: {{out_channels: 64}}
-  rpn: {{anchors: {{sizes: [[16], [32], [64], [128], [384]]}}}}
-  roi: {{samples: 128, max_detections: 200}}
+  rpn: {{anchors: {{sizes: [[16], [32], [64], [128], [384]]}}, post_nms_test: 2000}}
+  roi: {{samples: 128, max_detections: 800}}  # a single image holds up to 600 objects
   box_head: {{hidden: 256}}
   mask_head: {{width: 64}}
   mask_target: bitmask_hard
@@ -321,20 +323,20 @@ solver:
   reference_batch_size: 4
   clip_grad_norm: 10.0
   precision: bfloat16
-train: {{log_every: 20, checkpoint_every: 60, tensorboard: false, check_data: none}}
+train: {{log_every: 20, checkpoint_every: 100, tensorboard: false, check_data: none}}
 """
 
 
 def train_model(out: Path, steps: int) -> Path:
-    """A small model, trained on tiles of four images like the large one; the folder of its run."""
+    """A small model, trained on tiles of three images like the large one; the folder of its run."""
     folder, run = out / "images", out / "run"
     images, annotations = [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 5):
-        field = make_field(2000, seed=number)
+    for number in range(1, 4):
+        field = make_field(TRAINED, seed=number)
         whole = Window(0, 0, field.side, field.side)
         write_image(folder / f"{number}.png", draw(field, whole))
-        images.append({"id": number, "file_name": f"{number}.png", "height": 2000, "width": 2000})
+        images.append({"id": number, "file_name": f"{number}.png", "height": TRAINED, "width": TRAINED})
         for item in field.items:
             one = record(item, whole, 1.0)
             assert one is not None
@@ -382,7 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000, help="of the image, pixels; default 20000")
     parser.add_argument("--oracle", action="store_true", help="true masks in place of a model")
-    parser.add_argument("--steps", type=int, default=120, help="of the model's training; default 120")
+    parser.add_argument("--steps", type=int, default=600, help="of the model's training; default 600")
     parser.add_argument("--out", type=Path, default=Path("runs/tiles"), help="default runs/tiles")
     args = parser.parse_args()
     field = make_field(args.side)

@@ -53,6 +53,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @needs_setuptools
 def test_the_plugin_package_is_installed_and_trained(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES / "plugin", tmp_path / "source")
@@ -83,6 +84,26 @@ def test_the_plugin_package_is_installed_and_trained(tmp_path: Path) -> None:
     assert len(losses) == 3 and all(0 < loss < 1 for loss in losses)
 
 
+@pytest.mark.slow
+def test_a_model_of_the_plugin_is_exported(tmp_path: Path) -> None:
+    """Its head is told by its name, and its operator runs in the program."""
+    shutil.copytree(EXAMPLES / "plugin/maskrcnn_extras", tmp_path / "site/maskrcnn_extras")
+    write_plates(tmp_path / "plates")
+    shutil.copy(EXAMPLES / "plugin/circles.yaml", tmp_path / "mine.yaml")
+    code = (
+        "from maskrcnn.cli import main\n"
+        f"small = [part for wish in {SMALL!r} for part in ('--set', wish)]\n"
+        "assert main(['train', 'mine.yaml', '--output', 'run', *small]) == 0\n"
+        "words = ['--checkpoint', 'run', '--to', 'torch', '--output', 'mine.pt2']\n"
+        "larger = ['--set', 'data.eval_transforms.0.min_sizes=[96]']\n"
+        "assert main(['export', *words, *larger]) == 0\n"
+    )
+    done = run(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert ", centroid " in done.stdout and "equal, so it is called mine.pt2" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_notebook_is_executed(tmp_path: Path) -> None:
     """With few images and steps, from an empty folder; committed are no outputs, which would go stale."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

@@ -8,17 +8,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from maskrcnn.native import build as _build
+from tools import wheel_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +39,11 @@ pytestmark = [needs_checkout, needs_setuptools]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a copy of the project with trivial C++ sources."""
-    root = tmp_path / "project"
+    return copied(tmp_path / "project")
+
+
+def copied(root: Path) -> Path:
+    """Make that copy."""
     shutil.copytree(
         ROOT / "maskrcnn", root / "maskrcnn", ignore=shutil.ignore_patterns("_ops_*", "__pycache__", "csrc")
     )
@@ -171,3 +179,44 @@ def test_torch_is_no_build_requirement() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     requires = next(line for line in text.splitlines() if line.startswith("requires ="))
     assert requires == 'requires = ["setuptools>=77"]'
+
+
+def test_no_extra_brings_what_calls_home() -> None:
+    """openvino depends on openvino-telemetry: the docs and the error say how it is installed without."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = content["project"]["optional-dependencies"]
+    names = {re.split(r"[\[<>=; ]", wish)[0] for wishes in extras.values() for wish in wishes}
+    assert names & {"openvino", "nncf", "openvino-telemetry"} == set() and "onnx" in names
+    assert "--no-deps openvino" in (ROOT / "docs/export.md").read_text(encoding="utf-8")
+
+
+def as_wheel(path: Path, archs: str, held: list[tuple[int, int]]) -> Path:
+    """A wheel of one object whose fat binary has entries of (kind, architecture), a byte each."""
+    entries = b"".join(
+        struct.pack("<HHIQ12sI32sx", kind, 0x101, 64, 1, b"", number, b"") for kind, number in held
+    )
+    with zipfile.ZipFile(path, "w") as wheel:
+        name = "maskrcnn/native/_ops_cuda.so"
+        fat = wheel_contents.MAGIC + struct.pack("<HHQ", 1, 16, len(entries)) + entries
+        wheel.writestr(name, b"ELF..." + fat + b"...")
+        stamp = _build.BuildInfo("key", "nvcc 13", archs, "2.10.0")
+        wheel.writestr(f"{name}.json", json.dumps(asdict(stamp)))
+    return path
+
+
+def test_a_wheel_says_what_it_holds_and_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status(archs: str, *needs: str) -> int:
+        held = [(wheel_contents.CODE, 90), (wheel_contents.CODE, 120), (wheel_contents.PTX, 120)]
+        path = as_wheel(tmp_path / "maskrcnn-1.whl", archs, held)
+        monkeypatch.setattr("sys.argv", ["wheel_contents.py", str(path), "--needs", *needs])
+        return wheel_contents.main()
+
+    assert status("9.0;12.0+PTX", "9.0") == 0
+    assert capsys.readouterr().out.endswith("headers of torch 2.10.0, GPU code for 9.0, 12.0, 12.0+PTX\n")
+    assert status("9.0;12.0+PTX", "9.0", "8.0") == 1
+    assert capsys.readouterr().err == "maskrcnn: maskrcnn-1.whl: no GPU code for 8.0\n"
+    assert status("8.0;9.0;12.0+PTX", "8.0") == 1
+    assert "holds ['12.0', '12.0+PTX', '9.0'], its stamp says 8.0;9.0;12.0+PTX" in capsys.readouterr().err

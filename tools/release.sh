@@ -2,6 +2,7 @@
 # Builds the sdist and the one wheel into dist/, installs each beside the oldest and the newest torch in throw-away
 # environments, and tries it there: import, doctor, a training of steps, prediction.
 #   PYTHON=python3.11 RELEASE_TORCH="2.10.0 newest" tools/release.sh
+# The wheel must hold operators for these GPUs; RELEASE_GPUS= where there is no nvcc, for a wheel of the CPU's alone.
 # Refuses a version that CHANGELOG.md has no section of, and a working tree that differs from its commit
 # (RELEASE_DRY=1: goes on all the same, to try).  Nothing is uploaded.  An environment takes about 6 GB while it exists.
 set -euo pipefail
@@ -28,6 +29,7 @@ rm -rf dist
 "$work/builder/bin/python" -m pip install --quiet build
 PYTHON="$work/builder/bin/python" tools/build_wheel.sh dist
 "$work/builder/bin/python" -m build --sdist --outdir dist .
+"$python" tools/wheel_contents.py dist/*.whl --needs ${RELEASE_GPUS-9.0}
 rm -rf "$work/builder"
 
 results=()

@@ -179,6 +179,16 @@ class RoIHead(nn.Module):
         """
         return {self.name: values}
 
+    def in_graph(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """What an exported file tells of the detections (``maskrcnn export``): as :meth:`finish` has it, by
+        operations that ``torch.export`` traces and the file's format has.
+
+        Shapes follow from shapes, and some rows are not real (``rois.real``): what they get is not told.
+        ``return self.finish(rois, values)`` where that is so of it.  A head that says nothing here is not
+        exported.
+        """
+        raise NotImplementedError
+
     def class_layers(self) -> tuple[str, ...]:
         """The layers below the head that depend on the classes, or that ``--drop-head`` starts afresh.
 
@@ -241,6 +251,10 @@ class MaskHead(RoIHead):
     def finish(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
         """``mask_probs``: ``values`` [D, M, M]."""
         return {"mask_probs": values}
+
+    def in_graph(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """See :class:`RoIHead`."""
+        return self.finish(rois, values)
 
     def class_layers(self) -> tuple[str, ...]:
         """See :meth:`RoIHead.class_layers`."""

@@ -17,6 +17,7 @@ from maskrcnn.convert.configs.base_chain import read_chain
 from maskrcnn.convert.configs.detectron2_defaults import DEFAULTS
 from maskrcnn.convert.configs.detectron2_keys import convert_keys as from_detectron2
 from maskrcnn.convert.configs.foreign_keys import Converted, ForeignConfig, plain
+from maskrcnn.convert.configs.mmdetection_defaults import with_defaults
 from maskrcnn.convert.configs.mmdetection_keys import convert_keys as from_mmdetection
 from maskrcnn.convert.configs.python_file import read_python
 from maskrcnn.errors import ConfigError, UserError, few, plural
@@ -96,7 +97,7 @@ def _read(path: Path, images: int | None) -> tuple[Converted, list[str]]:
         root = read_python(path)
         if "model" not in root.entries or not hasattr(root.entries["model"].node, "entries"):
             raise ConfigError(f"{path}: is no config of mmdetection, which assigns model = dict(...)")
-        theirs = ForeignConfig(root, {})
+        theirs = with_defaults(root)
         with theirs.kinds_checked():
             found = from_mmdetection(theirs, images)
     else:

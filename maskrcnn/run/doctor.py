@@ -55,8 +55,8 @@ def diagnose() -> InstallationReport:
         ("CUDA", _cuda()),
         ("C++ compiler", _compiler(_build.find_cxx, "none; install one with `apt-get install g++`")),
         ("nvcc", _compiler(_build.find_nvcc, "none (only needed for a GPU)")),
-        ("CPU ops", _describe(states["cpu"])),
-        ("CUDA ops", _describe(states["cuda"])),
+        ("CPU ops", _describe("cpu", states["cpu"])),
+        ("CUDA ops", _describe("cuda", states["cuda"])),
         ("sources", str(_build.csrc_dir())),
         ("cache", str(_cache.cache_dir())),
         *(("trial", trial) for trial in trials),
@@ -71,8 +71,11 @@ def diagnose() -> InstallationReport:
     return InstallationReport(tuple(aligned(found, left=(0, 1))), healthy)
 
 
-def _describe(state: _library.LoadState) -> str:
-    return f"loaded from {state.path}: {state.reason}" if state.loaded else f"not loaded: {state.reason}"
+def _describe(kind: _build.Kind, state: _library.LoadState) -> str:
+    """What became of an object, and, of one that is there, the GPUs that it is for."""
+    stamp = _build.read_stamp(state.path or _build.ahead_of_time(kind))
+    said = f"loaded from {state.path}: {state.reason}" if state.loaded else f"not loaded: {state.reason}"
+    return f"{said}; the object is for GPUs of {stamp.archs}" if stamp and stamp.archs else said
 
 
 def _compiler(find: Callable[[], str | None], none: str) -> str:

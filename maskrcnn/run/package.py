@@ -77,11 +77,11 @@ def package(
     path, whole, recipe = load_known(source, overrides)
     report = report_of(path, whole, wishes.report, tell)
     state, kept = for_inference(whole, recipe, path)
-    scores = read_thresholds(path)
+    chosen = read_thresholds(path)
     with building_folder(out) as folder:
         _write_model(folder, state, kept)
-        if scores is not None:
-            write_thresholds(folder / PACKED, scores)
+        if chosen is not None:
+            write_thresholds(folder / PACKED, chosen)
         original = Predictor(path, device="cpu", score=0.0, recipe=recipe)
         shown = _try(folder, original, wishes.pictures, tell)
         pictures = []
@@ -89,7 +89,8 @@ def package(
             file = f"pictures/{number}.jpg"
             write_bytes(folder / file, encode_jpeg(found.draw(), _QUALITY))
             pictures.append((file, f"what it finds in {name}, an image that it was not trained on"))
-        text = card(out.name, path, whole, recipe, scores or {}, wishes.stated, report, pictures).markdown()
+        scores = {} if chosen is None else chosen.scores
+        text = card(out.name, path, whole, recipe, scores, wishes.stated, report, pictures).markdown()
         write_text(folder / "README.md", text)
         files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.*"))}
         facts = {n: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in files.items()}

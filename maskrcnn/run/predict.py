@@ -36,7 +36,7 @@ from maskrcnn.run.prediction_files import (
 )
 from maskrcnn.run.prediction_journal import JOURNAL, DoneImage, Journal
 from maskrcnn.run.predictor import Predictor
-from maskrcnn.run.tiled_prediction import tiled_stream
+from maskrcnn.run.tiled_prediction import tiled_frames, tiled_stream
 from maskrcnn.run.tiling import Tiling
 
 R = TypeVar("R")
@@ -205,11 +205,17 @@ class Predicting:
     def _stream(
         self, images: Iterable[AnyImage], skip: Callable[[AnyImage, DataError], None] | None
     ) -> Iterator[Prediction]:
-        """What is found in each image, in their order, without those that ``skip`` took."""
+        """What is found in each image, in their order, without those that ``skip`` took; None: the images are
+        the frames of a video.
+        """
         if self.tiling is None:
             return self.predictor.stream(images, batch_size=self.batch_size, skipped=skip)
         tell = progress_lines(self.console, "predicting tiles")
-        options = {"tiling": self.tiling, "batch_size": self.batch_size}
+        if skip is None:
+            return tiled_frames(
+                self.predictor, images, self.tiling, batch_size=self.batch_size, progress=tell
+            )
+        options: dict[str, Any] = {"tiling": self.tiling, "batch_size": self.batch_size}
         return tiled_stream(self.predictor, images, skip, progress=tell, **options)
 
     def _without_pictures(self, found: Prediction) -> list[str]:
@@ -229,6 +235,7 @@ class Predicting:
             self._take_over(whole)
             return
         keys: list[str] = []
+        tiles = ""
         try:
             with opened_video(path) as video:
                 self._total += video.count
@@ -240,6 +247,7 @@ class Predicting:
                     faults = write_each(others, Written(found, path, self.out, picture))
                     keys.append(f"{key}#{frame}")
                     self._note(self._line(found, path, keys[-1], picture, faults, frame), faults)
+                    tiles = f", tiles of {found.tile} px" if found.tile else ""
         except DataError as error:
             self._broken(error)
             return
@@ -251,7 +259,7 @@ class Predicting:
         if len(keys) < video.count:
             said = f"{plural(len(keys), 'frame')} of the {video.count} that it says it has"
             self.tell(f"{shown(path)}: {said} could be read")
-        self.console.line(f"{shown(path)}: {plural(len(keys), 'frame')}")
+        self.console.line(f"{shown(path)}: {plural(len(keys), 'frame')}{tiles}")
         self._journal.mark(key, len(keys))
 
     def _frames(self, video: Video, path: Path, name: str) -> Iterator[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskrcnn.data.formats.geojson import geojson_feature, geojson_geometry
-from maskrcnn.errors import DataError, UserError
+from maskrcnn.errors import DataError, UserError, plural
 from maskrcnn.inference.records import Result
 from maskrcnn.picture_files import encode_png
 from maskrcnn.run.prediction_table import TABLE, further_columns, table_rows
@@ -20,14 +21,18 @@ from maskrcnn.structures.outlines import PixelPolygon, polygons
 from maskrcnn.structures.rle import TextRLE, decode
 from maskrcnn.viz.instances import ColourBy, draw_records
 from maskrcnn.viz.labels import Image
+from maskrcnn.viz.panels import shrunk
 from maskrcnn.viz.skeletons import sure
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision
 
+#: Longest side of the picture in a notebook; classes that the text names.
+_SHOWN, _NAMED = 2048, 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The instances found in one image, by falling score, in the image's own frame.
 
@@ -260,9 +265,16 @@ class Prediction:
             )
         return picture
 
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows of it by itself: the picture."""
-        return encode_png(self.draw())
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(self.classes).most_common(_NAMED))
+        of = f"{self.name or 'an image'}, {self.size[1]} x {self.size[0]}"
+        return f"<Prediction of {of}: {plural(len(self), 'instance')}{counts and f' ({counts})'}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows of it by itself: the picture, at most :data:`_SHOWN` pixels long, since the
+        notebook keeps it; None, so that it shows the text, where there is no image.
+        """
+        return None if self.image is None else encode_png(shrunk(self.draw(), _SHOWN))
 
     def _codes(self, what: str) -> list[TextRLE]:
         codes = self.rles

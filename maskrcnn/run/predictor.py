@@ -32,7 +32,7 @@ from maskrcnn.run.fit_doubts import SMALL
 from maskrcnn.run.named_weights import local_file
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.setup import build_transforms, checkpoint_categories, keypoint_scores, load_model
-from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file
+from maskrcnn.run.thresholds import PLAIN_SCORE, read_thresholds, thresholds_file, views_of
 from maskrcnn.run.tiled_prediction import predict_tiled
 from maskrcnn.run.tiling import Tiling, choose_tiling, training_sizes
 from maskrcnn.structures import Detections, ImageInfo, Sample, Targets, clip_boxes, collate, large_enough
@@ -118,7 +118,8 @@ class Predictor:
                 raise UserError(
                     f"score names {name!r}, and the model has no such class.{did_you_mean(name, names)}"
                 )
-        by_class = score if isinstance(score, Mapping) else found or {}
+        beside = {} if found is None else found.scores
+        by_class = score if isinstance(score, Mapping) else beside
         other = PLAIN_SCORE if score is None or isinstance(score, Mapping) else score
         thresholds = tuple(by_class.get(name, other) for name in names)
         if not all(0.0 <= value <= 1.0 for value in thresholds):
@@ -126,9 +127,12 @@ class Predictor:
         #: The score of each class: K numbers in [0, 1].
         self.thresholds: tuple[float, ...] = thresholds
         listed = few(f"{name} {value:.3g}" for name, value in zip(names, thresholds, strict=True))
-        source = "" if found is None else f", from {thresholds_file(self._checkpoint)}"
+        source = doubt = ""
+        if found is not None:
+            source = f", from {thresholds_file(self._checkpoint)}"
+            doubt = found.doubt(views_of(self.recipe.eval.tta))
         shown = f"{thresholds[0]:.3g}" if len(set(thresholds)) == 1 else listed
-        self.scores_told = f"shown are scores from {shown} on{source}"
+        self.scores_told = f"shown are scores from {shown} on{source}{doubt and f'; {doubt}'}"
 
     @property
     def identity(self) -> list[Any]:

@@ -72,7 +72,7 @@ def strip(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list
         lines.append("its weights are their average over the steps, which is what was evaluated (eval.ema)")
     if gone := few(name for name, part in before.states.items() if part and name != "model"):
         lines.append(f"left out: {gone}")
-    scores = read_thresholds(path)
-    if scores is not None:
-        lines.append(f"scores by class in {write_thresholds(output, scores)}")
+    chosen = read_thresholds(path)
+    if chosen is not None:
+        lines.append(f"scores by class in {write_thresholds(output, chosen)}")
     return lines

@@ -50,9 +50,10 @@ class WindowPredictor(Protocol):
 
 
 def fit_tiles(
-    predictor: WindowPredictor, regions: Regions, tiling: Tiling, batch_size: int | None = None
-) -> tuple[Tiling, Mapping[Window, Prediction]]:
-    """Tiles for an image, and what was found in those of its windows that were predicted for that.
+    predictor: WindowPredictor, images: Sequence[Regions], tiling: Tiling, batch_size: int | None = None
+) -> tuple[Tiling, list[Mapping[Window, Prediction]]]:
+    """Tiles for an image, or for several that are alike, and what was found in those of the windows of each
+    that were predicted for that.
 
     Where the median side of the objects in a few windows, as the network sees them, is below the median or
     above the upper quartile of the training's, the tiles are made smaller or larger, so that it comes to lie
@@ -60,23 +61,26 @@ def fit_tiles(
     objects says nothing; nor is there a size where ``data.eval_transforms`` do not bring tiles of all sizes
     to one, so that theirs changes no scale.
 
+    Returns:
+        the tiles; with no ``sides`` once there were objects enough, so that they fit all that is alike.
+
     Raises:
-        DataError: the image cannot be read there.
+        DataError: an image cannot be read there.
     """
-    seen: Mapping[Window, Prediction] = {}
+    nothing: list[Mapping[Window, Prediction]] = [{} for _ in images]
+    seen, sides = nothing, tiling.sides
     for _ in range(_LOOKS if tiling.sides else 0):
-        height, width = regions.size
-        windows = [w for row in rows_of_windows(height, width, tiling.size, tiling.overlap) for w in row]
-        if len(windows) == 1:
+        seen = _look(predictor, images, tiling, batch_size)
+        middle = _middle(images, seen)
+        if middle is None:
             break
-        seen = _look(predictor, regions, windows, batch_size)
-        middle = _middle(seen, regions.size)
-        size = None if middle is None else _size(predictor.recipe, tiling, middle)
-        if middle is None or size is None:
+        sides = ()
+        size = _size(predictor.recipe, tiling, middle)
+        if size is None:
             break
         told = f"so that objects of {middle:.0f} px, the median here, are seen as large as in training"
-        tiling, seen = replace(tiling, size=size, told=told), {}
-    return tiling, seen
+        tiling, seen = replace(tiling, size=size, told=told), nothing
+    return replace(tiling, sides=sides), seen
 
 
 def _size(recipe: Recipe, tiling: Tiling, middle: float) -> int | None:
@@ -93,32 +97,40 @@ def _size(recipe: Recipe, tiling: Tiling, middle: float) -> int | None:
 
 
 def _look(
-    predictor: WindowPredictor, regions: Regions, windows: Sequence[Window], batch_size: int | None
-) -> dict[Window, Prediction]:
-    """What is found in a few windows, which lie all over the image."""
-    places = np.floor(len(windows) * ((0.5 + _GOLDEN * np.arange(len(windows))) % 1)).astype(int).tolist()
-    chosen = [windows[place] for place in dict.fromkeys(places)][:_WINDOWS]
-    found = predictor.stream((regions.read(window) for window in chosen), batch_size=batch_size)
-    seen: dict[Window, Prediction] = {}
+    predictor: WindowPredictor, images: Sequence[Regions], tiling: Tiling, batch_size: int | None
+) -> list[Mapping[Window, Prediction]]:
+    """What is found in a few windows of each image, which lie all over it, until there are objects enough."""
+    out: list[Mapping[Window, Prediction]] = []
     objects = 0
-    for window, one in zip(chosen, found, strict=False):
-        seen[window] = one
-        objects += int((one.scores >= _SURE).sum())
-        if objects >= _ENOUGH:
-            break
-    return seen
+    for regions in images:
+        rows = rows_of_windows(*regions.size, tiling.size, tiling.overlap)
+        windows = [window for row in rows for window in row]
+        places = np.floor(len(windows) * ((0.5 + _GOLDEN * np.arange(len(windows))) % 1)).astype(int)
+        chosen = [windows[place] for place in dict.fromkeys(places.tolist())][:_WINDOWS]
+        if len(windows) == 1 or objects >= _ENOUGH:
+            chosen = []
+        found = predictor.stream(map(regions.read, chosen), batch_size=batch_size)
+        seen: dict[Window, Prediction] = {}
+        for window, one in zip(chosen, found, strict=False):
+            seen[window] = one
+            objects += int((one.scores >= _SURE).sum())
+            if objects >= _ENOUGH:
+                break
+        out.append(seen)
+    return out
 
 
-def _middle(seen: Mapping[Window, Prediction], size: tuple[int, int]) -> float | None:
+def _middle(images: Sequence[Regions], seen: Sequence[Mapping[Window, Prediction]]) -> float | None:
     """Median side of the objects, pixels of the image; of those that no window cuts, where these are enough;
     None where there are few.
     """
     sides, whole = [], []
-    for window, one in seen.items():
-        for x1, y1, x2, y2 in one.boxes[one.scores >= _SURE].tolist():
-            box = window.x + x1, window.y + y1, window.x + x2, window.y + y2
-            sides.append(float(np.sqrt((x2 - x1) * (y2 - y1))))
-            whole.append(clearance(box, window, size) > 1)
+    for regions, of_image in zip(images, seen, strict=True):
+        for window, one in of_image.items():
+            for x1, y1, x2, y2 in one.boxes[one.scores >= _SURE].tolist():
+                box = window.x + x1, window.y + y1, window.x + x2, window.y + y2
+                sides.append(float(np.sqrt((x2 - x1) * (y2 - y1))))
+                whole.append(clearance(box, window, regions.size) > 1)
     kept = [side for side, uncut in zip(sides, whole, strict=True) if uncut]
     kept = kept if len(kept) >= _FEW else sides
     return float(np.median(kept)) if len(kept) >= _FEW else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from maskrcnn.viz.instances import as_rgb
 
 #: Pixels of an image that is kept whole with its prediction, so that it can be drawn (200 MB).
 HELD = 1 << 26
+#: Frames of a video that are held until its tiles are chosen.
+_FIRST = 8
 
 
 def predict_tiled(
@@ -59,16 +62,23 @@ def predict_tiled(
     Raises:
         DataError: the file cannot be read, or has more pixels than run-length masks can count.
     """
-    tiling = tiling or predictor.tiling(size, overlap)
     regions = _open(predictor, image)
-    height, width = regions.size
+    tiling, (seen,) = fit_tiles(predictor, [regions], tiling or predictor.tiling(size, overlap), batch_size)
     name = "" if isinstance(image, np.ndarray | Pixels) else str(image)
-    if height * width >= MOST_PIXELS:
-        raise DataError(
-            f"{name or 'the image'}: {width} x {height} pixels, and masks in COCO's run-length code count"
-            f" fewer than {MOST_PIXELS:,}; cut it into parts"
-        )
-    tiling, seen = fit_tiles(predictor, regions, tiling, batch_size)
+    return _predicted(predictor, regions, name, tiling, seen, batch_size, progress)
+
+
+def _predicted(
+    predictor: WindowPredictor,
+    regions: Regions,
+    name: str,
+    tiling: Tiling,
+    seen: Mapping[Window, Prediction],
+    batch_size: int | None,
+    progress: Callable[[PredictionProgress], object] | None,
+) -> Prediction:
+    """An open image by tiles that are chosen, where some windows are predicted already."""
+    height, width = regions.size
     rows = rows_of_windows(height, width, tiling.size, tiling.overlap)
     windows = [window for row in rows for window in row]
     merger, records, capped = TileMerger(rows, regions.size), list[Result](), False
@@ -123,6 +133,26 @@ def _in_turn(
         yield seen[window] if window in seen else next(rest)
 
 
+def tiled_frames(
+    predictor: WindowPredictor,
+    frames: Iterable[AnyImage],
+    tiling: Tiling,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[PredictionProgress], object] | None = None,
+) -> Iterator[Prediction]:
+    """:func:`predict_tiled` of a video's frames, one after the other, by tiles of one size: that of the first
+    :data:`_FIRST` frames that show objects enough together.
+    """
+    left, place = iter(frames), 0
+    while held := [_open(predictor, frame) for frame in islice(left, _FIRST if tiling.sides else 1)]:
+        tiling, seen = fit_tiles(predictor, held, tiling, batch_size)
+        for regions, found in zip(held, seen, strict=True):
+            one = _predicted(predictor, regions, "", tiling, found, batch_size, progress)
+            yield one.with_image_id(place)
+            place += 1
+
+
 def tiled_stream(
     predictor: WindowPredictor,
     images: Iterable[AnyImage],
@@ -142,17 +172,27 @@ def tiled_stream(
 def _open(predictor: WindowPredictor, image: AnyImage) -> Regions:
     reading = predictor.recipe.data.reading
     page = 0
+    name = "the image" if isinstance(image, np.ndarray | Pixels) else str(image)
     if isinstance(image, Pixels):
-        return open_regions(image)
-    if isinstance(image, np.ndarray):
+        regions = open_regions(image)
+    elif isinstance(image, np.ndarray):
         if reading == RGB and image.dtype != np.uint8:  # as in Predictor, whose arrays have no 16 bits
             raise DataError(
                 f"an image is uint8 [H, W, 3] RGB or [H, W] gray, got {image.dtype} {image.shape}"
             )
-        return open_regions(image, sixteen_bit=predictor.sixteen_bit, reading=reading)
-    if isinstance(image, ImagePage):
-        page, image, reading = image.page, image.path, replace(reading, pages="images")
-    return open_regions(Path(image), sixteen_bit=predictor.sixteen_bit, reading=reading, page=page)
+        regions = open_regions(image, sixteen_bit=predictor.sixteen_bit, reading=reading)
+    else:
+        if isinstance(image, ImagePage):
+            page, image, reading = image.page, image.path, replace(reading, pages="images")
+        path = Path(image)
+        regions = open_regions(path, sixteen_bit=predictor.sixteen_bit, reading=reading, page=page)
+    height, width = regions.size
+    if height * width >= MOST_PIXELS:
+        raise DataError(
+            f"{name}: {width} x {height} pixels, and masks in COCO's run-length code count"
+            f" fewer than {MOST_PIXELS:,}; cut it into parts"
+        )
+    return regions
 
 
 def _small(recipe: Recipe, boxes: npt.NDArray[np.float64], tile: Window) -> int:

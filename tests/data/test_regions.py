@@ -1,4 +1,4 @@
-"""Windows of files and arrays are the same pixels as of the whole image, and large files are never whole."""
+"""Windows of files are the same pixels as of the whole image, and what cannot be read is told."""
 
 from __future__ import annotations
 
@@ -30,49 +30,6 @@ def part(image: Any, window: Window) -> Any:
     return image[y1:y2, x1:x2]
 
 
-KINDS: list[tuple[str, dict[str, Any]]] = [
-    ("tiles", {"tile": (32, 48), "photometric": "rgb"}),
-    ("deflated tiles", {"tile": (32, 32), "photometric": "rgb", "compression": "zlib", "predictor": True}),
-    ("strips", {"rowsperstrip": 7, "photometric": "rgb"}),
-    ("one strip", {"photometric": "rgb", "compression": "zlib"}),
-    ("planes", {"tile": (32, 32), "photometric": "rgb", "planarconfig": "separate"}),
-    ("bigtiff", {"tile": (64, 64), "photometric": "rgb", "bigtiff": True, "byteorder": ">"}),
-    ("ome", {"tile": (64, 64), "photometric": "rgb", "ome": True}),
-]
-
-
-@pytest.mark.parametrize(("name", "options"), KINDS, ids=[name for name, _ in KINDS])
-def test_windows_of_a_tiff(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    image, path = picture(), tmp_path / "image.tif"
-    stored = np.moveaxis(image, -1, 0) if name == "planes" else image
-    tifffile.imwrite(path, stored, **options)
-    regions = open_regions(path)
-    assert regions.size == (131, 133)
-    for window in WINDOWS:
-        np.testing.assert_array_equal(regions.read(window).values, part(image, window))
-
-
-def test_a_large_tiff_is_never_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "large.tif"
-
-    def tiles() -> Any:
-        for number in range(64):
-            yield np.full((256, 256), number, dtype=np.uint8)
-
-    tifffile.imwrite(
-        path, tiles(), shape=(2048, 2048), dtype=np.uint8, tile=(256, 256), photometric="minisblack"
-    )
-    monkeypatch.setattr("maskrcnn.data.regions.read_image", None)
-    read = list[int]()
-    decode = tifffile.FileHandle.read
-    monkeypatch.setattr(tifffile.FileHandle, "read", lambda self, n=-1: read.append(n) or decode(self, n))
-    regions = open_regions(path)
-    read.clear()
-    values = regions.read(Window(300, 600, 100, 100)).values
-    assert values.shape == (100, 100, 3) and (values == 8 * 2 + 1).all()
-    assert sum(read) == 256 * 256  # the one tile
-
-
 def test_sixteen_bits_and_gray_are_as_of_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "deep.tif"
     tifffile.imwrite(path, picture(np.uint16, 1), tile=(32, 32), photometric="minisblack")
@@ -93,22 +50,6 @@ def test_white_is_zero_and_palettes(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         whole = read_image(path)
         np.testing.assert_array_equal(open_regions(path).read(WINDOWS[1]).values, part(whole, WINDOWS[1]))
-
-
-def test_channels_as_pages_or_samples_or_planes_of_npy(tmp_path: Path) -> None:
-    image = picture(channels=5)
-    planes = np.ascontiguousarray(np.moveaxis(image, -1, 0))
-    tifffile.imwrite(tmp_path / "pages.tif", planes, photometric="minisblack", tile=(32, 32))
-    np.save(tmp_path / "planes.npy", planes)
-    np.save(tmp_path / "samples.npy", image)
-    for path in tmp_path.iterdir():
-        regions = open_regions(path, reading=ImageReading(5, "channels"))
-        assert regions.size == (131, 133)
-        np.testing.assert_array_equal(regions.read(WINDOWS[2]).values, part(image, WINDOWS[2]))
-    with pytest.raises(DataError, match="the image has 5 channels, and data.channels is 3"):
-        open_regions(tmp_path / "samples.npy")
-    with pytest.raises(DataError, match="5 channels"):
-        open_regions(tmp_path / "samples.npy", reading=ImageReading(1))
 
 
 @pytest.mark.parametrize("over", ["channel", "image"])

@@ -1,6 +1,7 @@
 """What the README and the docs show is run: commands, Python and YAML, on small data and small models.
 
-What takes longer is checked as far as that goes without running it; ``NOT_RUN`` says why.
+What takes longer is looked at here as far as that goes without running it, and is run by
+``tests/rules/test_long_blocks.py``; ``NOT_RUN`` says what is not, and why.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ import contextlib
 import io
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 
 from maskrcnn.cli import build_parser, main
@@ -26,108 +25,29 @@ from maskrcnn.layers import ROI_OPS
 from maskrcnn.modeling.interfaces import BACKBONES, ROI_HEADS
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.studies.ablation.suite import find_suite, load_suite, recipe_of
-from tests.cli.test_convert import write as write_foreign
-from tests.engine.tiny import write_data
 from tests.rules.pages import PAGES, ROOT, blocks, calls_us, commands, split_command
-from tests.run.test_convert_config import MMDET, PYRAMID, RUNTIME3
+from tests.rules.reader import DEMO, OURS, SMALL, STANDS_FOR, TUTORIAL, sets
 
-#: Its first block is run in its order, from an empty folder, by tests/test_own_data.py.
-TUTORIAL = ROOT / "docs" / "own_data.md"
+#: Beginnings of lines that tests/rules/test_long_blocks.py runs, marked slow, at a small size.
+LONGER = (
+    *("make ", "pip install", "maskrcnn ablate", "OMP_NUM_THREADS=1 maskrcnn ablate", "torchrun"),
+    *("maskrcnn cross-validate", "maskrcnn export --", "python examples/onnx_predict.py", "maskrcnn zoo"),
+    *("maskrcnn convert --to torchvision", "maskrcnn weights fetch", "maskrcnn train configs/coco"),
+    *("COCO_ROOT=... python -m maskrcnn train", "NUCLEI_ROOT=... python tools/draw_fit.py"),
+)
 #: Beginnings of lines that are not run, and why.
 NOT_RUN = {
-    "make demo": "minutes of training; tests/cli/test_train.py runs the demo small",
-    "make test": "it is this suite",
-    "make lint": "needs the linters; it is a step of its own",
-    "make docs": "tests/rules/test_site.py builds the site",
-    "make asan": "this suite under another allocator",
-    "make ablation": "an hour of training; tests/ablation runs suites small",
-    "maskrcnn ablate": "the same; the suite, its labels and keys are checked here",
-    "maskrcnn cross-validate": "five trainings; tests/studies/test_cross_validation.py runs two",
-    "OMP_NUM_THREADS=1 maskrcnn ablate": "the same",
-    "pip install": "changes the environment that the tests run in",
-    "maskrcnn export --": "traces for a minute; tests/run/export/test_exporting.py does",
-    "python examples/onnx_predict.py": "the same",
-    "torchrun": "starts processes; tests/engine/test_distributed.py does",
-    "maskrcnn convert --to torchvision": "needs a model of full width; tests/convert/test_to_torchvision.py",
-    "maskrcnn weights fetch": "needs a network; tests/cli/test_weights.py has a local server",
-    "maskrcnn train configs/coco": "needs COCO; its keys are checked here",
-    "maskrcnn zoo": "counts every recipe; tests/run/test_zoo.py does",
-    "python benchmarks": "measurements of minutes; files and options are looked for, here and there",
+    "python benchmarks": "measurements of minutes, on COCO and beside checkouts of other projects; their"
+    " options are looked for here, and tests/test_benchmarks.py starts each",
     "OMP_NUM_THREADS=1 python benchmarks": "the same",
-    "NUCLEI_ROOT=... python": "the same",
-    "COCO_ROOT=... python": "the same",
+    "NUCLEI_ROOT=... python benchmarks": "the same",
+    "COCO_ROOT=... python benchmarks": "the same",
     "export": "sets variables for the next line",
 }
-#: Placeholders of synopses, and names of files that a reader has.
-STANDS_FOR = {
-    "FILE": "mine.yaml",
-    "FILE...": "mine.yaml",
-    "CONFIG": "mine.yaml",
-    "A": "mine.yaml",
-    "B": "configs/demo.yaml",
-    "C": "runs/mine",
-    "RUN": "runs/mine",
-    "runs/demo": "runs/mine",
-    "runs/demo/config.yaml": "runs/mine/config.yaml",
-    "RUN...": "runs/mine",
-    "IMAGE...": "photo.jpg",
-    "KEY=VALUE": "seed=3",
-    "my_config.yaml": "mine.yaml",
-    "LABELS": "mine/train.json",
-    "DIR": "mine/train",
-    "mine/": "mine",
-    "annotations.json": "mine/train.json",
-    "IN": "mask_rcnn_R_50_FPN_3x.pkl",
-    "nuclei/instances_train.json": "mine/train.json",
-    "coco/annotations/instances_val2017.json": "mine/val.json",
-    "mine-1.0": "runs/mine",
-}
-SMALL = [
-    *("model.backbone.depth=18", "model.backbone.width=16", "model.neck.out_channels=16"),
-    *("model.box_head.hidden=16", "model.mask_head.width=16", "model.roi.samples=16"),
-    *("model.rpn.pre_nms_train=60", "model.rpn.post_nms_train=30", "model.rpn.pre_nms_test=60"),
-    *("model.rpn.post_nms_test=30", "train.tensorboard=false"),
-]
-OURS = [
-    "data.train_transforms.0.min_sizes=[64]",
-    "data.eval_transforms.0.min_sizes=[64]",
-]
-SPLITS = {"train": 2, "val": 101}
-DEMO = ["data.train.num_images=4", "data.val.num_images=2", "data.train.size=64", "data.val.size=64"]
-
-
-def sets(items: list[str]) -> list[str]:
-    return [part for item in items for part in ("--set", item)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty folder with the example of docs/own_data.md in it, its data, and a finished run of it."""
-    folder = tmp_path_factory.mktemp("reader")
-    (config,) = [text for text in blocks(TUTORIAL, "yaml") if text.startswith("# mine.yaml")]
-    (folder / "mine.yaml").write_text(config)
-    write_data(folder / "images")
-    for split, image in SPLITS.items():
-        shutil.copytree(folder / "images", folder / "mine" / split, ignore=shutil.ignore_patterns("*.json"))
-        shutil.copy(folder / "images" / f"{split}.json", folder / "mine")
-        cv2.imwrite(str(folder / "photo.jpg"), cv2.imread(str(folder / "images" / f"{image}.png")))
-    shutil.copy(folder / "photo.jpg", folder / "image.png")
-    splits = (
-        f"  {s}: {{type: coco, images: '${{HERE}}/{s}', annotations: '${{HERE}}/{s}.json'}}" for s in SPLITS
-    )
-    (folder / "mine/data.yaml").write_text("\n".join(["data:", *splits, ""]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["train", "mine.yaml", *sets([*SMALL, *OURS, "solver.steps=1"])]) == 0
-        shutil.copy(folder / "runs/mine/checkpoints/last.pt", folder / "weights.pt")
-        write_foreign(folder, "detectron2").rename(folder / "mask_rcnn_R_50_FPN_3x.pkl")
-        (folder / "theirs.yaml").write_text(PYRAMID)
-        (folder / "theirs.py").write_text(MMDET + RUNTIME3)
-        yield folder
 
 
 def is_run(line: str) -> bool:
-    return not line.startswith(tuple(NOT_RUN))
+    return not line.startswith((*NOT_RUN, *LONGER))
 
 
 def of_tutorial(page: Path, line: str) -> bool:
@@ -203,7 +123,7 @@ def test_every_command_is_run_or_said_why_not() -> None:
     ]
     assert OURS_RUN and len(shown) > len(OURS_RUN)
     assert [line for line in shown if is_run(line) and line not in OURS_RUN] == []
-    unused = [start for start in NOT_RUN if not any(line.startswith(start) for _, line in LINES)]
+    unused = [start for start in (*NOT_RUN, *LONGER) if not any(line.startswith(start) for _, line in LINES)]
     assert unused == [], "these are shown nowhere any more"
 
 

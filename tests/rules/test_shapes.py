@@ -17,7 +17,15 @@ from maskrcnn.inference.paste import paste_masks
 from maskrcnn.layers import geometry, ops
 from maskrcnn.modeling import box_coder, losses, matching, norms
 from maskrcnn.modeling.backbones.blocks import BasicBlock, Bottleneck
-from maskrcnn.modeling.roi import box_head, decode, keypoint_head, mask_targets, pooler, targets
+from maskrcnn.modeling.roi import (
+    box_head,
+    decode,
+    keypoint_decode,
+    keypoint_head,
+    mask_targets,
+    pooler,
+    targets,
+)
 from maskrcnn.modeling.roi.mask_head import FCNMaskHead
 from maskrcnn.modeling.roi.mask_mlp import MLPMaskHead
 from maskrcnn.modeling.roi.stages import scale_gradient
@@ -155,7 +163,7 @@ CALLS: list[tuple[Function, tuple[Any, ...], dict[str, Any]]] = [
         (torch.rand(5, 3, 8, 8), torch.zeros(5, 3).long(), VALID),
         {},
     ),
-    (keypoint_head.decode_keypoints, (torch.rand(5, 3, 8, 8), xyxy(5)), {}),
+    (keypoint_decode.decode_keypoints, (torch.rand(5, 3, 8, 8), xyxy(5)), {}),
     (keypoint_head.ConvKeypointHead(6, 3, convs=1, width=8, pool_size=7), (POOLED,), {"J": 3, "M": 28}),
     (losses.class_loss, (torch.rand(5, 4), LABELS), {"K": 3}),
     (losses.mask_loss, (torch.rand(5, 8, 8), torch.rand(5, 8, 8)), {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from maskrcnn.config.nodes import Entry, Map, Node, Origin, Scalar, Seq
 from maskrcnn.convert.configs import detectron2_keys, mmdetection_keys
 from maskrcnn.convert.configs.detectron2_defaults import DEFAULTS
 from maskrcnn.convert.configs.foreign_keys import ForeignConfig
+from maskrcnn.convert.configs.mmdetection_defaults import USUAL, with_defaults
 from maskrcnn.convert.configs.mmdetection_training import COCO_IMAGES
 from maskrcnn.convert.configs.python_file import read_python
 from maskrcnn.errors import ConfigError
@@ -191,7 +194,7 @@ def test_detectron2s_defaults_are_a_faster_rcnn_of_one_level() -> None:
 
 def test_all_that_mmdetection_says_of_a_model_is_taken(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MMDET + RUNTIME3)
-    theirs = ForeignConfig(read_python(tmp_path / "mine.py"), {})
+    theirs = with_defaults(read_python(tmp_path / "mine.py"))
     assert mmdetection_keys.convert_keys(theirs, None).run_keys and [*theirs.left()] == []
 
 
@@ -464,3 +467,76 @@ def test_a_value_that_is_none_of_ours_is_told_of_their_file(
     told = capsys.readouterr().err
     assert f"{tmp_path / 'theirs.yaml'}: what it becomes is no config of ours (line " in told
     assert "solver.steps" in told and "converted.yaml" not in told
+
+
+def edited(text: str, path: str, value: object = None) -> str:
+    """A config of mmdetection without the key at ``path`` of its model, or with another value there."""
+    whole: Any = {}
+    exec(text, whole)
+    *above, last = path.split(".")
+    part = whole["model"]
+    for name in above:
+        part = part[name]
+    part.pop(last, None)
+    if value is not None:
+        part[last] = value
+    return "".join(f"{name} = {kept!r}\n" for name, kept in whole.items() if name != "__builtins__")
+
+
+@pytest.mark.parametrize("key", [key for key in USUAL if not re.search(r"\.\d\.", key)])
+def test_what_is_not_given_is_told_with_what_to_add(key: str, tmp_path: Path) -> None:
+    """And with that it is converted, to the same."""
+
+    def settings(text: str) -> dict[str, object]:
+        (tmp_path / "mine.py").write_text(text)
+        return mmdetection_keys.convert_keys(with_defaults(read_python(tmp_path / "mine.py")), None).settings
+
+    text, path = MMDET + RUNTIME3, key.removeprefix("model.")
+    with pytest.raises(ConfigError) as told:
+        settings(edited(text, path))
+    said = rf"mine.py:\d+:\d+: {key}: is not given, .* add (\w+)=(.*), as in its own configs$"
+    found = re.search(said, str(told.value))
+    assert found is not None and key.endswith(f".{found[1]}"), told.value
+    assert settings(edited(text, path, ast.literal_eval(found[2]))) == settings(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "wanted"),
+    [
+        ("rpn_head.anchor_generator", None, {"model.rpn.anchors.sizes": "[[32.0, 64.0, 128.0], [64"}),
+        ("rpn_head.loss_bbox", None, {"model.rpn.box_loss": "smooth_l1", "model.rpn.beta": "0.1111"}),
+        ("backbone.norm_cfg", None, {"model.backbone.norm": "frozen_bn"}),
+        ("train_cfg.rpn_proposal", None, {"model.rpn.pre_nms_train": "1000"}),
+        ("neck.start_level", 0, {"model.backbone.outputs": "[c2, c3, c4, c5]"}),
+        ("neck.add_extra_convs", False, {"model.neck.top": "max_pool"}),
+        ("rpn_head", None, {"model.rpn": "null", "data.val.proposals": "HERE/proposals_val.npz"}),
+        (
+            "rpn_head.anchor_generator",
+            {"type": "AnchorGenerator", "octave_base_scale": 4, "scales_per_octave": 2}
+            | {"ratios": [1.0], "strides": [4, 8, 16, 32, 64]},
+            {"model.rpn.anchors.sizes": "[[16.0, 22.627"},
+        ),
+    ],
+    ids=str,
+)
+def test_mmdetections_own_defaults(path: str, value: object, wanted: dict[str, str], tmp_path: Path) -> None:
+    found = flatten(converted(tmp_path, "mine.py", edited(MMDET + RUNTIME3, path, value)))
+    for key, begins in wanted.items():
+        value = found[key].strip('"').replace(str(tmp_path), "HERE")
+        assert value.startswith(begins), (key, value)
+
+
+def test_a_pyramid_that_begins_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With one level above its last, after the sentence was followed."""
+    text = edited(MMDET + RUNTIME3, "neck.start_level", 1)
+    text = edited(text, "rpn_head.anchor_generator.strides", [8, 16, 32, 64])
+    text = edited(text, "roi_head.bbox_roi_extractor.featmap_strides", [8, 16, 32])
+    told = refused(tmp_path, "mine.py", text, capsys)
+    assert "2 levels above p5; one at most is built here: write num_outs=4, and as many strides" in told
+    found = flatten(converted(tmp_path, "mine.py", edited(text, "neck.num_outs", 4)))
+    assert found["model.backbone.outputs"] == "[c3, c4, c5]"
+    assert found["model.rpn.levels"] == "[p3, p4, p5, p6]" and found["model.roi.levels"] == "[p3, p4, p5]"
+    assert "224 px at p4 here, which is 112 there" in (tmp_path / "ours.yaml").read_text()
+    (tmp_path / "ours.yaml").unlink()
+    convs = edited(MMDET + RUNTIME3, "neck.add_extra_convs", "on_input")
+    assert "neck.add_extra_convs: the level above the last is" in refused(tmp_path, "mine.py", convs, capsys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from maskrcnn import layers
 from maskrcnn.cli import doctor
 from maskrcnn.layers import ops
+from maskrcnn.native import build
 from maskrcnn.native import library as _library
 from maskrcnn.run import doctor as diagnostics
 
@@ -45,6 +48,19 @@ def test_a_healthy_installation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert line(report, "verdict") == "the compiled operators work"
     assert doctor.run(argparse.Namespace(data=None)) == 0
     assert capsys.readouterr().out == f"{report}\n"
+
+
+def test_for_which_gpus_the_object_of_a_wheel_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said without a GPU too, where it is not loaded."""
+    monkeypatch.setattr(build, "ahead_of_time", lambda kind: tmp_path / f"_ops_{kind}.so")
+    info = build.BuildInfo("key", "nvcc", "8.0;9.0+PTX", "2.10.0")
+    (tmp_path / "_ops_cuda.so").touch()
+    build.stamp_path(tmp_path / "_ops_cuda.so").write_text(json.dumps(asdict(info)))
+    report = say(monkeypatch, PRESENT)
+    assert (
+        line(report, "CUDA ops") == "not loaded: no compiler is found; the object is for GPUs of 8.0;9.0+PTX"
+    )
+    assert "GPUs" not in line(report, "CPU ops")
 
 
 def test_an_installation_without_compiled_operators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.errors import CheckpointError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, package
-from maskrcnn.run.thresholds import write_thresholds
+from maskrcnn.run.thresholds import Thresholds, write_thresholds
 from maskrcnn.viz.model_card import ModelCard
 from tests.engine.tiny import write_recipe
 
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made")
     options = ["--set", "solver.steps=2", "--set", "eval.report=true"]
     assert main(["train", str(write_recipe(place)), "--output", str(place / "run"), *options]) == 0
-    write_thresholds(place / "run/checkpoints/best.pt", {"box": 0.125, "disc": 0.875})
+    write_thresholds(place / "run/checkpoints/best.pt", Thresholds({"box": 0.125, "disc": 0.875}))
     return place
 
 

@@ -266,6 +266,17 @@ def test_a_video_has_an_overlay_video_and_records_of_its_frames(
         assert {row["frame"] for row in csv.DictReader(file)} == {"", "0", "1", "2", "3"}
 
 
+def test_the_frames_of_a_video_in_tiles(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, 2)
+    predict(tiny_run, tmp_path / "out", path, "--write", "coco", "--tiles", 48)
+    assert "clip.mp4: 2 frames, tiles of 48 px" in capsys.readouterr().out
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {(r["image_id"], r["frame"]) for r in records} == {(1, 0), (2, 1)}
+
+
 def test_a_camera_that_fails_half_way_is_told_and_a_video_begun_anew(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,19 @@ def test_a_notebook_shows_the_picture() -> None:
     found = prediction()
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), dtype=np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB), found.draw())
+
+
+def test_what_a_notebook_keeps_is_small_and_without_an_image_a_line() -> None:
+    show = pytest.importorskip("IPython.core.formatters").DisplayFormatter().format
+    line = "<Prediction of a.png, 60 x 40: 3 instances (2 box, 1 disc)>"
+    found = prediction()
+    assert show(found)[0].keys() == {"image/png", "text/plain"}
+    assert show(prediction(image=False)) == ({"text/plain": line}, {})
+    none = replace(found, records=[], labels=found.labels[:0])
+    assert repr(found) == line and repr(none) == "<Prediction of a.png, 60 x 40: 0 instances>"
+    large = replace(none, image=np.zeros((1500, 3000, 3), dtype=np.uint8), size=(1500, 3000))
+    shown = cv2.imdecode(np.frombuffer(show(large)[0]["image/png"], dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (1024, 2048, 3)
 
 
 def test_a_data_frame_has_a_row_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:

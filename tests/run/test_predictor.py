@@ -15,7 +15,7 @@ from maskrcnn.data import apply_transforms
 from maskrcnn.errors import CheckpointError, DataError, UserError
 from maskrcnn.inference.loop import predict_dataset
 from maskrcnn.run import Model, Predictor, setup
-from maskrcnn.run.thresholds import thresholds_file, write_thresholds
+from maskrcnn.run.thresholds import Thresholds, thresholds_file, write_thresholds
 from maskrcnn.structures import ImageInfo, RawSample, Targets, collate
 
 
@@ -118,13 +118,13 @@ def test_scores_of_each_class_are_those_beside_the_checkpoint(tiny_run: Path) ->
 
     checkpoint = Path(Predictor(tiny_run, device="cpu").identity[0])
     try:
-        write_thresholds(checkpoint, cut)
+        write_thresholds(checkpoint, Thresholds(cut))
         beside = Predictor(tiny_run, device="cpu")
         assert [*zip(beside(image).scores.tolist(), beside(image).classes, strict=True)] == expected
         assert str(thresholds_file(checkpoint)) in beside.scores_told
         assert len(Model(tiny_run).predict(image)[0]) == len(expected)
         assert len(Model(tiny_run).predict(image, score=0.0)[0]) == len(everything)
-        write_thresholds(checkpoint, {"box": 0.0, "of another model": 0.1})
+        write_thresholds(checkpoint, Thresholds({"box": 0.0, "of another model": 0.1}))
         assert Predictor(tiny_run, device="cpu").thresholds == (0.0, 0.5)
         thresholds_file(checkpoint).write_text("[]")
         with pytest.raises(CheckpointError, match="thresholds"):

@@ -12,7 +12,7 @@ import torch
 from maskrcnn.cli import main
 from maskrcnn.engine.checkpoint import Checkpoint, load, save
 from maskrcnn.run import Predictor
-from maskrcnn.run.thresholds import read_thresholds, write_thresholds
+from maskrcnn.run.thresholds import Thresholds, read_thresholds, write_thresholds
 from tests.engine.tiny import write_recipe
 
 
@@ -32,7 +32,7 @@ def image() -> np.ndarray:
 
 def test_what_is_evaluated_stays(averaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best, out = averaged / "checkpoints/best.pt", tmp_path / "new" / "model.pt"
-    write_thresholds(best, {"box": 0.25})
+    write_thresholds(best, Thresholds({"box": 0.25}, "null"))
     assert main(["strip", str(averaged), "--output", str(out)]) == 0
     told = capsys.readouterr().out
     before, after = load(best), load(out)
@@ -44,7 +44,7 @@ def test_what_is_evaluated_stays(averaged: Path, tmp_path: Path, capsys: pytest.
     assert out.stat().st_size < best.stat().st_size / 2
     for words in (f"{best.stat().st_size / 1000:.0f} kB", f"{out.stat().st_size / 1000:.0f} kB", "average"):
         assert words in told
-    assert read_thresholds(out) == {"box": 0.25}
+    assert read_thresholds(out) == Thresholds({"box": 0.25}, "null")
     found, wanted = (Predictor(file, score=0.0)(image()).records for file in (out, best))
     assert found == wanted and len(found) == 10
     best.with_name("best.thresholds.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from maskrcnn.data.regions import open_regions
 from maskrcnn.recipe import Recipe, load_recipe
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.tile_fit import fit_tiles
-from maskrcnn.run.tiled_prediction import predict_tiled
+from maskrcnn.run.tiled_prediction import predict_tiled, tiled_frames
 from maskrcnn.run.tiling import Tiling
 from maskrcnn.structures import rle
 from maskrcnn.structures.categories import Categories
@@ -103,7 +104,7 @@ def test_windows_that_were_looked_at_are_not_predicted_again(config: Path) -> No
     plain = finder(config, ())
     assert predict_tiled(plain, picture()).records == found.records
     assert looks.asked == plain.asked == 64
-    tiling, seen = fit_tiles(looks, open_regions(picture()), looks.tiling())
+    tiling, (seen,) = fit_tiles(looks, [open_regions(picture())], looks.tiling())
     assert tiling.told == "as trained" and 1 <= len(seen) < 64
 
 
@@ -112,12 +113,12 @@ def test_few_objects_and_transforms_that_do_not_scale_say_nothing(config: Path) 
         finder(config, (5.0, 6.0, 7.0), cells=2),
         finder(config, (5.0, 6.0, 7.0), "data.eval_transforms=[]"),
     ):
-        assert fit_tiles(one, open_regions(picture()), one.tiling())[0].size == 128
+        assert fit_tiles(one, [open_regions(picture())], one.tiling())[0].size == 128
 
 
 def test_an_image_of_one_tile_is_not_looked_at(config: Path) -> None:
     one = finder(config, (5.0, 6.0, 7.0))
-    tiling, seen = fit_tiles(one, open_regions(picture()[:100, :100]), one.tiling())
+    tiling, (seen,) = fit_tiles(one, [open_regions(picture()[:100, :100])], one.tiling())
     assert (tiling.size, dict(seen), one.asked) == (128, {}, 0)
 
 
@@ -126,3 +127,31 @@ def test_objects_are_small_as_the_network_sees_them_in_tiles(config: Path) -> No
     smaller, larger = (RESIZED.replace("128", str(side)) for side in (32, 64))
     assert predict_tiled(finder(config, (), smaller), picture()).small == (SIDE // CELL) ** 2
     assert predict_tiled(finder(config, (), larger), picture()).small == 0
+
+
+class Film(Finder):
+    """Finds nothing in black frames, and in those of a blue from 128 on squares of half the side."""
+
+    def _find(self, pixels: Any) -> Prediction:
+        late = pixels[0, 0, 2] >= 128
+        found = super()._find(pixels % np.array([256, 256, 128]))
+        kept = slice(None if pixels.any() else 0)
+        low = found.boxes[kept, :2]
+        boxes = np.hstack([low, low + (found.boxes[kept, 2:] - low) / (2 if late else 1)])
+        parts = {"scores": found.scores[kept], "labels": found.labels[kept], "records": found.records[kept]}
+        return replace(found, boxes=boxes, **parts)
+
+
+def test_the_frames_of_a_video_have_tiles_of_one_size(config: Path) -> None:
+    """One object a frame says nothing by itself; those of the first frames that show some do."""
+    small = picture()[:200, :200]
+    frames = [*[np.zeros_like(small)] * 8, *[small] * 8, *[small + np.uint8([0, 0, 128])] * 4]
+    film = Film(load_recipe(config, [RESIZED]), Tiling(128, 0.2, "as trained", (19.0, 30.0, 40.0)), cells=1)
+    found = list(tiled_frames(film, frames, film.tiling()))
+    assert [one.image_id for one in found] == list(range(20))
+    assert [one.tile for one in found] == [128] * 8 + [85] * 12
+    assert [len(one) for one in found] == [0] * 8 + [1] * 12
+    assert {predict_tiled(film, frame).tile for frame in frames} == {128}
+    many = Film(film.recipe, film.tiling())
+    alone = [predict_tiled(many, frame).tile for frame in (frames[-5], frames[-1])]
+    assert alone == [85, 64] != [one.tile for one in tiled_frames(many, frames[-5:], film.tiling())][:2]

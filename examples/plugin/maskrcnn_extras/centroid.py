@@ -48,6 +48,10 @@ class CentroidHead(RoIHead):
         """[D, 2]: in ``Prediction.extras`` by the head's name."""
         return self(features.pool(self.pooler, rois))
 
+    def in_graph(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """[D, 2], by the same name, as the output of an exported file."""
+        return self.finish(rois, values)
+
 
 @ROI_HEADS.register("centroid")
 @dataclass(frozen=True, kw_only=True)

@@ -36,13 +36,17 @@ ALIKE: dict[str, Any] = {
 class ForeignConfig:
     """Values by key path (``model.backbone.depth``; items of lists by their index)."""
 
-    def __init__(self, root: Map, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self, root: Map, defaults: Mapping[str, Any], usual: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Args:
             defaults: what their framework has where no file gives a value, by key path.
+            usual: what its own files give where it has no default; it is told, never taken.
         """
         self.root = root
         self._defaults = defaults
+        self._usual = usual or {}
         self._taken: set[str] = set()
         self._last = ""
 
@@ -75,6 +79,18 @@ class ForeignConfig:
             self._last = path
             return plain(node)
         return self._defaults.get(path, None if default is MISSING else default)
+
+    def must(self, path: str) -> Any:
+        """The value, or their default.
+
+        Raises:
+            ConfigError: neither is there.
+        """
+        if not self.given(path) and path not in self._defaults:
+            usual = f"={self._usual[path]!r}, as in its own configs" if path in self._usual else ""
+            what = "is not given, and has no default there"
+            self.refuse(path, f"{what}; add {path.rpartition('.')[2]}{usual}")
+        return self.get(path)
 
     def where(self, path: str) -> Origin:
         """Where it stands; the file where it does not."""
@@ -112,11 +128,13 @@ class ForeignConfig:
         Raises:
             ConfigError: it has nothing; this is what decides the network.
         """
-        value = self.get(path, default)
+        value = self.must(path) if default is MISSING and path in self._usual else self.get(path, default)
         try:
             return known[value]
         except (KeyError, TypeError):
             words = ", ".join(str(k) or "''" for k in known)
+            if value is None and not self.given(path):
+                self.refuse(path, f"is not given; add {path.rpartition('.')[2]}, one of {words}")
             self.refuse(path, f"{value!r} has no counterpart here; known are {words}")
 
     def left(self) -> Iterator[str]:
@@ -181,7 +199,7 @@ class Converted:
 
     def copy(self, theirs: ForeignConfig, key: str, path: str, default: Any = MISSING) -> None:
         """A value that means the same in both."""
-        self.set(key, theirs.get(path, default), path)
+        self.set(key, theirs.must(path) if default is MISSING else theirs.get(path, default), path)
 
     def map(self, theirs: ForeignConfig, key: str, path: str, known: Mapping[Any, Any]) -> None:
         """A value that is called otherwise here.

@@ -54,7 +54,7 @@ def convert_heads(theirs: ForeignConfig, out: Converted, cascade: bool, masks: b
         ):
             theirs.refuse(head, "all stages of a cascade have the same head here")
         weights = [1 / s for s in theirs.get(f"{head}.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2])]
-        iou = theirs.get(f"{train}.assigner.pos_iou_thr")
+        iou = theirs.must(f"{train}.assigner.pos_iou_thr")
         if cascade:
             for name, value, of in (("ious", iou, train), ("box_weights", weights, f"{head}.bbox_coder")):
                 key = f"model.roi.cascade.{name}"
@@ -94,13 +94,16 @@ def _operator(theirs: ForeignConfig, out: Converted) -> None:
         out.copy(theirs, "model.roi_op.aligned", f"{layer}.aligned", True)
         ratio = theirs.get(f"{layer}.sampling_ratio", 0)
         out.set("model.roi_op.sampling_ratio", max(ratio, 0), f"{layer}.sampling_ratio")
-    strides = theirs.get(f"{part}.featmap_strides")
+    strides = theirs.must(f"{part}.featmap_strides")
     levels = [f"p{round(s).bit_length() - 1}" for s in strides]
     if out.parts["model.neck"] is None:
         levels = list(out.settings["model.backbone.outputs"])
     out.set("model.roi.levels", levels, f"{part}.featmap_strides")
-    if theirs.get(f"{part}.finest_scale", 56) != 56:
-        out.note(f"{part}.finest_scale: RoIs are dealt to levels by 224 px at p4 here, which is 56 there")
+    usual = 14 * round(strides[0])  # which puts 224 px at stride 16
+    if len(strides) > 1 and theirs.get(f"{part}.finest_scale", 56) != usual:
+        out.note(
+            f"{part}.finest_scale: RoIs are dealt to levels by 224 px at p4 here, which is {usual} there"
+        )
     theirs.get(f"{part}.out_channels")
     other = "model.roi_head.mask_roi_extractor"
     for key in ("type", "aligned", "sampling_ratio"):
@@ -125,8 +128,8 @@ def _box_head(theirs: ForeignConfig, out: Converted, head: str, train: str, c4: 
         theirs.refuse(f"{head}.type", "BBoxHead goes with a shared_head, and the others without")
     ours = "model.box_head"
     out.set(f"{ours}.type", kind, f"{head}.type")
-    side = theirs.get("model.roi_head.bbox_roi_extractor.roi_layer.output_size")
-    out.set(f"{ours}.pool_size", 7 if c4 else side, "bbox_roi_extractor.roi_layer.output_size")
+    side = 7 if c4 else theirs.must("model.roi_head.bbox_roi_extractor.roi_layer.output_size")
+    out.set(f"{ours}.pool_size", side, "bbox_roi_extractor.roi_layer.output_size")
     theirs.get(f"{head}.norm_cfg")
     if kind != "linear":
         out.copy(theirs, f"{ours}.hidden", f"{head}.fc_out_channels", 1024)
@@ -148,7 +151,7 @@ def _box_head(theirs: ForeignConfig, out: Converted, head: str, train: str, c4: 
             out.note(f"{head}.{key} {value}: has no counterpart; here it is 1")
     theirs.get(f"{head}.reg_decoded_bbox")
     theirs.needs(f"{train}.sampler.type", {"RandomSampler": True}, "RandomSampler")
-    iou = theirs.get(f"{train}.assigner.pos_iou_thr")
+    iou = theirs.must(f"{train}.assigner.pos_iou_thr")
     out.set("model.roi.positive_iou", iou, f"{train}.assigner.pos_iou_thr")
     out.copy(theirs, "model.roi.negative_iou", f"{train}.assigner.neg_iou_thr")
     out.copy(theirs, "model.roi.samples", f"{train}.sampler.num")
@@ -173,12 +176,16 @@ def _mask_head(theirs: ForeignConfig, out: Converted, c4: bool) -> None:
     out.copy(theirs, f"{ours}.width", f"{head}.conv_out_channels", 256)
     out.copy(theirs, f"{ours}.class_agnostic", f"{head}.class_agnostic", False)
     out.set(f"{ours}.norm", norm_of(theirs, f"{head}.norm_cfg", out), f"{head}.norm_cfg")
-    side = theirs.get("model.roi_head.mask_roi_extractor.roi_layer.output_size")
-    out.set(f"{ours}.pool_size", 7 if c4 else side, "mask_roi_extractor.roi_layer.output_size")
+    side = 7 if c4 else theirs.must("model.roi_head.mask_roi_extractor.roi_layer.output_size")
+    out.set(f"{ours}.pool_size", side, "mask_roi_extractor.roi_layer.output_size")
     if (loss := theirs.get(f"{head}.loss_mask.loss_weight", 1.0)) != 1.0:
         out.note(f"{head}.loss_mask.loss_weight {loss}: has no counterpart; here it is 1")
     for key in ("in_channels", "num_classes", "loss_mask"):
         theirs.get(f"{head}.{key}")
     for key in ("model.train_cfg.rcnn.mask_size", *(f"model.train_cfg.rcnn.{i}.mask_size" for i in range(3))):
         if (size := theirs.get(key)) is not None and size != 2 * out.settings[f"{ours}.pool_size"]:
-            theirs.refuse(key, "masks are twice as large as what is pooled for them here")
+            theirs.refuse(
+                key,
+                "masks are twice as large as what is pooled for them here; write mask_size="
+                f"{2 * out.settings[f'{ours}.pool_size']}, or a mask_roi_extractor of another output_size",
+            )

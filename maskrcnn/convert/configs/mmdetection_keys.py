@@ -10,10 +10,11 @@ from typing import Any
 from maskrcnn.convert.configs.foreign_keys import Converted, ForeignConfig
 from maskrcnn.convert.configs.mmdetection_heads import convert_heads, convert_loss, norm_of
 from maskrcnn.convert.configs.mmdetection_training import convert_data, convert_schedule
+from maskrcnn.errors import plural
 from maskrcnn.weights.published import registry
 
 #: Whether its heads are a cascade.
-_MODELS = {"MaskRCNN": False, "FasterRCNN": False, "CascadeRCNN": True}
+_MODELS = {"MaskRCNN": False, "FasterRCNN": False, "FastRCNN": False, "CascadeRCNN": True}
 #: Of their program alone.
 _RUN = (
     *(
@@ -81,13 +82,14 @@ def convert_keys(theirs: ForeignConfig, images: int | None) -> Converted:
     """
     out = Converted("mmdetection")
     cascade = theirs.needs("model.type", _MODELS)
-    if not theirs.given("model.rpn_head"):
-        theirs.refuse("model", "a model without rpn_head takes proposals from files; take zoo/base/fast_rcnn")
     masks = theirs.peek("model.roi_head.mask_head") is not None
     _backbone(theirs, out)
-    _proposals(theirs, out)
+    if theirs.peek("model.rpn_head") is not None:
+        _proposals(theirs, out)
     convert_heads(theirs, out, cascade, masks)
     convert_data(theirs, out, masks)
+    if theirs.peek("model.rpn_head") is None:
+        _no_proposals(theirs, out)
     convert_schedule(theirs, out, images)
     for key, usual in _FIXED.items():
         value = theirs.get(f"model.{key}", usual)
@@ -137,17 +139,42 @@ def _backbone(theirs: ForeignConfig, out: Converted) -> None:
         out.set("solver.checkpoint_activations", True, f"{path}.with_cp")
     _weights(theirs, out)
     neck = theirs.peek("model.neck")
+    if neck is None and len(stages) > 1:
+        theirs.refuse(
+            "model.neck",
+            f"is not given, and heads without one read a single level, not {len(stages)}; add neck=dict("
+            "type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5), as in its own",
+        )
     out.parts["model.neck"] = None if neck is None else theirs.needs("model.neck.type", {"FPN": "fpn"})
     if neck is not None:
-        for key in ("start_level", "add_extra_convs"):
-            if theirs.get(f"model.neck.{key}", 0):
-                theirs.refuse(
-                    f"model.neck.{key}", "the pyramid begins at c2 and has no further convolutions here"
-                )
+        _levels(theirs, out)
         out.copy(theirs, "model.neck.out_channels", "model.neck.out_channels")
-        top = theirs.needs("model.neck.num_outs", {5: "max_pool", 4: None})
-        out.set("model.neck.top", top, "model.neck.num_outs")
         out.set("model.neck.norm", norm_of(theirs, "model.neck.norm_cfg", out), "model.neck.norm_cfg")
+
+
+def _levels(theirs: ForeignConfig, out: Converted) -> None:
+    """Where the pyramid begins, and what is above its last level; their FPN begins at the first."""
+    path, stages = "model.neck", list(out.settings["model.backbone.outputs"])
+    first, last = theirs.get(f"{path}.start_level", 0), theirs.get(f"{path}.end_level", -1)
+    if last not in (-1, len(stages) - 1):
+        theirs.refuse(f"{path}.end_level", "the pyramid ends at the backbone's last level here; write -1")
+    stages = stages[first:]
+    out.set(
+        "model.backbone.outputs", stages, f"{path}.start_level" if first else "model.backbone.out_indices"
+    )
+    top = theirs.must(f"{path}.num_outs") - len(stages)
+    if top not in (0, 1):
+        theirs.refuse(
+            f"{path}.num_outs",
+            f"{plural(top, 'level')} above {stages[-1].replace('c', 'p')}; one at most is built here: write"
+            f" num_outs={len(stages) + 1}, and as many strides in rpn_head.anchor_generator",
+        )
+    if theirs.get(f"{path}.add_extra_convs", False) and top:
+        theirs.refuse(
+            f"{path}.add_extra_convs",
+            "the level above the last is that one subsampled here, without weights; write False, its default",
+        )
+    out.set("model.neck.top", "max_pool" if top else None, f"{path}.num_outs")
 
 
 def _weights(theirs: ForeignConfig, out: Converted) -> None:
@@ -176,15 +203,33 @@ def _weights(theirs: ForeignConfig, out: Converted) -> None:
         out.note(f"load_from {first}: convert that file (maskrcnn convert) and set weights")
 
 
+def _no_proposals(theirs: ForeignConfig, out: Converted) -> None:
+    """Without ``rpn_head`` it is Fast R-CNN; ``rpn`` and ``rpn_proposal`` of the rest mean nothing then."""
+    out.parts["model.rpn"] = True  # of the recipe that it is laid over, which is then without
+    out.set("model.rpn", None, "no model.rpn_head")
+    for part in ("train", "val"):
+        out.set(f"data.{part}.proposals", f"${{HERE}}/proposals_{part}.npz", "to be written")
+    out.note(
+        "no model.rpn_head: proposals come from files, and theirs are pickles, which are not read; write"
+        " data.train.proposals and data.val.proposals by maskrcnn proposals"
+    )
+    for key in ("train_cfg.rpn", "train_cfg.rpn_proposal", "test_cfg.rpn", "rpn_head"):
+        theirs.get(f"model.{key}")
+
+
 def _proposals(theirs: ForeignConfig, out: Converted) -> None:
     head, ours = "model.rpn_head", "model.rpn"
     theirs.needs(f"{head}.type", {"RPNHead": True})
     out.parts["model.rpn"] = True
     maker = f"{head}.anchor_generator"
     theirs.needs(f"{maker}.type", {"AnchorGenerator": True})
-    scales, strides = theirs.get(f"{maker}.scales"), theirs.get(f"{maker}.strides")
+    each = theirs.get(f"{maker}.scales_per_octave")
+    octave = [2 ** (i / each) for i in range(each)] if isinstance(each, int) else None
+    base = theirs.get(f"{maker}.octave_base_scale")
+    scales = [base * part for part in octave] if octave and base else theirs.must(f"{maker}.scales")
+    strides = theirs.must(f"{maker}.strides")
     if not isinstance(scales, list) or not isinstance(strides, list):
-        theirs.refuse(maker, "is known by its scales and strides")
+        theirs.refuse(maker, "its scales and strides are lists; write scales=[8], strides=[4, 8, 16, 32, 64]")
     bases = theirs.get(f"{maker}.base_sizes", strides)
     sizes = [[float(base * scale) for scale in scales] for base in bases]
     out.set(f"{ours}.anchors.sizes", sizes, f"{maker}.scales x strides")
@@ -215,8 +260,11 @@ def _proposals(theirs: ForeignConfig, out: Converted) -> None:
     chosen = "model.train_cfg.rpn_proposal"
     for part, when in ((chosen, "train"), (test, "test")):
         out.copy(theirs, f"{ours}.pre_nms_{when}", f"{part}.nms_pre")
-        most = theirs.get(f"{part}.max_per_img")
-        out.set(f"{ours}.post_nms_{when}", most or theirs.get(f"{part}.nms_post"), f"{part}.max_per_img")
+        older = theirs.get(f"{part}.nms_post")
+        most = (
+            older if older and not theirs.get(f"{part}.max_per_img") else theirs.must(f"{part}.max_per_img")
+        )
+        out.set(f"{ours}.post_nms_{when}", most, f"{part}.max_per_img")
     out.copy(theirs, f"{ours}.nms_threshold", f"{test}.nms.iou_threshold", 0.7)
     if theirs.get(f"{chosen}.nms.iou_threshold", 0.7) != out.settings[f"{ours}.nms_threshold"]:
         out.note(f"{chosen}.nms.iou_threshold: one threshold serves training and test here")

@@ -148,7 +148,14 @@ def _pixels(theirs: ForeignConfig, out: Converted, pipeline: list[Any]) -> None:
     version3, where = theirs.peek("model.data_preprocessor"), "model.data_preprocessor"
     found = version3 or next((s for s in pipeline if s.get("type") == "Normalize"), None)
     if found is None or not isinstance(found.get("mean"), list):
-        theirs.refuse("model", "mean and std of the pixels are given nowhere")
+        theirs.refuse(
+            where,
+            "mean and std of the pixels are given nowhere; add data_preprocessor=dict("
+            "type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],"
+            " bgr_to_rgb=True, pad_size_divisor=32) to model, as its own configs have it",
+        )
+    if not isinstance(found.get("std"), list):
+        theirs.must(f"{where}.std")
     mean, std = found["mean"], found["std"]
     turned = found.get("bgr_to_rgb", False) if version3 else found.get("to_rgb", True)
     if not turned:

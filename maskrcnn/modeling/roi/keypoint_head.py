@@ -1,12 +1,12 @@
 """The keypoint head: one heat map a keypoint, of which one cell is right (He et al. 2017, section 5).
 
-Legend: R = RoIs, J = keypoints, M = side of the heat maps (56), A = side of a RoI in whole pixels.
+Legend: R = RoIs, J = keypoints, M = side of the heat maps (56).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,8 @@ from maskrcnn.config.ranges import Cells, Layers, Positive, Width
 from maskrcnn.modeling.interfaces import KEYPOINT_HEADS, KeypointHead
 from maskrcnn.modeling.losses import of_whole, wide
 from maskrcnn.modeling.norms import ConvNorm, NormName, start_convs
-
-#: Numbers in the largest tensor of a pass of :func:`decode_keypoints`: what a core's cache holds, and what
-#: keeps a GPU busy.
-_NUMBERS_CPU, _NUMBERS_GPU = 2**18, 2**24
+from maskrcnn.modeling.roi.keypoint_decode import Scores, decode_keypoints, decode_traced
+from maskrcnn.modeling.roi.rois import DetectedRoIs
 
 
 def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -78,83 +76,6 @@ def keypoint_loss(
     return of_whole(total / (chosen.shape[0] if normalizer is None else normalizer), own)
 
 
-#: What a keypoint's score is, see :func:`decode_keypoints`.
-Scores = Literal["logit", "probability"]
-
-
-def decode_keypoints(logits: Tensor, boxes: Tensor, scores: Scores = "logit") -> Tensor:
-    """The highest point of every heat map, enlarged (bicubic) to the RoI's size in whole pixels.
-
-    The centre of the highest pixel is the place: the inverse of :func:`keypoint_cells` (Heckbert 1990,
-    "What are the coordinates of a pixel?").
-
-    Args:
-        logits: [R, J, M, M].  boxes: [R, 4] xyxy; a side below 1 pixel counts as 1.
-        scores: logit: the enlarged heat map's height there (torchvision); probability: its exponential over
-            the sum of those of the M x M cells (Detectron2): the softmax of a cell of that height, whatever
-            the RoI's size; above 1 only where the enlargement overshoots a single sharp cell.
-
-    Returns:
-        [R, J, 3]: x, y in the boxes' frame, and the score.
-    """
-    count, joints, side, _ = logits.shape
-    maps = wide(logits).to(boxes.dtype)
-    out = maps.new_zeros(count, joints, 3)
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    whole = sides.ceil()
-    # RoIs of similar size share a pass: each is enlarged on the largest canvas of its pass.
-    order = whole.prod(1).argsort(stable=True)
-    canvases = whole[order].long().cpu()
-    most = _NUMBERS_CPU if maps.device.type == "cpu" else _NUMBERS_GPU
-    start = 0
-    while start < count:
-        stop = start + 1
-        while stop < count and _numbers(canvases[start : stop + 1], joints, side) <= most:
-            stop += 1
-        rows = order[start:stop]
-        width, height = canvases[start:stop].amax(0).tolist()
-        across = _bicubic(side, whole[rows, 0], width)
-        down = _bicubic(side, whole[rows, 1], height)
-        # Under autocast the products would be rounded to half precision.
-        with torch.autocast(maps.device.type, enabled=False):
-            heights = down[:, None] @ maps[rows] @ across[:, None].mT
-        score, at = heights.flatten(2).max(2)
-        place = torch.stack((at % width, at.div(width, rounding_mode="floor")), -1)
-        place = (torch.minimum(place, whole[rows, None] - 1) + 0.5) * (sides / whole)[rows, None]
-        out[rows] = torch.cat((place + boxes[rows, None, :2], score[..., None]), -1)
-        start = stop
-    if scores == "probability":
-        out[..., 2] = (out[..., 2] - maps.flatten(2).logsumexp(2)).exp()
-    return out
-
-
-def _numbers(canvases: Tensor, joints: int, side: int) -> int:
-    """How many numbers the largest tensor of a pass over RoIs of these sizes, [r, 2] pixels, holds."""
-    width, height = canvases.amax(0).tolist()
-    return int(len(canvases) * joints * height * max(width, side))
-
-
-def _bicubic(side: int, sizes: Tensor, canvas: int) -> Tensor:
-    """Weights that enlarge M cells to ``sizes`` [R] pixels: [R, canvas, M]; past its size, the last pixel's.
-
-    Cubic convolution (Keys 1981) with a = -0.75, pixel centres aligned, edges repeated: what
-    ``F.interpolate(mode="bicubic", align_corners=False)`` computes.
-    """
-    pixels = torch.arange(canvas, device=sizes.device, dtype=sizes.dtype)
-    pixels = torch.minimum(pixels, sizes[:, None] - 1)
-    place = (pixels + 0.5) * (side / sizes)[:, None] - 0.5
-    base = place.floor()
-    t = place - base
-    a = -0.75
-    near = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (t, 1 - t)]
-    far = [((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (t + 1, 2 - t)]
-    weights = torch.zeros(len(sizes), canvas, side, dtype=sizes.dtype, device=sizes.device)
-    for offset, weight in zip((-1, 0, 1, 2), (far[0], near[0], near[1], far[1]), strict=True):
-        cell = (base + offset).clamp(0, side - 1).long()
-        weights.scatter_add_(2, cell[..., None], weight[..., None])
-    return weights
-
-
 class ConvKeypointHead(KeypointHead):
     """3x3 convolutions, a deconvolution to J maps of twice the side, and a bilinear enlargement by 2.
 
@@ -206,6 +127,10 @@ class ConvKeypointHead(KeypointHead):
     def decode(self, logits: Tensor, boxes: Tensor) -> Tensor:
         """``logits`` [D, J, M, M], ``boxes`` [D, 4] -> [D, J, 3]."""
         return decode_keypoints(logits, boxes, self.scores)
+
+    def in_graph(self, rois: DetectedRoIs, values: Tensor) -> dict[str, Tensor]:
+        """``keypoints`` [D, J, 3], by one operator; see :class:`RoIHead`."""
+        return {"keypoints": decode_traced(values, rois.boxes, self.scores == "probability")}
 
 
 @KEYPOINT_HEADS.register("conv")

@@ -24,8 +24,8 @@ from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.named_weights import is_name, local_file, publisher_of
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.room import check_folder
-from maskrcnn.run.setup import build_val
-from maskrcnn.run.thresholds import read_thresholds
+from maskrcnn.run.setup import build_val, keypoint_scores
+from maskrcnn.run.thresholds import NO_VIEWS, read_thresholds
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,17 @@ def export(
     check_folder(output.parent, "--output")
     predictor = Predictor(checkpoint, device="cpu", score=0.0, overrides=overrides)
     recipe = predictor.recipe
-    if recipe.data.reading.contrast is not None:
+    if recipe.eval.tta is not None:
         raise UserError(
-            "data.contrast maps the values of a file by its own percentiles, which no exported file does;"
-            " export a model that was trained without, or use the checkpoint"
+            "eval.tta looks at an image several times, and an exported file does so once; export with --set"
+            " eval.tta=null"
         )
     file = output.with_name(f"{output.stem}.unverified{output.suffix}")
     tell(f"tracing the model for {to}; a minute or two")
     metadata = described(predictor, checkpoint, without, precision)
+    chosen = read_thresholds(local_file(Path(checkpoint)))
+    if chosen is not None and (doubt := chosen.doubt(NO_VIEWS, other="")):
+        tell(f"the file has the scores of the classes, but {doubt}")
     writer.write(predictor, file, Order(without, precision, metadata, lambda: _samples(recipe)))
     tell(f"written to {file}, {file.stat().st_size / 1e6:.1f} MB")
     if recipe.data.val is None or without:
@@ -125,17 +128,20 @@ def described(
     recipe = predictor.recipe
     source = local_file(Path(checkpoint))
     named = is_name(Path(checkpoint))
+    chosen = read_thresholds(source)
     licence = publisher_of(Path(checkpoint)).facts(str(checkpoint)).licence if named else None
     content = {
         "classes": list(predictor.categories.names),
         "category_ids": list(predictor.categories.ids),
-        "thresholds": read_thresholds(source),
+        "thresholds": None if chosen is None else dict(chosen.scores),
         "score_threshold": recipe.model.roi.score_threshold,
         "nms_threshold": recipe.model.roi.nms_threshold,
         "max_detections": recipe.model.roi.max_detections,
         "mean": recipe.model.preprocess.mean,
         "std": recipe.model.preprocess.std,
         "channels": "RGB" if recipe.data.reading == RGB else plural(recipe.model.num_channels, "channel"),
+        "keypoint_scores": None if recipe.model.keypoint_head is None else keypoint_scores(recipe),
+        "paste": recipe.eval.paste,
         "precision": precision,
         "left_out": sorted(without),
         "made_from": source.name,

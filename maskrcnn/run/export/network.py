@@ -1,38 +1,55 @@
 """The part of a model that every format has: normalised images to detections, as one traced graph.
 
-Legend: N = images, D = ``max_detections``, M = side of the mask head's output.
+Legend: N = images, D = ``max_detections``, M = side of the mask head's output, J = keypoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from maskrcnn.errors import UserError
+from maskrcnn.modeling.interfaces import RoIHead
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.preprocess import ImageBatch
+from maskrcnn.run.export.running import KNOWN
 
-#: Names of what goes in and comes out, in order; without masks the last is not there.
+#: Names of what goes in, and of what every network gives, in order; what the heads tell comes behind.
 INPUTS = ("network_images", "network_sizes")
-OUTPUTS = ("network_boxes", "network_scores", "network_classes", "network_real", "network_masks")
+OUTPUTS = ("network_boxes", "network_scores", "network_classes", "network_real")
 
+#: What a head cannot be called, since something else of a file is.
+_TAKEN = frozenset((*KNOWN, *INPUTS, *OUTPUTS, "image", "frames", "real", "mask_probs"))
 #: A side of the images that are traced, pixels; larger by as little as the divisor allows.
 _LEAST = 128
 #: Of a side from which on no level (of stride 64 at most) has a single row or column.
 SAFE = 96
 
 
+class Told(NamedTuple):
+    """What a head tells of each detection: its shape, behind [N, D], and its type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class Network(nn.Module):
     """``images`` float [N, C, H, W], normalised and padded, and ``sizes`` float [N, 2] (height, width before
-    padding) to boxes [N, D, 4] xyxy in the network frame, scores [N, D], classes int64 [N, D], which are real
-    bool [N, D] and, where there is a mask head, probabilities [N, D, M, M].
+    padding) to, by name, ``boxes`` [N, D, 4] xyxy in the network frame, ``scores`` [N, D], ``classes`` int64
+    [N, D], which are ``real`` bool [N, D], and what the heads tell of them (:meth:`RoIHead.in_graph`), [N, D,
+    ...]: ``mask_probs`` [N, D, M, M], ``keypoints`` [N, D, J, 3] in the network frame, and what further heads
+    have by their names.
     """
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """See the class."""
         # All of it, said in a way from which a tracer has all levels' sizes as products of one number.
         divisor, (height, width) = self.model.preprocess.size_divisor, images.shape[2:]
@@ -41,26 +58,37 @@ class Network(nn.Module):
         found = self.model.predict_batch(ImageBatch(images, (), sizes))
         rois, count = found.rois, images.shape[0]
         assert rois.real is not None
-        rows = (rois.boxes, rois.scores, rois.labels, rois.real, *found.values.values())
-        return tuple(values.unflatten(0, (count, -1)) for values in rows)
+        rows = {"boxes": rois.boxes, "scores": rois.scores, "classes": rois.labels, "real": rois.real}
+        for name, head in self.model.roi.heads.items():
+            rows |= head.in_graph(rois, found.values[name])
+        return {name: values.unflatten(0, (count, -1)) for name, values in rows.items()}
 
 
-def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
-    """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images.
+def trace(model: MaskRCNN) -> tuple[torch.export.ExportedProgram, Mapping[str, Told]]:
+    """The graph of ``model``, float32 on the CPU and in evaluation mode, for any number and size of images;
+    and what its heads tell, by name.
 
     As a program of PyTorch's its sides are :data:`SAFE` at least; what is made of it is not tied to that.
 
     Raises:
-        UserError: the model has parts whose results no format here has a place for.
+        UserError: the model has parts that cannot be traced.
     """
     if model.rpn is None:
         raise UserError("this model has no RPN: its proposals come with the images, so it is not exported")
-    further = [name for name in model.roi.head_names if name != "mask_head"]
-    if further:
-        raise UserError(
-            f"only boxes and masks are exported, and this model has the head {further[0]};"
-            f" leave it out with --set model.{_key(further[0])}=null, or use the checkpoint"
-        )
+    for name, head in model.roi.heads.items():
+        if name in _TAKEN:
+            raise UserError(
+                f"model.heads.{name}: an exported file has something else of this name; train the head under"
+                " another name"
+            )
+        if type(head).in_graph is RoIHead.in_graph:
+            ours = name in ("mask_head", "keypoint_head")
+            key = name if ours else f"heads.{name}"
+            raise UserError(
+                f"model.{key}: {type(head).__name__} has no method in_graph(rois, values), which would say"
+                " what an exported file tells of it; write one (CONTRIBUTING.md, A new head)"
+                + (f", or leave the head out with --set model.{name}=null" if ours else "")
+            )
     auto = torch.export.Dim.AUTO
     divisor, channels = model.preprocess.size_divisor, model.preprocess.mean.shape[0]
     cells = -(-_LEAST // divisor)
@@ -76,10 +104,10 @@ def trace(model: MaskRCNN) -> torch.export.ExportedProgram:
     before, model.static_shapes = model.static_shapes, True
     try:
         with torch.no_grad():
-            return torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(Network(model), example, dynamic_shapes=shapes, strict=False)
     finally:
         model.static_shapes = before
-
-
-def _key(head: str) -> str:
-    return head if head == "keypoint_head" else f"heads.{head}"
+    results: Any = program.graph.output_node().args[0]
+    found = tree_unflatten([node.meta["val"] for node in results], program.call_spec.out_spec)
+    told = {name: Told(tuple(v.shape[2:]), v.dtype) for name, v in found.items()}
+    return program, {name: told[name] for name in list(told)[len(OUTPUTS) :]}

@@ -14,14 +14,16 @@ import torch
 from maskrcnn import __version__
 from maskrcnn.errors import UserError
 from maskrcnn.files import take_place, write_bytes
+from maskrcnn.inference.paste import Paste
 from maskrcnn.layers.onnx import translation_table
 from maskrcnn.layers.other_operators import RoIPool
 from maskrcnn.layers.roi_align import RoIAlign
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
 from maskrcnn.modeling.roi.pooler import Pooler
-from maskrcnn.run.export import onnx_parts
+from maskrcnn.run.export import onnx_keypoints, onnx_parts
 from maskrcnn.run.export.needed import needed
-from maskrcnn.run.export.network import INPUTS, OUTPUTS, trace
+from maskrcnn.run.export.network import INPUTS, trace
+from maskrcnn.run.export.onnx_pastes import PASTING_WAYS
 from maskrcnn.run.export.running import OnnxRunner, Runner
 from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
@@ -59,16 +61,28 @@ def made(predictor: Predictor, without: Collection[str], metadata: Mapping[str, 
         UserError: it has a part without a form in ONNX.
     """
     recipe = predictor.recipe
-    if "paste" not in without and recipe.eval.paste != "aligned":
+    key = "data.contrast" if recipe.data.reading.contrast is not None else "sixteen_bit: keep"
+    if key == "data.contrast" or predictor.sixteen_bit == "keep":
         raise UserError(
-            f"eval.paste: {recipe.eval.paste} has no form in ONNX; export with --set eval.paste=aligned, or"
-            " --without paste"
+            f"{key} makes fractions of the values of deeper files, and an ONNX file takes bytes, 0 to 255;"
+            " export with --to torch, which takes images that are read and normalised"
         )
-    return onnx_model(predictor.model, recipe.data.eval_transforms, without, metadata)
+    if "paste" not in without and recipe.eval.clean is not None and recipe.model.mask_head is not None:
+        raise UserError(
+            "eval.clean looks for the parts of a mask, for which ONNX has no operator; export with --set"
+            " eval.clean=null, or --without paste"
+        )
+    transforms = recipe.data.eval_transforms
+    return onnx_model(predictor.model, transforms, without, metadata, paste=recipe.eval.paste)
 
 
 def onnx_model(
-    model: MaskRCNN, transforms: Sequence[object], without: Collection[str], metadata: Mapping[str, str]
+    model: MaskRCNN,
+    transforms: Sequence[object],
+    without: Collection[str],
+    metadata: Mapping[str, str],
+    *,
+    paste: Paste = "aligned",
 ) -> Any:
     """The ``onnx.ModelProto`` of a model, float32 on the CPU; see :mod:`maskrcnn.run.export.onnx_parts`.
 
@@ -76,6 +90,7 @@ def onnx_model(
         transforms: of the evaluation.
         without: of what is leavable.
         metadata: written into the file.
+        paste: see ``inference.paste``.
 
     Raises:
         UserError: the packages are missing, or the model has a part without a form in ONNX.
@@ -85,7 +100,7 @@ def onnx_model(
     parse = needed("onnx.parser").parse_model
     check_operators(model)
     parts = onnx_parts.before(transforms, model.preprocess, resize="resize" not in without)
-    traced = trace(model)
+    traced, told = trace(model)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         written = torch.onnx.export(
@@ -93,32 +108,41 @@ def onnx_model(
             (),
             dynamo=True,
             opset_version=onnx_parts.OPSET,
-            custom_translation_table=translation_table(),
+            custom_translation_table=translation_table() | onnx_keypoints.translation(),
             input_names=INPUTS,
-            output_names=OUTPUTS[: 4 + len(model.roi.head_names)],
+            output_names=onnx_parts.network_names(told),
             verbose=False,
         )
     assert written is not None
     network = written.model_proto
-    shapes = [[d.dim_value for d in out.type.tensor_type.shape.dim] for out in network.graph.output]
-    masks, detections = len(shapes) > len(OUTPUTS) - 1, shapes[0][1]
-    last = onnx_parts.behind(masks, shapes[-1][-1], detections, paste="paste" not in without)
-    return _joined(onnx, parse(parts), network, parse(last), metadata)
+    detections = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    way = None if "paste" in without else PASTING_WAYS[paste]
+    last = parse(onnx_parts.behind(told, detections, paste=way))
+    whole = _joined(onnx, parse(parts), network, last, onnx_parts.told_names(told))
+    onnx.helper.set_model_props(whole, dict(metadata))
+    onnx.checker.check_model(whole, full_check=True)
+    return whole
 
 
-def _joined(onnx: Any, first: Any, network: Any, last: Any, metadata: Mapping[str, str]) -> Any:
-    """The three graphs as one, checked: what one gives is called as the next calls it."""
+def _joined(onnx: Any, first: Any, network: Any, last: Any, names: Mapping[str, str]) -> Any:
+    """The three graphs as one: what one gives is called as the next calls it, and in the end by ``names``."""
     graph = onnx.GraphProto(name="maskrcnn")
     for part, prefix in ((first, "before/"), (network, "network/"), (last, "behind/")):
-        renamed = onnx.compose.add_prefix_graph(part.graph, prefix, rename_inputs=False, rename_outputs=False)
+        # Of numbers that lie outside a graph within the graph it would not know the new names.
+        known = {tensor.name: prefix + tensor.name for tensor in part.graph.initializer}
+        renamed = onnx.compose.add_prefix_graph(
+            part.graph, prefix, rename_inputs=False, rename_outputs=False, name_map=known
+        )
         graph.node.extend(renamed.node)
         graph.initializer.extend(renamed.initializer)
     graph.input.extend(first.graph.input)
     graph.output.extend(last.graph.output)
+    for output in graph.output:
+        output.name = names.get(output.name, output.name)
+    for node in graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
     whole = onnx.helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
     whole.producer_name, whole.producer_version = "maskrcnn", __version__
-    onnx.helper.set_model_props(whole, dict(metadata))
-    onnx.checker.check_model(whole, full_check=True)
     return whole
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,21 +18,27 @@ from maskrcnn.structures.rle import as_text, encode
 
 Array = npt.NDArray[Any]
 
+#: Outputs that are not a further head's.
+KNOWN = ("boxes", "scores", "classes", "images", "masks", "mask_probabilities", "mask_boxes", "keypoints")
+
 
 class Instances(NamedTuple):
     """What a file finds in one image, by falling score.
 
     boxes: float [K, 4] xyxy, image frame.  scores: float [K].  classes: int64 [K].  masks: bool [K, H, W]; or
-    None.
+    None.  keypoints: float [K, J, 3], image frame (continuous, as boxes), and a score; or None.  extras: [K,
+    ...] by the names of further heads.
     """
 
     boxes: Array
     scores: Array
     classes: Array
     masks: Array | None
+    keypoints: Array | None = None
+    extras: Mapping[str, Array] = MappingProxyType({})
 
-    def records(self, info: ImageInfo, categories: Categories) -> list[Result]:
-        """COCO's records of them."""
+    def records(self, info: ImageInfo, categories: Categories, keypoint_offset: float = 0.5) -> list[Result]:
+        """COCO's records of them, with all that further heads tell; see ``inference.records``."""
         sides = np.concatenate((self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]), axis=1)
         made: list[Result] = []
         for i, (box, score, label) in enumerate(
@@ -45,7 +52,10 @@ class Instances(NamedTuple):
             }
             if self.masks is not None:
                 record["segmentation"] = as_text(encode(self.masks[i].view(np.uint8)))
-            made.append(record)
+            if self.keypoints is not None:
+                offset = np.array([keypoint_offset, keypoint_offset, 0.0])
+                record["keypoints"] = (self.keypoints[i] - offset).ravel().tolist()
+            made.append(record | {name: values[i].tolist() for name, values in self.extras.items()})
         return made
 
 
@@ -92,5 +102,11 @@ class OpenVinoRunner:
 def _found(names: Sequence[str], values: Sequence[Array]) -> Instances:
     named = dict(zip(names, values, strict=True))
     masks = named.get("masks")
-    bools = None if masks is None else masks.view(np.bool_)
-    return Instances(named["boxes"], named["scores"], named["classes"], bools)
+    return Instances(
+        named["boxes"],
+        named["scores"],
+        named["classes"],
+        None if masks is None else masks.view(np.bool_),
+        named.get("keypoints"),
+        {name: named[name] for name in names if name not in KNOWN},
+    )

@@ -2,12 +2,13 @@
 
 ``torch.export.load`` reads it where ``maskrcnn`` is installed: its operators are what RoIs are pooled by.  It
 takes normalised images, see :class:`maskrcnn.run.export.network.Network`; what stands before and behind is
-the checkpoint's own.
+the checkpoint's own.  :func:`load` reads one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from maskrcnn.data import apply_transforms
 from maskrcnn.files import replacing, take_place
-from maskrcnn.inference.records import coco_results
+from maskrcnn.inference.paste import paste_masks
+from maskrcnn.inference.records import in_image
+from maskrcnn.layers.ops import compiled_devices
 from maskrcnn.run.export.network import SAFE, trace
 from maskrcnn.run.export.running import Array, Instances, Runner
 from maskrcnn.run.export.writing import WRITERS, Order
 from maskrcnn.run.predictor import Predictor
 from maskrcnn.run.setup import build_transforms
-from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets
-from maskrcnn.structures.rle import decode
+from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets, clip_boxes
 
 
 @WRITERS.register("torch")
@@ -38,13 +40,13 @@ class TorchWriter:
 
     def write(self, predictor: Predictor, file: Path, order: Order) -> None:
         """See :class:`Writer`."""
-        program = trace(predictor.model)
+        program, _ = trace(predictor.model)
         with replacing(file) as stream:
             torch.export.save(program, stream, extra_files=dict(order.metadata))
 
     def runner(self, predictor: Predictor, file: Path) -> Runner:
         """PyTorch."""
-        return TorchRunner(predictor, torch.export.load(file).module())
+        return TorchRunner(predictor, load(file))
 
     def rename(self, file: Path, output: Path) -> None:
         """See :class:`Writer`."""
@@ -56,6 +58,16 @@ def with_room(images: Tensor, divisor: int) -> Tensor:
     least = -(-SAFE // divisor) * divisor
     height, width = images.shape[2:]
     return F.pad(images, (0, max(least - width, 0), 0, max(least - height, 0)))
+
+
+def load(file: Path | str) -> torch.nn.Module:
+    """The network of a ``.pt2``, see :class:`maskrcnn.run.export.network.Network`.
+
+    ``torch.export.load`` does it, too, where our operators, which it runs, were loaded before.
+    """
+    compiled_devices()
+    import_module("maskrcnn.modeling.roi.keypoint_decode")
+    return torch.export.load(file).module()
 
 
 class TorchRunner:
@@ -75,23 +87,21 @@ class TorchRunner:
         batch = self._predictor.model.preprocess([tensor])
         with torch.no_grad():
             images = with_room(batch.tensor, self._predictor.model.preprocess.size_divisor)
-            boxes, scores, labels, real, *masks = self._network(images, batch.extents)
-        rows = real[0]
-        found = Detections(
-            boxes[0][rows], scores[0][rows], labels[0][rows], masks[0][0][rows] if masks else None
-        )
-        recipe, categories = self._predictor.recipe, self._predictor.categories
-        records = coco_results(info, found, batch.sizes[0], categories, recipe.eval.paste)
-        corners = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        drawn = [decode(r["segmentation"]).astype(np.bool_) for r in records] if masks else None
+            given = self._network(images, batch.extents)
+        rows = given.pop("real")[0]
+        told = {name: values[0][rows] for name, values in given.items()}
+        boxes, scores, labels = (told.pop(name) for name in ("boxes", "scores", "classes"))
+        masks, points = told.pop("mask_probs", None), told.pop("keypoints", None)
+        size, settings = (height, width), self._predictor.recipe.eval
+        found = in_image(Detections(boxes, scores, labels, masks, points, told), batch.sizes[0], size)
+        drawn = None
+        if found.mask_probs is not None:
+            drawn = paste_masks(found.mask_probs, found.boxes, *size, settings.paste, settings.clean)
         return Instances(
-            corners,
-            np.array([r["score"] for r in records]),
-            np.array([categories.index_of(r["category_id"]) for r in records], dtype=np.int64),
-            np.zeros((0, height, width), dtype=np.bool_)
-            if drawn == []
-            else None
-            if drawn is None
-            else np.stack(drawn),
+            clip_boxes(found.boxes, *size).double().numpy(),
+            found.scores.double().numpy(),
+            found.labels.numpy(),
+            drawn,
+            None if found.keypoints is None else found.keypoints.double().numpy(),
+            {name: values.numpy() for name, values in found.extras.items()},
         )

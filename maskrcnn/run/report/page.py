@@ -13,7 +13,7 @@ from maskrcnn.evaluation.report.figures import ReportFigures
 from maskrcnn.files import write_json, write_text
 from maskrcnn.run.report.choice_of_images import JudgedRun, gallery, rankings
 from maskrcnn.run.report.evaluated import Evaluated, figures_of
-from maskrcnn.run.thresholds import write_thresholds
+from maskrcnn.run.thresholds import Thresholds, views_of, write_thresholds
 from maskrcnn.viz.report_errors import about_part, error_parts, what_costs_most
 from maskrcnn.viz.report_figures import figure_parts, leads
 from maskrcnn.viz.report_page import Gallery, report_page
@@ -80,7 +80,8 @@ def _keep_scores(seen: Evaluated, figures: ReportFigures, warn: Callable[[str], 
     if seen.checkpoint is None or not figures.thresholds:
         return ""
     try:
-        return f", scores of the best F1 in {write_thresholds(seen.checkpoint, figures.thresholds)}"
+        found = Thresholds(figures.thresholds, views_of(seen.recipe.eval.tta))
+        return f", scores of the best F1 in {write_thresholds(seen.checkpoint, found)}"
     except UserError as error:
         warn(f"{error} (the scores of the best F1 stand in the report)")
         return ""

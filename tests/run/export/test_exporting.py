@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,28 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn import __version__
 from maskrcnn.cli import main
+from maskrcnn.data.regions import Pixels
 from maskrcnn.engine.checkpoint import load
+from maskrcnn.engine.distributed import connect
 from maskrcnn.errors import UserError
 from maskrcnn.files import save_tensors
-from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
+from maskrcnn.modeling import MaskRCNN
+from maskrcnn.modeling.interfaces import RoIHead
+from maskrcnn.recipe import load_recipe
+from maskrcnn.run.export import onnx_file, torch_file
+from maskrcnn.run.export.exporting import described
 from maskrcnn.run.export.needed import needed
 from maskrcnn.run.export.network import SAFE, trace
 from maskrcnn.run.export.onnx_file import OnnxWriter
 from maskrcnn.run.export.openvino_file import OpenVinoWriter
 from maskrcnn.run.export.running import Instances
 from maskrcnn.run.export.torch_file import TorchWriter, with_room
-from maskrcnn.run.export.writing import WRITERS, Writer
+from maskrcnn.run.export.verify import compare
+from maskrcnn.run.export.writing import WRITERS, Order, Writer
+from maskrcnn.run.predictor import Predictor
+from maskrcnn.run.setup import build_val
 from maskrcnn.structures import ImageInfo
 from maskrcnn.structures.categories import Categories
 from maskrcnn.structures.rle import decode
@@ -108,7 +119,10 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(
         *onnx, "--set", "model.roi_op={type: roi_pool, bins: partition}"
     )
     assert "the original RoIPool alone" in told(*onnx, "--set", "model.roi_op=roi_warp")
-    assert "eval.paste: torchvision has no form in ONNX" in told(*onnx, "--set", "eval.paste=torchvision")
+    assert "eval.clean=null, or --without paste" in told(*onnx, "--set", "eval.clean={parts: largest}")
+    assert "export with --set eval.tta=null" in told(*onnx, "--set", "eval.tta={}")
+    assert "data.contrast makes fractions" in told(*onnx, "--set", "data.contrast={}")
+    assert "sixteen_bit: keep makes fractions" in told(*onnx, "--set", "data.val.sixteen_bit=keep")
     assert "--limit must be at least 1" in told(*onnx, "--limit", "0")
     assert not list(tmp_path.iterdir())
 
@@ -119,8 +133,34 @@ def test_missing_packages_and_models_without_a_form_are_told() -> None:
     assert needed("json") is json
     with pytest.raises(UserError, match="this model has no RPN"):
         trace(build(rpn=None))
-    with pytest.raises(UserError, match=r"--set model.keypoint_head=null"):
-        trace(build(keypoint_head=ConvKeypointHeadConfig(convs=1, width=8)))
+    mute = r"Mute has no method in_graph\(rois, values\).*A new head\)"
+    with pytest.raises(UserError, match=mute + ", or leave the head out with --set model.keypoint_head=null"):
+        trace(changed_head("keypoint_head", Mute()))
+    with pytest.raises(UserError, match=f"model.heads.further: {mute}$"):
+        trace(changed_head("further", Mute()))
+    with pytest.raises(UserError, match="model.heads.boxes: an exported file has something else"):
+        trace(changed_head("boxes", Mute()))
+
+
+class Mute(RoIHead):
+    """A head that does not say what an exported file tells of it."""
+
+
+def changed_head(name: str, head: RoIHead) -> MaskRCNN:
+    """The tiny model with ``head`` as a head of that name."""
+    model = build()
+    model.roi.head_names = (name,)
+    setattr(model.roi, name, head)
+    return model
+
+
+def test_what_is_advised_leaves_a_head_out(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    head = "keypoint_head: {type: conv, num_keypoints: 3}"
+    (tmp_path / "more.yaml").write_text(f"base: {path.name}\nmodel: {{{head}}}\n")
+    assert load_recipe(tmp_path / "more.yaml").model.keypoint_head is not None
+    advised = load_recipe(tmp_path / "more.yaml", ["model.keypoint_head=null"])
+    assert advised.model == load_recipe(path).model
 
 
 @pytest.mark.parametrize("writer", [OnnxWriter, TorchWriter, OpenVinoWriter])
@@ -131,14 +171,101 @@ def test_formats_are_known_by_the_suffixes_of_their_files(writer: type[Writer]) 
     assert writer.suffix in (".onnx", ".pt2", ".xml")
 
 
+KEYS = {
+    *("classes", "category_ids", "thresholds", "score_threshold", "nms_threshold", "max_detections", "mean"),
+    *("std", "channels", "keypoint_scores", "paste", "precision", "left_out", "made_from", "sha256"),
+    *("trained_on", "licence", "maskrcnn", "torch"),
+}
+
+
+def order_of(run: Path) -> tuple[Predictor, Order]:
+    """As ``maskrcnn export`` gives it to a writer."""
+    predictor = Predictor(run, device="cpu", score=0.0)
+    metadata = described(predictor, run, ("paste",), "float32")
+    return predictor, Order(("paste",), "float32", metadata, list)
+
+
+def test_files_say_what_they_are(run: Path, tmp_path: Path) -> None:
+    (run.parent / "last.thresholds.json").unlink(missing_ok=True)
+    _, order = order_of(run)
+    assert set(order.metadata) == KEYS and all(isinstance(value, str) for value in order.metadata.values())
+    lists = ("classes", "category_ids", "thresholds", "keypoint_scores", "left_out", "mean", "std")
+    numbers = ("nms_threshold", "max_detections", "score_threshold")
+    told = {name: json.loads(order.metadata[name]) for name in (*lists, *numbers)}
+    assert told["classes"] == ["box", "disc"] and told["category_ids"] == [2, 5]
+    assert told["thresholds"] is None and told["keypoint_scores"] is None and told["left_out"] == ["paste"]
+    assert (told["nms_threshold"], told["max_detections"], told["score_threshold"]) == (0.9, 40, 0.0)
+    assert len(told["mean"]) == len(told["std"]) == 3
+    assert order.metadata["sha256"] == sha256(run.read_bytes()).hexdigest()
+    plain = {name: order.metadata[name] for name in ("made_from", "trained_on", "paste", "precision")}
+    assert [*plain.values()] == ["last.pt", "train.json", "aligned", "float32"]
+    assert order.metadata["channels"] == "RGB" and order.metadata["licence"].startswith("not stated")
+    assert (order.metadata["maskrcnn"], order.metadata["torch"]) == (__version__, torch.__version__)
+
+
+def test_every_format_keeps_all_of_the_metadata(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model of one sum, in place of ours, which takes a minute."""
+    onnx = pytest.importorskip("onnx")
+    openvino = pytest.importorskip("openvino", reason="the package openvino is not installed")
+    predictor, order = order_of(run)
+    text = '<ir_version: 9, opset_import: ["" : 18]> sum (float[N] image) => (float[N] boxes)'
+    sums = onnx.parser.parse_model(text + "{ boxes = Add(image, image) }")
+
+    def written(*given: Any, **named: Any) -> Any:
+        onnx.helper.set_model_props(sums, dict(given[3]))
+        return sums
+
+    monkeypatch.setattr(onnx_file, "onnx_model", written)
+    OnnxWriter().write(predictor, tmp_path / "a.onnx", order)
+    properties = onnx.load(tmp_path / "a.onnx").metadata_props
+    assert {entry.key: entry.value for entry in properties} == order.metadata
+
+    OpenVinoWriter().write(predictor, tmp_path / "a.xml", order)
+    model = openvino.Core().read_model(tmp_path / "a.xml")
+    assert {name: model.get_rt_info(["maskrcnn", name]).astype(str) for name in KEYS} == order.metadata
+    assert [port.get_any_name() for port in (*model.inputs, *model.outputs)] == ["image", "boxes"]
+
+    layer = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
+    monkeypatch.setattr(torch_file, "trace", lambda model: (layer, {}))
+    TorchWriter().write(predictor, tmp_path / "a.pt2", order)
+    found = dict.fromkeys(KEYS, "")
+    torch.export.load(tmp_path / "a.pt2", extra_files=found)
+    assert found == order.metadata
+
+
+def test_images_are_compared_as_they_were_read(run: Path) -> None:
+    """A contrast is not taken of what it was taken of before: both get the same values."""
+    contrast = "data.contrast={percentiles: [10, 90]}"
+    predictor = Predictor(run, device="cpu", score=0.0, overrides=(contrast,))
+    seen = []
+
+    def same(image: Any) -> Instances:
+        seen.append(image)
+        found = predictor(Pixels(image))
+        masks = np.stack([decode(record["segmentation"]).astype(bool) for record in found.records])
+        return Instances(found.boxes, found.scores, found.labels, masks)
+
+    told = compare(predictor, same, build_val(predictor.recipe, connect("cpu")), 2, lambda number: None)
+    assert len(seen) == 2 and all(image.dtype == np.float32 and image.max() == 255 for image in seen)
+    assert told.matched == told.detections > 20
+    assert (told.boxes, told.scores, told.masks) == (0.0, 0.0, 1.0)
+
+
 def test_what_a_file_finds_becomes_records() -> None:
     masks = np.zeros((1, 9, 12), dtype=np.bool_)
     masks[0, 2:5, 3:8] = True
-    found = Instances(np.array([[3.0, 2.0, 8.0, 5.0]]), np.array([0.75]), np.array([1]), masks)
+    points, further = np.array([[[4.0, 3.0, 0.5], [6.0, 4.0, -1.0]]]), {"centroid": np.array([[0.25, 0.5]])}
+    boxes = np.array([[3.0, 2.0, 8.0, 5.0]])
+    found = Instances(boxes, np.array([0.75]), np.array([1]), masks, points, further)
     (record,) = found.records(ImageInfo(7, "", 9, 12), Categories((4, 6), ("a", "b")))
     assert (record["image_id"], record["category_id"], record["score"]) == (7, 6, 0.75)
     assert record["bbox"] == [3.0, 2.0, 5.0, 3.0]
     assert (decode(record["segmentation"]) == masks[0]).all()
+    assert record["keypoints"] == [3.5, 2.5, 0.5, 5.5, 3.5, -1.0] and record["centroid"] == [0.25, 0.5]
+    (record,) = found.records(ImageInfo(7, "", 9, 12), Categories((4, 6), ("a", "b")), 0.0)
+    assert record["keypoints"] == [4.0, 3.0, 0.5, 6.0, 4.0, -1.0]
 
 
 @pytest.mark.parametrize("divisor", [1, 32, 64])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from maskrcnn.evaluation import coco_results
 from maskrcnn.layers.other_operators import RoIPool
 from maskrcnn.modeling import MaskRCNN
 from maskrcnn.modeling.mask_rcnn import MaskRCNNConfig, without_weights
+from maskrcnn.modeling.roi.keypoint_head import ConvKeypointHeadConfig
+from maskrcnn.run.export.network import trace
 from maskrcnn.run.export.onnx_file import onnx_model
 from maskrcnn.run.export.running import OnnxRunner
+from maskrcnn.run.export.torch_file import load
 from maskrcnn.run.export.verify import Meetings
 from maskrcnn.structures import ImageInfo
 from maskrcnn.structures.categories import Categories
+from tests.modeling import tiny
+from tests.rules.pages import ROOT
 from tests.rules.test_configs import recipe, small
 
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
@@ -57,6 +63,7 @@ def changed(name: str, **changes: Any) -> MaskRCNNConfig:
         ("coco/mask_rcnn_r50_dc5_1x", {}),
         ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
         ("coco/faster_rcnn_r50_fpn_1x", {}),
+        ("coco/keypoint_rcnn_r50_fpn_1x", {}),
         ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
@@ -88,5 +95,45 @@ def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], t
     told = pairs.comparison(len(arrays), {})
     print(name, told)
     assert told.matched >= 0.98 * told.detections, told
+    assert told.keypoints is None or told.keypoints < 0.02, told
     assert told.boxes < 0.01 and told.scores < 1e-3, told
     assert (told.masks or 0) > 0.98 if config.mask_head else told.masks is None, told
+
+
+@pytest.mark.slow
+def test_all_heads_are_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, keypoints and the example's further head: in ONNX and as a program of PyTorch's."""
+    pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "examples/plugin"))
+    centroid = import_module("maskrcnn_extras.centroid")
+    model = tiny.detecting(
+        keypoint_head=ConvKeypointHeadConfig(convs=1, width=8, num_keypoints=4, pool_size=4),
+        heads={"centroid": centroid.CentroidHeadConfig(hidden=8, pool_size=3)},
+    ).eval()
+    proto = onnx_model(model, [], ("resize",), {})
+    names = ["boxes", "scores", "classes", "images", "masks", "keypoints", "centroid"]
+    assert [value.name for value in proto.graph.input] == ["image"]
+    assert [value.name for value in proto.graph.output] == names
+    assert {op.domain for op in proto.opset_import} == {""} == {node.domain for node in proto.graph.node}
+    file = tmp_path / "model.onnx"
+    file.write_bytes(proto.SerializeToString())
+
+    torch.export.save(trace(model)[0], tmp_path / "model.pt2")
+    program = load(tmp_path / "model.pt2")
+    array = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    batch = model.preprocess([torch.from_numpy(array).permute(2, 0, 1)])
+    (ours,) = model.predict_batch(batch)
+    assert len(ours) == 10
+    found = OnnxRunner(file, threads=1)(array)
+    with torch.no_grad():
+        given = program(batch.tensor, batch.extents)
+    assert [*given] == ["boxes", "scores", "classes", "real", "mask_probs", "keypoints", "centroid"]
+    own = {name: values[given["real"]].numpy() for name, values in given.items()}
+    assert ours.keypoints is not None
+    for points, centroids in (
+        (found.keypoints, found.extras["centroid"]),
+        (own["keypoints"], own["centroid"]),
+    ):
+        np.testing.assert_allclose(points, ours.keypoints.numpy(), atol=1e-2)
+        np.testing.assert_allclose(centroids, ours.extras["centroid"].numpy(), atol=1e-5)

@@ -13,8 +13,9 @@ from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShort
 from maskrcnn.errors import UserError
 from maskrcnn.inference.records import coco_results
 from maskrcnn.modeling.preprocess import Preprocess
-from maskrcnn.run.export.network import INPUTS, OUTPUTS
-from maskrcnn.run.export.onnx_parts import before, behind
+from maskrcnn.run.export.network import INPUTS, OUTPUTS, Told
+from maskrcnn.run.export.onnx_parts import before, behind, network_names, told_names
+from maskrcnn.run.export.onnx_pastes import PASTING_WAYS
 from maskrcnn.run.export.openvino_file import converted
 from maskrcnn.structures import Detections, ImageInfo, RawSample, Targets
 from maskrcnn.structures.categories import Categories
@@ -23,6 +24,7 @@ from maskrcnn.structures.rle import decode
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
 
+ALIGNED = PASTING_WAYS["aligned"]
 PREPROCESS = Preprocess([120.0, 110.0, 100.0], [50.0, 60.0, 70.0], 32, True)
 
 
@@ -81,9 +83,7 @@ def test_what_onnx_has_no_way_for_is_refused() -> None:
             before(transforms, PREPROCESS, resize=True)
 
 
-def pasted(detections: int, side: int, runtime: str, folder: Path, feed: dict[str, Any]) -> list[Any]:
-    """What ``behind`` gives in a runtime: of images, boxes, scores, classes, images, masks."""
-    text = behind(True, side, detections, paste=True)
+def given_by(runtime: str, folder: Path, text: str, feed: dict[str, Any]) -> list[Any]:
     if runtime == "onnxruntime":
         return list(session(text).run(None, feed))
     openvino = pytest.importorskip("openvino", reason="the package openvino is not installed")
@@ -94,7 +94,7 @@ def pasted(detections: int, side: int, runtime: str, folder: Path, feed: dict[st
     model = converted(file, "float32", list)
     assert model.output("masks").get_element_type() == openvino.Type.u8
     found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feed)
-    return [found[i] for i in range(5)]
+    return [found[i] for i in range(len(model.outputs))]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -116,36 +116,48 @@ def test_boxes_and_masks_are_those_of_the_records(
     real = torch.ones(detections, dtype=torch.bool)
     real[5] = False
     rows = [i for i in range(detections) if i != 5]
-    found = Detections(boxes[rows], scores[rows], labels[rows], masks[rows])
+    points = torch.rand(detections, 3, 3, generator=generator) * 60
+    fills = torch.rand(detections, generator=generator)
+    found = Detections(
+        boxes[rows], scores[rows], labels[rows], masks[rows], points[rows], {"fill": fills[rows]}
+    )
     info, categories = ImageInfo(7, "", height, width), Categories((1, 2, 5), ("a", "b", "c"))
     records = coco_results(info, found, network, categories)
     frames = np.array([width / network[1], height / network[0]] * 2, dtype=np.float32)
     image = np.zeros((2, height, width, 3), dtype=np.uint8)
-    values = (boxes, scores, labels, real, masks)
-    feed = dict(zip(OUTPUTS, (v[None].repeat_interleave(2, 0).numpy() for v in values), strict=True))
+    values = (boxes, scores, labels, real, masks, points, fills, labels)
+    told = {
+        name: Told(tuple(v.shape[1:]), v.dtype)
+        for name, v in zip(("mask_probs", "keypoints", "fill", "sides"), values[4:], strict=True)
+    }
+    assert told_names(told) == {"told_2": "fill", "told_3": "sides"}
+    feed = dict(
+        zip(network_names(told), (v[None].repeat_interleave(2, 0).numpy() for v in values), strict=True)
+    )
     feed |= {"frames": frames, "image": image}
-    found_boxes, found_scores, classes, images, drawn = pasted(detections, side, runtime, tmp_path, feed)
+    text = behind(told, detections, paste=ALIGNED)
+    found_boxes, found_scores, classes, images, pasted, places, further, again = given_by(
+        runtime, tmp_path, text, feed
+    )
     assert images.tolist() == [0] * len(records) + [1] * len(records)
     for i, record in enumerate([*records, *records]):
         x, y, w, h = record["bbox"]
         assert found_boxes[i] == pytest.approx([x, y, x + w, y + h], abs=1e-4)
         assert found_scores[i] == pytest.approx(record["score"])
         assert categories.ids[classes[i]] == record["category_id"]
-        assert (drawn[i] == decode(record["segmentation"])).mean() > 0.9995  # but where it rounds to 0.5
-    assert drawn.shape == (2 * len(records), height, width) and drawn.any()
+        assert (places[i] - [0.5, 0.5, 0]).ravel() == pytest.approx(record["keypoints"], abs=1e-4)
+        assert further[i] == pytest.approx(record["fill"])
+        assert (pasted[i] == decode(record["segmentation"])).mean() > 0.9995  # but where it rounds to 0.5
+    assert (again == classes).all() and again.dtype == np.int64
+    assert pasted.shape == (2 * len(records), height, width) and pasted.any()
     feed[OUTPUTS[3]] = np.zeros((2, detections), dtype=np.bool_)
-    assert pasted(detections, side, runtime, tmp_path, feed)[4].shape == (0, height, width)
+    assert given_by(runtime, tmp_path, text, feed)[4].shape == (0, height, width)
 
 
 def test_masks_can_be_left_to_paste() -> None:
-    outputs = session(behind(True, 28, 5, paste=False)).get_outputs()
-    assert [o.name for o in outputs] == [
-        "boxes",
-        "scores",
-        "classes",
-        "images",
-        "mask_probabilities",
-        "mask_boxes",
-    ]
-    assert [o.name for o in session(behind(False, 4, 5, paste=True)).get_outputs()][-1] == "images"
+    told = {"mask_probs": Told((28, 28), torch.float32), "keypoints": Told((17, 3), torch.float32)}
+    outputs = session(behind(told, 5, paste=None)).get_outputs()
+    first = ["boxes", "scores", "classes", "images"]
+    assert [o.name for o in outputs] == [*first, "mask_probabilities", "mask_boxes", "keypoints"]
+    assert [o.name for o in session(behind({}, 5, paste=ALIGNED)).get_outputs()] == first
     assert INPUTS[0] not in [o.name for o in outputs]

@@ -31,6 +31,18 @@ def test_detections_are_found_again_by_class_and_place() -> None:
     assert meetings.comparison(2, {}).detections == 4
 
 
+def test_keypoints_and_further_numbers_are_compared_in_their_own_unit() -> None:
+    meetings = Meetings()
+    points = [1.0, 2.0, 0.5, 4.0, 4.0, 0.5]
+    before = [record(0) | {"keypoints": points, "place": [0.25, 0.5]}]
+    after = [record(0) | {"keypoints": [4.0, 6.0, 9.0, 4.0, 4.0, 0.5], "place": [0.25, 0.75]}]
+    meetings.add(before, after, ("place",))
+    meetings.add(before, before, ("place",))
+    found = meetings.comparison(2, {})
+    assert (found.keypoints, found.extras) == (5.0, {"place": 0.25})
+    assert found.lines()[0].endswith("IoU of masks 1.0000, keypoints 5 px, place 0.25")
+
+
 def test_two_masks_without_a_pixel_are_the_same() -> None:
     for other, overlap in ((20, 1.0), (0, 0.0)):
         meetings = Meetings()

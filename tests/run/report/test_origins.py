@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,12 +17,12 @@ import pytest
 from maskrcnn.cli import main
 from maskrcnn.engine.console import Console
 from maskrcnn.engine.metrics_file import MetricsFile
-from maskrcnn.recipe import load_recipe
+from maskrcnn.recipe import TTAConfig, load_recipe
 from maskrcnn.run.folder import RunFolder
 from maskrcnn.run.report import origins
 from maskrcnn.run.report import page as pages
 from maskrcnn.run.report.best import keep_best
-from maskrcnn.run.thresholds import read_thresholds
+from maskrcnn.run.thresholds import NO_VIEWS, Thresholds, read_thresholds, thresholds_file, views_of
 from tests.engine.tiny import write_recipe
 from tests.rules.pages import ROOT
 from tests.run.test_tiled_evaluation import recipe_on_tiles
@@ -50,7 +52,7 @@ def test_a_training_ends_with_its_page(run: Path) -> None:
         told = {name: value["value"] for name, value in figures["figures"][kind].items()}
         assert told == best["figures"][kind]  # to the last digit
     kept = read_thresholds(run / "checkpoints" / "best.pt")
-    assert kept == figures["thresholds"]
+    assert kept == Thresholds(figures["thresholds"], NO_VIEWS)
 
 
 def test_the_figures_of_a_page_are_those_of_eval(
@@ -69,7 +71,7 @@ def test_the_figures_of_a_page_are_those_of_eval(
         assert found[name] == wanted[name], name
     assert found["proposals"].keys() == {"AR@100", "AR@1000"} and found["proposals"] == wanted["proposals"]
     assert found["proposals"]["AR@1000"] > 0
-    assert read_thresholds(own / "checkpoints/best.pt") == found["thresholds"]
+    assert read_thresholds(own / "checkpoints/best.pt") == Thresholds(found["thresholds"], NO_VIEWS)
     assert 'id="proposals"' in out.read_text() and 'id="training"' not in out.read_text()
 
 
@@ -222,3 +224,43 @@ def test_a_run_of_a_plugin_is_reported_as_the_refusal_says(run: Path, tmp_path: 
     done = subprocess.run([*command, "--set", advice], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").is_file()
+
+
+def test_scores_chosen_with_augmentation_are_told_where_there_is_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, page = tmp_path / "run", tmp_path / "page.html"
+    shutil.copytree(run, own)
+    checkpoint = own / "checkpoints/best.pt"
+    chosen_plain = read_thresholds(checkpoint)
+    tta = TTAConfig(flips=("v",), scales=(1.0,))
+    evaluate = ["eval", "--checkpoint", str(own), "--report", str(page), "--set"]
+    assert main([*evaluate, f"eval.tta={views_of(tta)}"]) == 0
+    chosen = read_thresholds(checkpoint)
+    assert chosen == Thresholds(
+        json.loads(page.with_suffix(".json").read_text())["thresholds"], views_of(tta)
+    )
+    assert chosen_plain is not None and chosen is not None and chosen.scores != chosen_plain.scores
+
+    def predicted(*options: str) -> tuple[str, list[Any]]:
+        image = str(next((run.parent / "images").iterdir()))
+        capsys.readouterr()
+        out = tmp_path / "out"
+        command = ["predict", "--checkpoint", str(own), image, "--out", str(out), "--write", "coco", *options]
+        assert main(command) == 0
+        return capsys.readouterr().err, json.loads((out / "predictions.json").read_text())
+
+    told, found = predicted("--tta", views_of(tta))
+    assert str(thresholds_file(checkpoint)) in told and "are others" not in told
+    every = predicted("--tta", views_of(tta), "--score", "0")[1]
+    assert [r["score"] for r in found] == [
+        r["score"] for r in every if r["score"] >= chosen.scores[r["category"]]
+    ]
+    told, _ = predicted()
+    (way,) = re.findall(r"scores without test-time augmentation are others: predict with (--tta '.*?')", told)
+    assert "are others" not in predicted(*shlex.split(way))[0]
+    (command,) = re.findall(r"\(maskrcnn (eval .*)\)", told)
+    words = [str(page) if word == "page.html" else word for word in shlex.split(command)]
+    assert main([*words, "--checkpoint", str(own)]) == 0
+    assert read_thresholds(checkpoint) == chosen_plain and "are others" not in predicted()[0]
+    assert "chosen without test-time augmentation" in predicted("--tta")[0]
