@@ -37,25 +37,21 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         rois: Any,
         levels: Any,
         scales: Sequence[float],
+        size: tuple[int, int],
     ) -> Any:
-        """``pool(feature, rois, scale)`` on each level for its own RoIs, then these in the order they had.
-
-        They are put in order with channels last, as runtimes have them in memory.
-        """
+        """``pool(feature, rois, scale)`` on each level for its own RoIs, scattered back to their rows."""
         if levels is None:
             return pool(features[0], rois, scales[0])
-        pooled, places = [], []
+        count = op.Shape(rois, start=0, end=1)
+        channels = op.Shape(features[0], start=1, end=2)
+        shape = op.Concat(count, channels, op.Constant(value_ints=[*size]), axis=0)
+        result = op.CastLike(op.ConstantOfShape(shape), features[0])
         for index, feature in enumerate(features):
-            mine = op.NonZero(op.Equal(levels, op.Constant(value_int=index)))
-            where = op.Squeeze(mine, op.Constant(value_ints=[0]))  # [K_l]
-            found = pool(feature, op.Gather(rois, where, axis=0), scales[index])
-            pooled.append(op.Transpose(found, perm=[0, 2, 3, 1]))
-            places.append(where)
-        place = op.Concat(*places, axis=0)
-        count = op.Squeeze(op.Shape(place))
-        zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-        order = op.ScatterElements(place, place, op.Range(zero, count, one), axis=0)
-        return op.Transpose(op.Gather(op.Concat(*pooled, axis=0), order, axis=0), perm=[0, 3, 1, 2])
+            mine = op.Equal(levels, op.Constant(value_int=index))
+            where = op.Transpose(op.NonZero(mine), perm=[1, 0])  # [K_l, 1]
+            rows = op.GatherND(rois, where)
+            result = op.ScatterND(result, where, pool(feature, rows, scales[index]))
+        return result
 
     def roi_average(
         features: Sequence[Any],
@@ -88,7 +84,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
                 spatial_scale=scale,
             )
 
-        return on_levels(pool, features, rois, levels, scales)
+        return on_levels(pool, features, rois, levels, scales, (height, width))
 
     def roi_pool(
         features: Sequence[Any],
@@ -108,7 +104,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             rows = op.CastLike(rows, feature)
             return op.MaxRoiPool(feature, rows, pooled_shape=[height, width], spatial_scale=scale)
 
-        result = on_levels(pool, features, rois, levels, scales)
+        result = on_levels(pool, features, rois, levels, scales, (height, width))
         return result, op.Cast(result, to=7)  # in place of where the maxima lie, which a prediction ignores
 
     def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:

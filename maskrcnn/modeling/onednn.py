@@ -150,9 +150,6 @@ class Linear(nn.Linear):
 
         Where no gradients are recorded, channels_last maps are read as they lie, and the weights turned once.
         """
-        if torch.compiler.is_exporting():  # to runtimes that have maps so
-            rows, weight = maps.permute(0, 2, 3, 1).flatten(1), self.weight.unflatten(1, maps.shape[1:])
-            return F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), self.bias)
         dtype = None if torch.is_grad_enabled() or self._forward_hooks else _precision(maps)
         if dtype is None or not maps.is_contiguous(memory_format=torch.channels_last):
             return cast(Tensor, self(maps.flatten(1)))
