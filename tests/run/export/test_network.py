@@ -27,7 +27,7 @@ from maskrcnn.structures import ImageInfo
 from maskrcnn.structures.categories import Categories
 from tests.modeling import tiny
 from tests.rules.pages import ROOT
-from tests.rules.test_configs import recipe, small
+from tests.rules.test_configs import NAMES, recipe, small
 
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
 #: The least score of detections that are compared: those of a cascade are means of three.
@@ -52,20 +52,41 @@ def changed(name: str, **changes: Any) -> MaskRCNNConfig:
     return replace(recipe(name).model, **changes)
 
 
+#: Recipes and changes to their models.
+EXPORTED: list[tuple[str, dict[str, Any]]] = [
+    ("coco/mask_rcnn_r50_fpn_1x", {}),
+    ("coco/mask_rcnn_r50_fpn_torchvision_v2", {}),
+    (ROUNDS, {}),
+    ("coco/mask_rcnn_r50_c4_1x", {}),
+    ("coco/mask_rcnn_r50_dc5_1x", {}),
+    ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
+    ("coco/faster_rcnn_r50_fpn_1x", {}),
+    ("coco/keypoint_rcnn_r50_fpn_1x", {}),
+    ("nuclei_imagenet/mask_rcnn_efficientnet_lite0_fpn", {}),
+    ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
+]
+
+
+def parts(model: MaskRCNNConfig) -> set[tuple[str, str]]:
+    """What a model is made of: the kind of each part, and of RoIAlign whether it is aligned."""
+    names = ("backbone", "neck", "roi_trunk", "box_head", "mask_head", "keypoint_head")
+    found = {(name, type(getattr(model, name)).__name__) for name in names}
+    found |= {("cascade", str(model.roi.cascade is not None)), ("heads", str(sorted(model.heads)))}
+    return found | {("roi_op", f"{type(model.roi_op).__name__} {getattr(model.roi_op, 'aligned', None)}")}
+
+
+def test_every_part_of_what_we_ship_is_exported_below() -> None:
+    """But of models without an RPN, which are not."""
+    shipped = {name: recipe(name).model for name in NAMES}
+    here = set().union(*(parts(changed(name)) for name, _ in EXPORTED))
+    missing = {name: parts(m) - here for name, m in shipped.items() if m.rpn is not None and parts(m) - here}
+    assert not missing
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [
-        ("coco/mask_rcnn_r50_fpn_1x", {}),
-        ("coco/mask_rcnn_r50_fpn_torchvision_v2", {}),
-        (ROUNDS, {}),
-        ("coco/mask_rcnn_r50_c4_1x", {}),
-        ("coco/mask_rcnn_r50_dc5_1x", {}),
-        ("coco/cascade_mask_rcnn_r50_fpn_1x", {}),
-        ("coco/faster_rcnn_r50_fpn_1x", {}),
-        ("coco/keypoint_rcnn_r50_fpn_1x", {}),
-        ("coco/mask_rcnn_r50_fpn_1x", {"roi_op": RoIPool}),
-    ],
+    EXPORTED,
     ids=lambda value: value if isinstance(value, str) else "-".join(v.__name__ for v in value.values()),
 )
 def test_a_file_finds_what_the_model_finds(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
