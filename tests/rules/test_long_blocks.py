@@ -58,7 +58,7 @@ def run(*words: str | Path) -> str:
 def ablate(line: str, number: str) -> None:
     """One variant for all that are not named, one seed."""
     _, name, *words = split_command(line)
-    suite = load_suite(find_suite(name))
+    suite = load_suite(find_suite(Path(name)))
     if "--output" in words:
         del words[(at := words.index("--output")) : at + 2]
     for option, stops in (("--seeds", 3), ("--nproc-per-run", 2)):
