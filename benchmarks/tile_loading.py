@@ -19,7 +19,7 @@ from maskrcnn.data import tile_reading
 from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.interfaces import TilesConfig
 from maskrcnn.data.tiles import TiledDataset
-from maskrcnn.files import write_image
+from maskrcnn.picture_files import write_image
 
 KINDS = ("png", "tif", "npy")
 

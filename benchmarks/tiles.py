@@ -30,8 +30,9 @@ import numpy.typing as npt
 from maskrcnn.data.regions import Regions, open_regions
 from maskrcnn.data.windows import Window, rows_of_windows
 from maskrcnn.evaluation import evaluate_coco
-from maskrcnn.files import write_image, write_json
+from maskrcnn.files import write_json
 from maskrcnn.inference.tile_merger import Found, TileMerger
+from maskrcnn.picture_files import write_image
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, train
 from maskrcnn.structures import rle

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -27,7 +25,6 @@ from maskrcnn.files import (
     save_tensors,
     scratch,
     temporary_beside,
-    write_image,
     write_json,
     write_text,
 )
@@ -212,14 +209,6 @@ def test_what_is_no_plain_file_is_written_to_and_not_replaced(tmp_path: Path) ->
     link.symlink_to(tmp_path / "far")
     write_text(link, "there")
     assert link.is_symlink() and (tmp_path / "far").read_text() == "there"
-
-
-def test_an_image_comes_back_and_compression_changes_no_pixel(tmp_path: Path) -> None:
-    image = np.arange(600, dtype=np.uint32).reshape(10, 20, 3).astype(np.uint8)
-    for name, compression in (("é.png", None), ("b.png", 0), ("c.png", 9)):
-        write_image(tmp_path / name, image, compression=compression)
-        assert np.array_equal(cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR_RGB), image)
-    assert (tmp_path / "b.png").stat().st_size > (tmp_path / "c.png").stat().st_size
 
 
 def test_tensors_that_do_not_fit_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,8 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _write(found: Examination, folder: Path) -> None:
-    from maskrcnn.files import write_image, write_json
+    from maskrcnn.files import write_json
+    from maskrcnn.picture_files import write_image
     from maskrcnn.run.finding_pictures import finding_pictures
 
     content = found.as_json()

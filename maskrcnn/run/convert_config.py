@@ -91,13 +91,15 @@ def _read(path: Path, images: int | None) -> tuple[Converted, list[str]]:
         theirs = ForeignConfig(read_chain(path), DEFAULTS)
         if not theirs.given("MODEL"):
             raise ConfigError(f"{path}: is no config of Detectron2, which has a key MODEL")
-        found = from_detectron2(theirs)
+        with theirs.kinds_checked():
+            found = from_detectron2(theirs)
     elif path.suffix == ".py":
         root = read_python(path)
         if "model" not in root.entries or not hasattr(root.entries["model"].node, "entries"):
             raise ConfigError(f"{path}: is no config of mmdetection, which assigns model = dict(...)")
         theirs = with_defaults(root)
-        found = from_mmdetection(theirs, images)
+        with theirs.kinds_checked():
+            found = from_mmdetection(theirs, images)
     else:
         raise ConfigError(f"{path}: a config of Detectron2 is a .yaml file, one of mmdetection a .py file")
     return found, [*theirs.left()]

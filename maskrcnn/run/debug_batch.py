@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from maskrcnn.engine.distributed import choose_device
 from maskrcnn.errors import few, plural
-from maskrcnn.files import write_image
 from maskrcnn.modeling.precision import autocast
+from maskrcnn.picture_files import write_image
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.kept_batch import STATE, Kept, read_kept
 from maskrcnn.run.setup import checkpoint_categories, load_model

@@ -30,8 +30,8 @@ from maskrcnn.evaluation import (
     predict_dataset,
     save_results,
 )
-from maskrcnn.files import write_image
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.picture_files import write_image
 from maskrcnn.recipe import Expectation, Recipe, check_same_categories
 from maskrcnn.run.evaluation_pictures import draw_pictures
 from maskrcnn.run.preflight import EVALUATION, Start, run_checks

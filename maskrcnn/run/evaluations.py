@@ -12,9 +12,10 @@ from maskrcnn.data import Dataset
 from maskrcnn.engine.events import Events, describe_losses
 from maskrcnn.errors import UserError, plural
 from maskrcnn.evaluation.eval_result import EvalResult
-from maskrcnn.files import write_image, write_json
+from maskrcnn.files import write_json
 from maskrcnn.inference.records import save_results
 from maskrcnn.modeling.mask_rcnn import MaskRCNN
+from maskrcnn.picture_files import write_image
 from maskrcnn.run.evaluation import BrokenOff, Evaluation, run_evaluation
 from maskrcnn.run.evaluation_pictures import draw_pictures
 from maskrcnn.run.training import EVALUATIONS, REPORTS, TrainingRun

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from maskrcnn.files import write_tiled_tiff
+from maskrcnn.picture_files import write_tiled_tiff
 from maskrcnn.structures import rle
 
 #: Side of a tile, pixels.

@@ -17,8 +17,9 @@ from maskrcnn.data.regions import Pixels
 from maskrcnn.engine.checkpoint import Checkpoint, save
 from maskrcnn.engine.checkpoint_folder import PACKAGE, PACKED
 from maskrcnn.errors import DataError, UserError, plural
-from maskrcnn.files import building_folder, encode_jpeg, write_bytes, write_json, write_text
+from maskrcnn.files import building_folder, write_bytes, write_json, write_text
 from maskrcnn.modeling.mask_rcnn import without_weights
+from maskrcnn.picture_files import encode_jpeg
 from maskrcnn.recipe import Recipe
 from maskrcnn.run.package_card import Stated, card, report_of
 from maskrcnn.run.prediction import Prediction

@@ -19,8 +19,9 @@ from maskrcnn.data.video import Video, frames, opened_video
 from maskrcnn.engine.console import Console, Unwritten
 from maskrcnn.errors import DataError, OutputError, UserError, plural
 from maskrcnn.evaluation import PredictionProgress
-from maskrcnn.files import clear_folders, writing_video
+from maskrcnn.files import clear_folders
 from maskrcnn.inference.ahead import behind
+from maskrcnn.picture_files import writing_video
 from maskrcnn.run.evaluation import progress_lines
 from maskrcnn.run.find_images import AnyImage, ImagePage, Images
 from maskrcnn.run.prediction import Prediction

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from maskrcnn.data.formats.geojson import geojson_feature, geojson_geometry
 from maskrcnn.errors import DataError, UserError
-from maskrcnn.files import encode_png
 from maskrcnn.inference.records import Result
+from maskrcnn.picture_files import encode_png
 from maskrcnn.run.prediction_table import TABLE, further_columns, table_rows
 from maskrcnn.structures import rle
 from maskrcnn.structures.outlines import PixelPolygon, polygons

@@ -20,7 +20,8 @@ from maskrcnn.data.formats.label_studio import label_studio_result, label_studio
 from maskrcnn.data.formats.labelme import labelme_content, labelme_shape
 from maskrcnn.data.formats.yolo import yolo_line, yolo_names
 from maskrcnn.errors import OutputError
-from maskrcnn.files import encode_labels, replacing, write_bytes, write_image, write_json, write_text
+from maskrcnn.files import replacing, write_bytes, write_json, write_text
+from maskrcnn.picture_files import encode_labels, write_image
 from maskrcnn.run.label_tiles import write_label_tiles
 from maskrcnn.run.prediction import Prediction
 from maskrcnn.run.prediction_journal import DoneImage

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from maskrcnn.files import encode_jpeg, encode_png
+from maskrcnn.picture_files import encode_jpeg, encode_png
 from maskrcnn.viz.labels import Image
 
 TEMPLATES = Path(__file__).with_name("templates")

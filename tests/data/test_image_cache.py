@@ -16,7 +16,7 @@ from maskrcnn.data.formats import coco as coco_module
 from maskrcnn.data.image_cache import DiskCache, MemoryCache
 from maskrcnn.data.images import read_image
 from maskrcnn.errors import DataError
-from maskrcnn.files import write_image
+from maskrcnn.picture_files import write_image
 from tests.data.files import SIZE, coco, write_coco
 
 

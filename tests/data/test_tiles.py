@@ -18,7 +18,7 @@ from maskrcnn.data.transforms.basic import HorizontalFlip
 from maskrcnn.data.transforms.copy_paste import CopyPasteConfig
 from maskrcnn.data.transforms.resizing import ResizeShortestEdge
 from maskrcnn.data.windows import Window
-from maskrcnn.files import write_image
+from maskrcnn.picture_files import write_image
 from maskrcnn.structures import Batch
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from maskrcnn.data.video import frames, opened_video
 from maskrcnn.errors import DataError
-from maskrcnn.files import writing_video
+from maskrcnn.picture_files import writing_video
 
 
 def write(path: Path, count: int = 5) -> None:

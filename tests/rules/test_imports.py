@@ -15,6 +15,7 @@ RANK = {
     "files": 1,
     "native": 1,
     "config": 1,
+    "picture_files": 2,
     "layers": 2,
     "structures": 2,
     "weights": 3,

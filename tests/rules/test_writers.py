@@ -13,6 +13,7 @@ from tests.rules.test_imports import MODULES, module_name
 #: Modules that write by themselves: what, and why it is not one of files.py's ways.
 WRITERS = {
     "maskrcnn.files": "the one writer",
+    "maskrcnn.picture_files": "its ways for pictures",
     "maskrcnn.native.build": "compilers write into a folder, then renamed; setup.py loads it alone",
     "maskrcnn.native.cache": "the lock of the cache of operators, which lies below files.py",
     "maskrcnn.data.image_cache": "memory that another process shares is opened as a file",

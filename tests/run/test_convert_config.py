@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.config import flatten
-from maskrcnn.config.nodes import Map, Origin
+from maskrcnn.config.nodes import Entry, Map, Node, Origin, Scalar, Seq
 from maskrcnn.convert.configs import detectron2_keys, mmdetection_keys
 from maskrcnn.convert.configs.detectron2_defaults import DEFAULTS
 from maskrcnn.convert.configs.foreign_keys import ForeignConfig
@@ -20,6 +22,7 @@ from maskrcnn.convert.configs.mmdetection_training import COCO_IMAGES
 from maskrcnn.convert.configs.python_file import read_python
 from maskrcnn.errors import ConfigError
 from maskrcnn.recipe import Recipe, load_recipe
+from maskrcnn.run import convert_config
 
 #: As its Base-RCNN-FPN and a Mask R-CNN over it.
 PYRAMID = """
@@ -364,6 +367,68 @@ def test_what_mmdetection_has_and_is_not_built_here(
     assert old in text
     told = refused(tmp_path, "mine.py", text.replace(old, new), capsys)
     assert what in told and "mine.py:" in told
+
+
+def places(node: Node, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of all values in a tree, lists and mappings as well."""
+    if isinstance(node, Map):
+        for key, entry in node.entries.items():
+            yield from places(entry.node, (*path, key))
+    elif isinstance(node, Seq):
+        for i, item in enumerate(node.items):
+            yield from places(item, (*path, i))
+    if path:
+        yield path
+
+
+def replaced(node: Node, path: tuple[Any, ...], value: Node) -> Node:
+    if not path:
+        return value
+    if isinstance(node, Map):
+        entry = node.entries[path[0]]
+        return replace(
+            node,
+            entries={
+                **node.entries,
+                path[0]: entry._replace(node=replaced(entry.node, path[1:], value)),
+            },
+        )
+    assert isinstance(node, Seq)
+    items = list(node.items)
+    items[path[0]] = replaced(items[path[0]], path[1:], value)
+    return replace(node, items=tuple(items))
+
+
+HERE = Origin("theirs", 1, 1)
+NUMBER = Scalar(3, "3", HERE)
+OTHER_KINDS = {
+    "number": NUMBER,
+    "text": Scalar("x", "x", HERE),
+    "null": Scalar(None, "null", HERE),
+    "none": Seq((), HERE),
+    "lists": Seq((Seq((NUMBER,), HERE),), HERE),
+    "mapping": Map({"a": Entry(HERE, NUMBER)}, HERE),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize(("name", "read"), [("theirs.yaml", "read_chain"), ("theirs.py", "read_python")])
+def test_a_value_of_another_kind_is_a_sentence(
+    name: str, read: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base.yaml").write_text(PYRAMID)
+    (tmp_path / name).write_text(MASK if name.endswith("yaml") else MMDET + RUNTIME3)
+    whole = getattr(convert_config, read)(tmp_path / name)
+    told = []
+    for path in places(whole):
+        changed = replaced(whole, path, OTHER_KINDS[kind])
+        monkeypatch.setattr(convert_config, read, lambda _, changed=changed: changed)
+        try:
+            convert_config.convert_config(tmp_path / name, 1000)
+        except ConfigError as error:
+            told.append(str(error))
+    assert len(told) > 10
+    assert [s for s in told if not s.startswith(("theirs:1:1: ", f"{tmp_path}/"))] == []
 
 
 def test_nothing_is_replaced_and_without_a_file_it_is_printed(

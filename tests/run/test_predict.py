@@ -19,7 +19,7 @@ import tifffile
 from maskrcnn.cli import main
 from maskrcnn.cli import predict as command
 from maskrcnn.data import video
-from maskrcnn.files import writing_video
+from maskrcnn.picture_files import writing_video
 from maskrcnn.run import Predictor, prediction_files
 from maskrcnn.run.predict import Counts
 from maskrcnn.run.prediction_journal import JOURNAL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -47,6 +48,7 @@ class ForeignConfig:
         self._defaults = defaults
         self._usual = usual or {}
         self._taken: set[str] = set()
+        self._last = ""
 
     def node(self, path: str) -> Node | None:
         """The value at a key path, as the files have it."""
@@ -74,6 +76,7 @@ class ForeignConfig:
         self._taken.add(path)
         node = self.node(path)
         if node is not None:
+            self._last = path
             return plain(node)
         return self._defaults.get(path, None if default is MISSING else default)
 
@@ -104,6 +107,20 @@ class ForeignConfig:
             ConfigError: always.
         """
         raise ConfigError(f"{self.where(path)}: {path}: {what}")
+
+    @contextmanager
+    def kinds_checked(self) -> Iterator[None]:
+        """Within it a value that is computed with, and is of no kind for that, is refused.
+
+        Raises:
+            ConfigError: by file:line of the value that was asked for last.
+        """
+        try:
+            yield
+        except ConfigError:  # a sentence of its own
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
+            self.refuse(self._last, f"{self.peek(self._last)!r} is of another kind than is known there")
 
     def needs(self, path: str, known: Mapping[Any, Any], default: Any = MISSING) -> Any:
         """What ``known`` has for the value.

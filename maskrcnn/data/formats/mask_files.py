@@ -33,7 +33,8 @@ from maskrcnn.data.formats.sources import (
 )
 from maskrcnn.data.interfaces import Dataset
 from maskrcnn.errors import DataError, plural
-from maskrcnn.files import copy_file, encode_labels, write_bytes, write_text
+from maskrcnn.files import copy_file, write_bytes, write_text
+from maskrcnn.picture_files import encode_labels
 from maskrcnn.structures import rle
 
 #: Folders of masks and of images, and ends of the names of mask files (Cellpose and others).

@@ -21,7 +21,8 @@ from maskrcnn.data.formats.coco import CocoDataset
 from maskrcnn.data.interfaces import DATASETS, RGB, ImageReading
 from maskrcnn.data.synthetic.scenes import LEVELS, category_id, make_scene
 from maskrcnn.data.synthetic.shapes import KEYPOINTS, POSED, SHAPES, SKELETON
-from maskrcnn.files import locked, unwritten, write_image, write_text
+from maskrcnn.files import locked, unwritten, write_text
+from maskrcnn.picture_files import write_image
 from maskrcnn.structures.categories import Categories
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from maskrcnn.data import Dataset
 from maskrcnn.errors import UserError, few
-from maskrcnn.files import write_image, write_text
+from maskrcnn.files import write_text
+from maskrcnn.picture_files import write_image
 from maskrcnn.studies.ablation import pictures, tabulate
 from maskrcnn.studies.ablation.bootstrap import COVERAGE, RESAMPLES
 from maskrcnn.studies.ablation.plan import Run
