@@ -66,9 +66,7 @@ def ablate(line: str, number: str) -> None:
             del words[(at := words.index(option)) : at + stops]
             words += ["--nproc-per-run", "2"] if option == "--nproc-per-run" else []
     recipes = {v.label: recipe_of(suite, v, 0) for v in suite.variants}
-    chosen = next(
-        (label for label, recipe in recipes.items() if recipe.model.neck is not None), [*recipes][0]
-    )
+    chosen = min(recipes, key=lambda label: recipes[label].model.neck is None)  # the first with a pyramid
     if "--only" not in words:
         words += ["--only", chosen]
     command = ["ablate", name, "--output", f"ablated/{number}", "--seeds", "0", *little(recipes[chosen])]
