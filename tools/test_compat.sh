@@ -3,6 +3,7 @@
 # then runs the operator tests with it in others, in throw-away virtual environments.
 #   PYTHON=python3.11 COMPAT_TORCH="2.11.0@python3.12 newest" tools/test_compat.sh
 # COMPAT_TORCH lists torch versions, each with an interpreter of its own after an @ if it needs one.
+# COMPAT_WHEEL=dist/maskrcnn-...whl takes a wheel that is there, as that of make release, instead of building one.
 # Every environment takes about 6 GB while it exists; they exist one at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,17 +14,23 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 step() { printf '\n== %s\n' "$*"; }
 
-step "building against torch $oldest"
-"$python" -m venv "$work/builder"
-# The first release of the series, or else the oldest that the index has; headers and libraries alone.
-"$work/builder/bin/python" -m pip install --quiet --no-deps "torch==$oldest.0" || {
-    available=$("$python" -m pip index versions torch | sed -n 's/^Available versions: //p' | tr ',' '\n')
-    nearest=$({ printf '%s\n' "$available"; echo "$oldest.0"; } | tr -d ' ' | sort -V | grep -A1 -x "$oldest.0" | tail -1)
-    echo "torch $oldest.0 is not to be had, taking $nearest"
-    "$work/builder/bin/python" -m pip install --quiet --no-deps "torch==$nearest"
-}
-PYTHON="$work/builder/bin/python" tools/build_wheel.sh "$work/dist"
-rm -rf "$work/builder"
+if [ -n "${COMPAT_WHEEL:-}" ]; then
+    step "taking $COMPAT_WHEEL"
+    mkdir "$work/dist"
+    cp "$COMPAT_WHEEL" "$work/dist/"
+else
+    step "building against torch $oldest"
+    "$python" -m venv "$work/builder"
+    # The first release of the series, or else the oldest that the index has; headers and libraries alone.
+    "$work/builder/bin/python" -m pip install --quiet --no-deps "torch==$oldest.0" || {
+        available=$("$python" -m pip index versions torch | sed -n 's/^Available versions: //p' | tr ',' '\n')
+        nearest=$({ printf '%s\n' "$available"; echo "$oldest.0"; } | tr -d ' ' | sort -V | grep -A1 -x "$oldest.0" | tail -1)
+        echo "torch $oldest.0 is not to be had, taking $nearest"
+        "$work/builder/bin/python" -m pip install --quiet --no-deps "torch==$nearest"
+    }
+    PYTHON="$work/builder/bin/python" tools/build_wheel.sh "$work/dist"
+    rm -rf "$work/builder"
+fi
 
 # Away from the checkout, so that the wheel is what is tested.
 mkdir "$work/run"
