@@ -73,7 +73,7 @@ COVERS = {
     "run/test_import_data.py": "cli.import_data data.formats.sources run.export_data",
     "run/test_convert_config.py": "convert.configs.detectron2_keys convert.configs.detectron2_training"
     " convert.configs.foreign_keys convert.configs.mmdetection_heads convert.configs.mmdetection_keys"
-    " convert.configs.mmdetection_training",
+    " convert.configs.mmdetection_defaults convert.configs.mmdetection_training",
     "run/test_package.py": "cli.package run.package_card viz.model_card",
     "run/test_predict.py": "run.prediction_files",
     "run/test_prediction.py": "run.prediction_table",

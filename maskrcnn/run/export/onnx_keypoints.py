@@ -7,7 +7,6 @@ pixels are equal but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from maskrcnn.run.export.onnx_parts import HEAD
 
 def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For the ``custom_translation_table`` of ``torch.onnx.export``."""
-    op: Any = import_module("onnxscript").opset18
+    op: Any = needed("onnxscript").opset18
 
     def decode(logits: Any, boxes: Any, probability: bool) -> Any:
         joints, side = logits.shape[1], logits.shape[2]

@@ -8,7 +8,6 @@ the checkpoint's own.  :func:`load` reads one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,8 @@ def load(file: Path | str) -> torch.nn.Module:
     ``torch.export.load`` does it, too, where our operators, which it runs, were loaded before.
     """
     compiled_devices()
-    import_module("maskrcnn.modeling.roi.keypoint_decode")
+    import maskrcnn.modeling.roi.keypoint_decode  # noqa: F401 - registers its operator
+
     return torch.export.load(file).module()
 
 
