@@ -38,7 +38,7 @@ class Exported:
     @property
     def good(self) -> bool:
         """Whether it was proven equal."""
-        return self.comparison is not None and self.comparison.good
+        return self.comparison is not None and self.comparison.doubt is None
 
 
 def export(
@@ -109,8 +109,8 @@ def export(
     found = compare(predictor, writer.runner(predictor, file), val, count, _progress(count, tell), precision)
     for line in found.lines():
         tell(line)
-    if not found.good:
-        tell(f"AP differs by more than {found.bound}, so the file keeps the name {file.name}")
+    if found.doubt is not None:
+        tell(f"{found.doubt}, so the file keeps the name {file.name}")
         return Exported(file, found)
     writer.rename(file, output)
     tell(f"{'equal' if precision == 'float32' else 'near enough'}, so it is called {output}")

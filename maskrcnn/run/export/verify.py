@@ -20,6 +20,8 @@ from maskrcnn.structures.ground_truth import GroundTruth
 
 #: AP may differ by as much, by the precision of the file.
 AP_BOUNDS = {"float32": 0.001, "bfloat16": 0.01, "int8": 0.01}
+#: And of the model's detections as many must be found again: AP alone says nothing of a model that has none.
+FOUND_AGAIN = {"float32": 0.9, "bfloat16": 0.75, "int8": 0.5}
 #: Boxes of one class are the same detection from this IoU on.
 SAME = 0.9
 #: Which detections are compared one by one: those that are told to people.
@@ -37,6 +39,7 @@ class Comparison:
     extras: by the name of a further head the largest difference of its numbers.
     ap: by the kind of AP, the model's and the file's.
     bound: by how much these may differ.
+    share: of the detections, which must be matched.
     """
 
     images: int
@@ -47,13 +50,18 @@ class Comparison:
     masks: float | None
     ap: dict[str, tuple[float, float]]
     bound: float = AP_BOUNDS["float32"]
+    share: float = FOUND_AGAIN["float32"]
     keypoints: float | None = None
     extras: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def good(self) -> bool:
-        """Whether AP of all kinds is the same within ``bound``."""
-        return bool(self.ap) and all(abs(a - b) <= self.bound for a, b in self.ap.values())
+    def doubt(self) -> str | None:
+        """Why the file is not called good, or None."""
+        if not self.ap or any(abs(a - b) > self.bound for a, b in self.ap.values()):
+            return f"AP differs by more than {self.bound}"
+        if self.matched < self.share * self.detections:
+            return f"of the model's detections less than {self.share:.0%} are found again"
+        return None
 
     def lines(self) -> list[str]:
         """In words."""
@@ -113,7 +121,8 @@ def compare(
         )
         figures.append({kind: result.figures[kind]["AP"] or 0.0 for kind in kinds})
     ap = {str(kind): (figures[0][kind], figures[1][kind]) for kind in kinds}
-    return replace(pairs.comparison(count, ap), bound=AP_BOUNDS[precision])
+    bounds = {"bound": AP_BOUNDS[precision], "share": FOUND_AGAIN[precision]}
+    return replace(pairs.comparison(count, ap), **bounds)
 
 
 def told_kinds(predictor: Predictor, truth: GroundTruth) -> tuple[IouType, ...]:

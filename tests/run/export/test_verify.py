@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.inference.records import Result
-from maskrcnn.run.export.verify import AP_BOUNDS, Comparison, Meetings
+from maskrcnn.run.export.verify import AP_BOUNDS, FOUND_AGAIN, Comparison, Meetings
 from maskrcnn.structures.rle import as_text, encode
 
 
@@ -50,12 +50,17 @@ def test_two_masks_without_a_pixel_are_the_same() -> None:
         assert meetings.masks == overlap
 
 
-def test_a_file_is_good_with_the_same_ap_of_all_kinds() -> None:
+def test_a_file_is_good_with_the_same_ap_of_all_kinds_and_the_same_detections() -> None:
     def comparison(box: float, mask: float) -> Comparison:
         return Comparison(1, 1, 1, 0.0, 0.0, 1.0, {"bbox": (0.4, box), "segm": (0.3, mask)})
 
-    assert comparison(0.4 + 0.9 * AP_BOUNDS["float32"], 0.3).good
-    assert replace(comparison(0.4, 0.291), bound=AP_BOUNDS["int8"]).good
-    assert not comparison(0.4, 0.3 - 1.1 * AP_BOUNDS["float32"]).good
-    assert not Comparison(1, 1, 1, 0.0, 0.0, None, {}).good
+    assert comparison(0.4 + 0.9 * AP_BOUNDS["float32"], 0.3).doubt is None
+    assert replace(comparison(0.4, 0.291), bound=AP_BOUNDS["int8"]).doubt is None
+    for other in (comparison(0.4, 0.3 - 1.1 * AP_BOUNDS["float32"]), Comparison(1, 1, 1, 0.0, 0.0, None, {})):
+        assert other.doubt == "AP differs by more than 0.001"
+    none = Comparison(9, 10, 9, 0.0, 0.0, None, {"bbox": (0.0, 0.0)})
+    assert none.doubt is None and replace(none, detections=0, matched=0).doubt is None
+    less = replace(none, matched=8)
+    assert less.doubt == "of the model's detections less than 90% are found again"
+    assert replace(less, share=FOUND_AGAIN["int8"]).doubt is None
     assert "1 of 1 detection" in comparison(0.4, 0.3).lines()[0]
