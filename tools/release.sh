@@ -38,10 +38,14 @@ for torch in $versions; do
     [ "$torch" = newest ] || requirement="torch==$torch"
     "$python" -m venv "$work/venv"
     "$work/venv/bin/python" -m pip install --quiet "$requirement"
+    # torchvision asks for the one torch that it belongs to: the newest would bring another.
+    had=$("$work/venv/bin/python" -c 'import torch; print(torch.__version__.partition("+")[0])')
+    echo "torch==$had" >"$work/stays"
     for package in dist/*.whl dist/*.tar.gz; do
         step "trying $(basename "$package") beside $requirement"
         "$work/venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$package"
-        "$work/venv/bin/python" -m pip install --quiet "$package" # what it depends on; torch stays
+        "$work/venv/bin/python" -m pip install --quiet --constraint "$work/stays" "$package" # what it depends on
+        "$work/venv/bin/python" -c "import torch; assert torch.__version__.partition('+')[0] == '$had', torch.__version__"
         mkdir "$work/run"
         (cd "$work/run" && PATH="$work/venv/bin:$PATH" bash "$OLDPWD/tools/smoke_test.sh" "$version")
         rm -rf "$work/run"

@@ -45,6 +45,8 @@ for entry in $versions; do
     step "testing in $requirement, $("$interpreter" --version)"
     "$interpreter" -m venv "$work/venv"
     "$work/venv/bin/python" -m pip install --quiet "$requirement" "$work"/dist/*.whl pytest hypothesis pytest-xdist
+    [[ $version == newest ]] ||
+        "$work/venv/bin/python" -c "import torch; assert torch.__version__.partition('+')[0] == '$version', torch.__version__"
     (
         cd "$work/run"
         export OMP_NUM_THREADS=2 MASKRCNN_REQUIRE_OPS=1 MASKRCNN_CACHE="$work/empty-cache"
