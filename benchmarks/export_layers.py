@@ -9,8 +9,12 @@ The runtime's own counters, of each layer the least of ``--rounds`` runs on a dr
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.export import drawn
 from maskrcnn.run.export.needed import needed
