@@ -172,7 +172,9 @@ def draw_fit(line: str, number: str) -> None:
 def install(line: str, number: str) -> None:
     """In a copy whose operators are two lines, into a folder of its own, with what is installed already."""
     project = copied(Path("project"))
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--prefix", Path("prefix").absolute()]
+    # (Without --ignore-installed pip would remove what is installed where this runs.)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed"]
+    options += ["--prefix", str(Path("prefix").absolute())]
     words = shlex.split(line)
     words[-1] = str(project)
     run(sys.executable, "-m", *words, *options)
