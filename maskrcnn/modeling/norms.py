@@ -64,6 +64,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [N, C, H, W] -> [N, C, H, W]."""
+        if torch.compiler.is_exporting() and not self.training:
+            return _affine(self, input)
         if self.real is None or not self.training:
             return super().forward(input)
         return _over_real_rows(self, input, self.real, together=False)
@@ -85,6 +87,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         Raises:
             UserError: training on the CPU with more than one process.
         """
+        if torch.compiler.is_exporting() and not self.training:
+            return _affine(self, input)
         together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         if self.training and self.real is not None:
             return _over_real_rows(self, input, self.real, together=together)
@@ -96,6 +100,17 @@ class SyncBatchNorm(nn.SyncBatchNorm):
                 " synchronises it on GPUs only; use one process, device: cuda, or norm: gn"
             )
         return super(nn.SyncBatchNorm, self).forward(input)
+
+
+def _affine(norm: BatchNorm2d | SyncBatchNorm, x: Tensor) -> Tensor:
+    """What ``norm`` computes in evaluation; unlike PyTorch's it asks nothing of how many rows there are, which
+    a graph to export does not know.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    result: Tensor = x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+    return result
 
 
 def _over_real_rows(norm: BatchNorm2d | SyncBatchNorm, x: Tensor, real: Tensor, *, together: bool) -> Tensor:
@@ -148,9 +163,10 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [N, C, H, W] -> [N, C, H, W], same dtype and memory layout."""
-        if input.device.type != "cpu" or not input.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(input)
         if torch.compiler.is_compiling():  # a choice by size would tie the graph to it
+            plain: Tensor = torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+            return plain
+        if input.device.type != "cpu" or not input.is_contiguous(memory_format=torch.channels_last):
             return super().forward(input)
         half, pixels = input.dtype.itemsize < 4, input.shape[2] * input.shape[3]
         if half and pixels < _LARGE_MAP:

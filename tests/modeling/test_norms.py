@@ -122,3 +122,30 @@ def test_group_norm_is_pytorchs_of_plain_memory_rounded(dtype: torch.dtype, size
 def test_group_norm_of_float32_is_pytorchs_to_the_bit() -> None:
     x = torch.randn(2, 64, 5, 5).contiguous(memory_format=torch.channels_last)
     assert torch.equal(make_norm("gn", 64)(x), nn.GroupNorm(32, 64)(x))
+
+
+class _OfReal(nn.Module):
+    """A norm of the rows that are real, how many is not known."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.norm(x[real])
+        return found
+
+
+@pytest.mark.parametrize("name", ["frozen_bn", "bn", "sync_bn", "gn"])
+def test_an_exported_norm_asks_nothing_of_the_number_of_rows(name: NormName) -> None:
+    torch.manual_seed(0)
+    norm = make_norm(name, 8).eval()
+    for value in norm.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape) + 0.5)
+    x = torch.randn(6, 8, 3, 3)
+    real = torch.tensor([True, False, True, True, False, True])
+    model = _OfReal(norm)
+    graph = torch.export.export(model, (x, real)).module()
+    for rows in (real, ~real, torch.arange(6) == 2):
+        torch.testing.assert_close(graph(x, rows), model(x, rows))

@@ -121,8 +121,8 @@ def compare(
         )
         figures.append({kind: result.figures[kind]["AP"] or 0.0 for kind in kinds})
     ap = {str(kind): (figures[0][kind], figures[1][kind]) for kind in kinds}
-    bounds = {"bound": AP_BOUNDS[precision], "share": FOUND_AGAIN[precision]}
-    return replace(pairs.comparison(count, ap), **bounds)
+    found_all = pairs.comparison(count, ap)
+    return replace(found_all, bound=AP_BOUNDS[precision], share=FOUND_AGAIN[precision])
 
 
 def told_kinds(predictor: Predictor, truth: GroundTruth) -> tuple[IouType, ...]:
