@@ -103,8 +103,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def _affine(norm: BatchNorm2d | SyncBatchNorm, x: Tensor) -> Tensor:
-    """What ``norm`` computes in evaluation; unlike PyTorch's it asks nothing of how many rows there are, which
-    a graph to export does not know.
+    """What ``norm`` computes in evaluation; unlike PyTorch's it asks nothing of how many rows there are, as a
+    graph to export must not.
     """
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
