@@ -85,7 +85,7 @@ def card(
         name,
         stated.use,
         stated.licence,
-        {str(file): _licence(file) for _, file in weight_keys(recipe)},
+        {str(file) if is_name(file) else file.name: _licence(file) for _, file in weight_keys(recipe)},
         _facts(path, state, recipe),
         _data(path, state, recipe),
         {n: scores.get(n, PLAIN_SCORE) for n in state.category_names},

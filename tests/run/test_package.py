@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from maskrcnn.engine.checkpoint_folder import find_checkpoint
 from maskrcnn.errors import CheckpointError
 from maskrcnn.recipe import load_recipe
 from maskrcnn.run import Predictor, package
+from maskrcnn.run.package_card import Stated, card
 from maskrcnn.run.thresholds import Thresholds, write_thresholds
 from maskrcnn.viz.model_card import ModelCard
 from tests.engine.tiny import write_recipe
@@ -201,3 +203,11 @@ def test_a_card_of_many_classes_and_names_that_could_break_it() -> None:
     assert "<b>" not in text and "class 1 \\| &lt;b>" in text
     assert "Training began from torchvision/x, whose licence is BSD." in text
     assert "This checkpoint was not evaluated." in text
+
+
+@pytest.mark.parametrize(("file", "told"), [("/home/me/secret/lite0.pth", "lite0.pth"), ("timm/x", "timm/x")])
+def test_a_card_names_weights_and_not_where_they_lay(place: Path, file: str, told: str) -> None:
+    path = find_checkpoint(place / "run")
+    recipe = replace(load_recipe(place / "run/config.yaml"), weights=Path(file))
+    made = card("m", path, load(path), recipe, {}, Stated(), None, ())
+    assert list(made.started_from) == [told]
