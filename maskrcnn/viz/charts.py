@@ -126,14 +126,17 @@ def line_chart(title: str, series: Mapping[str, Sequence[Curve]], most: float = 
     values = sorted(v for curve in every for _, v in curve)
     top = values[min(len(values) - 1, int(0.98 * len(values)))]
     last = max(x for curve in every for x, _ in curve)
-    thin, thick = [], []
-    for i, curves in enumerate(series.values()):
+    thin, thick, dots = [], [], []
+    for i, (name, curves) in enumerate(series.items()):
         colour = series_colour(i)
         thin += [Line(curve, colour, 0.8, 0.45) for curve in curves if len(curves) > 1]
         together = list(zip(*curves, strict=False))
-        thick.append(Line([(p[0][0], sum(v for _, v in p) / len(p)) for p in together], colour))
+        mean = [(p[0][0], sum(v for _, v in p) / len(p)) for p in together]
+        thick.append(Line(mean, colour))
+        if len(mean) == 1:  # a line of one point is not seen
+            dots.append(Mark(*mean[0], colour, name=name))
     across = Scale(0.0, last, axis_to(last).step)
-    return Chart(title, across, axis_to(top * 1.05, most), [*thin, *thick])
+    return Chart(title, across, axis_to(top * 1.05, most), [*thin, *thick], dots)
 
 
 def bar_chart(title: str, values: Mapping[str, float], beside: str = "") -> Chart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from maskrcnn.errors import plural
@@ -60,15 +61,12 @@ def _chart(title: str, series: Mapping[str, Curve], most: float) -> Chart:
     """A line a run in the run's own colour, whether the others have the figure or not."""
     known = {name: [curve] for name, curve in series.items() if curve}
     made = line_chart(title, known, most)
-    places = [i for i, curve in enumerate(series.values()) if curve]
-    names = list(known)
-    lines = [
-        type(line)(line.points, series_colour(place), line.width, line.opacity, name=name)
-        for line, place, name in zip(made.lines, places, names, strict=True)
-    ]
+    colours = {name: series_colour(i) for i, name in enumerate(series)}
+    lines = [replace(line, colour=colours[n], name=n) for line, n in zip(made.lines, known, strict=True)]
+    dots = [replace(mark, colour=colours[mark.name]) for mark in made.marks]
     top = max(y for curve in series.values() for _, y in curve)
     height = made.y if most is math.inf else axis_to(top * 1.05, most)
-    return Chart(title, made.x, height, lines, below="step")
+    return Chart(title, made.x, height, lines, dots, below="step")
 
 
 def differences_part(number_of: int, names: Sequence[str], found: Mapping[str, Any]) -> ReportPart:

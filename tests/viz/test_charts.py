@@ -36,6 +36,14 @@ def test_a_line_chart_draws_each_seed_and_their_mean() -> None:
     assert chart.x.high == 2 and chart.x.ticks[-1] == 2
 
 
+def test_a_curve_of_one_point_is_a_dot() -> None:
+    """As AP of a run that was evaluated once, beside one of many evaluations."""
+    chart = line_chart("AP", {"a": [[(1, 0.2), (2, 0.4)]], "b": [[(2, 0.1)]]})
+    (dot,) = chart.marks
+    assert (dot.x, dot.y, dot.kind, dot.name) == (2, 0.1, "dot", "b")
+    assert dot.colour == chart.lines[1].colour
+
+
 def test_the_largest_of_many_values_do_not_set_the_axis() -> None:
     chart = line_chart("loss", {"a": [[(k, 1000.0 if k == 0 else 1.0) for k in range(200)]]})
     assert chart.y.high < 2

@@ -28,6 +28,20 @@ def test_a_curve_has_its_run_s_colour_whatever_the_others_have() -> None:
     assert training_part({"a": records("train", "loss", [3.0])}) is None
 
 
+def test_a_run_that_was_evaluated_once_has_a_dot_of_its_colour() -> None:
+    part = training_part(
+        {
+            "none": records("train", "loss", [3.0, 2.0]),
+            "once": records("eval", "segm/AP", [0.2]),
+            "twice": records("eval", "segm/AP", [0.1, 0.3]),
+        }
+    )
+    assert part is not None
+    _, ap = part.charts
+    assert [(m.x, m.y, m.colour, m.name) for m in ap.marks] == [(10, 0.2, SERIES[1], "once")]
+    assert ap.lines[1].colour == SERIES[2]
+
+
 def test_very_long_curves_are_thinned() -> None:
     part = training_part({"a": records("train", "loss", [1.0] * 5000)})
     assert part is not None and len(part.charts[0].lines[0].points) < 1.1 * MOST_POINTS
