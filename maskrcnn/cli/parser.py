@@ -17,6 +17,8 @@ SET_HELP = (
 )
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
+#: Two words for what is written: a command that tells of one takes the other too.
+_TWINS = {"--out": "--output", "--output": "--out"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +31,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but options that are not there are told first: what follows them is misread."""
+        for name, twin in _TWINS.items():
+            if name in self._option_string_actions:
+                self._option_string_actions.setdefault(twin, self._option_string_actions[name])
         self._refuse_unknown(list(args or ()))
         return super().parse_known_args(args, namespace)
 
@@ -47,7 +52,7 @@ class Parser(argparse.ArgumentParser):
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         if self._subparsers is not None:  # the action's own parser knows its options
             return
-        known = [name for action in self._actions for name in action.option_strings]
+        known = list(self._option_string_actions)
         for word in words:
             name = word.partition("=")[0]
             if word == "--":
@@ -61,6 +66,8 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name.lstrip("-"), bare, n=1, cutoff=0.7)
                 hint = f"did you mean {bare[near[0]]}?" if near else ""
             hint = hint or misspelt(command, word, takes_set="--set" in known)
+            if name in _TWINS and any(action.metavar == "OUT" for action in self._actions):
+                hint = "OUT is an argument of its own: it stands behind IN"
             self._complain(f"{self.prog} has no option {name}" + (f"; {hint}" if hint else ""))
 
     def _complain(self, text: str) -> NoReturn:

@@ -10,7 +10,28 @@ from pathlib import Path
 import pytest
 
 from maskrcnn.cli import COMMANDS, build_parser, foreign, main
+from maskrcnn.errors import UserError
 from maskrcnn.recipe import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("line", "dest"),
+    [
+        ("train c -- --out d", None),
+        ("train c --out d", "output"),
+        ("export --checkpoint c --to onnx --out=d", "output"),
+        ("predict --checkpoint c a.jpg --output d", "out"),
+        ("new data --output d", "out"),
+        ("doctor data --output d", "out"),
+    ],
+)
+def test_what_is_written_is_named_by_either_word(line: str, dest: str | None) -> None:
+    name, *words = line.split()
+    if dest is None:  # behind a -- there are no options
+        with pytest.raises(UserError, match="argument too many"):
+            build_parser(name).parse_args(words)
+    else:
+        assert getattr(build_parser(name).parse_args(words), dest) == Path("d")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +73,10 @@ from maskrcnn.recipe import load_recipe
         ("zoo --json --markdown", "--markdown does not go with --json."),
         ("train x.yaml --drop-head=3", "--drop-head takes no value, got 3."),
         ("train a.yaml b.yaml", "'b.yaml' is an argument too many."),
+        (
+            "convert --config a.yaml --output b.yaml",
+            "--output; OUT is an argument of its own: it stands behind IN.",
+        ),
         ("train a.yaml --set seed=1 x.y=2", "too many; each KEY=VALUE needs a --set of its own."),
     ],
 )
