@@ -41,7 +41,8 @@ def _cleaned(mask: TextRLE, how: Cleaning) -> TextRLE:
 def without_specks(bitmap: npt.NDArray[np.uint8], smallest: int, *, largest: bool) -> npt.NDArray[np.uint8]:
     """Of a 0/1 bitmap [h, w] the parts of at least ``smallest`` pixels, or the ``largest`` alone.
 
-    That one always stays.  Pixels that touch at a corner are of one part.
+    That one always stays; of equal ones the first from top to bottom, and from left to right in a row.
+    Pixels that touch at a corner are of one part.
     """
     count, labels, facts, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=8)
     if count <= 2:
@@ -49,7 +50,9 @@ def without_specks(bitmap: npt.NDArray[np.uint8], smallest: int, *, largest: boo
     areas = facts[1:, cv2.CC_STAT_AREA]
     keep = np.zeros(count, dtype=np.uint8)
     keep[1:] = areas >= (areas.max() + 1 if largest else smallest)
-    keep[1 + int(areas.argmax())] = 1  # of equal ones the first
+    best = 1 + np.flatnonzero(areas == areas.max())
+    # OpenCV's numbers go by blocks of pixels, and no page of its says which.
+    keep[labels.flat[np.isin(labels, best).argmax()] if len(best) > 1 else best[0]] = 1
     out: npt.NDArray[np.uint8] = keep[labels]
     return out
 
