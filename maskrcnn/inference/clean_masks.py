@@ -51,7 +51,7 @@ def without_specks(bitmap: npt.NDArray[np.uint8], smallest: int, *, largest: boo
     keep = np.zeros(count, dtype=np.uint8)
     keep[1:] = areas >= (areas.max() + 1 if largest else smallest)
     best = 1 + np.flatnonzero(areas == areas.max())
-    # OpenCV's numbers go by blocks of pixels, and no page of its says which.
+    # OpenCV numbers parts in an order that it does not promise.
     keep[labels.flat[np.isin(labels, best).argmax()] if len(best) > 1 else best[0]] = 1
     out: npt.NDArray[np.uint8] = keep[labels]
     return out
