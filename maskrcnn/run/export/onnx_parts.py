@@ -1,7 +1,7 @@
 """What stands before and behind the network in an ONNX file, in ONNX's own notation.
 
-Before: resizing as ``data.eval_transforms`` has it, normalising, padding.  Behind: boxes and keypoints in the
-image's frame, and its masks, pasted as ``inference.paste`` has it (``onnx_pastes``).
+Before: resizing as ``data.eval_transforms`` has it (``onnx_resizing``), normalising, padding.  Behind: boxes
+and keypoints in the image's frame, and its masks, pasted as ``inference.paste`` has it (``onnx_pastes``).
 
 Legend: N = images, H x W = their size, h x w = that of the network frame, K = detections of all images.
 """
@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from maskrcnn.data.transforms.resizing import Resize, ResizeLongest, ResizeShortestEdge
-from maskrcnn.errors import UserError
 from maskrcnn.modeling.preprocess import Preprocess
 from maskrcnn.run.export.network import INPUTS, OUTPUTS, Told
 from maskrcnn.run.export.onnx_pastes import PastingWay, pasted
+from maskrcnn.run.export.onnx_resizing import resized
 
 #: The standard operators' version.
 OPSET = 18
@@ -38,7 +37,7 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
     mean, std = (
         ", ".join(f"{v:.9g}" for v in x.flatten().tolist()) for x in (preprocess.mean, preprocess.std)
     )
-    resized = _resized(transforms, channels) if resize and transforms else _PLAIN
+    values = resized(transforms, channels) if resize and transforms else _PLAIN
     d = preprocess.size_divisor
     return f"""{HEAD}
     before (uint8[N, H, W, {channels}] image)
@@ -52,7 +51,7 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
         shape = Shape(image)
         count = Slice(shape, zero, one)
         given = Slice(shape, one, three)
-        {resized}
+        {values}
         centred = Sub(pixels, mean)
         normal = Div(centred, std)
         over = Add(size, further)
@@ -73,65 +72,6 @@ def before(transforms: Sequence[object], preprocess: Preprocess, *, resize: bool
 _PLAIN = """size = Identity(given)
         planes = Transpose<perm = [0, 3, 1, 2]>(image)
         pixels = Cast<to = 1>(planes)"""
-
-
-def _resized(transforms: Sequence[object], channels: int) -> str:
-    """``pixels`` float [N, C, h, w], rounded as an image is, and ``size``."""
-    (only,) = transforms if len(transforms) == 1 else (None,)
-    if not isinstance(only, (ResizeShortestEdge, ResizeLongest, Resize)):
-        raise UserError(
-            "data.eval_transforms are not one resize, so they have no place in an ONNX file; export with"
-            " --without resize and hand it images in the network frame"
-        )
-    if only.resample == "area":
-        raise UserError(
-            "data.eval_transforms.0.resample: area is no way to resize that ONNX has; export with --without"
-            " resize, or evaluate with linear or antialias and export that"
-        )
-    if isinstance(only, ResizeShortestEdge):
-        if len(only.min_sizes) != 1:
-            raise UserError(
-                "data.eval_transforms.0.min_sizes has several lengths; name one, as an evaluation has"
-            )
-        half = 0.5 if only.rounding == "nearest" else 0.0
-        scaled = f"""short = ReduceMin<keepdims = 1>(sides)
-        long = ReduceMax<keepdims = 1>(sides)
-        wanted = Constant<value = double[1] {{{only.min_sizes[0]:.1f}}}>()
-        most = Constant<value = double[1] {{{only.max_size:.1f}}}>()
-        tall = Mul(long, wanted)
-        room = Mul(short, most)
-        capped = Greater(tall, room)
-        above = Where(capped, most, wanted)
-        below = Where(capped, long, short)
-        grown = Mul(sides, above)
-        exact = Div(grown, below)"""
-    elif isinstance(only, ResizeLongest):
-        half = 0.5
-        scaled = f"""long = ReduceMax<keepdims = 1>(sides)
-        wanted = Constant<value = double[1] {{{only.size:.1f}}}>()
-        grown = Mul(sides, wanted)
-        exact = Div(grown, long)"""
-    else:
-        half = 0.5
-        scaled = f"exact = Constant<value = double[2] {{{only.height:.1f}, {only.width:.1f}}}>()"
-    smooth = int(only.resample == "antialias")
-    return f"""sides = Cast<to = 11>(given)
-        {scaled}
-        half = Constant<value = double[1] {{{half + 1e-9:.10f}}}>()
-        moved = Add(exact, half)
-        floored = Floor(moved)
-        cut = Cast<to = 7>(floored)
-        size = Max(cut, one)
-        planes = Transpose<perm = [0, 3, 1, 2]>(image)
-        values = Cast<to = 1>(planes)
-        depth = Constant<value = int64[1] {{{channels}}}>()
-        target = Concat<axis = 0>(count, depth, size)
-        drawn = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel", antialias = {smooth}>
-            (values, , , target)
-        round = Round(drawn)
-        low = Constant<value = float {{0.0}}>()
-        high = Constant<value = float {{255.0}}>()
-        pixels = Clip(round, low, high)"""
 
 
 def _type(dtype: torch.dtype) -> str:
