@@ -150,7 +150,11 @@ def fetch(line: str, number: str) -> None:
         Path("published.yaml").write_text(text)
         patch.setattr(published, "SHIPPED", Path("published.yaml").absolute())
         patch.setenv("MASKRCNN_HOME", str(Path("home").absolute()))
-        assert main(["weights", "fetch", name]) == 0
+        published._shipped.cache_clear()  # it may be read already
+        try:
+            assert main(["weights", "fetch", name]) == 0
+        finally:
+            published._shipped.cache_clear()
     assert len(server.asked) == 1 and (Path("home/weights") / name).is_dir()
 
 
