@@ -73,8 +73,7 @@ def test_a_file_finds_what_the_model_finds(
         pytest.importorskip("onnxscript", reason="the package onnxscript is not installed")
         pytest.importorskip("onnxruntime" if to == "onnx" else "openvino", reason=f"no runtime for {to}")
     file = tmp_path / f"model{suffix}"
-    # Images as they are, since resizing rounds in its own way (test_onnx_parts.py); a .pt2 takes larger ones.
-    size = ("min_sizes=[112]", "max_size=200") if to == "torch" else ("min_sizes=[64]",)
+    size = ("min_sizes=[112]", "max_size=200")  # larger than they are, so that they are resized
     settings = [part for one in size for part in ("--set", f"data.eval_transforms.0.{one}")]
     assert main(["export", "--checkpoint", str(run), "--to", to, "--output", str(file), *settings]) == 0
     told = capsys.readouterr().out
@@ -82,7 +81,7 @@ def test_a_file_finds_what_the_model_finds(
     assert "equal, so it is called" in told
     line = next(line for line in told.splitlines() if "found again" in line)
     again, of = [int(word) for word in line.split() if word.isdigit()][1:3]
-    assert of >= 60 and again >= 0.99 * of, line  # 20 an image
+    assert of >= 60 and again >= (0.99 if to == "openvino" else 1.0) * of, line  # 20 an image
     if to != "onnx":
         return
     onnx: Any = pytest.importorskip("onnx")
