@@ -12,7 +12,7 @@ from maskrcnn.inference.paste import Paste, paste_masks
 from maskrcnn.run.export.network import Told
 from maskrcnn.run.export.onnx_parts import behind, network_names
 from maskrcnn.run.export.onnx_pastes import PASTING_WAYS
-from tests.run.export.test_onnx_parts import session
+from tests.run.export.runtimes import session
 
 TOLD = {"mask_probs": Told((28, 28), torch.float32)}
 
